@@ -1,0 +1,187 @@
+"""Backbone: a frozen torchvision CNN with weights, preprocessing and named taps; the only owner of torchvision."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.error import URLError
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from posenet_store.errors import PosenetStoreError, UsageError, unknown
+from posenet_store.specs import Preprocess, Tap
+from posenet_store.taps import PIXELS, tap_modules
+from posenet_store.weights import Weights, resolve, state_digest
+
+
+class _LastTap(Exception):
+    """Raised by the last tap's hook: nothing behind it is computed."""
+
+
+class _Pixels(nn.Module):
+    """No network at all: the preprocessed image is its only tap (the paper's "PosENet alone")."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.image = nn.Identity()
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.image(images)
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A frozen network in evaluation mode on one device; `taps` are in the order of the forward pass."""
+
+    name: str
+    weights: str
+    weights_sha256: str
+    tap_set: str
+    taps: tuple[Tap, ...]
+    preprocess: Preprocess
+    module: nn.Module
+    device: torch.device
+
+    def inputs(self, images: Tensor) -> Tensor:
+        """Preprocess uint8 [B, S, S, 3] into float32 [B, 3, S, S] on the backbone's device."""
+        return preprocess(images.to(self.device), self.preprocess)
+
+    @torch.inference_mode()
+    def features(self, images: Tensor) -> dict[str, Tensor]:
+        """Return {tap name: float32 [B, C, H, W]} of uint8 images [B, S, S, 3], from one forward pass."""
+        return tapped(self.module, [(tap.name, tap.module) for tap in self.taps], self.inputs(images))
+
+
+def preprocess(images: Tensor, spec: Preprocess) -> Tensor:
+    """Turn uint8 [B, S, S, 3] RGB into float32 [B, 3, S, S]: reorder, scale, subtract the mean, divide by std.
+
+    >>> preprocess(torch.full((1, 1, 1, 3), 255, dtype=torch.uint8), Preprocess(1, 1 / 255, (0.5,) * 3, (0.5,) * 3))[0, :, 0, 0]
+    tensor([1., 1., 1.])
+    """
+    channels = images.permute(0, 3, 1, 2)
+    if spec.order == "BGR":
+        channels = channels.flip(1)
+    mean, std = (torch.tensor(v, device=images.device).view(1, 3, 1, 1) for v in (spec.mean, spec.std))
+    return (channels.to(torch.float32) * spec.scale - mean) / std
+
+
+def tapped(module: nn.Module, taps: Sequence[tuple[str, str]], inputs: Tensor) -> dict[str, Tensor]:
+    """Run `module` once and return what comes out of each (name, module path); stops behind the last one."""
+    outputs: dict[str, Tensor] = {}
+    last = taps[-1][0]
+
+    def keep(name: str) -> object:
+        def hook(_module: nn.Module, _inputs: object, output: Tensor) -> None:
+            outputs[name] = output
+            if name == last:
+                raise _LastTap
+
+        return hook
+
+    handles = [module.get_submodule(path).register_forward_hook(keep(name)) for name, path in taps]  # type: ignore[arg-type]
+    try:
+        module(inputs)
+    except _LastTap:
+        pass
+    finally:
+        for handle in handles:
+            handle.remove()
+    return outputs
+
+
+def _build(name: str) -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        return torchvision.models.get_model(name, weights=None)
+
+
+def _imagenet_state(name: str) -> Mapping[str, Tensor]:
+    """torchvision's own IMAGENET1K_V1 file, downloaded once into torch's cache and checked by its hash."""
+    entry = torchvision.models.get_model_weights(name).IMAGENET1K_V1  # type: ignore[attr-defined]
+    try:
+        return entry.get_state_dict(progress=True, check_hash=True, weights_only=True)
+    except (URLError, TimeoutError, ConnectionError) as error:
+        cache = Path(torch.hub.get_dir(), "checkpoints")
+        reason = getattr(error, "reason", error)
+        raise PosenetStoreError(
+            f"the weights of {name} can't be downloaded ({reason}). On a machine with network, fetch {entry.url} "
+            f"and place it in {cache}, or give the file: --weights FILE.pth"
+        ) from None
+    except RuntimeError as error:
+        raise PosenetStoreError(f"the downloaded weights of {name} are damaged: {error}") from None
+
+
+def _load(module: nn.Module, state: Mapping[str, Tensor], name: str, taps: Sequence[str]) -> None:
+    """Load `state`; parts of the network that no tap needs (its classifier) may be missing from it."""
+    own = module.state_dict()
+    foreign = sorted(set(state) - set(own))
+    wrong = sorted(key for key in set(state) & set(own) if state[key].shape != own[key].shape)
+    missing = sorted(key for key in set(own) - set(state) if not key.startswith(("classifier.", "fc.")))
+    missing = [key for key in missing if not key.endswith("num_batches_tracked")]
+    for problem, keys in (("has foreign entries", foreign), ("has entries of another shape", wrong), ("lacks", missing)):
+        if keys:
+            raise UsageError(f"the weights do not fit {name}: the file {problem}: {', '.join(keys[:3])} ({len(keys)} in all)")
+    module.load_state_dict(dict(state), strict=False)
+
+
+def _parametrised(name: str, weights: Weights, modules: Sequence[str]) -> tuple[nn.Module, str]:
+    """Return the network with its parameters, and their digest."""
+    if name == PIXELS:
+        return _Pixels(), state_digest({})
+    if weights.seed is not None:
+        with torch.random.fork_rng():
+            torch.manual_seed(weights.seed)
+            module = _build(name)
+        return module, state_digest(module.state_dict())
+    module = _build(name)
+    state = _imagenet_state(name) if weights.state is None else weights.state
+    _load(module, state, name, modules)
+    return module, state_digest(state)
+
+
+def _without_classifier(module: nn.Module) -> nn.Module:
+    """Drop the fully connected layers, which no tap reads (500 MB of VGG's)."""
+    for head in ("classifier", "fc"):
+        if hasattr(module, head):
+            setattr(module, head, nn.Identity())
+    return module
+
+
+def tap_shapes(module: nn.Module, modules: Sequence[str], size: int) -> tuple[Tap, ...]:
+    """Return the taps f1, f2, ... with the shapes that a size x size image gives."""
+    named = [(f"f{number}", path) for number, path in enumerate(modules, 1)]
+    with torch.inference_mode():
+        outputs = tapped(module, named, torch.zeros(1, 3, size, size))
+    return tuple(Tap(name, path, tuple(outputs[name].shape[1:])) for name, path in named)  # type: ignore[arg-type]
+
+
+def device_named(name: str) -> torch.device:
+    """Return the torch device for auto, cpu or cuda; raises UsageError if it does not exist here."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name not in ("cpu", "cuda"):
+        raise unknown("device", name, ("auto", "cpu", "cuda"))
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UsageError("--device cuda: this machine has no usable CUDA device; use --device auto or cpu")
+    return torch.device(name)
+
+
+def load_backbone(name: str, weights: str = "imagenet", tap_set: str = "report", device: str = "auto") -> Backbone:
+    """Return the frozen Backbone `name`; raises UsageError for unknown names, PosenetStoreError for broken weights.
+
+    >>> backbone = load_backbone("pixels", device="cpu")
+    >>> {tap: tuple(value.shape) for tap, value in backbone.features(torch.zeros(2, 28, 28, 3, dtype=torch.uint8)).items()}
+    {'f1': (2, 3, 28, 28)}
+    """
+    where = device_named(device)
+    modules = tap_modules(name, tap_set)
+    if name != PIXELS and name not in torchvision.models.list_models(module=torchvision.models):
+        raise unknown("backbone", name, (PIXELS, *torchvision.models.list_models(module=torchvision.models)))
+    found = resolve(weights, name)
+    module, digest = _parametrised(name, found, modules)
+    module = _without_classifier(module).eval().requires_grad_(False)
+    taps = tap_shapes(module, modules, found.preprocess.size)
+    kept_set = "" if name == PIXELS else tap_set
+    return Backbone(name, found.label, digest, kept_set, taps, found.preprocess, module.to(where), where)

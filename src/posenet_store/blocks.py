@@ -1,0 +1,67 @@
+"""Rows, blocks and chunks as pure integers: which row is where, and how large everything gets."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from posenet_store.specs import StoreSpec
+
+NATIVE_BLOCK_ROWS = 64
+ALIGNED_BLOCK_ROWS = 256
+CHUNK_BYTES = 2 << 20
+
+
+def default_block_rows(layout: str) -> int:
+    """Return the rows of a block: 64 images with native taps (about 200 MB), 256 without (6 MB)."""
+    return NATIVE_BLOCK_ROWS if layout == "native" else ALIGNED_BLOCK_ROWS
+
+
+def row_order(rows: int, seed: int) -> list[int]:
+    """Return the image index of every row: one seeded permutation, so that each block is a random sample.
+
+    >>> sorted(row_order(5, seed=0)), row_order(5, seed=0) == row_order(5, seed=0)
+    ([0, 1, 2, 3, 4], True)
+    """
+    return [int(index) for index in np.random.default_rng(seed).permutation(rows)]
+
+
+def block_bounds(rows: int, block_rows: int) -> list[tuple[int, int]]:
+    """Return (start, stop) of every block; the last one may be shorter.
+
+    >>> block_bounds(5, 2)
+    [(0, 2), (2, 4), (4, 5)]
+    """
+    return [(start, min(start + block_rows, rows)) for start in range(0, rows, block_rows)]
+
+
+def chunk_rows(block_rows: int, row_bytes: int) -> int:
+    """Return the rows of an inner chunk: the largest divisor of the block that stays within 2 MiB.
+
+    >>> chunk_rows(64, 401_408), chunk_rows(64, 5_000_000)
+    (4, 1)
+    """
+    fitting = (n for n in range(block_rows, 0, -1) if block_rows % n == 0 and n * row_bytes <= CHUNK_BYTES)
+    return next(fitting, 1)
+
+
+def row_bytes(spec: StoreSpec) -> int:
+    """Return the uncompressed bytes of one image in all arrays of a store."""
+    item = np.dtype(spec.dtype).itemsize
+    return sum(c * h * w for c, h, w in spec.arrays.values()) * item
+
+
+def file_count(spec: StoreSpec) -> int:
+    """Return the number of files of the sealed store: a shard an array and block, records, metadata."""
+    blocks = len(block_bounds(spec.rows, spec.block_rows))
+    shards, records = blocks * len(spec.arrays), blocks
+    metadata = len(spec.arrays) + 4  # an array's zarr.json each; group, image_id (2), plan, manifest
+    return shards + records + metadata + 1
+
+
+def overlapping(bounds: list[tuple[int, int]], start: int, stop: int) -> Iterator[int]:
+    """Yield the number of every block that holds a row of [start, stop).
+
+    >>> list(overlapping([(0, 2), (2, 4), (4, 5)], 1, 3))
+    [0, 1]
+    """
+    return (i for i, (first, end) in enumerate(bounds) if first < stop and end > start)

@@ -1,0 +1,47 @@
+"""The errors that a user can meet; each message says what came, what is accepted and what to do.
+
+PosenetStoreError            exit code 1: the work failed
+├── UsageError               exit code 2: a name, a path, an option or a TOML key is wrong
+├── ImageError               one image can't be read (the build quarantines it and goes on)
+├── BuildError               the build stopped; what is committed stays, the same command resumes
+└── StoreError               a store is missing, unsealed, of another version, or damaged
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class PosenetStoreError(Exception):
+    """The root of all errors of this package; the command line prints it without a traceback."""
+
+    exit_code = 1
+
+
+class UsageError(PosenetStoreError):
+    """Something the user typed is not accepted."""
+
+    exit_code = 2
+
+
+class ImageError(PosenetStoreError):
+    """One image can't be decoded; the message is the reason that the store records."""
+
+
+class BuildError(PosenetStoreError):
+    """A build had to stop; committed blocks are safe."""
+
+
+class StoreError(PosenetStoreError):
+    """A store can't be opened, or what it holds is not what its records say."""
+
+
+def unknown(kind: str, got: object, known: Iterable[str]) -> UsageError:
+    """Build the error for a name outside a closed set, with the nearest accepted one first.
+
+    >>> str(unknown("target", "HH", ["H", "V"]))
+    "unknown target 'HH' (did you mean 'H'?); accepted: H, V"
+    """
+    names = list(known)
+    near = difflib.get_close_matches(str(got), names, n=1)
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    return UsageError(f"unknown {kind} {got!r}{hint}; accepted: {', '.join(names)}")

@@ -1,0 +1,174 @@
+"""Extraction: run a backbone once over an image set and commit its taps to a store, block by block."""
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from posenet_store.alignment import aligned
+from posenet_store.backbones import Backbone
+from posenet_store.blocks import default_block_rows, row_order
+from posenet_store.errors import BuildError, ImageError
+from posenet_store.images import ImageSet
+from posenet_store.layout import Plan
+from posenet_store.provenance import provenance
+from posenet_store.specs import ALIGNED, StoreSpec
+from posenet_store.store import Quarantined, StoreWriter, cast
+
+DECODERS = 2
+BATCHES_AHEAD = 2
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a build did: the store's path, images extracted now (0 if it was sealed before), seconds, quarantine."""
+
+    path: Path
+    extracted: int
+    seconds: float
+    quarantined: tuple[Quarantined, ...]
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Decoded images of rows [start, start + n) of one block, and why some could not be read."""
+
+    block: int
+    start: int
+    pixels: NDArray[np.uint8]
+    quarantined: tuple[Quarantined, ...]
+
+
+def plan_store(images: ImageSet, backbone: Backbone, layout: str, dtype: str, block_rows: int | None = None) -> Plan:
+    """Decide everything about a store before anything is written."""
+    spec = StoreSpec(
+        backbone=backbone.name,
+        weights=backbone.weights,
+        weights_sha256=backbone.weights_sha256,
+        tap_set=backbone.tap_set,
+        taps=backbone.taps,
+        preprocess=backbone.preprocess,
+        images=images.name,
+        images_sha256=images.sha256,
+        rows=len(images),
+        layout=layout,
+        dtype=dtype,
+        block_rows=block_rows or default_block_rows(layout),
+    )
+    order = row_order(spec.rows, spec.permutation_seed)
+    ids, digests = (tuple(entries[index] for index in order) for entries in (images.ids, images.digests))
+    return Plan(spec, ids, digests, tuple(order), provenance())
+
+
+def _read(images: ImageSet, plan: Plan, row: int) -> NDArray[np.uint8] | Quarantined:
+    try:
+        return images.read(plan.order[row], plan.spec.preprocess.size)
+    except ImageError as error:
+        return Quarantined(row, plan.ids[row], str(error))
+
+
+def _gather(block: int, start: int, results: Sequence[NDArray[np.uint8] | Quarantined], size: int) -> _Batch:
+    pixels = np.zeros((len(results), size, size, 3), dtype=np.uint8)
+    bad = []
+    for place, result in enumerate(results):
+        if isinstance(result, Quarantined):
+            bad.append(result)
+        else:
+            pixels[place] = result
+    return _Batch(block, start, pixels, tuple(bad))
+
+
+def decoded(images: ImageSet, plan: Plan, blocks: Sequence[int], batch_size: int) -> Iterator[_Batch]:
+    """Yield the batches of `blocks` in order; threads decode two batches ahead, so memory does not grow.
+
+    A batch never crosses a block, so what a row is computed with does not depend on where a build was resumed.
+    """
+    spans = [(b, row, min(row + batch_size, plan.bounds[b][1])) for b in blocks for row in range(*plan.bounds[b], batch_size)]
+    waiting: deque[tuple[int, int, list[Future[NDArray[np.uint8] | Quarantined]]]] = deque()
+    with ThreadPoolExecutor(DECODERS) as pool:
+        try:
+            for block, start, stop in spans:
+                waiting.append((block, start, [pool.submit(_read, images, plan, row) for row in range(start, stop)]))
+                if len(waiting) > BATCHES_AHEAD:
+                    first = waiting.popleft()
+                    yield _gather(first[0], first[1], [f.result() for f in first[2]], plan.spec.preprocess.size)
+            for number, start, futures in waiting:
+                yield _gather(number, start, [f.result() for f in futures], plan.spec.preprocess.size)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def stored_arrays(backbone: Backbone, pixels: NDArray[np.uint8], names: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+    """Run the backbone once and return the arrays `names` (taps and `aligned`) as float32 on the host."""
+    taps = backbone.features(torch.from_numpy(pixels))
+    with torch.inference_mode():
+        outputs = taps | {ALIGNED: aligned([taps[tap.name] for tap in backbone.taps])}
+    return {name: outputs[name].cpu().numpy() for name in names}
+
+
+def _check_quarantine(count: int, reasons: Sequence[Quarantined], rows: int, limit: float) -> None:
+    if count > limit * rows:
+        examples = "; ".join(f"{entry.image_id}: {entry.reason}" for entry in reasons[:3])
+        raise BuildError(
+            f"{count} of {rows} images are unreadable, more than the {limit:.1%} allowed ({examples}). "
+            "Mend or remove them, or allow more: --max-unreadable 0.05"
+        )
+
+
+def build(
+    images: ImageSet,
+    backbone: Backbone,
+    plan: Plan,
+    root: Path,
+    *,
+    batch_size: int = 16,
+    max_unreadable: float = 0.01,
+    advance: Callable[[int], None] = lambda images: None,
+) -> Outcome:
+    """Build or resume the store of `plan` below `root`, and seal it.
+
+    `advance(n)` is called after n more images are safe or found safe. Raises BuildError if features do not fit the
+    dtype or more than `max_unreadable` of the images can't be read; what is committed stays.
+    """
+    began = time.perf_counter()
+    writer = StoreWriter.open(root, plan)
+    missing = [] if writer.sealed else writer.missing()
+    bad = writer.quarantined()
+    rows = sum(stop - start for start, stop in (plan.bounds[block] for block in missing))
+    advance(plan.spec.rows - rows)
+    arrays: dict[str, NDArray[Any]] = {}
+    in_block: list[Quarantined] = []
+    for batch in decoded(images, plan, missing, batch_size):
+        start, stop = plan.bounds[batch.block]
+        in_block += batch.quarantined
+        _check_quarantine(len(bad) + len(in_block), [*bad, *in_block], plan.spec.rows, max_unreadable)
+        if batch.start == start:
+            shapes = plan.spec.arrays.items()
+            arrays = {name: np.empty((stop - start, *shape), plan.spec.dtype) for name, shape in shapes}
+        _fill(arrays, stored_arrays(backbone, batch.pixels, list(arrays)), batch, start)
+        if batch.start + len(batch.pixels) == stop:
+            writer.commit(batch.block, arrays, in_block)
+            bad, in_block = [*bad, *in_block], []
+        advance(len(batch.pixels))
+    seconds = time.perf_counter() - began
+    if not writer.sealed:
+        writer.seal({"extracted": rows, "seconds": round(seconds, 3), **provenance()})
+    return Outcome(writer.files.root, rows, seconds, tuple(bad))
+
+
+def _fill(arrays: dict[str, NDArray[Any]], values: dict[str, NDArray[np.float32]], batch: _Batch, block_start: int) -> None:
+    """Cast a batch into the block's arrays; quarantined rows become NaN."""
+    unreadable = {entry.row - batch.start for entry in batch.quarantined}
+    held = [place for place in range(len(batch.pixels)) if place not in unreadable]
+    first = batch.start - block_start
+    for name, array in arrays.items():
+        array[first : first + len(batch.pixels)] = cast(values[name], array.dtype.name, name, held)
+        for place in unreadable:
+            array[first + place] = np.nan

@@ -1,0 +1,153 @@
+"""ImageSet: ordered images with a content digest, from a folder, DUT-S, a generator, the probes or one file.
+
+Decoding decisions (each has a test): RGB as `PIL.Image.convert("RGB")` gives it, so greyscale is repeated, CMYK and
+palettes are converted, alpha is dropped, and of an animation the first frame counts. 16-bit images keep their upper
+8 bits (PIL would clip them to white). EXIF orientation is ignored, as torchvision's and both published codes do.
+Resizing is PIL's antialiased bilinear to size x size, the filter that torchvision applies to PIL images.
+"""
+
+import io
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from posenet_store.errors import ImageError, UsageError
+from posenet_store.files import sha256
+
+SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"))
+MAX_PIXELS = 178_956_970
+"""Larger images are quarantined: the size at which PIL itself calls a file a decompression bomb."""
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Ordered images: `ids` (unique names), `digests` (SHA-256 of each image's bytes) and a way to read one.
+
+    `read(index, size)` returns uint8 [size, size, 3] or raises ImageError with the reason. `ignored` lists files
+    of a folder that are not images by their suffix.
+    """
+
+    name: str
+    ids: tuple[str, ...]
+    digests: tuple[str, ...]
+    read: Callable[[int, int], NDArray[np.uint8]]
+    ignored: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def sha256(self) -> str:
+        """Digest over every name and every image's bytes, in order."""
+        lines = (f"{digest} {name}\n" for digest, name in zip(self.digests, self.ids, strict=True))
+        return sha256("".join(lines).encode())
+
+    def limited(self, limit: int | None) -> "ImageSet":
+        """Return the first `limit` images (all for None); raises UsageError if the limit is below 1."""
+        if limit is None or limit >= len(self):
+            return self
+        if limit < 1:
+            raise UsageError(f"--limit {limit} leaves no image; give 1 or more")
+        return ImageSet(self.name, self.ids[:limit], self.digests[:limit], self.read, self.ignored)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Convert any PIL image to RGB; raises ImageError for floating-point images, whose range is unknown.
+
+    >>> to_rgb(Image.new("L", (1, 1), 7)).getpixel((0, 0))
+    (7, 7, 7)
+    """
+    if image.mode == "F":
+        raise ImageError("a floating-point image has no known range; save it as 8 or 16 bit")
+    if image.mode.startswith("I"):
+        wide = np.asarray(image).astype(np.int64)
+        if wide.min() < 0 or wide.max() > 0xFFFF:
+            raise ImageError(f"integer image with values {wide.min()} to {wide.max()}; 16 bit (0 to 65535) is accepted")
+        image = Image.fromarray((wide >> 8).astype(np.uint8))
+    return image.convert("RGB")
+
+
+def decode(data: bytes, size: int) -> NDArray[np.uint8]:
+    """Decode an image file's bytes to uint8 RGB [size, size, 3]; raises ImageError with the reason.
+
+    >>> file = io.BytesIO(); Image.new("RGB", (40, 30), (9, 8, 7)).save(file, "PNG")
+    >>> decode(file.getvalue(), 28)[0, 0].tolist()
+    [9, 8, 7]
+    """
+    if not data:
+        raise ImageError("the file is empty (0 bytes)")
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise ImageError(f"{image.width}x{image.height} pixels; at most {MAX_PIXELS:,} are decoded")
+            rgb = to_rgb(image)
+            return np.asarray(rgb.resize((size, size), Image.Resampling.BILINEAR))
+    except UnidentifiedImageError:
+        raise ImageError("not an image in a format that PIL knows") from None
+    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+        raise ImageError(f"broken image: {error}") from None
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ImageError(f"can't be read: {error.strerror}") from None
+
+
+def _digest(path: Path) -> str:
+    try:
+        return sha256(_read_bytes(path))
+    except ImageError as error:
+        return f"unreadable: {error}"
+
+
+def file_set(name: str, root: Path, paths: list[Path], ignored: tuple[str, ...] = ()) -> ImageSet:
+    """Return the ImageSet of files below `root`, in the given order; every file is hashed once here.
+
+    A file whose bytes have changed since is an ImageError when read, so features never belong to other pixels.
+    """
+    with ThreadPoolExecutor() as pool:
+        digests = tuple(pool.map(_digest, paths))
+
+    def read(index: int, size: int) -> NDArray[np.uint8]:
+        data = _read_bytes(paths[index])
+        if sha256(data) != digests[index]:
+            raise ImageError("the file changed while the store was being built")
+        return decode(data, size)
+
+    # Names that are not valid UTF-8 are kept, escaped, so that every record can be written and printed.
+    names = (os.fsencode(path.relative_to(root).as_posix()).decode("utf-8", "backslashreplace") for path in paths)
+    return ImageSet(name, tuple(names), digests, read, ignored)
+
+
+def folder_set(folder: Path, name: str | None = None) -> ImageSet:
+    """Return the images below `folder`, recursive, sorted by relative path; links are followed, loops are not.
+
+    Hidden files and other suffixes than `SUFFIXES` are listed in `ignored`. Raises UsageError if none is left.
+    """
+    found: list[Path] = []
+    ignored: list[str] = []
+    seen: set[tuple[int, int]] = set()
+    for place, folders, files in os.walk(folder, followlinks=True):
+        status = os.stat(place)
+        if (status.st_dev, status.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        folders[:] = sorted(f for f in folders if not f.startswith("."))
+        for file in files:
+            path = Path(place, file)
+            accepted = path.suffix.lower() in SUFFIXES and not file.startswith(".")
+            found.append(path) if accepted else ignored.append(path.relative_to(folder).as_posix())
+    if not found:
+        accepted_suffixes = ", ".join(sorted(SUFFIXES))
+        raise UsageError(f"{folder} holds no image ({len(ignored)} other files); accepted: {accepted_suffixes}")
+    found.sort(key=lambda path: os.fsencode(path.relative_to(folder).as_posix()))
+    return file_set(name or folder.resolve().name, folder, found, tuple(sorted(ignored)))

@@ -1,0 +1,128 @@
+"""The reading side of a store: what training opens. Needs neither the images nor the backbone."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from posenet_store.blocks import overlapping
+from posenet_store.errors import StoreError, unknown
+from posenet_store.files import read_json, sha256
+from posenet_store.formats.zarr import Arrays
+from posenet_store.layout import StoreFiles, read_plan
+from posenet_store.specs import StoreSpec
+
+POOL_BYTES = 256 << 20
+
+
+class Reader:
+    """A sealed store, read-only: rows in the stored (permuted) order, quarantined rows skipped by the iterators."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.files = StoreFiles(Path(path))
+        self.plan = read_plan(self.files)
+        if not self.files.manifest.is_file():
+            raise StoreError(f"{path} is not sealed: its build has not ended; type the same build-store command to resume it")
+        self.manifest = read_json(self.files.manifest)
+        if self.manifest.get("fingerprint") != self.spec.fingerprint:
+            raise StoreError(f"{self.files.manifest} belongs to another store than plan.json; the folder was mixed up")
+        self._record = lru_cache(maxsize=None)(self._checked_record)
+
+    def __reduce__(self) -> tuple[type["Reader"], tuple[str]]:
+        return Reader, (str(self.files.root),)
+
+    @property
+    def spec(self) -> StoreSpec:
+        """What the store is made of."""
+        return self.plan.spec
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """The image id of every row."""
+        return self.plan.ids
+
+    @cached_property
+    def readable(self) -> NDArray[np.bool_]:
+        """bool [rows]: False where the image was quarantined."""
+        mask = np.ones(self.spec.rows, dtype=bool)
+        mask[[entry["row"] for entry in self.manifest["quarantined"]]] = False
+        return mask
+
+    @cached_property
+    def _arrays(self) -> Arrays:
+        return Arrays(self.files.root, self.spec)
+
+    def _checked_record(self, block: int) -> dict[str, Any]:
+        """A commit record that the manifest vouches for, whose files are all there in full length."""
+        path = self.files.commit(block)
+        if not path.is_file():
+            raise StoreError(f"{path} is missing; type the store's build-store command again to restore it")
+        if sha256(path.read_bytes()) != self.manifest["commits_sha256"][block]:
+            raise StoreError(f"{path} is not the record that the manifest names; it was changed or damaged")
+        record = read_json(path)
+        for entry in record["files"]:
+            file = self.files.root / entry["path"]
+            size = file.stat().st_size if file.is_file() else None
+            if size != entry["bytes"]:
+                found = "is missing" if size is None else f"has {size} bytes instead of {entry['bytes']}"
+                raise StoreError(f"{file} {found}; block {block} of the store is damaged")
+        return record
+
+    def read(self, name: str, start: int, stop: int) -> NDArray[Any]:
+        """Return rows [start, stop) of the array `name` in the stored dtype, quarantined rows (NaN) included.
+
+        Raises UsageError for an unknown array, StoreError naming the file if a piece is missing or damaged.
+        """
+        if name not in self.spec.arrays:
+            raise unknown(f"array of {self.files.root.name}", name, self.spec.arrays)
+        for block in overlapping(self.plan.bounds, start, stop):
+            self._record(block)
+        try:
+            return self._arrays.read(name, start, stop)
+        except (ValueError, RuntimeError, OSError) as error:
+            raise StoreError(f"{self.files.root}: rows {start}-{stop} of {name} can't be decoded: {error}") from None
+
+    def scan(self, names: Sequence[str], start: int = 0, stop: int | None = None) -> Iterator[dict[str, NDArray[Any]]]:
+        """Yield the readable rows of [start, stop) in stored order, block by block, as {name: [n, C, H, W]}."""
+        end = self.spec.rows if stop is None else stop
+        for block in overlapping(self.plan.bounds, start, end):
+            yield self._block(names, block, start, end)
+
+    def _block(self, names: Sequence[str], block: int, start: int, stop: int) -> dict[str, NDArray[Any]]:
+        first, end = self.plan.bounds[block]
+        first, end = max(first, start), min(end, stop)
+        keep = self.readable[first:end]
+        values = {name: self.read(name, first, end) for name in names}
+        return values if keep.all() else {name: value[keep] for name, value in values.items()}
+
+    def batches(
+        self, names: Sequence[str], start: int, stop: int, *, batch_size: int, seed: int, epoch: int
+    ) -> Iterator[Mapping[str, NDArray[Any]]]:
+        """Yield every readable row of [start, stop) once, in batches whose order depends on (seed, epoch) only.
+
+        Blocks come in random order; their rows are mixed in a pool of at most 256 MiB (one block at least). Rows were
+        permuted when the store was built, so blocks are random samples and the pool makes a sound shuffle.
+        """
+        rng = np.random.default_rng([seed, epoch])
+        pool: list[dict[str, NDArray[Any]]] = []
+        blocks = rng.permutation(list(overlapping(self.plan.bounds, start, stop)))
+        for position, block in enumerate(blocks, 1):
+            pool.append(self._block(names, int(block), start, stop))
+            last = position == len(blocks)
+            held = sum(value.nbytes for part in pool for value in part.values())
+            if not last and held + held // len(pool) <= POOL_BYTES:
+                continue
+            mixed = {name: np.concatenate([part[name] for part in pool]) for name in names}
+            order = rng.permutation(len(mixed[names[0]]))
+            whole = len(order) if last else len(order) - len(order) % batch_size
+            for first in range(0, whole, batch_size):
+                yield {name: value[order[first : min(first + batch_size, whole)]] for name, value in mixed.items()}
+            pool = [] if last else [{name: value[order[whole:]] for name, value in mixed.items()}]
+
+
+def open_store(path: Path | str) -> Reader:
+    """Open a sealed store for reading; raises StoreError if it is missing, unsealed or damaged."""
+    return Reader(path)

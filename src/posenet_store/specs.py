@@ -1,0 +1,109 @@
+"""What a store is made of, as frozen values: Tap, Preprocess, StoreSpec and its fingerprint."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from posenet_store.errors import StoreError, unknown
+from posenet_store.files import canonical_json, sha256
+
+FORMAT_VERSION = 1
+DTYPES = ("float16", "float32")
+LAYOUTS = ("native", "aligned")
+ALIGNED = "aligned"
+ALIGNED_CHANNELS = 3
+ALIGNED_SIZE = 28
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """How pixels become the network's input: `(pixel * scale - mean) / std`, channels in `order`.
+
+    `size` is the side in pixels to which every image is resized (aspect ratio not kept, as the paper does);
+    `mean` and `std` are in the order of `order`, after scaling.
+    """
+
+    size: int
+    scale: float
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    order: str = "RGB"
+
+
+@dataclass(frozen=True)
+class Tap:
+    """A named place in a backbone: `module` is torch's dotted name, `shape` is (channels, height, width)."""
+
+    name: str
+    module: str
+    shape: tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class StoreSpec:
+    """Everything that decides a store's bytes; two stores of one fingerprint hold the same features."""
+
+    backbone: str
+    weights: str
+    weights_sha256: str
+    tap_set: str
+    taps: tuple[Tap, ...]
+    preprocess: Preprocess
+    images: str
+    images_sha256: str
+    rows: int
+    layout: str
+    dtype: str
+    block_rows: int
+    permutation_seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.layout not in LAYOUTS:
+            raise unknown("layout", self.layout, LAYOUTS)
+        if self.dtype not in DTYPES:
+            raise unknown("dtype", self.dtype, DTYPES)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over the format version and every field but the human-readable labels."""
+        fields = asdict(self) | {"version": FORMAT_VERSION}
+        del fields["weights"], fields["images"]
+        return sha256(canonical_json(fields))
+
+    @property
+    def network(self) -> str:
+        """The short name of the frozen network: backbone, weights and, if not the default, tap set."""
+        parts = [self.backbone, self.weights, self.tap_set]
+        return "-".join(part for part in parts if part and part != "report")
+
+    @property
+    def network_key(self) -> str:
+        """SHA-256 of what must agree between a head's training store and its test store."""
+        fields = asdict(self)
+        kept = ("backbone", "weights_sha256", "tap_set", "taps", "preprocess")
+        return sha256(canonical_json({name: fields[name] for name in kept}))
+
+    @property
+    def folder(self) -> str:
+        """The store's folder name under the store root."""
+        return f"{self.backbone}-{self.images}-{self.fingerprint[:8]}"
+
+    @property
+    def arrays(self) -> dict[str, tuple[int, int, int]]:
+        """Array name -> (channels, height, width) of everything the store holds."""
+        aligned = {ALIGNED: (ALIGNED_CHANNELS * len(self.taps), ALIGNED_SIZE, ALIGNED_SIZE)}
+        return aligned if self.layout == "aligned" else {t.name: t.shape for t in self.taps} | aligned
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> "StoreSpec":
+        """Build a spec from `to_dict`'s values; raises StoreError if a field is missing or unknown."""
+        try:
+            taps = tuple(Tap(t["name"], t["module"], tuple(t["shape"])) for t in fields["taps"])
+            pre = fields["preprocess"]
+            preprocess = Preprocess(**(pre | {"mean": tuple(pre["mean"]), "std": tuple(pre["std"])}))
+            return cls(**(fields | {"taps": taps, "preprocess": preprocess}))
+        except (KeyError, TypeError) as error:
+            raise StoreError(f"the store's plan.json lacks or has a foreign field: {error}") from None

