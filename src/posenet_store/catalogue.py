@@ -1,0 +1,68 @@
+"""The stores below a root: which there are, and in what state."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from posenet_store.errors import StoreError
+from posenet_store.files import read_json
+from posenet_store.layout import StoreFiles, read_plan
+from posenet_store.specs import StoreSpec
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One store: its path, spec, whether it is sealed, and what is committed so far."""
+
+    path: Path
+    spec: StoreSpec
+    sealed: bool
+    blocks: int
+    committed: int
+    bytes: int
+    quarantined: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the facts that `stores --json` prints."""
+        spec = self.spec
+        return {
+            "name": self.path.name,
+            "network": spec.network,
+            "images": spec.images,
+            "rows": spec.rows,
+            "layout": spec.layout,
+            "dtype": spec.dtype,
+            "bytes": self.bytes,
+            "state": "sealed" if self.sealed else f"{self.committed} of {self.blocks} blocks",
+            "quarantined": self.quarantined,
+            "fingerprint": spec.fingerprint,
+        }
+
+
+def entry(path: Path) -> Entry:
+    """Describe the store at `path`; raises StoreError if it is not one."""
+    files = StoreFiles(path)
+    plan = read_plan(files)
+    sealed = files.manifest.is_file()
+    if sealed:
+        manifest = read_json(files.manifest)
+        committed, size, bad = len(plan.bounds), int(manifest["bytes"]), len(manifest["quarantined"])
+    else:
+        records = [read_json(record) for record in sorted(files.commits.glob("b*.json"))]
+        committed = len(records)
+        size = sum(file["bytes"] for record in records for file in record["files"])
+        bad = sum(len(record["quarantined"]) for record in records)
+    return Entry(path, plan.spec, sealed, len(plan.bounds), committed, size, bad)
+
+
+def stores(root: Path) -> tuple[list[Entry], list[str]]:
+    """Return the stores below `root` by name, and a line for every folder that claims to be one but is damaged."""
+    found, damaged = [], []
+    for plan in sorted(root.glob("*/plan.json")):
+        if plan.parent.name.startswith("."):
+            continue
+        try:
+            found.append(entry(plan.parent))
+        except StoreError as error:
+            damaged.append(str(error))
+    return found, damaged

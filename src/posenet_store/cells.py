@@ -1,0 +1,82 @@
+"""Cells: one head to train and score, with everything that decides its numbers; and the protocols that train heads."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from posenet_store.errors import UsageError
+from posenet_store.files import canonical_json, sha256
+from posenet_store.specs import ALIGNED_SIZE
+
+
+@dataclass(frozen=True)
+class Report:
+    """The report's recipe (Section 2.4): Adam on MSE, linear head, Xavier uniform, target at the output's own size.
+
+    The batch order is drawn from `order_seed`, the same for all heads; a cell's own seed draws its initial weights.
+    """
+
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-4
+    epochs: int = 15
+    batch_size: int = 4
+    order_seed: int = 0
+    name: str = "report"
+
+
+@dataclass(frozen=True)
+class Ridge:
+    """Exact least squares: the penalty is chosen on the last `validation` of the training rows, then refitted on all.
+
+    `lambdas` are relative: they are added to the correlation matrix of the standardised features.
+    """
+
+    lambdas: tuple[float, ...] = (1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+    validation: float = 0.15
+    name: str = "ridge"
+
+
+Protocol = Report | Ridge
+PROTOCOLS: dict[str, type[Report] | type[Ridge]] = {"report": Report, "ridge": Ridge}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One head: `store` and `tests` are fingerprints; rows [0, train_rows) of the store train, the rest is held out."""
+
+    store: str
+    tests: tuple[str, ...]
+    train_rows: int
+    input: str
+    target: str
+    value_range: tuple[float, float]
+    normalise: bool
+    kernel: int
+    padding: int
+    protocol: Protocol
+    seed: int
+
+    @property
+    def id(self) -> str:
+        """16 hexadecimal digits over all fields: a finished cell is found again by it."""
+        return sha256(canonical_json(asdict(self)))[:16]
+
+    @property
+    def output_size(self) -> int:
+        """The side of the predicted map: 28 + 2 * padding - (kernel - 1)."""
+        return output_size(self.kernel, self.padding)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain JSON values."""
+        return asdict(self)
+
+
+def output_size(kernel: int, padding: int) -> int:
+    """Return the side of the map that a head paints on the 28x28 grid; raises UsageError if nothing is left.
+
+    >>> output_size(3, 0), output_size(7, 3)
+    (26, 28)
+    """
+    size = ALIGNED_SIZE + 2 * padding - (kernel - 1)
+    if kernel < 1 or padding < 0 or size < 2:
+        raise UsageError(f"a kernel of {kernel} with padding {padding} leaves a {size}x{size} map of 28x28; 2x2 is the least")
+    return size

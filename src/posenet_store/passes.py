@@ -1,0 +1,157 @@
+"""Running one pass: read a store once an epoch, train all its cells together, score them, write each cell."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from posenet_store.cells import Cell, Report, Ridge
+from posenet_store.errors import StoreError
+from posenet_store.files import write_json
+from posenet_store.heads import Heads, save_head
+from posenet_store.inputs import Input, parse_input
+from posenet_store.planning import Pass
+from posenet_store.provenance import provenance
+from posenet_store.reader import Reader, open_store
+from posenet_store.report_protocol import Group, train
+from posenet_store.results import RunFiles, write_scores
+from posenet_store.ridge import accumulate, readouts
+from posenet_store.scoring import Scored, score_heads
+from posenet_store.targets import target_map
+
+HELD_OUT = "held-out"
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """Heads of one kernel and padding, their cells in order, and for each what the fit says of itself."""
+
+    cells: tuple[Cell, ...]
+    heads: Heads
+    facts: tuple[dict[str, float], ...]
+
+
+def _target(cell: Cell) -> NDArray[np.float64]:
+    return target_map(cell.target, cell.output_size, cell.value_range, cell.normalise)
+
+
+def _grouped(cells: Sequence[Cell]) -> list[tuple[Cell, ...]]:
+    """Split cells by kernel and padding: each group is one convolution."""
+    key: Callable[[Cell], tuple[int, int]] = lambda cell: (cell.kernel, cell.padding)  # noqa: E731
+    return [tuple(group) for _, group in groupby(sorted(cells, key=key), key=key)]
+
+
+def _targets(cells: Sequence[Cell]) -> Tensor:
+    return torch.stack([torch.from_numpy(_target(cell).copy()) for cell in cells])
+
+
+def fit_report(reader: Reader, source: Input, cells: Sequence[Cell], protocol: Report) -> list[Fitted]:
+    """Train cells by the report's recipe, all on one stream an epoch."""
+    grouped = _grouped(cells)
+    groups = [Group(g[0].kernel, g[0].padding, tuple(cell.seed for cell in g), _targets(g)) for g in grouped]
+
+    def batches(epoch: int) -> Iterator[Tensor]:
+        stream = reader.batches(
+            source.arrays, 0, cells[0].train_rows, batch_size=protocol.batch_size, seed=protocol.order_seed, epoch=epoch
+        )
+        return (source.assemble(values) for values in stream)
+
+    trained = train(batches, source.channels, groups, protocol)
+    return [Fitted(group, heads, ({},) * len(group)) for group, heads in zip(grouped, trained, strict=True)]
+
+
+def fit_ridge(reader: Reader, source: Input, cells: Sequence[Cell], protocol: Ridge) -> list[Fitted]:
+    """Solve cells exactly, from the moments of the fitting and of the validation rows."""
+    rows = cells[0].train_rows
+    cut = rows - round(protocol.validation * rows)
+    fitted = []
+    for group in _grouped(cells):
+        kernel, padding = group[0].kernel, group[0].padding
+        fitting = accumulate(_blocks(reader, source, 0, cut), kernel, padding)
+        if fitting is None:
+            raise StoreError(f"{reader.files.root} has no readable image among its first {cut} rows to train on")
+        validation = accumulate(_blocks(reader, source, cut, rows), kernel, padding, fitting.shift)
+        found = readouts(fitting, validation, list(_targets(group)), protocol.lambdas)
+        heads = Heads(torch.stack([r.weight for r in found]), torch.stack([r.bias for r in found]), padding)
+        facts = tuple({"penalty": r.penalty, "validation_error": r.validation_error} for r in found)
+        fitted.append(Fitted(group, heads, facts))
+    return fitted
+
+
+def _blocks(reader: Reader, source: Input, start: int, stop: int) -> Iterable[Tensor]:
+    if start < stop:
+        for values in reader.scan(source.arrays, start, stop):
+            if len(values[source.arrays[0]]):
+                yield source.assemble(values)
+
+
+def _test_streams(reader: Reader, tests: Sequence[Reader], source: Input, start: int) -> Iterator[tuple[str, Iterable[Tensor]]]:
+    """Name every test column and give its images; of the probes each image is a column of its own."""
+    if start < reader.spec.rows:
+        yield HELD_OUT, _blocks(reader, source, start, reader.spec.rows)
+    for test in tests:
+        if test.spec.images != "probes":
+            yield test.spec.images, _blocks(test, source, 0, test.spec.rows)
+            continue
+        for row in np.flatnonzero(test.readable).tolist():
+            yield test.ids[row], _blocks(test, source, row, row + 1)
+
+
+def _opened(path: Path, fingerprint: str) -> Reader:
+    reader = open_store(path)
+    if reader.spec.fingerprint != fingerprint:
+        raise StoreError(f"{path} is not the store that the sweep was planned with (fingerprint {fingerprint[:8]})")
+    return reader
+
+
+def run_pass(task: Pass, run: Path, threads: int) -> list[str]:
+    """Train, score and write all cells of a pass below the folder `run`; returns their ids."""
+    torch.set_num_threads(threads)
+    began = time.perf_counter()
+    reader = _opened(task.train, task.cells[0].store)
+    tests = [_opened(path, fingerprint) for path, fingerprint in zip(task.tests, task.cells[0].tests, strict=True)]
+    source = parse_input(task.input, reader.spec)
+    if isinstance(task.protocol, Report):
+        fitted = fit_report(reader, source, task.cells, task.protocol)
+    else:
+        fitted = fit_ridge(reader, source, task.cells, task.protocol)
+    scorable = [(group.heads, [_target(cell) for cell in group.cells]) for group in fitted]
+    columns: dict[str, list[list[Scored]]] = {}
+    for name, blocks in _test_streams(reader, tests, source, task.cells[0].train_rows):
+        columns[name] = score_heads(blocks, scorable)
+    seconds = (time.perf_counter() - began) / len(task.cells)
+    for number, group in enumerate(fitted):
+        for place in range(len(group.cells)):
+            scored = {name: column[number][place] for name, column in columns.items()}
+            _write_cell(RunFiles(run), reader, group, place, scored, seconds)
+    return [cell.id for cell in task.cells]
+
+
+def _write_cell(files: RunFiles, reader: Reader, group: Fitted, place: int, scored: dict[str, Scored], seconds: float) -> None:
+    """Write head, scores, then the record that makes the cell count."""
+    cell = group.cells[place]
+    labels = {"network": reader.spec.network, "backbone": reader.spec.backbone, "images": reader.spec.images}
+    metadata = {"cell": cell.to_dict(), "padding": cell.padding, "network_key": reader.spec.network_key, **labels}
+    save_head(files.head(cell.id), group.heads.weight[place], group.heads.bias[place], metadata)
+    arrays: dict[str, NDArray[np.float64] | NDArray[np.float32]] = {}
+    for name, one in scored.items():
+        arrays |= {f"spc/{name}": one.scores.spc, f"mae/{name}": one.scores.mae, f"map/{name}": one.sample}
+    write_scores(files.scores(cell.id), arrays)
+    write_json(
+        files.record(cell.id),
+        {
+            "id": cell.id,
+            "cell": cell.to_dict(),
+            "labels": labels,
+            "scores": {name: one.scores.summary() for name, one in scored.items()},
+            "fit": group.facts[place],
+            "seconds": round(seconds, 4),
+            "provenance": provenance(),
+        },
+    )

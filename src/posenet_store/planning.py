@@ -1,0 +1,121 @@
+"""From a sweep and the stores at hand to cells, and from cells to passes that share one stream each."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from itertools import product
+from pathlib import Path
+
+from posenet_store.catalogue import Entry
+from posenet_store.cells import Cell, Protocol
+from posenet_store.errors import UsageError
+from posenet_store.inputs import parse_input
+from posenet_store.sweep_spec import SweepSpec
+
+
+@dataclass(frozen=True)
+class Pass:
+    """Cells that are trained from one stream over one store, and scored on the same test stores (paths)."""
+
+    train: Path
+    tests: tuple[Path, ...]
+    input: str
+    protocol: Protocol
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True)
+class SweepPlan:
+    """All passes of a sweep, and what a person should know about the choice of stores."""
+
+    passes: tuple[Pass, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def cells(self) -> tuple[Cell, ...]:
+        """Every cell, in order."""
+        return tuple(cell for one in self.passes for cell in one.cells)
+
+    def without(self, finished: Iterable[str]) -> "SweepPlan":
+        """Return the plan of what is left when the cells with these ids exist."""
+        done = set(finished)
+        left = []
+        for one in self.passes:
+            cells = tuple(cell for cell in one.cells if cell.id not in done)
+            if cells:
+                left.append(Pass(one.train, one.tests, one.input, one.protocol, cells))
+        return SweepPlan(tuple(left), self.notes)
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _one_each(entries: Iterable[Entry]) -> list[Entry]:
+    """Of stores with the same features keep one: float32 before float16, native before aligned."""
+    best: dict[tuple[str, str], Entry] = {}
+    for entry in sorted(entries, key=lambda e: (e.spec.dtype == "float32", e.spec.layout == "native")):
+        best[entry.spec.network_key, entry.spec.images_sha256] = entry
+    return sorted(best.values(), key=lambda e: (e.spec.network != "pixels", e.spec.network, e.spec.images))
+
+
+def _cells(spec: SweepSpec, entry: Entry, tests: Sequence[Entry], source: str, protocol: str) -> list[Cell]:
+    held_out = round(spec.holdout * entry.spec.rows)
+    seeds = spec.seeds if protocol == "report" else spec.seeds[:1]  # exact least squares draws nothing
+    return [
+        Cell(
+            store=entry.spec.fingerprint,
+            tests=tuple(test.spec.fingerprint for test in tests),
+            train_rows=entry.spec.rows - held_out,
+            input=source,
+            target=target,
+            value_range=(spec.range[0], spec.range[1]),
+            normalise=spec.normalise,
+            kernel=kernel,
+            padding=padding,
+            protocol=spec.protocol(protocol),
+            seed=seed,
+        )
+        for kernel, padding, target, seed in product(spec.kernels, spec.paddings, spec.targets, seeds)
+    ]
+
+
+def _usable(found: Sequence[Entry], spec: SweepSpec, notes: list[str]) -> list[Entry]:
+    """Sealed stores of the networks that the sweep asks for; unsealed ones are noted."""
+    named = [entry for entry in found if _matches(entry.spec.network, spec.networks)]
+    notes += [f"{e.path.name} is not sealed ({e.committed} of {e.blocks} blocks) and left out" for e in named if not e.sealed]
+    return [entry for entry in named if entry.sealed]
+
+
+def plan_sweep(spec: SweepSpec, found: Sequence[Entry], root: Path) -> SweepPlan:
+    """Expand a sweep over the stores `found` below `root`; raises UsageError if no store fits."""
+    notes: list[str] = []
+    usable = _usable(found, spec, notes)
+    passes: list[Pass] = []
+    trainable = [e for e in usable if _matches(e.spec.images, spec.train) and not _matches(e.spec.images, spec.tests)]
+    for source, protocol in product(spec.inputs, spec.protocols):
+        fitting = [e for e in trainable if not source.startswith("full") or e.spec.layout == "native"]
+        for entry in _one_each(fitting):
+            others = [e for e in usable if e.spec.network_key == entry.spec.network_key and _matches(e.spec.images, spec.tests)]
+            if source.startswith("full"):
+                others = [e for e in others if e.spec.layout == "native"]
+            tests = _one_each(others)
+            for pattern in spec.tests:
+                if not any(_matches(test.spec.images, [pattern]) for test in tests):
+                    notes.append(f"{entry.spec.network}: no store of {pattern!r} to test {source!r} on")
+            try:
+                parse_input(source, entry.spec)
+            except UsageError as error:
+                notes.append(f"left out: {error}")
+                continue
+            cells = _cells(spec, entry, tests, source, protocol)
+            if cells[0].train_rows == entry.spec.rows and not tests:
+                raise UsageError(f"nothing to test {entry.spec.network} on: holdout is 0 and no store matches tests {spec.tests}")
+            passes.append(Pass(entry.path, tuple(t.path for t in tests), source, spec.protocol(protocol), tuple(cells)))
+    if not passes:
+        names = ", ".join(sorted({f"{e.spec.network} on {e.spec.images}" for e in found})) or "none"
+        raise UsageError(
+            f"no sealed store below {root} fits networks {list(spec.networks)}, train {list(spec.train)} and inputs "
+            f"{list(spec.inputs)}; there are: {names}. Build one: cli.py build-store --backbone resnet152 --images FOLDER"
+        )
+    return SweepPlan(tuple(passes), tuple(dict.fromkeys(notes)))

@@ -1,0 +1,42 @@
+"""Scoring heads on a store: per-image SPC and MAE, and the predicted map of a sample image."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from posenet_store.heads import Heads
+from posenet_store.metrics import Scores, score
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One head's scores over the images of a stream, and its map of the first of them (float32 [h, w])."""
+
+    scores: Scores
+    sample: NDArray[np.float32]
+
+
+@torch.inference_mode()
+def score_heads(blocks: Iterable[Tensor], groups: Sequence[tuple[Heads, Sequence[NDArray[np.float64]]]]) -> list[list[Scored]]:
+    """Score every head against its own target on all blocks [B, C, 28, 28]; one list a group, one entry a head."""
+    parts: list[list[list[Scores]]] = [[[] for _ in targets] for _, targets in groups]
+    samples: list[list[NDArray[np.float32]]] = [[] for _ in groups]
+    for block in blocks:
+        for number, (heads, targets) in enumerate(groups):
+            maps = heads.predict(block).numpy()
+            if not samples[number]:
+                samples[number] = [maps[0, head].astype(np.float32) for head in range(len(targets))]
+            for head, target in enumerate(targets):
+                parts[number][head].append(score(maps[:, head], target))
+    return [
+        [Scored(_joined(scores), sample) for scores, sample in zip(group, drawn, strict=True)]
+        for group, drawn in zip(parts, samples, strict=True)
+    ]
+
+
+def _joined(parts: Sequence[Scores]) -> Scores:
+    return Scores(np.concatenate([part.spc for part in parts]), np.concatenate([part.mae for part in parts]))
