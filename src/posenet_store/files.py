@@ -51,7 +51,7 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         fsync(temporary)
-        os.replace(temporary, path)
+        temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

@@ -136,7 +136,7 @@ def folder_set(folder: Path, name: str | None = None) -> ImageSet:
     ignored: list[str] = []
     seen: set[tuple[int, int]] = set()
     for place, folders, files in os.walk(folder, followlinks=True):
-        status = os.stat(place)
+        status = Path(place).stat()
         if (status.st_dev, status.st_ino) in seen:
             folders.clear()
             continue

@@ -14,6 +14,7 @@ from torch import Tensor
 from posenet_store.cells import Cell, Report, Ridge
 from posenet_store.errors import StoreError
 from posenet_store.files import write_json
+from posenet_store.gram import ImageMoments, fits, image_moments, joined, train_in_gram_space
 from posenet_store.heads import Heads, save_head
 from posenet_store.inputs import Input, parse_input
 from posenet_store.planning import Pass
@@ -22,10 +23,8 @@ from posenet_store.reader import Reader, open_store
 from posenet_store.report_protocol import Group, train
 from posenet_store.results import RunFiles, write_scores
 from posenet_store.ridge import accumulate, readouts
-from posenet_store.scoring import Scored, score_heads
+from posenet_store.scoring import HELD_OUT, Scored, columns_of, score_heads, stream
 from posenet_store.targets import target_map
-
-HELD_OUT = "held-out"
 
 
 @dataclass(frozen=True)
@@ -47,23 +46,57 @@ def _grouped(cells: Sequence[Cell]) -> list[tuple[Cell, ...]]:
     return [tuple(group) for _, group in groupby(sorted(cells, key=key), key=key)]
 
 
-def _targets(cells: Sequence[Cell]) -> Tensor:
-    return torch.stack([torch.from_numpy(_target(cell).copy()) for cell in cells])
-
-
 def fit_report(reader: Reader, source: Input, cells: Sequence[Cell], protocol: Report) -> list[Fitted]:
-    """Train cells by the report's recipe, all on one stream an epoch."""
-    grouped = _grouped(cells)
-    groups = [Group(g[0].kernel, g[0].padding, tuple(cell.seed for cell in g), _targets(g)) for g in grouped]
+    """Train cells by the report's recipe: in Gram space where the moments fit in memory, else by convolution.
 
-    def batches(epoch: int) -> Iterator[Tensor]:
-        stream = reader.batches(
-            source.arrays, 0, cells[0].train_rows, batch_size=protocol.batch_size, seed=protocol.order_seed, epoch=epoch
+    Both take the same steps on the same batches; the choice shows in time only.
+    """
+    rows = cells[0].train_rows
+    images = int(reader.readable[:rows].sum())
+    small = [g for g in _grouped(cells) if fits(images, source.channels, g[0].kernel)]
+    large = [g for g in _grouped(cells) if g not in small]
+    heads: dict[tuple[Cell, ...], Heads] = {}
+    if small:
+        heads |= dict(zip(small, _in_gram_space(reader, source, small, protocol), strict=True))
+    if large:
+
+        def batches(epoch: int) -> Iterator[Tensor]:
+            order = {"batch_size": protocol.batch_size, "seed": protocol.order_seed, "epoch": epoch}
+            return (source.assemble(values) for values in reader.batches(source.arrays, 0, rows, **order))
+
+        heads |= dict(
+            zip(
+                large,
+                train(batches, protocol.epochs_over(images), source.channels, [_group(g) for g in large], protocol),
+                strict=True,
+            )
         )
-        return (source.assemble(values) for values in stream)
+    return [Fitted(group, heads[group], ({},) * len(group)) for group in _grouped(cells)]
 
-    trained = train(batches, source.channels, groups, protocol)
-    return [Fitted(group, heads, ({},) * len(group)) for group, heads in zip(grouped, trained, strict=True)]
+
+def _group(cells: Sequence[Cell]) -> Group:
+    targets = torch.stack([torch.from_numpy(_target(cell).copy()) for cell in cells])
+    return Group(cells[0].kernel, cells[0].padding, tuple(cell.seed for cell in cells), targets)
+
+
+def _in_gram_space(reader: Reader, source: Input, grouped: Sequence[Sequence[Cell]], protocol: Report) -> list[Heads]:
+    """One scan for the moments of all groups, then each group's steps without reading again."""
+    rows = grouped[0][0].train_rows
+    groups = [_group(cells) for cells in grouped]
+    parts: list[list[ImageMoments]] = [[] for _ in groups]
+    for block in stream(reader, source, 0, rows):
+        for group, held in zip(groups, parts, strict=True):
+            held.append(image_moments(block, group.kernel, group.padding, group.targets))
+    place = np.cumsum(reader.readable) - 1  # a row's position among the readable ones
+
+    def batches(epoch: int) -> list[NDArray[np.int64]]:
+        order = np.concatenate(reader.epoch(source.arrays, 0, rows, seed=protocol.order_seed, epoch=epoch))
+        return [place[order[first : first + protocol.batch_size]] for first in range(0, len(order), protocol.batch_size)]
+
+    return [
+        train_in_gram_space(joined(held), batches, source.channels, group, protocol)
+        for group, held in zip(groups, parts, strict=True)
+    ]
 
 
 def fit_ridge(reader: Reader, source: Input, cells: Sequence[Cell], protocol: Ridge) -> list[Fitted]:
@@ -73,34 +106,22 @@ def fit_ridge(reader: Reader, source: Input, cells: Sequence[Cell], protocol: Ri
     fitted = []
     for group in _grouped(cells):
         kernel, padding = group[0].kernel, group[0].padding
-        fitting = accumulate(_blocks(reader, source, 0, cut), kernel, padding)
+        fitting = accumulate(stream(reader, source, 0, cut), kernel, padding)
         if fitting is None:
             raise StoreError(f"{reader.files.root} has no readable image among its first {cut} rows to train on")
-        validation = accumulate(_blocks(reader, source, cut, rows), kernel, padding, fitting.shift)
-        found = readouts(fitting, validation, list(_targets(group)), protocol.lambdas)
+        validation = accumulate(stream(reader, source, cut, rows), kernel, padding, fitting.shift)
+        found = readouts(fitting, validation, list(_group(group).targets), protocol.lambdas)
         heads = Heads(torch.stack([r.weight for r in found]), torch.stack([r.bias for r in found]), padding)
         facts = tuple({"penalty": r.penalty, "validation_error": r.validation_error} for r in found)
         fitted.append(Fitted(group, heads, facts))
     return fitted
 
 
-def _blocks(reader: Reader, source: Input, start: int, stop: int) -> Iterable[Tensor]:
-    if start < stop:
-        for values in reader.scan(source.arrays, start, stop):
-            if len(values[source.arrays[0]]):
-                yield source.assemble(values)
-
-
-def _test_streams(reader: Reader, tests: Sequence[Reader], source: Input, start: int) -> Iterator[tuple[str, Iterable[Tensor]]]:
-    """Name every test column and give its images; of the probes each image is a column of its own."""
+def _test_columns(reader: Reader, tests: Sequence[Reader], source: Input, start: int) -> Iterator[tuple[str, Iterable[Tensor]]]:
     if start < reader.spec.rows:
-        yield HELD_OUT, _blocks(reader, source, start, reader.spec.rows)
+        yield HELD_OUT, stream(reader, source, start, reader.spec.rows)
     for test in tests:
-        if test.spec.images != "probes":
-            yield test.spec.images, _blocks(test, source, 0, test.spec.rows)
-            continue
-        for row in np.flatnonzero(test.readable).tolist():
-            yield test.ids[row], _blocks(test, source, row, row + 1)
+        yield from columns_of(test, source)
 
 
 def _opened(path: Path, fingerprint: str) -> Reader:
@@ -123,7 +144,7 @@ def run_pass(task: Pass, run: Path, threads: int) -> list[str]:
         fitted = fit_ridge(reader, source, task.cells, task.protocol)
     scorable = [(group.heads, [_target(cell) for cell in group.cells]) for group in fitted]
     columns: dict[str, list[list[Scored]]] = {}
-    for name, blocks in _test_streams(reader, tests, source, task.cells[0].train_rows):
+    for name, blocks in _test_columns(reader, tests, source, task.cells[0].train_rows):
         columns[name] = score_heads(blocks, scorable)
     seconds = (time.perf_counter() - began) / len(task.cells)
     for number, group in enumerate(fitted):

@@ -100,9 +100,8 @@ def plan_sweep(spec: SweepSpec, found: Sequence[Entry], root: Path) -> SweepPlan
             if source.startswith("full"):
                 others = [e for e in others if e.spec.layout == "native"]
             tests = _one_each(others)
-            for pattern in spec.tests:
-                if not any(_matches(test.spec.images, [pattern]) for test in tests):
-                    notes.append(f"{entry.spec.network}: no store of {pattern!r} to test {source!r} on")
+            absent = [p for p in spec.tests if not any(_matches(test.spec.images, [p]) for test in tests)]
+            notes += [f"{entry.spec.network}: no store of {pattern!r} to test {source!r} on" for pattern in absent]
             try:
                 parse_input(source, entry.spec)
             except UsageError as error:
@@ -110,7 +109,9 @@ def plan_sweep(spec: SweepSpec, found: Sequence[Entry], root: Path) -> SweepPlan
                 continue
             cells = _cells(spec, entry, tests, source, protocol)
             if cells[0].train_rows == entry.spec.rows and not tests:
-                raise UsageError(f"nothing to test {entry.spec.network} on: holdout is 0 and no store matches tests {spec.tests}")
+                raise UsageError(
+                    f"nothing to test {entry.spec.network} on: holdout is 0 and no store matches tests {spec.tests}"
+                )
             passes.append(Pass(entry.path, tuple(t.path for t in tests), source, spec.protocol(protocol), tuple(cells)))
     if not passes:
         names = ", ".join(sorted({f"{e.spec.network} on {e.spec.images}" for e in found})) or "none"

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from posenet_store.blocks import overlapping
+from posenet_store.blocks import epoch_pools, overlapping
 from posenet_store.errors import StoreError, unknown
 from posenet_store.files import read_json, sha256
 from posenet_store.formats.zarr import Arrays
@@ -98,29 +98,42 @@ class Reader:
         values = {name: self.read(name, first, end) for name in names}
         return values if keep.all() else {name: value[keep] for name, value in values.items()}
 
+    def epoch(self, names: Sequence[str], start: int, stop: int, *, seed: int, epoch: int) -> list[NDArray[np.int64]]:
+        """Return the rows that `batches` visits, pool by pool; a pool is at most 256 MiB of the arrays `names`."""
+        item = np.dtype(self.spec.dtype).itemsize
+        row_bytes = item * sum(int(np.prod(self.spec.arrays[name])) for name in names)
+        pool_rows = max(1, POOL_BYTES // row_bytes)
+        return epoch_pools(self.plan.bounds, self.readable, (start, stop), pool_rows, seed, epoch)
+
     def batches(
         self, names: Sequence[str], start: int, stop: int, *, batch_size: int, seed: int, epoch: int
     ) -> Iterator[Mapping[str, NDArray[Any]]]:
         """Yield every readable row of [start, stop) once, in batches whose order depends on (seed, epoch) only.
 
-        Blocks come in random order; their rows are mixed in a pool of at most 256 MiB (one block at least). Rows were
-        permuted when the store was built, so blocks are random samples and the pool makes a sound shuffle.
+        Whole blocks are read and mixed in a pool (see `blocks.epoch_pools`); memory stays within three pools.
         """
-        rng = np.random.default_rng([seed, epoch])
-        pool: list[dict[str, NDArray[Any]]] = []
-        blocks = rng.permutation(list(overlapping(self.plan.bounds, start, stop)))
-        for position, block in enumerate(blocks, 1):
-            pool.append(self._block(names, int(block), start, stop))
-            last = position == len(blocks)
-            held = sum(value.nbytes for part in pool for value in part.values())
-            if not last and held + held // len(pool) <= POOL_BYTES:
-                continue
-            mixed = {name: np.concatenate([part[name] for part in pool]) for name in names}
-            order = rng.permutation(len(mixed[names[0]]))
-            whole = len(order) if last else len(order) - len(order) % batch_size
+        left: dict[str, NDArray[Any]] = {}
+        pools = self.epoch(names, start, stop, seed=seed, epoch=epoch)
+        for number, rows in enumerate(pools, 1):
+            values = self._rows(names, rows)
+            if left:
+                values = {name: np.concatenate([left[name], value]) for name, value in values.items()}
+            count = len(values[names[0]])
+            whole = count if number == len(pools) else count - count % batch_size
             for first in range(0, whole, batch_size):
-                yield {name: value[order[first : min(first + batch_size, whole)]] for name, value in mixed.items()}
-            pool = [] if last else [{name: value[order[whole:]] for name, value in mixed.items()}]
+                yield {name: value[first : min(first + batch_size, whole)] for name, value in values.items()}
+            left = {name: value[whole:].copy() for name, value in values.items()}
+
+    def _rows(self, names: Sequence[str], rows: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+        """Read the blocks that hold `rows` whole, and return the rows in the given order."""
+        found = {name: np.empty((len(rows), *self.spec.arrays[name]), self.spec.dtype) for name in names}
+        for first, end in self.plan.bounds:
+            places = np.flatnonzero((rows >= first) & (rows < end))
+            if len(places):
+                lowest, highest = int(rows[places].min()), int(rows[places].max()) + 1
+                for name in names:
+                    found[name][places] = self.read(name, lowest, highest)[rows[places] - lowest]
+        return found
 
 
 def open_store(path: Path | str) -> Reader:

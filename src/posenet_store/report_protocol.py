@@ -22,7 +22,7 @@ class Group:
 
 
 def train(
-    batches: Callable[[int], Iterable[Tensor]], channels: int, groups: Sequence[Group], protocol: Report
+    batches: Callable[[int], Iterable[Tensor]], epochs: int, channels: int, groups: Sequence[Group], protocol: Report
 ) -> list[Heads]:
     """Train every head of every group in one stream; returns the groups' Heads in order.
 
@@ -36,7 +36,7 @@ def train(
         parameters.append((weight, bias))
     flat = [tensor for pair in parameters for tensor in pair]
     optimizer = torch.optim.Adam(flat, lr=protocol.learning_rate, weight_decay=protocol.weight_decay)
-    for epoch in range(protocol.epochs):
+    for epoch in range(epochs):
         for batch in batches(epoch):
             inputs = batch.to(torch.float64)
             optimizer.zero_grad()
@@ -44,4 +44,6 @@ def train(
                 maps = F.conv2d(inputs, weight, bias, padding=group.padding)
                 ((maps - group.targets) ** 2).mean(dim=(0, 2, 3)).sum().backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-    return [Heads(weight.detach(), bias.detach(), group.padding) for group, (weight, bias) in zip(groups, parameters, strict=True)]
+    return [
+        Heads(weight.detach(), bias.detach(), group.padding) for group, (weight, bias) in zip(groups, parameters, strict=True)
+    ]

@@ -142,7 +142,9 @@ class Readout:
     validation_error: float
 
 
-def readouts(fitting: Moments, validation: Moments | None, targets: Sequence[Tensor], lambdas: Sequence[float]) -> list[Readout]:
+def readouts(
+    fitting: Moments, validation: Moments | None, targets: Sequence[Tensor], lambdas: Sequence[float]
+) -> list[Readout]:
     """Return the exact head for each target map [h, w]: penalty by validation error, then refitted on all images.
 
     With no validation images the smallest penalty is taken.

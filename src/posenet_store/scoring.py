@@ -1,6 +1,6 @@
 """Scoring heads on a store: per-image SPC and MAE, and the predicted map of a sample image."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +9,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from posenet_store.heads import Heads
+from posenet_store.inputs import Input
 from posenet_store.metrics import Scores, score
+from posenet_store.reader import Reader
+
+HELD_OUT = "held-out"
+PROBES = "probes"
 
 
 @dataclass(frozen=True)
@@ -18,6 +23,23 @@ class Scored:
 
     scores: Scores
     sample: NDArray[np.float32]
+
+
+def stream(reader: Reader, source: Input, start: int, stop: int) -> Iterator[Tensor]:
+    """Yield a head's input [B, C, 28, 28] for the readable rows of [start, stop), in stored order."""
+    if start < stop:
+        for values in reader.scan(source.arrays, start, stop):
+            if len(values[source.arrays[0]]):
+                yield source.assemble(values)
+
+
+def columns_of(reader: Reader, source: Input) -> Iterator[tuple[str, Iterator[Tensor]]]:
+    """Yield the test columns that a store gives: one for the set, but of the probes one an image."""
+    if reader.spec.images != PROBES:
+        yield reader.spec.images, stream(reader, source, 0, reader.spec.rows)
+        return
+    for row in sorted(np.flatnonzero(reader.readable).tolist(), key=lambda row: reader.plan.order[row]):
+        yield reader.ids[row], stream(reader, source, row, row + 1)
 
 
 @torch.inference_mode()

@@ -4,7 +4,6 @@ The order of every block is data, fsync, record: a block counts when its record 
 names the bytes by their digest. A kill at any moment therefore loses at most the block in hand.
 """
 
-import os
 import shutil
 import uuid
 from collections.abc import Mapping, Sequence
@@ -62,14 +61,16 @@ def statistics(values: NDArray[Any], rows: Sequence[int]) -> dict[str, float]:
     parts = []
     for first in range(0, len(rows), STATISTICS_ROWS):
         held = values[list(rows[first : first + STATISTICS_ROWS])].astype(np.float32)
-        parts.append({
-            "count": held.size,
-            "min": float(held.min()),
-            "max": float(held.max()),
-            "mean": float(held.mean(dtype=np.float64)),
-            "mean_square": float(np.square(held).mean(dtype=np.float64)),
-            "zeros": 1 - int(np.count_nonzero(held)) / held.size,
-        })
+        parts.append(
+            {
+                "count": held.size,
+                "min": float(held.min()),
+                "max": float(held.max()),
+                "mean": float(held.mean(dtype=np.float64)),
+                "mean_square": float(np.square(held).mean(dtype=np.float64)),
+                "zeros": 1 - int(np.count_nonzero(held)) / held.size,
+            }
+        )
     return pooled(parts)
 
 
@@ -115,7 +116,7 @@ class StoreWriter:
             temporary.commits.mkdir(parents=True)
             zarr_format.create(temporary.root, plan.spec, plan.ids)
             write_json(temporary.plan, plan.to_dict())
-            os.rename(temporary.root, files.root)
+            temporary.root.rename(files.root)
         except OSError:
             if not files.plan.is_file():  # another builder may have been first: then its store is as good as ours
                 raise
@@ -202,4 +203,3 @@ class StoreWriter:
                 "summary": dict(summary),
             },
         )
-

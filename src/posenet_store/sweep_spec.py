@@ -85,10 +85,11 @@ def _check(spec: SweepSpec, where: str) -> SweepSpec:
         for padding in spec.paddings:
             target_map("H", output_size(kernel, padding), (spec.range[0], spec.range[1]))
     positive = (spec.report.learning_rate, spec.report.epochs, spec.report.batch_size, *spec.ridge.lambdas)
-    if min(positive) <= 0 or spec.report.weight_decay < 0 or not 0 < spec.ridge.validation < 1 or min(spec.seeds) < 0:
+    at_least_zero = (spec.report.weight_decay, spec.report.min_steps, spec.report.order_seed, *spec.seeds)
+    if min(positive) <= 0 or min(at_least_zero) < 0 or not 0 < spec.ridge.validation < 1:
         raise UsageError(
-            f"{where}: learning_rate, epochs, batch_size and lambdas must be positive, weight_decay and seeds at least 0, "
-            "validation between 0 and 1"
+            f"{where}: learning_rate, epochs, batch_size and lambdas must be positive, weight_decay, "
+            "min_steps, order_seed and seeds at least 0, validation between 0 and 1"
         )
     return spec
 

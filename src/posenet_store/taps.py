@@ -29,14 +29,20 @@ _LAYERS = "layer1 layer2 layer3 layer4"
 # pattern of torchvision model names -> {tap set: module names}
 _FAMILIES: tuple[tuple[str, dict[str, str]], ...] = (
     *(
-        (name, {
-            "report": " ".join(f"features.{pool}" for pool in pools),
-            "official": " ".join(f"features.{pool - 1}" for pool in pools),
-        })
+        (
+            name,
+            {
+                "report": " ".join(f"features.{pool}" for pool in pools),
+                "official": " ".join(f"features.{pool - 1}" for pool in pools),
+            },
+        )
         for name, pools in _VGG_POOLS.items()
     ),
     (r"(resnet|resnext|wide_resnet)\d.*", {"report": f"maxpool {_LAYERS}", "official": _LAYERS}),
-    (r"densenet\d+", {"report": "features.relu0 features.denseblock1 features.denseblock2 features.denseblock3 features.norm5"}),
+    (
+        r"densenet\d+",
+        {"report": "features.relu0 features.denseblock1 features.denseblock2 features.denseblock3 features.norm5"},
+    ),
     (r"regnet_.*", {"report": "stem trunk_output.block1 trunk_output.block2 trunk_output.block3 trunk_output.block4"}),
     (r"convnext_.*", {"report": "features.1 features.3 features.5 features.7"}),
     (r"efficientnet_v2_s", {"report": "features.1 features.2 features.3 features.5 features.6"}),

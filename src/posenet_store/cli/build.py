@@ -1,0 +1,123 @@
+"""build-store: run the backbone once."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import click
+
+from posenet_store.blocks import file_count, row_bytes
+from posenet_store.cli.options import (
+    backbone_options,
+    human_bytes,
+    human_time,
+    image_options,
+    json_option,
+    print_json,
+    progress,
+    stores_option,
+)
+from posenet_store.specs import DTYPES, LAYOUTS
+
+
+def _existing(path: Path) -> Path:
+    """The nearest folder above `path` that exists, to ask for its free space."""
+    return next(p for p in (path.resolve(), *path.resolve().parents) if p.exists())
+
+
+@click.command("build-store")
+@backbone_options(backbone_required=True)
+@image_options(required=True)
+@stores_option
+@click.option("--format", "file_format", type=click.Choice(["zarr"]), default="zarr", show_default=True)
+@click.option("--layout", type=click.Choice(LAYOUTS), default="native", show_default=True,
+              help="native: all of every tap, and the report's aligned maps; aligned: only these (1 % of it).")  # fmt: skip
+@click.option("--dtype", type=click.Choice(DTYPES), default="float16", show_default=True)
+@click.option("--limit", type=int, help="Take the first N images only.")
+@click.option("--max-unreadable", type=click.FloatRange(0, 1), default=0.01, show_default=True,
+              help="Share of unreadable images above which the build stops.")  # fmt: skip
+@click.option("--no-probes", is_flag=True, help="Do not build the store of the probe images (black, white, noise) beside it.")
+@click.option("--plan", "plan_only", is_flag=True, help="Print size, files, time and free disk; build nothing.")
+@json_option
+def build_store(
+    backbone: str, weights: str, taps: str, device: str, batch_size: int, source: str, data_root: Path | None, root: Path,
+    file_format: str, layout: str, dtype: str, limit: int | None, max_unreadable: float, no_probes: bool, plan_only: bool,
+    as_json: bool,
+) -> None:  # fmt: skip
+    """Run a frozen backbone once over images and keep its features.
+
+    Resumes where an earlier build stopped; a store that is complete is left alone. The last line printed is its path.
+    """
+    from posenet_store.backbones import load_backbone
+    from posenet_store.extract import measured_rate, plan_store
+    from posenet_store.sources import image_set, probe_set
+
+    images = image_set(source, data_root).limited(limit)
+    if images.ignored:
+        shown = ", ".join(images.ignored[:3]) + (", ..." if len(images.ignored) > 3 else "")
+        click.echo(f"{len(images.ignored)} files that are not images are left out: {shown}", err=True)
+    network = load_backbone(backbone, weights, taps, device)
+    plan = plan_store(images, network, layout, dtype)
+    if plan_only:
+        facts = _planned(plan, root, measured_rate(images, network, batch_size))
+        print_json(facts) if as_json else _print_plan(facts)
+        return
+    sets = [images] if no_probes or source == "probes" else [probe_set(), images]
+    for one in sets:
+        chosen = plan if one is images else plan_store(one, network, layout, dtype)
+        outcome = built(one, network, chosen, root, batch_size, max_unreadable)
+    if as_json:
+        print_json({
+            "path": str(outcome.path), "fingerprint": plan.spec.fingerprint, "extracted": outcome.extracted,
+            "seconds": round(outcome.seconds, 2), "quarantined": [vars(q) for q in outcome.quarantined],
+        })  # fmt: skip
+    else:
+        click.echo(outcome.path)
+
+
+def built(images: Any, network: Any, plan: Any, root: Path, batch_size: int, max_unreadable: float) -> Any:
+    """Build one store under a progress bar and say what happened on standard error."""
+    from posenet_store.extract import build
+
+    with progress() as bars:
+        bar = bars.add_task(f"{plan.spec.network} on {images.name}", total=len(images), unit="images")
+        outcome = build(
+            images, network, plan, root,
+            batch_size=batch_size, max_unreadable=max_unreadable, advance=lambda count: bars.advance(bar, count),
+        )  # fmt: skip
+    if not outcome.extracted:
+        click.echo(f"{outcome.path.name} is complete; nothing to do", err=True)
+    else:
+        speed = outcome.extracted / max(outcome.seconds, 1e-9)
+        click.echo(f"{outcome.path.name}: {outcome.extracted} images, {speed:.1f} a second", err=True)
+    for entry in outcome.quarantined:
+        click.echo(f"quarantined: {entry.image_id}: {entry.reason}", err=True)
+    return outcome
+
+
+def _planned(plan: Any, root: Path, seconds_per_image: float) -> dict[str, Any]:
+    spec = plan.spec
+    return {
+        "store": str(root / spec.folder),
+        "images": spec.rows,
+        "taps": {tap.name: {"module": tap.module, "shape": list(tap.shape)} for tap in spec.taps},
+        "bytes": row_bytes(spec) * spec.rows,
+        "files": file_count(spec),
+        "blocks": len(plan.bounds),
+        "seconds": round(seconds_per_image * spec.rows, 1),
+        "free_bytes": shutil.disk_usage(_existing(root)).free,
+    }
+
+
+def _print_plan(facts: dict[str, Any]) -> None:
+    click.echo(f"store   {facts['store']}")
+    click.echo(f"images  {facts['images']:,} in {facts['blocks']:,} blocks")
+    for name, tap in facts["taps"].items():
+        click.echo(f"tap     {name}  {tap['module']}  {'x'.join(map(str, tap['shape']))}")
+    click.echo(
+        f"size    {human_bytes(facts['bytes'])} before compression, {facts['files']:,} files (zstd makes ReLU features a third)"
+    )
+    click.echo(f"time    about {human_time(facts['seconds'])} on this machine, measured on one batch")
+    click.echo(f"free    {human_bytes(facts['free_bytes'])} on the disk of {facts['store']}")
+    if facts["free_bytes"] < facts["bytes"]:
+        click.echo("warning: the free disk is less than the uncompressed size", err=True)

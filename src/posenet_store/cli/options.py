@@ -1,0 +1,136 @@
+"""Options that several commands share, and how results are shown."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+Command = Callable[..., Any]
+
+stores_option = click.option(
+    "--stores", "root", type=click.Path(path_type=Path), default="stores", envvar="POSENET_STORES", show_default=True,
+    help="Folder that holds the stores.",
+)  # fmt: skip
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the facts as JSON.")
+
+
+def image_options(required: bool) -> Callable[[Command], Command]:
+    """Add --images and --data-root."""
+
+    def add(command: Command) -> Command:
+        command = click.option(
+            "--data-root",
+            type=click.Path(path_type=Path, file_okay=False),
+            help="Folder that holds DUT-S; default: $POSENET_DATA.",
+        )(command)
+        return click.option(
+            "--images", "source", metavar="SRC", required=required,
+            help="A folder, an image file, duts-te, duts-tr, probes, photos, or synthetic:dead-leaves?n=512&seed=0.",
+        )(command)  # fmt: skip
+
+    return add
+
+
+def backbone_options(backbone_required: bool) -> Callable[[Command], Command]:
+    """Add --backbone, --weights, --taps, --device and --batch-size."""
+    added = (
+        click.option("--batch-size", type=click.IntRange(1), default=16, show_default=True, help="Images a forward pass."),
+        click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True),
+        click.option(
+            "--taps", type=click.Choice(["report", "official"]), default="report", show_default=True,
+            help="Where VGG is cut: after pooling, or at the ReLU before.",
+        ),
+        click.option(
+            "--weights", default="imagenet", show_default=True, metavar="W",
+            help="imagenet (torchvision's), a .pth or .safetensors file, hed (VGG-16), or random:SEED.",
+        ),
+        click.option("--backbone", metavar="NAME", required=backbone_required,
+                     help="vgg16, resnet152, another torchvision CNN, or pixels."),
+    )  # fmt: skip
+
+    def add(command: Command) -> Command:
+        for option in added:
+            command = option(command)
+        return command
+
+    return add
+
+
+def console() -> Console:
+    """Return the console for tables; piped output is not cut to a terminal's width."""
+    out = Console(highlight=False)
+    return out if out.is_terminal else Console(highlight=False, width=200)
+
+
+def progress() -> Progress:
+    """Return a progress display on standard error, so that standard output stays clean."""
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[unit]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )
+
+
+def print_json(value: object) -> None:
+    """Print `value` as JSON on standard output."""
+    click.echo(json.dumps(value, indent=1, allow_nan=False))
+
+
+def print_table(head: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None) -> None:
+    """Print a table; numbers are not wrapped."""
+    table = Table(title=title, title_justify="left")
+    for name in head:
+        table.add_column(name, no_wrap=True, overflow="fold")
+    previous = None
+    for row in rows:
+        if previous is not None and row[0] != previous:
+            table.add_section()
+        previous = row[0]
+        table.add_row(*(click.unstyle(cell).replace("[", "\\[") for cell in row))
+    console().print(table)
+
+
+def human_bytes(count: float) -> str:
+    """Return a size for people.
+
+    >>> human_bytes(1536), human_bytes(53e9)
+    ('1.5 kB', '53.0 GB')
+    """
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def human_time(seconds: float) -> str:
+    """Return a duration for people.
+
+    >>> human_time(8), human_time(150), human_time(7500)
+    ('8 s', '2 min 30 s', '2 h 5 min')
+    """
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

@@ -1,0 +1,156 @@
+"""The report's Figures 3 to 5 from a run's records and predicted maps. The owner of matplotlib."""
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from posenet_store.report.table import HELD_OUT, Line, network_title
+from posenet_store.targets import DESCRIPTIONS, target_map
+
+matplotlib.use("Agg")
+matplotlib.rcParams.update(
+    {"font.size": 9, "svg.fonttype": "none", "svg.hashsalt": "posenet", "axes.grid": True, "grid.alpha": 0.3}
+)
+
+COLOURS = ("#666666", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+"""Okabe and Ito's palette: told apart with colour-blind eyes; grey is for the pixels."""
+
+MapOf = Callable[[str, str], NDArray[np.float32] | None]
+"""(cell id, test) -> predicted map."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A finished figure: SVG text, its caption, and what it shows in words for who can't see it."""
+
+    title: str
+    svg: str
+    caption: str
+    description: str
+
+
+def _svg(figure: Figure) -> str:
+    text = io.StringIO()
+    figure.savefig(text, format="svg", bbox_inches="tight", metadata={"Date": None})
+    svg = text.getvalue()
+    return svg[svg.index("<svg") :]
+
+
+def _show(axes: Axes, values: NDArray[Any] | None, title: str, limits: tuple[float, float]) -> None:
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.grid(False)
+    axes.set_title(title, fontsize=7)
+    if values is None:
+        axes.text(0.5, 0.5, "none", ha="center", va="center", transform=axes.transAxes)
+    else:
+        axes.imshow(values, cmap="gray", vmin=limits[0], vmax=limits[1], interpolation="nearest")
+
+
+def _first(line: Line) -> dict[str, Any]:
+    """The record of a line's first seed: whose map is shown."""
+    return min(line.records, key=lambda record: int(record["cell"]["seed"]))
+
+
+def _protocol(lines: Sequence[Line]) -> str:
+    return str(lines[0].records[0]["cell"]["protocol"]["name"])
+
+
+def _target_of(line: Line) -> NDArray[np.float64]:
+    cell = line.records[0]["cell"]
+    size = 28 + 2 * cell["padding"] - cell["kernel"] + 1
+    return target_map(cell["target"], size, tuple(cell["value_range"]), cell["normalise"])
+
+
+def predicted_maps(lines: Sequence[Line], map_of: MapOf) -> Picture | None:
+    """Figure 3: a row a target; the map to paint, then each network's map of a held-out image and of the probes."""
+    if not lines:
+        return None
+    targets, networks = (list(dict.fromkeys(getattr(line, key) for line in lines)) for key in ("target", "network"))
+    tests = list(lines[0].records[0]["scores"])
+    figure = Figure(figsize=(1 + 1.05 * len(networks) * len(tests), 1.25 * len(targets)))
+    grid = figure.subplots(len(targets), 1 + len(networks) * len(tests), squeeze=False)
+    placed = {(line.target, line.network): line for line in lines}
+    for row, target in enumerate(targets):
+        base = next(line for line in lines if line.target == target)
+        limits = tuple(base.records[0]["cell"]["value_range"])
+        _show(grid[row][0], _target_of(base), f"{target}: the target", limits)
+        for column, (network, test) in enumerate(((n, t) for n in networks for t in tests), 1):
+            line = placed.get((target, network))
+            shown = map_of(_first(line)["id"], test) if line else None
+            _show(grid[row][column], shown, f"{network}\n{test}" if row == 0 else "", limits)
+    return Picture(
+        "Figure 3. Predicted maps",
+        _svg(figure),
+        f"Each row is a target; the first column is the map to paint, the others what the head ({_protocol(lines)}, first seed) "
+        "paints for the first held-out image and for the probes. Black and white are the target's range; a constant map carries no position.",
+        f"Grid of small maps for targets {', '.join(targets)} and networks {', '.join(networks)}.",
+    )
+
+
+def effect(lines: Sequence[Line], key: str, name: str, figure_number: int, map_of: MapOf) -> Picture | None:
+    """Figures 4 and 5: what a head's `key` (kernel or padding) does: SPC curves, and maps of the first target."""
+    settings = sorted({int(line.records[0]["cell"][key]) for line in lines})
+    if len(settings) < 2:
+        return None
+    targets, networks = (list(dict.fromkeys(getattr(line, k) for line in lines)) for k in ("target", "network"))
+    at = {(line.target, line.network, int(line.records[0]["cell"][key])): line for line in lines}
+    figure = Figure(figsize=(max(2.6 * len(targets), 1.3 * (len(settings) + 1)), 2.7 + 1.35 * len(networks)))
+    upper, lower = figure.subfigures(2, 1, height_ratios=[2.7, 1.35 * len(networks)])
+    for target, axes in zip(targets, upper.subplots(1, len(targets), squeeze=False)[0], strict=True):
+        for number, network in enumerate(networks):
+            _curve(
+                axes, {x: at[target, network, x] for x in settings if (target, network, x) in at}, COLOURS[number % 7], network
+            )
+        axes.set(title=f"{target} ({DESCRIPTIONS[target]})", xlabel=name, ylabel="SPC, held-out images", xticks=settings)
+    upper.axes[0].legend(fontsize=7)
+    grid = lower.subplots(len(networks), len(settings) + 1, squeeze=False)
+    for row, network in enumerate(networks):
+        _row_of_maps(grid[row], network, at, (targets[0], settings, name), map_of)
+    return Picture(
+        f"Figure {figure_number}. Effect of the {name}",
+        _svg(figure),
+        f"Above: mean SPC on held-out images against the {name}, protocol {_protocol(lines)}; bars span the seeds' deviation. "
+        f"Below: the maps painted for the first held-out image, target {targets[0]}.",
+        effect_in_words(at, settings, name),
+    )
+
+
+def _curve(axes: Axes, line_at: Mapping[int, Line], colour: str, network: str) -> None:
+    points = {x: line.values["natural"] for x, line in line_at.items() if line.values["natural"].spc is not None}
+    heights = [v.spc for v in points.values()]
+    bars = [v.spc_spread or 0 for v in points.values()]
+    axes.errorbar(list(points), heights, bars, marker="o", capsize=2, color=colour, label=network_title(network))
+
+
+def _row_of_maps(
+    axes: Sequence[Axes],
+    network: str,
+    at: Mapping[tuple[str, str, int], Line],
+    chosen: tuple[str, Sequence[int], str],
+    map_of: MapOf,
+) -> None:
+    target, settings, name = chosen
+    base = next(line for (t, n, _), line in at.items() if (t, n) == (target, network))
+    limits = tuple(base.records[0]["cell"]["value_range"])
+    _show(axes[0], _target_of(base), f"{network}\ntarget {target}", limits)
+    for column, x in enumerate(settings, 1):
+        line = at.get((target, network, x))
+        _show(axes[column], map_of(_first(line)["id"], HELD_OUT) if line else None, f"{name} {x}", limits)
+
+
+def effect_in_words(at: Mapping[tuple[str, str, int], Line], settings: Sequence[int], name: str) -> str:
+    """Return the curves as one sentence a network and target."""
+    said = []
+    for target, network in dict.fromkeys((t, n) for t, n, _ in at):
+        values = [at[target, network, x].values["natural"].spc for x in settings if (target, network, x) in at]
+        numbers = ", ".join("undefined" if v is None else f"{v:.2f}" for v in values)
+        said.append(f"{network}, {target}: SPC {numbers} at {name} {', '.join(map(str, settings))}.")
+    return " ".join(said)

@@ -1,0 +1,185 @@
+"""Table 2 of the report: for each target and network our numbers, and below them the published ones."""
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from statistics import mean, stdev
+from typing import Any
+
+from posenet_store.report.published import COLUMNS, MODELS, TABLES
+from posenet_store.targets import TARGETS
+
+BASE = "k=3"
+HELD_OUT = "held-out"
+
+
+@dataclass(frozen=True)
+class Value:
+    """One entry: means over seeds of SPC and MAE, their spread (sample deviation), images and undefined ones a seed."""
+
+    spc: float | None
+    mae: float | None
+    spc_spread: float | None = None
+    mae_spread: float | None = None
+    images: int = 0
+    undefined: int = 0
+
+    def text(self) -> str:
+        """Return "SPC ±spread / MAE" as the report prints numbers.
+
+        >>> Value(0.3941, 0.2349, 0.0123).text(), Value(None, 0.251).text()
+        ('.394 ±.012 / .235', 'undef. / .251')
+        """
+        spread = f" ±{_short(self.spc_spread)}" if self.spc_spread is not None and self.spc is not None else ""
+        return f"{_short(self.spc)}{spread} / {_short(self.mae)}"
+
+
+def _short(number: float | None) -> str:
+    """Three decimals without the leading zero; large numbers in short scientific form."""
+    if number is None:
+        return "undef."
+    if abs(number) >= 100:
+        return f"{number:.1e}"
+    return f"{number:.3f}".replace("0.", ".", 1) if abs(number) < 1 else f"{number:.3f}"
+
+
+@dataclass(frozen=True)
+class Line:
+    """One row: a target, the network, what varies (kernel, padding, input), whose numbers, and a Value a column."""
+
+    target: str
+    network: str
+    setting: str
+    source: str
+    values: dict[str, Value]
+    published: bool = False
+    records: tuple[dict[str, Any], ...] = field(default=(), repr=False, compare=False)
+
+
+def network_title(network: str) -> str:
+    """Return a network's name for people; untrained ones say so.
+
+    >>> network_title("resnet152-random0"), network_title("pixels")
+    ('resnet152-random0 (untrained)', 'pixels (no network)')
+    """
+    if network == "pixels":
+        return "pixels (no network)"
+    return f"{network} (untrained)" if "-random" in network else network
+
+
+def setting_of(cell: dict[str, Any]) -> str:
+    """Return what distinguishes a cell's head: kernel, padding and input, the defaults left out."""
+    parts = [f"k={cell['kernel']}"]
+    if cell["padding"]:
+        parts.append(f"pad={cell['padding']}")
+    if cell["input"] != "aligned":
+        parts.append(cell["input"])
+    return " ".join(parts)
+
+
+def value_of(summaries: Sequence[dict[str, Any]]) -> Value:
+    """Pool the summaries of one test over seeds."""
+    spc = [s["spc"] for s in summaries if s["spc"] is not None]
+    mae = [s["mae"] for s in summaries if s["mae"] is not None]
+    return Value(
+        mean(spc) if spc else None,
+        mean(mae) if mae else None,
+        stdev(spc) if len(spc) > 1 else None,
+        stdev(mae) if len(mae) > 1 else None,
+        summaries[0]["images"],
+        max(s["undefined"] for s in summaries),
+    )
+
+
+def _column(test: str) -> str:
+    return COLUMNS[0] if test == HELD_OUT else test
+
+
+def our_lines(records: Iterable[dict[str, Any]]) -> list[Line]:
+    """Return one line a (target, network, images, setting, protocol), seeds pooled."""
+    pooled: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for record in records:
+        cell, labels = record["cell"], record["labels"]
+        key = (cell["target"], labels["network"], labels["images"], setting_of(cell), cell["protocol"]["name"])
+        pooled.setdefault(key, []).append(record)
+    images = {key[2] for key in pooled}
+    lines = []
+    for (target, network, trained_on, setting, protocol), cells in pooled.items():
+        tests = list(cells[0]["scores"])
+        values = {_column(test): value_of([c["scores"][test] for c in cells if test in c["scores"]]) for test in tests}
+        source = f"ours: {protocol}" + (f" on {trained_on}" if len(images) > 1 else "")
+        lines.append(Line(target, network, setting, source, values, records=tuple(cells)))
+    return lines
+
+
+def table_lines(records: Iterable[dict[str, Any]]) -> list[Line]:
+    """Return our lines in Table 2's order, each backbone's published lines after them."""
+    ours = our_lines(records)
+    order = {name: place for place, name in enumerate(dict.fromkeys(line.network for line in ours))}
+    lines: list[Line] = []
+    for target in TARGETS:
+        here = sorted((line for line in ours if line.target == target), key=lambda line: order[line.network])
+        backbones = dict.fromkeys(line.network.split("-")[0] for line in here)
+        for backbone in backbones:
+            lines += [line for line in here if line.network.split("-")[0] == backbone]
+            if any(line.setting == BASE for line in here):
+                lines += _published_lines(target, backbone)
+    return lines
+
+
+def _published_lines(target: str, backbone: str) -> list[Line]:
+    model = MODELS.get(backbone)
+    lines = []
+    for table in TABLES:
+        if model is not None and (target, model) in table.numbers:
+            values = {c: Value(*pair) for c, pair in zip(COLUMNS, table.numbers[target, model], strict=True)}
+            lines.append(Line(target, model, BASE, table.source, values, published=True))
+    return lines
+
+
+def columns(lines: Iterable[Line]) -> list[str]:
+    """Return the test columns: natural first, other image sets, then the probes."""
+    found = dict.fromkeys(name for line in lines for name in line.values)
+    others = [name for name in found if name not in COLUMNS]
+    return [name for name in (COLUMNS[0], *others, *COLUMNS[1:]) if name in found]
+
+
+def as_rows(lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
+    """Return headings and rows of text; the setting is a column only where it varies."""
+    varies = len({line.setting for line in lines}) > 1
+    tests = columns(lines)
+    head = ["target", "network", *(["head"] if varies else []), "numbers", *(f"{name} SPC / MAE" for name in tests)]
+    rows = []
+    for line in lines:
+        network = line.network if line.published else network_title(line.network)
+        values = [line.values[name].text() if name in line.values else "" for name in tests]
+        rows.append([line.target, network, *([line.setting] if varies else []), line.source, *values])
+    return head, rows
+
+
+def as_markdown(lines: Sequence[Line]) -> str:
+    """Return the table as Markdown."""
+    head, rows = as_rows(lines)
+    ruled = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in ruled)
+
+
+def as_records(lines: Sequence[Line]) -> list[dict[str, Any]]:
+    """Return one flat record a line and test column, with full precision."""
+    return [
+        {"target": line.target, "network": line.network, "head": line.setting, "numbers": line.source, "test": name}
+        | {key: getattr(value, key) for key in ("spc", "spc_spread", "mae", "mae_spread", "images", "undefined")}
+        for line in lines
+        for name, value in line.values.items()
+    ]
+
+
+def as_csv(lines: Sequence[Line]) -> str:
+    """Return `as_records` as CSV."""
+    records = as_records(lines)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(records[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
+    return text.getvalue()
