@@ -1,1 +1,1 @@
-
+"""Shared fixtures."""

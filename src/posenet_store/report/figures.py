@@ -89,8 +89,9 @@ def predicted_maps(lines: Sequence[Line], map_of: MapOf) -> Picture | None:
     return Picture(
         "Figure 3. Predicted maps",
         _svg(figure),
-        f"Each row is a target; the first column is the map to paint, the others what the head ({_protocol(lines)}, first seed) "
-        "paints for the first held-out image and for the probes. Black and white are the target's range; a constant map carries no position.",
+        f"Each row is a target; the first column is the map to paint, the others what the head ({_protocol(lines)}, first "
+        "seed) paints for the first held-out image and for the probes. Black and white are the target's range; a constant "
+        "map carries no position.",
         f"Grid of small maps for targets {', '.join(targets)} and networks {', '.join(networks)}.",
     )
 

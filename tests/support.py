@@ -1,0 +1,59 @@
+"""Small real things that several tests need: image folders, a network of three stages, built stores."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+from posenet_store.backbones import Backbone, tap_shapes
+from posenet_store.extract import build, plan_store
+from posenet_store.images import ImageSet
+from posenet_store.reader import Reader, open_store
+from posenet_store.sources import image_set
+from posenet_store.specs import Preprocess
+from posenet_store.weights import state_digest
+
+
+def write_images(folder: Path, count: int, seed: int = 0) -> Path:
+    """Write `count` smooth random PNGs of different sizes."""
+    rng = np.random.default_rng(seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        small = Image.fromarray(rng.integers(0, 256, (5, 5, 3), dtype=np.uint8))
+        small.resize((40 + number % 7, 36), Image.Resampling.BICUBIC).save(folder / f"image{number:03d}.png")
+    return folder
+
+
+def tiny_backbone(seed: int = 0, name: str = "tiny", scale: float = 1.0) -> Backbone:
+    """Return a random network with taps f1 [8, 16, 16], f2 [12, 8, 8], f3 [16, 4, 4] on 32x32 images: fast, zero-padded."""
+    torch.manual_seed(seed)
+    stages = [(3, 8), (8, 12), (12, 16)]
+    module = nn.Sequential(
+        *(nn.Sequential(nn.Conv2d(i, o, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)) for i, o in stages)
+    ).eval()
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.mul_(scale)
+    module.requires_grad_(False)
+    taps = tap_shapes(module, ["0", "1", "2"], 32)
+    preprocess = Preprocess(32, 1 / 255, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+    return Backbone(
+        name, f"random{seed}", state_digest(module.state_dict()), "report", taps, preprocess, module, torch.device("cpu")
+    )
+
+
+def built_store(
+    root: Path, images: ImageSet, backbone: Backbone, layout: str = "native", dtype: str = "float32", block_rows: int = 4
+) -> Reader:
+    """Build a store with small blocks and open it."""
+    plan = plan_store(images, backbone, layout, dtype, block_rows)
+    return open_store(build(images, backbone, plan, root, batch_size=2).path)
+
+
+def store_with_probes(root: Path, folder: Path, count: int = 14, seed: int = 0) -> Reader:
+    """Write images to `folder`; build their store and the probes' for the tiny network; return the former."""
+    backbone = tiny_backbone(seed)
+    built_store(root, image_set("probes"), backbone)
+    return built_store(root, image_set(str(write_images(folder, count))), backbone)
