@@ -65,7 +65,7 @@ def overlapping(bounds: list[tuple[int, int]], start: int, stop: int) -> Iterato
     >>> list(overlapping([(0, 2), (2, 4), (4, 5)], 1, 3))
     [0, 1]
     """
-    return (i for i, (first, end) in enumerate(bounds) if first < stop and end > start)
+    return (i for i, (first, end) in enumerate(bounds) if max(first, start) < min(end, stop))
 
 
 def epoch_pools(

@@ -63,8 +63,8 @@ def score(predictions: NDArray[np.float64], target: NDArray[np.float64]) -> Scor
     finite = np.isfinite(flat).all(axis=1)
     with np.errstate(over="ignore"):
         mae = np.where(finite, np.abs(np.where(finite[:, None], flat, 0) - goal).mean(axis=1), np.nan)
+        span = np.ptp(np.where(finite[:, None], flat, 0), axis=1)
     magnitude = np.maximum(np.abs(np.where(finite[:, None], flat, 0)).max(axis=1, initial=0), np.ptp(goal))
-    span = np.ptp(np.where(finite[:, None], flat, 0), axis=1)
     defined = finite & (span > CONSTANT_TOLERANCE * magnitude) & (np.ptp(goal) > 0)
     spc = np.full(len(flat), np.nan)
     if defined.any():

@@ -67,7 +67,7 @@ def _filled(defaults: Any, table: Mapping[str, Any], where: str, skip: tuple[str
     known = [f.name for f in fields(defaults) if f.name not in skip]
     for key in table:
         if key not in known:
-            raise unknown(f"key in {where}", key, known)
+            raise unknown(f"key in {where}", key, [*known, *(f"[{name}]" for name in skip if name in PROTOCOLS)])
     typed = {key: _typed(value, getattr(defaults, key), f"{where}: {key}") for key, value in table.items()}
     return replace(defaults, **typed)
 

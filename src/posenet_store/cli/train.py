@@ -1,9 +1,11 @@
 """sweep and evaluate: heads from stores, never a backbone."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
+from posenet_store.cli.build import built
 from posenet_store.cli.options import (
     backbone_options,
     image_options,
@@ -26,7 +28,7 @@ from posenet_store.cli.options import (
 @json_option
 def sweep(
     spec: Path, root: Path, run: Path | None, scheduler: str, workers: int | None, plan_only: bool, as_json: bool
-) -> None:
+) -> None:  # fmt: skip
     """Train and score every head that SPEC (a TOML file) asks for, from the stores at hand.
 
     A rerun does what is missing only. Ends in RUN/results.csv, RUN/results.json and the page RUN/report.html.
@@ -42,47 +44,50 @@ def sweep(
     plan = plan_sweep(asked, found, root)
     for note in (*damaged, *plan.notes):
         click.echo(f"note: {note}", err=True)
-    folder = run or Path("runs", spec.stem)
+    files = RunFiles(run or Path("runs", spec.stem))
     if plan_only:
-        rows = [[one.train.name, one.input, one.protocol.name, str(len(one.cells))] for one in plan.passes]
-        head = ["store", "input", "protocol", "cells"]
-        done = len(RunFiles(folder).finished(plan.cells))
-        if as_json:
-            passes = [dict(zip(head, [*row[:3], int(row[3])], strict=True)) for row in rows]
-            print_json({"cells": len(plan.cells), "finished": done, "passes": passes})
-        else:
-            print_table(head, rows, f"{len(plan.cells)} cells in {len(plan.passes)} passes, {done} finished")
+        _print_plan(plan, len(files.finished(plan.cells)), as_json)
         return
     with progress() as bars:
         bar = bars.add_task(f"{spec.stem}: {len(plan.passes)} passes", total=len(plan.cells), unit="heads")
         outcome = run_sweep(
-            asked, plan, folder, scheduler=scheduler, workers=workers, advance=lambda count: bars.advance(bar, count)
-        )  # fmt: skip
+            asked, plan, files.root, scheduler=scheduler, workers=workers, advance=lambda count: bars.advance(bar, count)
+        )
+    _print_outcome(outcome, files, as_json)
+    if outcome.failures:
+        raise click.exceptions.Exit(1)
+
+
+def _print_plan(plan: Any, finished: int, as_json: bool) -> None:
+    passes = [
+        {"store": one.train.name, "input": one.input, "protocol": one.protocol.name, "cells": len(one.cells)}
+        for one in plan.passes
+    ]
+    if as_json:
+        print_json({"cells": len(plan.cells), "finished": finished, "passes": passes})
+    else:
+        title = f"{len(plan.cells)} cells in {len(passes)} passes, {finished} finished"
+        print_table(list(passes[0]), [[str(value) for value in one.values()] for one in passes], title)
+
+
+def _print_outcome(outcome: Any, files: Any, as_json: bool) -> None:
     for failure in outcome.failures:
         click.echo(f"failed: {failure}", err=True)
     if outcome.before + outcome.now:
         from posenet_store.report.page import write_page
 
-        write_page([folder], RunFiles(folder).page)
-    facts = {
-        "run": str(folder),
-        "finished_before": outcome.before,
-        "finished_now": outcome.now,
-        "failed": list(outcome.failures),
-    }
+        write_page([files.root], files.page)
+        done = f"{outcome.now} heads trained, {outcome.before} were finished before"
+        click.echo(f"{done}; the page is {files.page}", err=True)
     if as_json:
-        print_json(facts)
+        facts = {"finished_before": outcome.before, "finished_now": outcome.now, "failed": list(outcome.failures)}
+        print_json({"run": str(files.root)} | facts)
     else:
-        click.echo(f"{outcome.now} heads trained, {outcome.before} were finished before; see {RunFiles(folder).page}", err=True)
-        click.echo(folder)
-    if outcome.failures:
-        raise click.exceptions.Exit(1)
+        click.echo(files.root)
 
 
 @click.command()
-@click.option(
-    "--head", type=click.Path(path_type=Path), required=True, help="A head that a sweep wrote: RUN/heads/*.safetensors."
-)
+@click.option("--head", type=click.Path(path_type=Path), required=True, help="A head of a sweep: RUN/heads/*.safetensors.")
 @click.option("--store", type=click.Path(path_type=Path), help="A store of the head's network.")
 @image_options(required=False)
 @backbone_options(backbone_required=False)
@@ -94,32 +99,39 @@ def evaluate(
 ) -> None:  # fmt: skip
     """Score one trained head on a store, or on images (whose store is then built, or found)."""
     from posenet_store.evaluation import evaluate_head
-    from posenet_store.heads import load_head
     from posenet_store.reader import open_store
 
-    if (store is None) == (source is None):
+    if store is not None and source is None:
+        chosen = store
+    elif source is not None and store is None:
+        network = (backbone, weights, taps, device)
+        chosen = _store_of(head, source, data_root, network, root, batch_size)
+    else:
         raise click.UsageError("give either --store or --images")
-    if source is not None:
-        from posenet_store.backbones import load_backbone
-        from posenet_store.cli.build import built
-        from posenet_store.extract import plan_store
-        from posenet_store.sources import image_set
-
-        _, made = load_head(head)
-        images = image_set(source, data_root)
-        network = load_backbone(backbone or made["backbone"], weights, taps, device)
-        layout = "native" if made["cell"]["input"].startswith("full") else "aligned"
-        store = built(images, network, plan_store(images, network, layout, "float32"), root, batch_size, 0.01).path
-    assert store is not None
-    rows = evaluate_head(head, open_store(store))
+    rows = evaluate_head(head, open_store(chosen))
     if as_json:
         print_json(rows)
     else:
-        names = list(rows[0])
-        print_table(
-            names,
-            [
-                ["undef." if row[n] is None else f"{row[n]:.4f}" if isinstance(row[n], float) else str(row[n]) for n in names]
-                for row in rows
-            ],
-        )
+        print_table(list(rows[0]), [[_shown(value) for value in row.values()] for row in rows])
+
+
+def _shown(value: object) -> str:
+    return "undef." if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+def _store_of(
+    head: Path, source: str, data_root: Path | None, network: tuple[str | None, str, str, str], root: Path, batch_size: int
+) -> Path:  # fmt: skip
+    """Build, or find, the store of the images that a head is to be scored on."""
+    from posenet_store.backbones import load_backbone
+    from posenet_store.extract import plan_store
+    from posenet_store.heads import load_head
+    from posenet_store.sources import image_set
+
+    _, made = load_head(head)
+    name, *others = network
+    frozen = load_backbone(name or made["backbone"], *others)
+    images = image_set(source, data_root)
+    layout = "native" if made["cell"]["input"].startswith("full") else "aligned"
+    plan = plan_store(images, frozen, layout, "float32")
+    return Path(built(images, frozen, plan, root, batch_size, max_unreadable=0.01).path)

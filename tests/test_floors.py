@@ -1,0 +1,113 @@
+"""The architecture: imports go downwards only, and each heavy dependency has one owner."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[1] / "src/posenet_store"
+
+FLOORS = (
+    ("errors",),
+    ("files", "provenance", "taps", "dead_leaves"),
+    ("specs", "targets", "metrics", "images", "report.published"),
+    ("blocks", "layout", "cells", "alignment", "sources", "formats.hdf5", "formats", "executors", "heads"),
+    ("formats.zarr", "inputs", "weights", "report_protocol", "sweep_spec"),
+    ("store", "reader", "backbones", "gram", "ridge", "catalogue", "results"),
+    ("extract", "scoring", "planning"),
+    ("passes", "evaluation"),
+    ("sweep",),
+    ("report", "report.table", "report.figures", "report.page"),
+    ("cli.options",),
+    ("cli.build", "cli.train", "cli.show"),
+    ("cli",),
+    ("",),
+)
+WITHIN = {("report.figures", "report.table"), ("report.page", "report.table"), ("report.page", "report.figures"),
+          ("layout", "blocks"), ("cli.train", "cli.build"), ("heads", "cells")}  # fmt: skip
+OWNERS = {
+    "zarr": {"formats.zarr"},
+    "h5py": {"formats.hdf5"},
+    "torchvision": {"backbones"},
+    "dask": {"executors"},
+    "distributed": {"executors"},
+    "matplotlib": {"report.figures"},
+    "jinja2": {"report.page"},
+    "click": {"cli", "cli.options", "cli.build", "cli.train", "cli.show"},
+    "rich": {"cli.options"},
+}
+# The store is all that lies between: neither side may reach the other, at any distance.
+APART = (
+    ({"extract", "backbones", "weights", "images", "sources"}, {"passes", "sweep", "planning", "report.page", "evaluation"}),
+)
+
+
+def name_of(path: Path) -> str:
+    parts = path.relative_to(SOURCE).with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__")
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Every imported module, inside functions too."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module or ""
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+MODULES = {name_of(path): path for path in SOURCE.rglob("*.py")}
+FLOOR_OF = {name: number for number, floor in enumerate(FLOORS) for name in floor}
+
+
+def project_imports(name: str) -> set[str]:
+    found = (module.removeprefix("posenet_store.") for module in imports(MODULES[name]) if module.startswith("posenet_store."))
+    return {module for module in found if module in MODULES}
+
+
+def test_every_module_has_a_floor_and_every_floor_exists() -> None:
+    assert set(MODULES) == set(FLOOR_OF)
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_imports_go_downwards(name: str) -> None:
+    for target in project_imports(name) - {name}:
+        lower = FLOOR_OF[target] < FLOOR_OF[name] or (name, target) in WITHIN
+        assert lower, f"{name} (floor {FLOOR_OF[name]}) imports {target} (floor {FLOOR_OF[target]})"
+
+
+@pytest.mark.parametrize("package", sorted(OWNERS))
+def test_a_heavy_dependency_has_one_owner(package: str) -> None:
+    users = {name for name, path in MODULES.items() if any(m.split(".")[0] == package for m in imports(path))}
+    assert users == OWNERS[package]
+
+
+def reachable(name: str) -> set[str]:
+    seen: set[str] = set()
+    waiting = [name]
+    while waiting:
+        for target in project_imports(waiting.pop()) - seen:
+            seen.add(target)
+            waiting.append(target)
+    return seen
+
+
+def test_extraction_and_training_never_meet() -> None:
+    for one, other in APART:
+        for name in one:
+            assert not reachable(name) & other
+        for name in other:
+            assert not reachable(name) & one
+
+
+def test_files_and_functions_stay_small() -> None:
+    for path in SOURCE.rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        assert text.count("\n") <= 300, path
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef):
+                docstring = ast.get_docstring(node, clean=False)
+                length = (node.end_lineno or 0) - node.lineno + 1 - (docstring.count("\n") + 1 if docstring else 0)
+                assert length <= 45, f"{path}: {node.name} has {length} lines"

@@ -1,0 +1,101 @@
+"""The table: seeds pooled, published numbers beside ours, three formats."""
+
+import csv
+import io
+from typing import Any
+
+import pytest
+
+from posenet_store.report.published import COLUMNS, TABLES
+from posenet_store.report.table import as_csv, as_markdown, as_records, as_rows, our_lines, table_lines
+
+
+def record(seed: int, spc: float | None, network: str = "vgg16-hed", **cell: Any) -> dict[str, Any]:
+    base = {"target": "H", "kernel": 3, "padding": 0, "input": "aligned", "seed": seed, "protocol": {"name": "report"}}
+    summary = {"spc": spc, "mae": 0.25, "images": 10, "undefined": 10 if spc is None else 0, "nonfinite": 0}
+    return {
+        "id": f"{network}{seed}",
+        "cell": base | cell,
+        "labels": {"network": network, "backbone": network.split("-")[0], "images": "duts-te"},
+        "scores": {"white": summary, "held-out": summary, "bear": summary},
+    }
+
+
+def test_seeds_are_pooled_with_their_spread() -> None:
+    (line,) = our_lines([record(0, 0.4), record(1, 0.5), record(2, 0.6)])
+    value = line.values["natural"]
+    assert value.spc == pytest.approx(0.5)
+    assert value.spc_spread == pytest.approx(0.1)  # the sample deviation
+    assert value.text() == ".500 ±.100 / .250"
+
+
+def test_one_seed_has_no_spread() -> None:
+    assert our_lines([record(0, 0.4)])[0].values["natural"].text() == ".400 / .250"
+
+
+def test_undefined_is_a_word_never_a_number() -> None:
+    (line,) = our_lines([record(0, None), record(1, None)])
+    assert line.values["white"].text() == "undef. / .250"
+    assert line.values["white"].undefined == 10
+    (some,) = our_lines([record(0, None), record(1, 0.2)])
+    assert some.values["natural"].spc == 0.2
+
+
+def test_published_rows_stand_below_their_backbone() -> None:
+    lines = table_lines([record(0, 0.4), record(0, 0.1, network="pixels")])
+    assert [(line.network, line.source) for line in lines] == [
+        ("vgg16-hed", "ours: report"),
+        ("VGG", "published: report"),
+        ("VGG", "published: paper"),
+        ("pixels", "ours: report"),
+        ("PosENet", "published: report"),
+        ("PosENet", "published: paper"),
+    ]
+    assert lines[1].values["natural"].text() == ".394 / .235"
+
+
+def test_published_rows_are_only_for_the_published_head() -> None:
+    assert [line.published for line in table_lines([record(0, 0.4, kernel=5)])] == [False]
+    assert [line.published for line in table_lines([record(0, 0.4, network="resnet18-imagenet")])] == [False]
+
+
+def test_columns_are_natural_then_other_sets_then_the_probes() -> None:
+    head, rows = as_rows(table_lines([record(0, 0.4)]))
+    assert head[3:] == [f"{name} SPC / MAE" for name in ("natural", "bear", "black", "white", "noise")]
+    assert rows[0][3:] == [".400 / .250", ".400 / .250", "", ".400 / .250", ""]
+
+
+def test_what_varies_is_a_column() -> None:
+    head, rows = as_rows(our_lines([record(0, 0.4), record(0, 0.5, kernel=7, padding=2, input="full:f5")]))
+    assert head[2] == "head"
+    assert [row[2] for row in rows] == ["k=3", "k=7 pad=2 full:f5"]
+
+
+def test_several_training_sets_are_told_apart() -> None:
+    other = record(0, 0.1)
+    other["labels"] = other["labels"] | {"images": "dead-leaves"}
+    assert [line.network for line in our_lines([record(0, 0.4), other])] == ["vgg16-hed on duts-te", "vgg16-hed on dead-leaves"]
+
+
+def test_untrained_networks_say_so() -> None:
+    assert as_rows(our_lines([record(0, 0.4, network="resnet152-random0")]))[1][0][1] == "resnet152-random0 (untrained)"
+
+
+def test_markdown_and_csv_hold_the_same_numbers() -> None:
+    lines = table_lines([record(0, 0.4), record(1, 0.5)])
+    assert "| H | vgg16-hed | ours: report | .450 ±.071 / .250 |" in as_markdown(lines)
+    rows = list(csv.DictReader(io.StringIO(as_csv(lines))))
+    assert len(rows) == len(as_records(lines)) == 3 + 4 + 4
+    assert rows[0]["test"] == "white"
+    assert float(rows[0]["spc"]) == pytest.approx(0.45)
+
+
+def test_the_published_tables_are_complete() -> None:
+    for table in TABLES:
+        assert {target for target, _ in table.numbers} == {"H", "V", "G", "HS", "VS"}
+        assert len(table.numbers) == 15
+        assert all(len(pairs) == len(COLUMNS) for pairs in table.numbers.values())
+    report, paper = TABLES
+    assert report.numbers["G", "ResNet"][0] == (0.886, 0.135)
+    assert report.numbers["H", "PosENet"][1] == (None, 0.251)
+    assert paper.numbers["VS", "ResNet"][3] == (0.523, 0.545)
