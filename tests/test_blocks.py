@@ -1,6 +1,7 @@
 """Rows, blocks, chunks and the order of an epoch: every readable row exactly once, whatever the sizes."""
 
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import pytest
@@ -27,6 +28,7 @@ from support import built_store, tiny_backbone, write_images
 
 unhurried = settings(deadline=None, max_examples=150)
 seeds = st.integers(0, 2**32)
+Case: TypeAlias = tuple[list[tuple[int, int]], NDArray[np.bool_], tuple[int, int], int]
 
 
 def spec_of(layout: str, dtype: str, rows: int = 10, block_rows: int = 4) -> StoreSpec:
@@ -36,7 +38,7 @@ def spec_of(layout: str, dtype: str, rows: int = 10, block_rows: int = 4) -> Sto
 
 
 @st.composite
-def epochs(draw: st.DrawFn) -> tuple[list[tuple[int, int]], NDArray[np.bool_], tuple[int, int], int]:
+def epochs(draw: st.DrawFn) -> Case:
     """Draw block bounds, a mask of readable rows, a span of rows, and a pool's size."""
     rows = draw(st.integers(1, 90))
     bounds = block_bounds(rows, draw(st.integers(1, 30)))
@@ -103,9 +105,7 @@ def test_overlapping_finds_the_blocks_that_hold_a_row_of_the_span(rows: int, blo
 
 @unhurried
 @given(case=epochs(), seed=seeds, epoch=st.integers(0, 100))
-def test_an_epoch_visits_each_readable_row_of_its_span_exactly_once(
-    case: tuple[list[tuple[int, int]], NDArray[np.bool_], tuple[int, int], int], seed: int, epoch: int
-) -> None:
+def test_an_epoch_visits_each_readable_row_of_its_span_exactly_once(case: Case, seed: int, epoch: int) -> None:
     bounds, readable, (start, stop), pool_rows = case
     pools = epoch_pools(bounds, readable, (start, stop), pool_rows, seed, epoch)
     visited = [int(row) for pool in pools for row in pool]
@@ -114,9 +114,7 @@ def test_an_epoch_visits_each_readable_row_of_its_span_exactly_once(
 
 @unhurried
 @given(case=epochs(), seed=seeds, epoch=st.integers(0, 100))
-def test_a_pool_holds_whole_blocks_and_exceeds_its_size_only_as_a_single_block(
-    case: tuple[list[tuple[int, int]], NDArray[np.bool_], tuple[int, int], int], seed: int, epoch: int
-) -> None:
+def test_a_pool_holds_whole_blocks_and_exceeds_its_size_only_as_a_single_block(case: Case, seed: int, epoch: int) -> None:
     bounds, readable, span, pool_rows = case
     block_rows = bounds[0][1]
     held_before: set[int] = set()
@@ -129,9 +127,7 @@ def test_a_pool_holds_whole_blocks_and_exceeds_its_size_only_as_a_single_block(
 
 @unhurried
 @given(case=epochs(), seed=seeds, epoch=st.integers(0, 100))
-def test_an_epochs_order_is_a_function_of_its_arguments(
-    case: tuple[list[tuple[int, int]], NDArray[np.bool_], tuple[int, int], int], seed: int, epoch: int
-) -> None:
+def test_an_epochs_order_is_a_function_of_its_arguments(case: Case, seed: int, epoch: int) -> None:
     first = epoch_pools(*case, seed, epoch)
     np.random.default_rng().random()
     second = epoch_pools(*case, seed, epoch)

@@ -20,7 +20,8 @@ def stack(count: int) -> NDArray[np.uint8]:
 def test_an_image_is_a_function_of_seed_and_index() -> None:
     np.random.default_rng().random()
     assert (dead_leaves(0, 5) == stack(64)[5]).all()
-    assert (stack(64).shape, stack(64).dtype) == ((64, CANVAS, CANVAS, 3), np.uint8)
+    assert stack(64).shape == (64, CANVAS, CANVAS, 3)
+    assert stack(64).dtype == np.uint8
 
 
 @pytest.mark.parametrize("other", [(0, 1), (1, 0), (1, 1)])
@@ -73,7 +74,8 @@ def test_what_falls_between_the_leaves_is_little_and_has_the_tone_of_the_image(m
         for corners in outlines:
             draw.polygon(corners, fill=0)
         gaps.append(image[np.asarray(missed)])
-        assert len(gaps[-1]) < 0.005 * CANVAS**2
+        assert len(gaps[-1]) < 0.01 * CANVAS**2
+    assert len(np.concatenate(gaps)) < 0.002 * 24 * CANVAS**2
     # Black specks would be an edge of full contrast each; the ground is drawn from the same tones as the leaves.
     assert abs(np.concatenate(gaps).mean() - 128) < 40
 

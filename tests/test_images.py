@@ -47,7 +47,8 @@ def repeated(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def test_rgb_is_kept() -> None:
     expected = pixels(SIDE, SIDE, 3)
     result = decode(encoded(Image.fromarray(expected)), SIDE)
-    assert (result.shape, result.dtype) == ((SIDE, SIDE, 3), np.uint8)
+    assert result.shape == (SIDE, SIDE, 3)
+    assert result.dtype == np.uint8
     assert (result == expected).all()
 
 

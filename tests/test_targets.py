@@ -78,7 +78,8 @@ def test_a_resized_g_is_its_own_transpose_to_a_grey_level() -> None:
 )
 def test_the_native_maps_never_change(name: str, digest: str) -> None:
     native = native_map(name)
-    assert (native.shape, native.dtype) == ((SIDE, SIDE), np.uint8)
+    assert native.shape == (SIDE, SIDE)
+    assert native.dtype == np.uint8
     assert hashlib.sha256(native.tobytes()).hexdigest() == digest
 
 
@@ -115,7 +116,8 @@ def test_the_native_size_is_the_native_map(name: str) -> None:
 def test_normalised_targets_fill_their_range(name: str, size: int, value_range: tuple[float, float]) -> None:
     target = target_map(name, size, value_range, normalise=True)
     assert (target.min(), target.max()) == value_range
-    assert (target.shape, target.dtype) == ((size, size), np.float64)
+    assert target.shape == (size, size)
+    assert target.dtype == np.float64
 
 
 @pytest.mark.parametrize("name", TARGETS)

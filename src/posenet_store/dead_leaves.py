@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 VERSION = 1
 CANVAS = 256
 RADII = (4.0, 128.0)
-LEAVES = 9000  # fall on the canvas and its surroundings; they cover each pixel about seven times, and miss one in 1,500
+LEAVES = 9000  # fall on the canvas and its surroundings; they cover a pixel seven times on average, and miss one in 1,000
 SIDES = (20, 4, 3)  # an ellipse's outline, a box, a triangle
 GRAIN = 5.0
 
