@@ -16,6 +16,7 @@ from posenet_store.cli import main
 from support import write_images
 
 ROOT = Path(__file__).parents[1]
+Words = Sequence[str | Path]
 SWEEP = 'train = ["photos"]\ntargets = ["H"]\nseeds = [0]\nprotocols = ["report", "ridge"]\n[report]\nepochs = 1\n'
 
 
@@ -61,7 +62,7 @@ def test_a_build_also_builds_the_probes(home: Path, tmp_path: Path) -> None:
 
 
 def test_a_plan_says_what_it_will_cost_and_builds_nothing(home: Path, tmp_path: Path) -> None:
-    words = ("build-store", "--images", home / "photos", "--stores", tmp_path / "new", "--backbone", "resnet18",
+    words: Words = ("build-store", "--images", home / "photos", "--stores", tmp_path / "new", "--backbone", "resnet18",
              "--weights", "random:0", "--plan")  # fmt: skip
     facts = json.loads(cli(*words, "--json").stdout)
     # four stages and a stem of ResNet-18 at float16, and the aligned [15, 28, 28]
@@ -75,7 +76,16 @@ def test_a_plan_says_what_it_will_cost_and_builds_nothing(home: Path, tmp_path: 
 
 
 def test_the_planned_number_of_files_is_the_number_of_files(home: Path, tmp_path: Path) -> None:
-    words = ("build-store", "--images", home / "photos", "--stores", tmp_path, "--backbone", "pixels", "--no-probes")
+    words: Words = (
+        "build-store",
+        "--images",
+        home / "photos",
+        "--stores",
+        tmp_path,
+        "--backbone",
+        "pixels",
+        "--no-probes",
+    )
     facts = json.loads(cli(*words, "--plan", "--json").stdout)
     cli(*words)
     assert sum(path.is_file() for path in tmp_path.rglob("*")) == facts["files"]
@@ -102,7 +112,7 @@ def test_table_in_every_format(home: Path) -> None:
 
 def test_a_sweep_leaves_a_page_and_a_rerun_does_nothing(home: Path) -> None:
     assert (home / "run/report.html").read_text().count("<svg") >= 1
-    words = ("sweep", home / "sweep.toml", "--stores", home / "stores", "--run", home / "run", "--json")
+    words: Words = ("sweep", home / "sweep.toml", "--stores", home / "stores", "--run", home / "run", "--json")
     assert json.loads(cli(*words).stdout) == {"run": str(home / "run"), "finished_before": 4, "finished_now": 0, "failed": []}
     assert json.loads(cli(*words, "--plan").stdout)["finished"] == 4
     assert "4 cells in 4 passes, 4 finished" in cli(*words[:-1], "--plan").stdout
@@ -125,13 +135,22 @@ def test_sweep_runs_without_torchvision_and_without_the_images(home: Path, tmp_p
     blocked.mkdir(parents=True)
     (blocked / "__init__.py").write_text("raise ImportError('torchvision is absent here')")
     write_images(tmp_path / "photos", 8)
-    words = ["--stores", tmp_path / "stores", "--backbone", "resnet18", "--weights", "random:0", "--dtype", "float32"]
+    words: Words = [
+        "--stores",
+        tmp_path / "stores",
+        "--backbone",
+        "resnet18",
+        "--weights",
+        "random:0",
+        "--dtype",
+        "float32",
+    ]
     assert cli("build-store", "--images", tmp_path / "photos", *words).exit_code == 0
     for image in (tmp_path / "photos").iterdir():
         image.unlink()
     (tmp_path / "photos").rmdir()
     environment = os.environ | {"PYTHONPATH": str(blocked.parent)}
-    command = ["sweep", home / "sweep.toml", "--stores", tmp_path / "stores", "--run", tmp_path / "run"]
+    command: Words = ["sweep", home / "sweep.toml", "--stores", tmp_path / "stores", "--run", tmp_path / "run"]
     assert shell([*command, "--workers", "1"], env=environment).returncode == 0
     assert len(list((tmp_path / "run/cells").iterdir())) == 2
     refused = shell(["build-store", "--images", "probes", *words], env=environment)
@@ -181,7 +200,16 @@ def test_a_mistake_is_one_sentence_and_an_exit_code(
 
 def test_quarantined_images_are_listed(home: Path) -> None:
     (write_images(home / "broken", 3) / "bad.jpg").write_bytes(b"no image")
-    words = ("build-store", "--images", home / "broken", "--stores", home / "other", "--backbone", "pixels", "--no-probes")
+    words: Words = (
+        "build-store",
+        "--images",
+        home / "broken",
+        "--stores",
+        home / "other",
+        "--backbone",
+        "pixels",
+        "--no-probes",
+    )
     result = cli(*words, "--max-unreadable", "0.5")
     assert result.exit_code == 0
     assert "quarantined: bad.jpg: not an image in a format that PIL knows" in result.stderr
@@ -193,7 +221,15 @@ def test_a_full_disk_is_one_sentence(home: Path, monkeypatch: pytest.MonkeyPatch
         raise OSError(28, "No space left on device", str(path))
 
     monkeypatch.setattr("posenet_store.store.fsync", full)
-    words = ("build-store", "--images", home / "photos", "--stores", home / "full", "--backbone", "pixels")
+    words: Words = (
+        "build-store",
+        "--images",
+        home / "photos",
+        "--stores",
+        home / "full",
+        "--backbone",
+        "pixels",
+    )
     result = cli(*words)
     assert result.exit_code == 1
     assert "No space left on device" in result.stderr
@@ -204,7 +240,7 @@ def test_a_full_disk_is_one_sentence(home: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_ctrl_c_stops_with_a_sentence_and_the_same_command_resumes(tmp_path: Path) -> None:
     write_images(tmp_path / "photos", 200)
-    words = ["build-store", "--images", tmp_path / "photos", "--stores", tmp_path / "stores", "--backbone", "resnet18",
+    words: Words = ["build-store", "--images", tmp_path / "photos", "--stores", tmp_path / "stores", "--backbone", "resnet18",
              "--weights", "random:0", "--dtype", "float32", "--no-probes"]  # fmt: skip
     process = subprocess.Popen([sys.executable, ROOT / "cli.py", *words], stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60

@@ -49,7 +49,7 @@ def plain_torch(name: str, seed: int, kernel: int, padding: int) -> nn.Conv2d:
         for batch in batches(epoch):
             adam.zero_grad()
             maps = conv(batch.double())[:, 0]
-            nn.functional.mse_loss(maps, goal.expand_as(maps)).backward()  # type: ignore[no-untyped-call]
+            nn.functional.mse_loss(maps, goal.expand_as(maps)).backward()
             adam.step()
     return conv
 

@@ -28,7 +28,8 @@ class _Pixels(nn.Module):
         self.image = nn.Identity()
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.image(images)
+        pixels: Tensor = self.image(images)
+        return pixels
 
 
 @dataclass(frozen=True)
@@ -94,14 +95,15 @@ def tapped(module: nn.Module, taps: Sequence[tuple[str, str]], inputs: Tensor) -
 def _build(name: str) -> nn.Module:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
-        return torchvision.models.get_model(name, weights=None)
+        module: nn.Module = torchvision.models.get_model(name, weights=None)
+    return module
 
 
 def _imagenet_state(name: str) -> Mapping[str, Tensor]:
     """torchvision's own IMAGENET1K_V1 file, downloaded once into torch's cache and checked by its hash."""
-    entry = torchvision.models.get_model_weights(name).IMAGENET1K_V1  # type: ignore[attr-defined]
+    entry = torchvision.models.get_model_weights(name).IMAGENET1K_V1
     try:
-        return entry.get_state_dict(progress=True, check_hash=True, weights_only=True)
+        state: Mapping[str, Tensor] = entry.get_state_dict(progress=True, check_hash=True, weights_only=True)
     except (URLError, TimeoutError, ConnectionError) as error:
         cache = Path(torch.hub.get_dir(), "checkpoints")
         reason = getattr(error, "reason", error)
@@ -111,6 +113,7 @@ def _imagenet_state(name: str) -> Mapping[str, Tensor]:
         ) from None
     except RuntimeError as error:
         raise PosenetStoreError(f"the downloaded weights of {name} are damaged: {error}") from None
+    return state
 
 
 def _load(module: nn.Module, state: Mapping[str, Tensor], name: str, taps: Sequence[str]) -> None:

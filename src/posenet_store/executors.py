@@ -60,12 +60,11 @@ def _on_dask(
             threads = max(1, min((w["nthreads"] for w in client.scheduler_info()["workers"].values()), default=1))
         futures = {client.submit(work, task, threads, pure=False): task for task in tasks}
         for future in as_completed(futures):
-            error = future.exception() if future.status == "error" else None
-            if error is None:
-                yield futures[future], future.result()
-            elif isinstance(error, PosenetStoreError):
-                yield futures[future], error
-            elif isinstance(error, KilledWorker):
-                yield futures[future], PosenetStoreError(f"the worker died four times on this task (memory?): {error}")
-            else:
-                raise error
+            result: Result | PosenetStoreError
+            try:
+                result = future.result()
+            except PosenetStoreError as error:
+                result = error
+            except KilledWorker as error:
+                result = PosenetStoreError(f"the worker died four times on this task (memory?): {error}")
+            yield futures[future], result

@@ -43,10 +43,10 @@ class Scores:
 
 def _standard_ranks(maps: NDArray[np.float64]) -> NDArray[np.float64]:
     """Average ranks of each row, centred and scaled to unit length."""
-    ranks = rankdata(maps, axis=1)
+    ranks: NDArray[np.float64] = rankdata(maps, axis=1)
     ranks -= ranks.mean(axis=1, keepdims=True)
     norm = np.sqrt((ranks**2).sum(axis=1, keepdims=True))
-    return ranks / np.where(norm > 0, norm, 1)
+    return np.asarray(ranks / np.where(norm > 0, norm, 1))
 
 
 def score(predictions: NDArray[np.float64], target: NDArray[np.float64]) -> Scores:
@@ -60,12 +60,12 @@ def score(predictions: NDArray[np.float64], target: NDArray[np.float64]) -> Scor
     """
     flat = np.asarray(predictions, dtype=np.float64).reshape(len(predictions), -1)
     goal = np.asarray(target, dtype=np.float64).reshape(1, -1)
-    finite = np.isfinite(flat).all(axis=1)
+    finite = np.asarray(np.isfinite(flat).all(axis=1))
     with np.errstate(over="ignore"):
         mae = np.where(finite, np.abs(np.where(finite[:, None], flat, 0) - goal).mean(axis=1), np.nan)
         span = np.ptp(np.where(finite[:, None], flat, 0), axis=1)
     magnitude = np.maximum(np.abs(np.where(finite[:, None], flat, 0)).max(axis=1, initial=0), np.ptp(goal))
-    defined = finite & (span > CONSTANT_TOLERANCE * magnitude) & (np.ptp(goal) > 0)
+    defined = np.asarray(finite & (span > CONSTANT_TOLERANCE * magnitude) & (np.ptp(goal) > 0))
     spc = np.full(len(flat), np.nan)
     if defined.any():
         spc[defined] = _standard_ranks(flat[defined]) @ _standard_ranks(goal)[0]

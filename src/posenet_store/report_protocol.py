@@ -42,7 +42,7 @@ def train(
             optimizer.zero_grad()
             for group, (weight, bias) in zip(groups, parameters, strict=True):
                 maps = F.conv2d(inputs, weight, bias, padding=group.padding)
-                ((maps - group.targets) ** 2).mean(dim=(0, 2, 3)).sum().backward()  # type: ignore[no-untyped-call]
+                ((maps - group.targets) ** 2).mean(dim=(0, 2, 3)).sum().backward()
             optimizer.step()
     return [
         Heads(weight.detach(), bias.detach(), group.padding) for group, (weight, bias) in zip(groups, parameters, strict=True)

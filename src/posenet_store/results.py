@@ -98,11 +98,12 @@ COLUMNS = ("id", "network", "images", "input", "target", "kernel", "padding", "p
 def row(record: dict[str, Any]) -> dict[str, Any]:
     """Return one cell as a flat row: what it is, then spc, mae and counts of each test, then how it was fitted."""
     cell = record["cell"]
-    flat = {key: record["labels"].get(key, cell.get(key)) for key in COLUMNS[1:]}
-    flat = {"id": record["id"]} | flat | {"protocol": cell["protocol"]["name"]}
+    what = {key: record["labels"].get(key, cell.get(key)) for key in COLUMNS[1:]}
+    flat: dict[str, Any] = {"id": record["id"]} | what | {"protocol": cell["protocol"]["name"]}
     for test, summary in record["scores"].items():
         flat |= {f"{test}:{key}": value for key, value in summary.items()}
-    return flat | record["fit"] | {"seconds": record["seconds"]}
+    flat |= record["fit"]
+    return flat | {"seconds": record["seconds"]}
 
 
 def rows_as_csv(rows: Sequence[dict[str, Any]]) -> str:

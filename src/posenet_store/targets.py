@@ -30,7 +30,7 @@ def _gaussian() -> NDArray[np.uint8]:
     axis = np.arange(NATIVE_SIZE) - NATIVE_SIZE / 2
     squared = axis[:, None] ** 2 + axis[None, :] ** 2
     bell = np.exp(-squared / (2 * (NATIVE_SIZE / 2) ** 2))
-    return np.floor(255 * (bell - np.exp(-1)) / (1 - np.exp(-1))).astype(np.uint8)
+    return np.asarray(np.floor(255 * (bell - np.exp(-1)) / (1 - np.exp(-1))), dtype=np.uint8)
 
 
 def _stripe_profile() -> NDArray[np.uint8]:

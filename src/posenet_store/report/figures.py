@@ -59,8 +59,9 @@ def _first(line: Line) -> dict[str, Any]:
     return min(line.records, key=lambda record: int(record["cell"]["seed"]))
 
 
-def _protocol(lines: Sequence[Line]) -> str:
-    return str(lines[0].records[0]["cell"]["protocol"]["name"])
+def protocol_of(line: Line) -> str:
+    """Return the protocol that a line's heads were trained by."""
+    return str(line.records[0]["cell"]["protocol"]["name"])
 
 
 def _target_of(line: Line) -> NDArray[np.float64]:
@@ -90,8 +91,8 @@ def predicted_maps(lines: Sequence[Line], map_of: MapOf) -> Picture | None:
     return Picture(
         "Figure 3. Predicted maps",
         _svg(figure),
-        f"On top the map to paint, below it what each network's head ({_protocol(lines)}, first seed) paints for the first "
-        "image of each test set. Black and white are the target's range; a map of one grey carries no position.",
+        f"On top the map to paint, below it what each network's head ({protocol_of(lines[0])}, first seed) paints for the "
+        "first image of each test set. Black and white are the target's range; a map of one grey carries no position.",
         f"Grid of small maps for targets {', '.join(targets)} and networks {', '.join(networks)}.",
     )
 
@@ -114,7 +115,8 @@ def effect(lines: Sequence[Line], key: str, name: str, figure_number: int, map_o
     networks, settings = list(dict.fromkeys(n for _, n, _ in at)), sorted({x for _, _, x in at})
     width = max(3.2 * len(targets), 1.4 * (len(settings) + 1))
     figure = Figure(figsize=(width, 2.9 + 1.5 * len(networks)), layout="constrained")
-    upper, lower = figure.subfigures(2, 1, height_ratios=[2.9, 1.5 * len(networks)])
+    parts = figure.add_gridspec(2, 1, height_ratios=[2.9, 1.5 * len(networks)])
+    upper, lower = figure.add_subfigure(parts[0]), figure.add_subfigure(parts[1])
     for target, axes in zip(targets, upper.subplots(1, len(targets), squeeze=False)[0], strict=True):
         for number, network in enumerate(networks):
             held = {x: at[target, network, x] for x in settings if (target, network, x) in at}
@@ -127,17 +129,19 @@ def effect(lines: Sequence[Line], key: str, name: str, figure_number: int, map_o
     return Picture(
         f"Figure {figure_number}. Effect of the {name}",
         _svg(figure),
-        f"Above: mean SPC on held-out images against the {name}, protocol {_protocol(lines)}; bars span the seeds' deviation. "
+        f"Above: mean SPC on held-out images against the {name}, protocol {protocol_of(lines[0])}; bars: the seeds' deviation. "
         f"Below: the maps painted for the first held-out image, target {targets[0]}.",
         effect_in_words(at, settings, name),
     )
 
 
 def _curve(axes: Axes, line_at: Mapping[int, Line], colour: str, network: str) -> None:
-    points = {x: line.values["natural"] for x, line in line_at.items() if line.values["natural"].spc is not None}
-    heights = [v.spc for v in points.values()]
-    bars = [v.spc_spread or 0 for v in points.values()]
-    axes.errorbar(list(points), heights, bars, marker="o", capsize=2, color=colour, label=network_title(network))
+    values = {x: line.values["natural"] for x, line in line_at.items()}
+    heights = {x: value.spc for x, value in values.items() if value.spc is not None}
+    bars = [values[x].spc_spread or 0 for x in heights]
+    axes.errorbar(
+        list(heights), list(heights.values()), bars, marker="o", capsize=2, color=colour, label=network_title(network)
+    )
 
 
 def _row_of_maps(

@@ -11,7 +11,7 @@ from numpy import float32
 from numpy.typing import NDArray
 
 from posenet_store.files import write_atomic
-from posenet_store.report.figures import Picture, effect, predicted_maps
+from posenet_store.report.figures import Picture, effect, predicted_maps, protocol_of
 from posenet_store.report.table import BASE, HELD_OUT, Line, as_rows, network_title, our_lines, table_lines
 from posenet_store.results import RunFiles, load_run, read_scores
 
@@ -34,9 +34,8 @@ class _Maps:
 
 def _by_protocol(lines: Sequence[Line]) -> list[list[Line]]:
     """The lines of each protocol, the report's first."""
-    name_of = lambda line: str(line.records[0]["cell"]["protocol"]["name"])  # noqa: E731
-    names = sorted({name_of(line) for line in lines}, key=lambda name: name != "report")
-    return [[line for line in lines if name_of(line) == name] for name in names]
+    names = sorted({protocol_of(line) for line in lines}, key=lambda name: name != "report")
+    return [[line for line in lines if protocol_of(line) == name] for name in names]
 
 
 def _effect(lines: Sequence[Line], varied: str, fixed: tuple[str, int], name: str, number: int, maps: _Maps) -> Picture | None:

@@ -1,0 +1,113 @@
+"""The measured reason to exist: heads on a frozen VGG-16, with the backbone run for each of them, or once.
+
+Three ways to do the same work in one run, on the same images and with the same batches: five heads (one a target), 15
+epochs, batch 4, the report's recipe.
+
+recompute        the official code's way: each head runs the network in each epoch, 75 passes
+recompute_fused  the best way without a store: all heads share a pass an epoch, 15 passes
+store            ours: build the store (1 pass), then train the five heads from it
+
+    python benchmarks/reason.py [--images 8] [--json]
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from posenet_store.alignment import aligned
+from posenet_store.backbones import Backbone, load_backbone
+from posenet_store.cells import Report
+from posenet_store.extract import build, plan_store
+from posenet_store.gram import image_moments, joined, train_in_gram_space
+from posenet_store.heads import Heads
+from posenet_store.images import ImageSet
+from posenet_store.inputs import parse_input
+from posenet_store.reader import Reader, open_store
+from posenet_store.report_protocol import Group, train
+from posenet_store.scoring import stream
+from posenet_store.sources import image_set
+from posenet_store.targets import TARGETS, target_map
+
+PROTOCOL = Report()
+
+
+def order(reader: Reader, epoch: int) -> list[np.ndarray[tuple[int], np.dtype[np.int64]]]:
+    """The batches of an epoch, as rows of the store: the same for all three ways."""
+    rows = np.concatenate(reader.epoch(["aligned"], 0, reader.spec.rows, seed=0, epoch=epoch))
+    return [rows[first : first + PROTOCOL.batch_size] for first in range(0, len(rows), PROTOCOL.batch_size)]
+
+
+def forward(backbone: Backbone, images: ImageSet, reader: Reader, epoch: int) -> Iterator[Tensor]:
+    """Decode and run the network batch by batch, as a training without a store does."""
+    for rows in order(reader, epoch):
+        pixels = np.stack([images.read(reader.plan.order[row], 224) for row in rows])
+        taps = backbone.features(torch.from_numpy(pixels))
+        yield aligned([taps[tap.name] for tap in backbone.taps])
+
+
+def group(names: tuple[str, ...]) -> Group:
+    """One head a target, seed 0."""
+    return Group(3, 0, (0,) * len(names), torch.stack([torch.from_numpy(target_map(n, 26).copy()) for n in names]))
+
+
+def from_store(reader: Reader) -> Heads:
+    """Read the store once and train the five heads."""
+    heads = group(TARGETS)
+    blocks = stream(reader, parse_input("aligned", reader.spec), 0, reader.spec.rows)
+    moments = joined(image_moments(block, 3, 0, heads.targets) for block in blocks)
+    return train_in_gram_space(moments, lambda epoch: order(reader, epoch), 15, heads, PROTOCOL)
+
+
+def measured(images: ImageSet, root: Path) -> dict[str, float]:
+    """Run all three and return seconds; raises AssertionError if their heads differ."""
+    backbone = load_backbone("vgg16", "hed", device="cpu")
+    backbone.features(torch.zeros(4, 224, 224, 3, dtype=torch.uint8))
+    began = time.perf_counter()
+    reader = open_store(build(images, backbone, plan_store(images, backbone, "aligned", "float32"), root, batch_size=4).path)
+    built = time.perf_counter()
+    ours = from_store(reader)
+    swept = time.perf_counter()
+    epochs = PROTOCOL.epochs
+    (fused,) = train(lambda e: forward(backbone, images, reader, e), epochs, 15, [group(TARGETS)], PROTOCOL)
+    shared = time.perf_counter()
+    for name in TARGETS:
+        train(lambda e: forward(backbone, images, reader, e), epochs, 15, [group((name,))], PROTOCOL)
+    ended = time.perf_counter()
+    # Batches of other images round differently in the network; 15 epochs of Adam amplify it a little.
+    torch.testing.assert_close(ours.weight, fused.weight, rtol=1e-3, atol=1e-6)
+    return {"build": built - began, "sweep": swept - built, "recompute_fused": shared - swept, "recompute": ended - shared}
+
+
+def main() -> None:
+    """Measure and print seconds and ratios."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=8)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        seconds = measured(image_set(f"synthetic:dead-leaves?n={options.images}"), Path(folder))
+    first, later = seconds["build"] + seconds["sweep"], seconds["sweep"]
+    ratios = {
+        "recompute_vs_first_sweep": seconds["recompute"] / first,
+        "recompute_vs_later_sweep": seconds["recompute"] / later,
+        "recompute_fused_vs_first_sweep": seconds["recompute_fused"] / first,
+        "recompute_fused_vs_later_sweep": seconds["recompute_fused"] / later,
+    }
+    if options.json:
+        print(json.dumps({name: round(value, 2) for name, value in ratios.items()}))
+        return
+    for name, value in seconds.items():
+        print(f"{name:32} {value:8.2f} s")
+    for name, value in ratios.items():
+        print(f"{name:32} {value:8.1f} times")
+
+
+if __name__ == "__main__":
+    main()
