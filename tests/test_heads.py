@@ -8,6 +8,8 @@ import torch
 from posenet_store.errors import UsageError
 from posenet_store.heads import Heads, initial_head, load_head, save_head
 
+MADE = {"cell": {"target": "H"}, "network_key": "k", "network": "tiny-random0", "backbone": "tiny"}
+
 
 def test_initial_weights_are_xavier_uniform() -> None:
     weight, _ = initial_head(15, 3, seed=1)
@@ -35,7 +37,7 @@ def test_prediction_is_torchs_convolution(kernel: int, padding: int) -> None:
 
 def test_a_head_survives_its_file(tmp_path: Path) -> None:
     weight, bias = initial_head(15, 3, seed=0)
-    save_head(tmp_path / "head.safetensors", weight, bias, {"padding": 1, "cell": {"target": "H"}})
+    save_head(tmp_path / "head.safetensors", weight, bias, MADE | {"padding": 1})
     heads, made = load_head(tmp_path / "head.safetensors")
     assert torch.equal(heads.weight[0], weight)
     assert torch.equal(heads.bias[0], bias)
@@ -55,3 +57,10 @@ def test_another_file_is_no_head(tmp_path: Path, content: bytes) -> None:
 def test_a_missing_head_says_where_heads_are(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="RUN/heads/"):
         load_head(tmp_path / "none.safetensors")
+
+
+def test_a_head_without_its_origin_is_refused(tmp_path: Path) -> None:
+    weight, bias = initial_head(3, 3, seed=0)
+    save_head(tmp_path / "head.safetensors", weight, bias, {"padding": 0})
+    with pytest.raises(UsageError, match="network_key"):
+        load_head(tmp_path / "head.safetensors")

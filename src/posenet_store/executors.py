@@ -49,7 +49,11 @@ def _on_dask(
             threads = max(1, processors() // count)
             # The dashboard listens on loopback only; workers are processes of one thread, torch uses `threads` in them.
             cluster = LocalCluster(
-                n_workers=count, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0", silence_logs="ERROR"
+                n_workers=count,
+                threads_per_worker=1,
+                host="127.0.0.1",
+                dashboard_address="127.0.0.1:0",
+                silence_logs="CRITICAL",
             )
             client = stack.enter_context(Client(stack.enter_context(cluster)))
         else:

@@ -60,6 +60,8 @@ def load_head(path: Path) -> tuple[Heads, dict[str, Any]]:
         with safe_open(path, "pt") as file:
             weight, bias = file.get_tensor("weight"), file.get_tensor("bias")
             metadata = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
+        if missing := {"cell", "network_key", "network", "backbone"} - set(metadata):
+            raise KeyError(", ".join(sorted(missing)))
         return Heads(weight.to(torch.float64), bias.to(torch.float64), int(metadata["padding"])), metadata
     except FileNotFoundError:
         raise UsageError(f"head file {path} does not exist; a sweep writes them to RUN/heads/") from None

@@ -95,14 +95,14 @@ def print_json(value: object) -> None:
     click.echo(json.dumps(value, indent=1, allow_nan=False))
 
 
-def print_table(head: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None) -> None:
-    """Print a table; numbers are not wrapped."""
+def print_table(head: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None, ruled: bool = False) -> None:
+    """Print a table; with `ruled`, a rule stands wherever the first column changes."""
     table = Table(title=title, title_justify="left")
     for name in head:
         table.add_column(name, no_wrap=True, overflow="fold")
     previous = None
     for row in rows:
-        if previous is not None and row[0] != previous:
+        if ruled and previous is not None and row[0] != previous:
             table.add_section()
         previous = row[0]
         table.add_row(*(click.unstyle(cell).replace("[", "\\[") for cell in row))

@@ -24,7 +24,7 @@ def stores(root: Path, as_json: bool) -> None:
     if not facts:
         click.echo(f"no store below {root}; make one: cli.py build-store --backbone vgg16 --images FOLDER", err=True)
         return
-    names = [name for name in facts[0] if name not in ("fingerprint", "network")]
+    names = [name for name in facts[0] if name != "fingerprint"]  # its first digits end the name
     print_table(names, [[human_bytes(f[n]) if n == "bytes" else str(f[n]) for n in names] for f in facts])
 
 
@@ -75,7 +75,7 @@ def table(run: Path, form: str, as_json: bool) -> None:
         print_json(as_records(lines))
     elif form == "terminal":
         head, rows = as_rows(lines)
-        print_table(head, rows, content["sweep"]["title"])
+        print_table(head, rows, content["sweep"]["title"], ruled=True)
         console().print(
             "natural: held-out images (ours), one photo (report), PASCAL-S (paper). Ours: mean ± deviation over seeds."
         )
