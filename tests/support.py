@@ -45,10 +45,16 @@ def tiny_backbone(seed: int = 0, name: str = "tiny", scale: float = 1.0) -> Back
 
 
 def built_store(
-    root: Path, images: ImageSet, backbone: Backbone, layout: str = "native", dtype: str = "float32", block_rows: int = 4
+    root: Path,
+    images: ImageSet,
+    backbone: Backbone,
+    layout: str = "native",
+    dtype: str = "float32",
+    block_rows: int = 4,
+    file_format: str = "zarr",
 ) -> Reader:
     """Build a store with small blocks and open it."""
-    plan = plan_store(images, backbone, layout, dtype, block_rows)
+    plan = plan_store(images, backbone, layout, dtype, block_rows, file_format)
     return open_store(build(images, backbone, plan, root, batch_size=2).path)
 
 

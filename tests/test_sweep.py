@@ -125,7 +125,7 @@ def test_one_broken_store_does_not_stop_the_others(root: Path, tmp_path: Path) -
     copy = tmp_path / "stores"
     store_with_probes(copy, tmp_path / "photos", seed=0)
     broken = store_with_probes(copy, tmp_path / "photos", seed=1)
-    next(broken.files.root.glob("data.zarr/aligned/c/0/0/0/0")).unlink()
+    next(broken.files.root.glob("data.zarr/aligned/c.0.0.0.0")).unlink()
     spec = replace(SPEC, protocols=("ridge",))
     outcome = run_sweep(spec, planned(copy, spec), tmp_path / "run", scheduler="inline")
     assert outcome.now == 4

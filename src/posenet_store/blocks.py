@@ -51,14 +51,6 @@ def row_bytes(spec: StoreSpec) -> int:
     return sum(c * h * w for c, h, w in spec.arrays.values()) * item
 
 
-def file_count(spec: StoreSpec) -> int:
-    """Return the number of files of the sealed store: a shard an array and block, records, metadata."""
-    blocks = len(block_bounds(spec.rows, spec.block_rows))
-    shards, records = blocks * len(spec.arrays), blocks
-    metadata = len(spec.arrays) + 4  # an array's zarr.json each; group, image_id (2), plan, manifest
-    return shards + records + metadata + 1
-
-
 def overlapping(bounds: list[tuple[int, int]], start: int, stop: int) -> Iterator[int]:
     """Yield the number of every block that holds a row of [start, stop).
 

@@ -46,7 +46,9 @@ class _Batch:
     quarantined: tuple[Quarantined, ...]
 
 
-def plan_store(images: ImageSet, backbone: Backbone, layout: str, dtype: str, block_rows: int | None = None) -> Plan:
+def plan_store(
+    images: ImageSet, backbone: Backbone, layout: str, dtype: str, block_rows: int | None = None, file_format: str = "zarr"
+) -> Plan:
     """Decide everything about a store before anything is written."""
     spec = StoreSpec(
         backbone=backbone.name,
@@ -61,6 +63,7 @@ def plan_store(images: ImageSet, backbone: Backbone, layout: str, dtype: str, bl
         layout=layout,
         dtype=dtype,
         block_rows=block_rows or default_block_rows(layout),
+        format=file_format,
     )
     order = row_order(spec.rows, spec.permutation_seed)
     ids, digests = (tuple(entries[index] for index in order) for entries in (images.ids, images.digests))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from posenet_store.blocks import epoch_pools, overlapping
 from posenet_store.errors import StoreError, unknown
 from posenet_store.files import read_json, sha256
-from posenet_store.formats.zarr import Arrays
+from posenet_store.formats import Arrays, format_named
 from posenet_store.layout import StoreFiles, read_plan
 from posenet_store.specs import StoreSpec
 
@@ -53,7 +53,7 @@ class Reader:
 
     @cached_property
     def _arrays(self) -> Arrays:
-        return Arrays(self.files.root, self.spec)
+        return format_named(self.spec.format).open_arrays(self.files.root, self.spec)
 
     def _checked_record(self, block: int) -> dict[str, Any]:
         """A commit record that the manifest vouches for, whose files are all there in full length."""
@@ -82,7 +82,7 @@ class Reader:
             self._record(block)
         try:
             return self._arrays.read(name, start, stop)
-        except (ValueError, RuntimeError, OSError) as error:
+        except (ValueError, RuntimeError, OSError, KeyError) as error:
             raise StoreError(f"{self.files.root}: rows {start}-{stop} of {name} can't be decoded: {error}") from None
 
     def scan(self, names: Sequence[str], start: int = 0, stop: int | None = None) -> Iterator[dict[str, NDArray[Any]]]:

@@ -9,6 +9,7 @@ from posenet_store.files import canonical_json, sha256
 FORMAT_VERSION = 1
 DTYPES = ("float16", "float32")
 LAYOUTS = ("native", "aligned")
+FORMATS = ("zarr", "hdf5")
 ALIGNED = "aligned"
 ALIGNED_CHANNELS = 3
 ALIGNED_SIZE = 28
@@ -54,6 +55,7 @@ class StoreSpec:
     layout: str
     dtype: str
     block_rows: int
+    format: str = "zarr"
     permutation_seed: int = 0
 
     def __post_init__(self) -> None:
@@ -61,6 +63,8 @@ class StoreSpec:
             raise unknown("layout", self.layout, LAYOUTS)
         if self.dtype not in DTYPES:
             raise unknown("dtype", self.dtype, DTYPES)
+        if self.format not in FORMATS:
+            raise unknown("format", self.format, FORMATS)
 
     @property
     def fingerprint(self) -> str:

@@ -1,6 +1,6 @@
 """The writing side of a store: create, commit one block at a time, resume, seal.
 
-The order of every block is data, fsync, record: a block counts when its record in commits/ exists, and the record
+The order of every block is data, fsync, rename, record: a block counts when its record in commits/ exists, and the record
 names the bytes by their digest. A kill at any moment therefore loses at most the block in hand.
 """
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from posenet_store.errors import BuildError, StoreError
 from posenet_store.files import canonical_json, fsync, read_json, sha256, sha256_file, write_json
-from posenet_store.formats import zarr as zarr_format
+from posenet_store.formats import format_named
 from posenet_store.layout import Plan, StoreFiles, read_plan
 
 FLOAT16_MAX = 65504.0
@@ -89,6 +89,13 @@ def pooled(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {"count": count, "min": min(p["min"] for p in held), "max": max(p["max"] for p in held), **means}
 
 
+def file_count(plan: Plan) -> int:
+    """Return the number of files of the sealed store, plan and manifest included."""
+    kind = format_named(plan.spec.format)
+    blocks, each = len(plan.bounds), len(kind.block_files(Path(), plan.spec, 0))
+    return blocks * (each + 1) + kind.files_beside_blocks(plan.spec) + 2
+
+
 class StoreWriter:
     """A store being built; opening one that exists resumes it."""
 
@@ -114,7 +121,7 @@ class StoreWriter:
         temporary = StoreFiles(files.root.with_name(f".{files.root.name}.{uuid.uuid4().hex}.tmp"))
         try:
             temporary.commits.mkdir(parents=True)
-            zarr_format.create(temporary.root, plan.spec, plan.ids)
+            format_named(plan.spec.format).create(temporary.root, plan.spec, plan.ids)
             write_json(temporary.plan, plan.to_dict())
             temporary.root.rename(files.root)
         except OSError:
@@ -145,34 +152,29 @@ class StoreWriter:
         return [block for block in range(len(self.plan.bounds)) if not self.committed(block)]
 
     def commit(self, block: int, arrays: Mapping[str, NDArray[Any]], quarantined: Sequence[Quarantined]) -> None:
-        """Write one block: remove any earlier try, write all arrays, sync them, then the record that counts."""
+        """Write one block: all arrays durably, then the record that makes them count.
+
+        Nothing is removed first: a valid block that is written again, by this or another process, stays valid throughout.
+        """
         start, stop = self.plan.bounds[block]
         unreadable = {entry.row for entry in quarantined}
         rows = [row - start for row in range(start, stop) if row not in unreadable]
-        self.files.commit(block).unlink(missing_ok=True)
-        entries = []
-        for name, values in arrays.items():
-            paths = zarr_format.block_files(self.files.root, name, block)
-            for path in paths:
-                path.unlink(missing_ok=True)
-            zarr_format.write_block(self.files.root, name, start, values)
-            entries += [self._record_file(path) for path in paths]
+        kind, spec = format_named(self.plan.spec.format), self.plan.spec
+        kind.write_block(self.files.root, spec, block, arrays, self.plan.ids[start:stop])
+        paths = kind.block_files(self.files.root, spec, block)
         write_json(
             self.files.commit(block),
             {
                 "block": block,
                 "rows": [start, stop],
                 "fingerprint": self.plan.spec.fingerprint,
-                "files": entries,
+                "files": [self._file_entry(path) for path in paths],
                 "statistics": {name: statistics(values, rows) for name, values in arrays.items()},
                 "quarantined": [vars(entry) for entry in quarantined],
             },
         )
 
-    def _record_file(self, path: Path) -> dict[str, str | int]:
-        fsync(path)
-        for folder in list(path.parents)[:4]:  # the shard's folder and those above it may be new
-            fsync(folder)
+    def _file_entry(self, path: Path) -> dict[str, str | int]:
         relative = path.relative_to(self.files.root).as_posix()
         return {"path": relative, "bytes": path.stat().st_size, "sha256": sha256_file(path)}
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from posenet_store.blocks import file_count, row_bytes
+from posenet_store.blocks import row_bytes
 from posenet_store.cli.options import (
     backbone_options,
     human_bytes,
@@ -17,7 +17,7 @@ from posenet_store.cli.options import (
     progress,
     stores_option,
 )
-from posenet_store.specs import DTYPES, LAYOUTS
+from posenet_store.specs import DTYPES, FORMATS, LAYOUTS
 
 
 def _existing(path: Path) -> Path:
@@ -29,7 +29,7 @@ def _existing(path: Path) -> Path:
 @backbone_options(backbone_required=True)
 @image_options(required=True)
 @stores_option
-@click.option("--format", "file_format", type=click.Choice(["zarr"]), default="zarr", show_default=True)
+@click.option("--format", "file_format", type=click.Choice(FORMATS), default="zarr", show_default=True)
 @click.option("--layout", type=click.Choice(LAYOUTS), default="native", show_default=True,
               help="native: all of every tap, and the report's aligned maps; aligned: only these (1 % of it).")  # fmt: skip
 @click.option("--dtype", type=click.Choice(DTYPES), default="float16", show_default=True)
@@ -57,14 +57,14 @@ def build_store(
         shown = ", ".join(images.ignored[:3]) + (", ..." if len(images.ignored) > 3 else "")
         click.echo(f"{len(images.ignored)} files that are not images are left out: {shown}", err=True)
     network = load_backbone(backbone, weights, taps, device)
-    plan = plan_store(images, network, layout, dtype)
+    plan = plan_store(images, network, layout, dtype, file_format=file_format)
     if plan_only:
         facts = _planned(plan, root, measured_rate(images, network, batch_size))
         print_json(facts) if as_json else _print_plan(facts)
         return
     sets = [images] if no_probes or source == "probes" else [probe_set(), images]
     for one in sets:
-        chosen = plan if one is images else plan_store(one, network, layout, dtype)
+        chosen = plan if one is images else plan_store(one, network, layout, dtype, file_format=file_format)
         outcome = built(one, network, chosen, root, batch_size, max_unreadable)
     if as_json:
         print_json({
@@ -96,13 +96,15 @@ def built(images: Any, network: Any, plan: Any, root: Path, batch_size: int, max
 
 
 def _planned(plan: Any, root: Path, seconds_per_image: float) -> dict[str, Any]:
+    from posenet_store.store import file_count
+
     spec = plan.spec
     return {
         "store": str(root / spec.folder),
         "images": spec.rows,
         "taps": {tap.name: {"module": tap.module, "shape": list(tap.shape)} for tap in spec.taps},
         "bytes": row_bytes(spec) * spec.rows,
-        "files": file_count(spec),
+        "files": file_count(plan),
         "blocks": len(plan.bounds),
         "seconds": round(seconds_per_image * spec.rows, 1),
         "free_bytes": shutil.disk_usage(_existing(root)).free,

@@ -1,1 +1,55 @@
-"""The files of a store: one module a format, none of which knows another."""
+"""The files of a store: one module a format, none of which knows another, all behind one contract.
+
+A format owns the arrays of a store and nothing else; plan, records and manifest are the same for all of them.
+"""
+
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from numpy.typing import NDArray
+
+from posenet_store.errors import unknown
+from posenet_store.specs import FORMATS, StoreSpec
+
+
+class Arrays(Protocol):
+    """Open arrays of a store, for reading; every byte is checked against its checksum as it is decoded."""
+
+    def read(self, name: str, start: int, stop: int) -> NDArray[Any]:
+        """Return rows [start, stop) of one array."""
+        ...
+
+
+class Format(Protocol):
+    """What a format module provides."""
+
+    def create(self, folder: Path, spec: StoreSpec, ids: Sequence[str]) -> None:
+        """Create what a store needs before its first block."""
+        ...
+
+    def block_files(self, folder: Path, spec: StoreSpec, block: int) -> list[Path]:
+        """Return the files that hold one block of all arrays."""
+        ...
+
+    def write_block(
+        self, folder: Path, spec: StoreSpec, block: int, arrays: Mapping[str, NDArray[Any]], ids: Sequence[str]
+    ) -> None:
+        """Write one block of all arrays durably: each file appears whole or not at all, whoever else writes it."""
+        ...
+
+    def open_arrays(self, folder: Path, spec: StoreSpec) -> Arrays:
+        """Open a store's arrays."""
+        ...
+
+    def files_beside_blocks(self, spec: StoreSpec) -> int:
+        """Return how many files `create` makes."""
+        ...
+
+
+def format_named(name: str) -> Format:
+    """Return the module of a format, imported on demand: h5py is not needed to use Zarr."""
+    if name not in FORMATS:
+        raise unknown("format", name, FORMATS)
+    return cast(Format, import_module(f"posenet_store.formats.{name}"))

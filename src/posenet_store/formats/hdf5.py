@@ -1,16 +1,85 @@
-"""The owner of h5py."""
+"""A store's arrays as closed HDF5 part files, one a block, readable by plain h5py or h5dump. The owner of h5py.
 
+Chunks are uncompressed with fletcher32, so that no plugin is needed and a flipped bit is an error. A part is written
+beside its place, closed, synced and renamed; it is never opened for writing again, so no crash can leave it half.
+"""
+
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from posenet_store.blocks import block_bounds, chunk_rows, overlapping
 from posenet_store.errors import PosenetStoreError
+from posenet_store.files import fsync, replacing
+from posenet_store.specs import StoreSpec
+
+PARTS = "parts"
+IDS = "image_id"
+CACHE_BYTES = 16 << 20  # a chunk larger than the cache would be decoded again for every row of it
+
+
+def create(folder: Path, spec: StoreSpec, ids: Sequence[str]) -> None:
+    """Create the folder of the parts."""
+    (folder / PARTS).mkdir()
+    fsync(folder)
+
+
+def files_beside_blocks(spec: StoreSpec) -> int:
+    """Return how many files `create` makes: none."""
+    return 0
+
+
+def _part(folder: Path, block: int) -> Path:
+    return folder / PARTS / f"part-{block:05d}.h5"
+
+
+def block_files(folder: Path, spec: StoreSpec, block: int) -> list[Path]:
+    """Return the part that holds one block."""
+    return [_part(folder, block)]
+
+
+def write_block(folder: Path, spec: StoreSpec, block: int, arrays: Mapping[str, NDArray[Any]], ids: Sequence[str]) -> None:
+    """Write one block of all arrays and its row names as a closed part."""
+    modules = {tap.name: tap.module for tap in spec.taps}
+    with replacing(_part(folder, block)) as temporary, h5py.File(temporary, "w", libver=("earliest", "v110")) as file:
+        for name, values in arrays.items():
+            rows = min(chunk_rows(spec.block_rows, values[0].nbytes), len(values))
+            dataset = file.create_dataset(name, data=values, chunks=(rows, *values.shape[1:]), fletcher32=True)
+            dataset.attrs["module"] = modules.get(name, "all taps, trilinear to [3, 28, 28] each")
+            for axis, label in enumerate(("image", "channel", "y", "x")):
+                dataset.dims[axis].label = label
+        file.create_dataset(IDS, data=list(ids), dtype=h5py.string_dtype())
+
+
+class _Arrays:
+    """Opens the parts that a read needs and closes them again: nothing is held open across a fork."""
+
+    def __init__(self, folder: Path, spec: StoreSpec) -> None:
+        self._folder, self._spec = folder, spec
+        self._bounds = block_bounds(spec.rows, spec.block_rows)
+
+    def read(self, name: str, start: int, stop: int) -> NDArray[Any]:
+        """Return rows [start, stop) of one array."""
+        found = np.empty((max(0, stop - start), *self._spec.arrays[name]), self._spec.dtype)
+        for block in overlapping(self._bounds, start, stop):
+            first, end = self._bounds[block]
+            low, high = max(first, start), min(end, stop)
+            with h5py.File(_part(self._folder, block), "r", locking=False, rdcc_nbytes=CACHE_BYTES, rdcc_w0=1.0) as file:
+                file[name].read_direct(found, np.s_[low - first : high - first], np.s_[low - start : high - start])
+        return found
+
+
+def open_arrays(folder: Path, spec: StoreSpec) -> _Arrays:
+    """Prepare reading the parts."""
+    return _Arrays(folder, spec)
 
 
 def read_arrays(path: Path) -> dict[str, NDArray[np.float32]]:
-    """Return every dataset of a small HDF5 file by its full name; raises PosenetStoreError if it is damaged."""
+    """Return every dataset of any small HDF5 file by its full name; raises PosenetStoreError if it is damaged."""
     arrays: dict[str, NDArray[np.float32]] = {}
 
     def collect(name: str, item: h5py.Group | h5py.Dataset) -> None:
