@@ -169,6 +169,7 @@ def test_sweep_runs_without_torchvision_and_without_the_images(home: Path, tmp_p
         (["build-store", "--backbone", "resnet18", "--weights", "hed", "--images", "photos"], 2, "for vgg16, not resnet18"),
         (["build-store", "--backbone", "pixels", "--images", "photos", "--limit", "0"], 2, "--limit 0"),
         (["build-store", "--backbone", "pixels", "--images", "photos", "--layout", "aligne"], 2, "aligne"),
+        (["build-store", "--backbone", "pixels", "--images", "photos", "--part", "3/2"], 2, "give I/N"),
         (["build-store", "--backbone", "pixels", "--images", "broken"], 1, "1 of 4 images are unreadable"),
         (["build-store", "--backbone", "pixels", "--images", "duts-te"], 2, "--data-root"),
         (["sweep", "typo.toml"], 2, "did you mean 'kernels'"),
@@ -255,6 +256,41 @@ def test_ctrl_c_stops_with_a_sentence_and_the_same_command_resumes(tmp_path: Pat
     assert 1 <= committed < 4
     resumed = json.loads(cli(*words, "--json").stdout)
     assert resumed["extracted"] == 200 - 64 * committed
+
+
+def test_parts_meet_in_one_store(tmp_path: Path) -> None:
+    write_images(tmp_path / "photos", 150)
+    words: Words = ["build-store", "--images", tmp_path / "photos", "--backbone", "pixels", "--no-probes"]
+    whole = json.loads(cli(*words, "--stores", tmp_path / "whole", "--json").stdout)
+    missing = [
+        json.loads(cli(*words, "--stores", tmp_path / "parts", "--json", "--part", part).stdout)["missing"]
+        for part in ("2/2", "2/2", "1/2")
+    ]
+    assert missing == [2, 2, 0]
+    pair = [Path(whole["path"]), tmp_path / "parts" / Path(whole["path"]).name]
+    files = [{p.relative_to(store): p.read_bytes() for p in store.rglob("*") if p.is_file()} for store in pair]
+    assert files[0].keys() == files[1].keys()
+    differing = [str(path) for path, data in files[0].items() if files[1][path] != data]
+    assert set(differing) <= {"manifest.json", "plan.json"}  # both hold times
+    ids = [json.loads((store / "manifest.json").read_text())["store_id"] for store in pair]
+    assert ids[0] == ids[1]
+
+
+def test_sigterm_ends_with_143_and_the_same_command_resumes(tmp_path: Path) -> None:
+    write_images(tmp_path / "photos", 200)
+    words: Words = ["build-store", "--images", tmp_path / "photos", "--stores", tmp_path / "stores", "--backbone", "resnet18",
+                    "--weights", "random:0", "--dtype", "float32", "--no-probes"]  # fmt: skip
+    process = subprocess.Popen([sys.executable, ROOT / "cli.py", *words], stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("stores/*/commits/b*.json")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.terminate()
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert "terminated; everything committed is safe" in errors
+    assert "Traceback" not in errors
+    committed = len(list(tmp_path.glob("stores/*/commits/b*.json")))
+    assert json.loads(cli(*words, "--json").stdout)["extracted"] == 200 - 64 * committed
 
 
 def test_every_command_and_option_has_help() -> None:

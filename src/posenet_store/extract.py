@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,12 +28,17 @@ BATCHES_AHEAD = 2
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a build did: the store's path, images extracted now (0 if it was sealed before), seconds, quarantine."""
+    """What a build did: the store's path, images extracted now, blocks still missing (0: sealed), seconds, quarantine."""
 
     path: Path
     extracted: int
+    missing: int
     seconds: float
     quarantined: tuple[Quarantined, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the facts that `build-store --json` prints."""
+        return vars(self) | {"path": str(self.path), "quarantined": [vars(entry) for entry in self.quarantined]}
 
 
 @dataclass(frozen=True)
@@ -141,6 +146,20 @@ def _check_quarantine(count: int, reasons: Sequence[Quarantined], rows: int, lim
         )
 
 
+def part_of(blocks: Iterable[int], part: tuple[int, int]) -> list[int]:
+    """Return the blocks that part (i, n) extracts.
+
+    >>> part_of(range(7), (2, 3))
+    [1, 4]
+    """
+    return [block for block in blocks if block % part[1] == part[0] - 1]
+
+
+def rows_in(plan: Plan, blocks: Iterable[int]) -> int:
+    """Return the number of rows of some blocks."""
+    return sum(stop - start for start, stop in (plan.bounds[block] for block in blocks))
+
+
 def build(
     images: ImageSet,
     backbone: Backbone,
@@ -149,37 +168,39 @@ def build(
     *,
     batch_size: int = 16,
     max_unreadable: float = 0.01,
+    part: tuple[int, int] = (1, 1),
     advance: Callable[[int], None] = lambda images: None,
 ) -> Outcome:
-    """Build or resume the store of `plan` below `root`, and seal it.
+    """Build or resume the store of `plan` below `root`, and seal it once no block is missing.
 
+    `part` (i, n) extracts every n-th block from the i-th: parts may run in any order, on several machines, even twice.
     `advance(n)` is called after n more images are safe or found safe. Raises BuildError if features do not fit the
     dtype or more than `max_unreadable` of the images can't be read; what is committed stays.
     """
     began = time.perf_counter()
     writer = StoreWriter.open(root, plan)
-    missing = [] if writer.sealed else writer.missing()
+    mine = part_of(range(len(plan.bounds)), part)
+    missing = [] if writer.sealed else part_of(writer.missing(), part)
     bad = writer.quarantined()
-    rows = sum(stop - start for start, stop in (plan.bounds[block] for block in missing))
-    advance(plan.spec.rows - rows)
-    arrays: dict[str, NDArray[Any]] = {}
+    rows = rows_in(plan, missing)
+    advance(rows_in(plan, mine) - rows)
+    shapes = plan.spec.arrays.items()
+    buffers = {name: np.empty((plan.spec.block_rows, *shape), plan.spec.dtype) for name, shape in shapes if missing}
     in_block: list[Quarantined] = []
     for batch in decoded(images, plan, missing, batch_size):
         start, stop = plan.bounds[batch.block]
         in_block += batch.quarantined
         _check_quarantine(len(bad) + len(in_block), [*bad, *in_block], plan.spec.rows, max_unreadable)
-        if batch.start == start:
-            shapes = plan.spec.arrays.items()
-            arrays = {name: np.empty((stop - start, *shape), plan.spec.dtype) for name, shape in shapes}
-        _fill(arrays, stored_arrays(backbone, batch.pixels, list(arrays)), batch, start)
+        _fill(buffers, stored_arrays(backbone, batch.pixels, list(buffers)), batch, start)
         if batch.start + len(batch.pixels) == stop:
-            writer.commit(batch.block, arrays, in_block)
+            writer.commit(batch.block, {name: buffer[: stop - start] for name, buffer in buffers.items()}, in_block)
             bad, in_block = [*bad, *in_block], []
         advance(len(batch.pixels))
     seconds = time.perf_counter() - began
-    if not writer.sealed:
+    left = 0 if writer.sealed else len(writer.missing())
+    if not writer.sealed and not left:
         writer.seal({"extracted": rows, "seconds": round(seconds, 3), **provenance()})
-    return Outcome(writer.files.root, rows, seconds, tuple(bad))
+    return Outcome(writer.files.root, rows, left, seconds, tuple(bad))
 
 
 def _fill(arrays: dict[str, NDArray[Any]], values: dict[str, NDArray[np.float32]], batch: _Batch, block_start: int) -> None:

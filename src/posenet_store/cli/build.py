@@ -1,6 +1,8 @@
 """build-store: run the backbone once."""
 
+import re
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from posenet_store.cli.options import (
     progress,
     stores_option,
 )
+from posenet_store.errors import UsageError
 from posenet_store.specs import DTYPES, FORMATS, LAYOUTS
 
 
@@ -33,6 +36,8 @@ def _existing(path: Path) -> Path:
 @click.option("--layout", type=click.Choice(LAYOUTS), default="native", show_default=True,
               help="native: all of every tap, and the report's aligned maps; aligned: only these (1 % of it).")  # fmt: skip
 @click.option("--dtype", type=click.Choice(DTYPES), default="float16", show_default=True)
+@click.option("--part", default="1/1", show_default=True, metavar="I/N", callback=lambda _c, _p, text: _part(text),
+              help="Extract every N-th block from the I-th; in any order, on any machine; the last one seals.")  # fmt: skip
 @click.option("--limit", type=int, help="Take the first N images only.")
 @click.option("--max-unreadable", type=click.FloatRange(0, 1), default=0.01, show_default=True,
               help="Share of unreadable images above which the build stops.")  # fmt: skip
@@ -41,8 +46,8 @@ def _existing(path: Path) -> Path:
 @json_option
 def build_store(
     backbone: str, weights: str, taps: str, device: str, batch_size: int, source: str, data_root: Path | None, root: Path,
-    file_format: str, layout: str, dtype: str, limit: int | None, max_unreadable: float, no_probes: bool, plan_only: bool,
-    as_json: bool,
+    file_format: str, layout: str, dtype: str, part: tuple[int, int], limit: int | None, max_unreadable: float, no_probes: bool,
+    plan_only: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Run a frozen backbone once over images and keep its features.
 
@@ -65,31 +70,50 @@ def build_store(
     sets = [images] if no_probes or source == "probes" else [probe_set(), images]
     for one in sets:
         chosen = plan if one is images else plan_store(one, network, layout, dtype, file_format=file_format)
-        outcome = built(one, network, chosen, root, batch_size, max_unreadable)
+        outcome = built(one, network, chosen, root, batch_size, max_unreadable, part if one is images else (1, 1))
     if as_json:
-        print_json({
-            "path": str(outcome.path), "fingerprint": plan.spec.fingerprint, "extracted": outcome.extracted,
-            "seconds": round(outcome.seconds, 2), "quarantined": [vars(q) for q in outcome.quarantined],
-        })  # fmt: skip
+        print_json(outcome.to_dict() | {"fingerprint": plan.spec.fingerprint})
     else:
         click.echo(outcome.path)
 
 
-def built(images: Any, network: Any, plan: Any, root: Path, batch_size: int, max_unreadable: float) -> Any:
-    """Build one store under a progress bar and say what happened on standard error."""
-    from posenet_store.extract import build
+def _part(text: str) -> tuple[int, int]:
+    """Parse I/N."""
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not match or not 1 <= int(match[1]) <= int(match[2]):
+        raise UsageError(f"--part {text!r} is not accepted; give I/N with 1 <= I <= N, as in 2/8")
+    return int(match[1]), int(match[2])
 
+
+def _terminated(*_: object) -> None:
+    """SIGTERM, as schedulers send it: drop the block in hand and go, with the exit code they expect."""
+    click.echo("terminated; everything committed is safe, type the same command again to go on", err=True)
+    raise SystemExit(128 + signal.SIGTERM)
+
+
+def built(
+    images: Any, network: Any, plan: Any, root: Path, batch_size: int, max_unreadable: float, part: tuple[int, int] = (1, 1)
+) -> Any:
+    """Build one store under a progress bar and say what happened on standard error."""
+    from posenet_store.extract import build, part_of, rows_in
+
+    signal.signal(signal.SIGTERM, _terminated)
+    total = rows_in(plan, part_of(range(len(plan.bounds)), part))
     with progress() as bars:
-        bar = bars.add_task(f"{plan.spec.network} on {images.name}", total=len(images), unit="images")
+        bar = bars.add_task(f"{plan.spec.network} on {images.name}", total=total, unit="images")
         outcome = build(
             images, network, plan, root,
-            batch_size=batch_size, max_unreadable=max_unreadable, advance=lambda count: bars.advance(bar, count),
+            batch_size=batch_size, max_unreadable=max_unreadable, part=part, advance=lambda count: bars.advance(bar, count),
         )  # fmt: skip
-    if not outcome.extracted:
-        click.echo(f"{outcome.path.name} is complete; nothing to do", err=True)
-    else:
+    if outcome.extracted:
         speed = outcome.extracted / max(outcome.seconds, 1e-9)
         click.echo(f"{outcome.path.name}: {outcome.extracted} images, {speed:.1f} a second", err=True)
+    if outcome.missing:
+        click.echo(
+            f"{outcome.path.name}: {outcome.missing} blocks of other parts are missing; the last part seals it", err=True
+        )
+    elif not outcome.extracted:
+        click.echo(f"{outcome.path.name} is complete; nothing to do", err=True)
     for entry in outcome.quarantined:
         click.echo(f"quarantined: {entry.image_id}: {entry.reason}", err=True)
     return outcome
