@@ -77,8 +77,10 @@ def read_plan(files: StoreFiles) -> Plan:
         lists = [tuple(content[key]) for key in ("image_ids", "image_sha256", "order")]
         plan = Plan(spec, lists[0], lists[1], lists[2], content["provenance"])
         recorded = content["fingerprint"]
+    except StoreError as error:
+        raise StoreError(f"{files.root}: {error}") from None
     except KeyError as error:
-        raise StoreError(f"{files.plan} lacks {error}; it was damaged") from None
+        raise StoreError(f"{files.plan} lacks {error}; it was edited or damaged") from None
     if recorded != spec.fingerprint or any(len(entries) != spec.rows for entries in lists):
         raise StoreError(f"{files.plan} does not match its own fingerprint; it was edited or damaged")
     return plan

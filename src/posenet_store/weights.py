@@ -78,7 +78,8 @@ def _from_file(path: Path) -> dict[str, Tensor]:
             "save it again with torch.save(model.state_dict(), ...)"
         ) from None
     except (RuntimeError, OSError, EOFError, ValueError, KeyError, SafetensorError) as error:
-        raise PosenetStoreError(f"{path} is damaged or cut short: {str(error).splitlines()[0]}") from None
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise PosenetStoreError(f"{path} is damaged or cut short: {reason}") from None
 
 
 def _hed_file() -> Path:

@@ -1,0 +1,149 @@
+"""Backbones against plain torchvision forward hooks."""
+
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from PIL import Image
+from torch import Tensor, nn
+
+from posenet_store.backbones import Backbone, device_named, load_backbone
+from posenet_store.errors import UsageError
+from posenet_store.taps import tap_modules
+from posenet_store.weights import HED, resolve
+
+
+def pixels(count: int = 2, size: int = 224) -> Tensor:
+    rng = np.random.default_rng(0)
+    small = rng.integers(0, 256, (count, 8, 8, 3), dtype=np.uint8)
+    images = [np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC)) for image in small]
+    return torch.from_numpy(np.stack(images))
+
+
+def plain_network(name: str, seed: int) -> nn.Module:
+    """The same parameters from torchvision itself, none of our code."""
+    torch.manual_seed(seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        module: nn.Module = torchvision.models.get_model(name, weights=None).eval()
+    return module
+
+
+def plain_hooks(module: nn.Module, paths: tuple[str, ...], inputs: Tensor) -> list[Tensor]:
+    """Every tap cloned at once, so that no later in-place operation can reach it; the whole network runs."""
+    found: dict[str, Tensor] = {}
+
+    def keep(path: str) -> Callable[[nn.Module, object, Tensor], None]:
+        def hook(_module: nn.Module, _inputs: object, output: Tensor) -> None:
+            found[path] = output.clone()
+
+        return hook
+
+    for path in paths:
+        module.get_submodule(path).register_forward_hook(keep(path))
+    with torch.no_grad():
+        module(inputs)
+    return [found[path] for path in paths]
+
+
+def imagenet_inputs(images: Tensor) -> Tensor:
+    from torchvision import transforms
+
+    chain = transforms.Compose([transforms.ToTensor(), transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])])
+    return torch.stack([chain(Image.fromarray(image.numpy())) for image in images])
+
+
+def assert_same(backbone: Backbone, expected: list[Tensor]) -> None:
+    found = backbone.features(pixels())
+    assert list(found) == [tap.name for tap in backbone.taps]
+    for value, plain in zip(found.values(), expected, strict=True):
+        scale = plain.abs().max().item()
+        torch.testing.assert_close(value, plain, rtol=1e-5, atol=1e-5 * scale)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "densenet121", "convnext_tiny"])
+def test_features_equal_plain_hooks(name: str) -> None:
+    expected = plain_hooks(plain_network(name, 3), tap_modules(name), imagenet_inputs(pixels()))
+    assert_same(load_backbone(name, "random:3", device="cpu"), expected)
+
+
+@pytest.mark.parametrize("tap_set", ["report", "official"])
+def test_trained_vgg_features_equal_plain_hooks(tap_set: str) -> None:
+    backbone = load_backbone("vgg16", "hed", tap_set, device="cpu")
+    module = plain_network("vgg16", 0)
+    trained = resolve("hed", "vgg16").state
+    assert trained is not None
+    module.load_state_dict(dict(trained), strict=False)
+    bgr = pixels().flip(-1).float() - torch.tensor(HED.mean)
+    assert_same(backbone, plain_hooks(module, tap_modules("vgg16", tap_set), bgr.permute(0, 3, 1, 2)))
+
+
+def test_preprocessing_is_torchvisions() -> None:
+    backbone = load_backbone("resnet18", "random:0", device="cpu")
+    torch.testing.assert_close(backbone.inputs(pixels()), imagenet_inputs(pixels()), rtol=1e-6, atol=1e-6)
+
+
+def test_pixels_are_the_image_itself() -> None:
+    backbone = load_backbone("pixels", device="cpu")
+    images = pixels(size=28)
+    (found,) = backbone.features(images).values()
+    assert torch.equal(found, images.permute(0, 3, 1, 2).float())
+    assert backbone.preprocess.size == 28
+
+
+def test_one_forward_pass_gives_all_taps_and_nothing_behind_the_last_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = load_backbone("resnet18", "random:0", device="cpu")
+    calls = []
+    backbone.module.register_forward_pre_hook(lambda *_: calls.append("forward"))
+    backbone.module.get_submodule("avgpool").register_forward_pre_hook(lambda *_: calls.append("behind"))
+    backbone.features(pixels())
+    assert calls == ["forward"]
+    assert not any(module._forward_hooks for name, module in backbone.module.named_modules() if name.startswith("layer"))
+
+
+def test_frozen_means_frozen() -> None:
+    backbone = load_backbone("resnet18", "random:0", device="cpu")
+    assert not backbone.module.training
+    assert not any(parameter.requires_grad for parameter in backbone.module.parameters())
+    before = {name: value.clone() for name, value in backbone.module.state_dict().items()}
+    backbone.features(pixels())
+    assert all(torch.equal(value, before[name]) for name, value in backbone.module.state_dict().items())
+
+
+def test_an_image_alone_has_the_features_it_has_in_a_batch() -> None:
+    backbone = load_backbone("resnet18", "random:0", device="cpu")
+    together, alone = backbone.features(pixels(4)), backbone.features(pixels(4)[2:3])
+    for name, value in alone.items():
+        torch.testing.assert_close(together[name][2:3], value, rtol=1e-5, atol=1e-5 * value.abs().max().item())
+
+
+def test_a_seed_is_a_network_and_the_global_generator_is_left_alone() -> None:
+    torch.manual_seed(9)
+    before = torch.random.get_rng_state()
+    digests = [load_backbone("resnet18", f"random:{seed}", device="cpu").weights_sha256 for seed in (0, 0, 1)]
+    assert torch.equal(before, torch.random.get_rng_state())
+    assert digests[0] == digests[1] != digests[2]
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "taps", "device", "message"),
+    [
+        ("resnet19", "random:0", "report", "cpu", "unknown backbone 'resnet19'.*did you mean"),
+        ("resnet18", "random", "report", "cpu", "unknown weights 'random'; accepted: imagenet"),
+        ("resnet18", "random:0", "all", "cpu", "unknown tap set"),
+        ("resnet18", "random:0", "report", "gpu", "unknown device 'gpu'.*accepted: auto, cpu, cuda"),
+    ],
+)
+def test_a_mistake_names_what_is_accepted(name: str, weights: str, taps: str, device: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        load_backbone(name, weights, taps, device)
+
+
+def test_cuda_is_refused_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert device_named("auto").type == "cpu"
+    with pytest.raises(UsageError, match="no usable CUDA device"):
+        device_named("cuda")

@@ -1,0 +1,296 @@
+"""Extraction: every row is its image's features; what can go wrong stops, resumes or is quarantined, and says so."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from posenet_store.backbones import Backbone
+from posenet_store.errors import BuildError, StoreError
+from posenet_store.extract import build, plan_store
+from posenet_store.files import sha256_file
+from posenet_store.images import ImageSet
+from posenet_store.reader import open_store
+from posenet_store.sources import image_set
+from posenet_store.store import StoreWriter
+from support import built_store, tiny_backbone, write_images
+
+ROWS = 14  # three blocks of four and a tail of two
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
+    return image_set(str(write_images(tmp_path_factory.mktemp("extract") / "photos", ROWS)))
+
+
+def data_of(store: Path) -> dict[str, str]:
+    """Digests of everything but the two files that hold times."""
+    paths = (path for path in store.rglob("*") if path.is_file() and path.name not in ("plan.json", "manifest.json"))
+    return {path.relative_to(store).as_posix(): sha256_file(path) for path in paths}
+
+
+def features_of(backbone: Backbone, images: ImageSet, image_id: str) -> dict[str, torch.Tensor]:
+    pixels = images.read(images.ids.index(image_id), backbone.preprocess.size)
+    return backbone.features(torch.from_numpy(pixels[None].copy()))
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-6), ("float16", 2**-11)])
+def test_every_row_holds_its_images_features(images: ImageSet, tmp_path: Path, dtype: str, tolerance: float) -> None:
+    """float32 to summation order in a batch; float16 to half a unit in its last place (2^-11)."""
+    backbone = tiny_backbone()
+    reader = built_store(tmp_path, images, backbone, dtype=dtype)
+    for row, image_id in enumerate(reader.ids):
+        taps = features_of(backbone, images, image_id)
+        for name, expected in taps.items():
+            found = reader.read(name, row, row + 1)
+            np.testing.assert_allclose(found, expected.numpy(), rtol=tolerance, atol=1e-6)
+        parts = [F.interpolate(taps[n][None], size=(3, 28, 28), mode="trilinear")[0, 0] for n in ("f1", "f2", "f3")]
+        np.testing.assert_allclose(reader.read("aligned", row, row + 1)[0], torch.cat(parts).numpy(), rtol=tolerance, atol=1e-6)
+
+
+def test_rows_are_permuted_and_the_permutation_is_recorded(images: ImageSet, tmp_path: Path) -> None:
+    plan = built_store(tmp_path, images, tiny_backbone(), "aligned").plan
+    assert plan.order != tuple(range(ROWS))
+    assert sorted(plan.order) == list(range(ROWS))
+    assert plan.ids == tuple(images.ids[index] for index in plan.order)
+    assert plan.digests == tuple(images.digests[index] for index in plan.order)
+
+
+def test_a_second_build_touches_nothing(images: ImageSet, tmp_path: Path) -> None:
+    backbone = tiny_backbone()
+    store = built_store(tmp_path, images, backbone).files.root
+    before = {path: path.stat().st_mtime_ns for path in store.rglob("*")}
+    outcome = build(images, backbone, plan_store(images, backbone, "native", "float32", 4), tmp_path)
+    assert (outcome.path, outcome.extracted, outcome.missing) == (store, 0, 0)
+    assert {path: path.stat().st_mtime_ns for path in store.rglob("*")} == before
+
+
+def test_a_changed_input_gets_another_store(images: ImageSet, tmp_path: Path) -> None:
+    backbone = tiny_backbone()
+    other_bytes = replace(images, digests=("0" * 64, *images.digests[1:]))
+    other_name = replace(images, ids=("renamed.png", *images.ids[1:]))
+    plans = [
+        plan_store(images, backbone, "native", "float32"),
+        plan_store(other_bytes, backbone, "native", "float32"),
+        plan_store(other_name, backbone, "native", "float32"),
+        plan_store(images.limited(13), backbone, "native", "float32"),
+        plan_store(images, tiny_backbone(seed=1), "native", "float32"),
+        plan_store(images, backbone, "aligned", "float32"),
+        plan_store(images, backbone, "native", "float16"),
+        plan_store(images, replace(backbone, preprocess=replace(backbone.preprocess, scale=1.0)), "native", "float32"),
+    ]
+    assert len({plan.spec.folder for plan in plans}) == len(plans)
+
+
+def test_the_batch_size_is_not_part_of_the_store(images: ImageSet, tmp_path: Path) -> None:
+    backbone = tiny_backbone()
+    plan = plan_store(images, backbone, "native", "float32", 4)
+    one = open_store(build(images, backbone, plan, tmp_path / "one", batch_size=1).path)
+    big = open_store(build(images, backbone, plan, tmp_path / "big", batch_size=64).path)
+    for name in plan.spec.arrays:
+        np.testing.assert_allclose(one.read(name, 0, ROWS), big.read(name, 0, ROWS), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("file_format", ["zarr", "hdf5"])
+@pytest.mark.parametrize("harm", ["record", "data", "torn data", "manifest", "temporaries"])
+def test_a_resumed_build_is_the_uninterrupted_one(images: ImageSet, tmp_path: Path, harm: str, file_format: str) -> None:
+    backbone = tiny_backbone()
+    plan = plan_store(images, backbone, "native", "float32", 4, file_format)
+    store = build(images, backbone, plan, tmp_path, batch_size=2).path
+    whole, sealed = data_of(store), json.loads((store / "manifest.json").read_text())["store_id"]
+    (store / "manifest.json").unlink()
+    block_file = next(path for path in sorted(store.rglob("*")) if path.name in ("c.1.0.0.0", "part-00001.h5"))
+    match harm:
+        case "record":
+            (store / "commits/b00001.json").unlink()
+        case "data":
+            block_file.unlink()
+        case "torn data":
+            block_file.write_bytes(block_file.read_bytes()[:100])
+        case "temporaries":
+            (store / "commits/.b00001.json.abc.tmp").write_text("{")
+            (store.parent / f".{store.name}.abc.tmp").mkdir()
+    extracted = build(images, backbone, plan, tmp_path, batch_size=2).extracted
+    assert extracted == (4 if harm in ("record", "data", "torn data") else 0)
+    found = {name: digest for name, digest in data_of(store).items() if not name.endswith(".tmp")}
+    assert found == whole
+    assert json.loads((store / "manifest.json").read_text())["store_id"] == sealed
+
+
+def test_a_killed_build_resumes_to_the_same_bytes(tmp_path: Path) -> None:
+    folder = write_images(tmp_path / "photos", 60)
+    words = ["--images", str(folder), "--backbone", "resnet18", "--weights", "random:0", "--dtype", "float32", "--no-probes"]
+    code = (
+        "import sys, posenet_store.blocks as b; b.NATIVE_BLOCK_ROWS = 8\n"
+        "from posenet_store.cli import main; main(['build-store', *sys.argv[1:]])"
+    )
+    command = [sys.executable, "-c", code, *words, "--batch-size", "4", "--stores"]
+    subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True)
+    process = subprocess.Popen([*command, str(tmp_path / "killed")], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while len(list(tmp_path.glob("killed/*/commits/b*.json"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not list(tmp_path.glob("killed/*/manifest.json"))
+    subprocess.run([*command, str(tmp_path / "killed")], check=True, capture_output=True)
+    whole, killed = (next((tmp_path / name).iterdir()) for name in ("whole", "killed"))
+    leftovers = {name for name in data_of(killed) if name.endswith(".tmp")}
+    assert {name: d for name, d in data_of(killed).items() if name not in leftovers} == data_of(whole)
+
+
+def test_ctrl_c_leaves_what_is_committed(images: ImageSet, tmp_path: Path) -> None:
+    backbone = tiny_backbone()
+    plan = plan_store(images, backbone, "native", "float32", 4)
+    seen = []
+
+    def interrupt(count: int) -> None:
+        seen.append(count)
+        if sum(seen) == 6:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build(images, backbone, plan, tmp_path, batch_size=2, advance=interrupt)
+    assert StoreWriter.open(tmp_path, plan).missing() == [1, 2, 3]
+    assert build(images, backbone, plan, tmp_path, batch_size=2).extracted == 10
+
+
+@pytest.mark.parametrize("call", [1, 2, 5, 9])
+def test_a_full_disk_commits_nothing_half(images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: int) -> None:
+    """The disk fills up at the n-th sync after the skeleton; then there is room again."""
+    backbone = tiny_backbone()
+    plan = plan_store(images, backbone, "native", "float32", 4)
+    StoreWriter.open(tmp_path, plan)
+    calls = []
+
+    def full(path: Path) -> None:
+        calls.append(path)
+        if len(calls) >= call:
+            raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr("posenet_store.files.fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        build(images, backbone, plan, tmp_path, batch_size=2)
+    monkeypatch.undo()
+    store = tmp_path / plan.spec.folder
+    assert not list(store.rglob("*.tmp"))
+    assert 0 in StoreWriter.open(tmp_path, plan).missing()
+    build(images, backbone, plan, tmp_path, batch_size=2)
+    assert data_of(store) == data_of(built_store(tmp_path / "other", images, backbone).files.root)
+
+
+def test_a_disk_that_really_is_full(images: ImageSet, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=160k", "tmpfs", str(disk)], check=False, capture_output=True)
+    if mounted.returncode:
+        pytest.skip(f"no tmpfs can be mounted here: {mounted.stderr.decode().strip()}")
+    backbone = tiny_backbone()
+    plan = plan_store(images, backbone, "native", "float32", 4)
+    try:
+        with pytest.raises(OSError, match="No space left on device"):
+            build(images, backbone, plan, disk, batch_size=2)
+        committed = [block for block in range(4) if block not in StoreWriter.open(disk, plan).missing()]
+        assert not list((disk / plan.spec.folder).rglob("*.tmp"))
+        subprocess.run(["mount", "-o", "remount,size=8m", str(disk)], check=True)
+        outcome = build(images, backbone, plan, disk, batch_size=2)
+        assert outcome.extracted == ROWS - sum((2 if block == 3 else 4) for block in committed)
+        assert data_of(outcome.path) == data_of(built_store(tmp_path / "other", images, backbone).files.root)
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_float16_overflow_names_the_tap_the_maximum_and_the_way_out(images: ImageSet, tmp_path: Path) -> None:
+    loud = tiny_backbone(scale=60.0)
+    with pytest.raises(BuildError, match=r"tap f\d reaches [\d.]+e\+\d+.*--dtype float32"):
+        built_store(tmp_path, images, loud, dtype="float16")
+    reader = built_store(tmp_path, images, loud, dtype="float32")
+    assert float(reader.read("f3", 0, ROWS).max()) > 65504
+
+
+def test_features_that_are_not_finite_stop_the_build(images: ImageSet, tmp_path: Path) -> None:
+    broken = tiny_backbone()
+    with torch.no_grad():
+        next(broken.module.parameters())[0] = float("nan")
+    with pytest.raises(BuildError, match="tap f1 holds NaN"):
+        built_store(tmp_path, images, broken)
+
+
+def test_unreadable_images_are_quarantined_and_rows_stay_aligned(tmp_path: Path) -> None:
+    folder = write_images(tmp_path / "photos", 10)
+    (folder / "image003.png").write_bytes(b"not an image")
+    (folder / "image007.png").write_bytes(b"")
+    images, backbone = image_set(str(folder)), tiny_backbone()
+    plan = plan_store(images, backbone, "native", "float32", 4)
+    outcome = build(images, backbone, plan, tmp_path / "stores", batch_size=3, max_unreadable=0.2)
+    reader = open_store(outcome.path)
+    assert {entry.image_id: entry.reason for entry in outcome.quarantined} == {
+        "image003.png": "not an image in a format that PIL knows",
+        "image007.png": "the file is empty (0 bytes)",
+    }
+    assert {e["image_id"] for e in reader.manifest["quarantined"]} == {"image003.png", "image007.png"}
+    for row, image_id in enumerate(reader.ids):
+        found = reader.read("f1", row, row + 1)
+        if image_id in ("image003.png", "image007.png"):
+            assert np.isnan(found).all()
+            assert not reader.readable[row]
+        else:
+            np.testing.assert_allclose(found, features_of(backbone, images, image_id)["f1"].numpy(), rtol=1e-6, atol=1e-6)
+    again = build(images, backbone, plan, tmp_path / "stores", max_unreadable=0.2)
+    assert again.quarantined == outcome.quarantined
+
+
+def test_too_many_unreadable_images_stop_the_build(tmp_path: Path) -> None:
+    folder = write_images(tmp_path / "photos", 10)
+    (folder / "image003.png").write_bytes(b"not an image")
+    with pytest.raises(BuildError, match=r"1 of 10 images are unreadable, more than the 1.0%.*image003.png: not an image"):
+        built_store(tmp_path / "stores", image_set(str(folder)), tiny_backbone())
+
+
+def test_statistics_are_those_of_all_readable_rows(tmp_path: Path) -> None:
+    folder = write_images(tmp_path / "photos", 9)
+    (folder / "image003.png").write_bytes(b"not an image")
+    images, backbone = image_set(str(folder)), tiny_backbone()
+    plan = plan_store(images, backbone, "native", "float32", 4)
+    reader = open_store(build(images, backbone, plan, tmp_path / "stores", max_unreadable=0.2).path)
+    for name in plan.spec.arrays:
+        values = reader.read(name, 0, 9)[reader.readable].astype(np.float64)
+        found = reader.manifest["statistics"][name]
+        assert found["count"] == values.size
+        assert (found["min"], found["max"]) == (values.min(), values.max())
+        assert found["mean"] == pytest.approx(values.mean(), rel=1e-6)
+        assert found["mean_square"] == pytest.approx((values**2).mean(), rel=1e-6)
+        assert found["zeros"] == pytest.approx((values == 0).mean(), abs=1e-12)
+
+
+def test_a_folder_of_another_store_is_never_written_to(images: ImageSet, tmp_path: Path) -> None:
+    backbone = tiny_backbone()
+    store = built_store(tmp_path, images, backbone).files.root
+    other = plan_store(images, tiny_backbone(seed=1), "native", "float32", 4)
+    store.rename(tmp_path / other.spec.folder)
+    with pytest.raises(StoreError, match="belongs to fingerprint"):
+        StoreWriter.open(tmp_path, other)
+
+
+def test_the_builder_that_comes_second_shares_the_firsts_store(images: ImageSet, tmp_path: Path) -> None:
+    backbone = tiny_backbone()
+    plan = plan_store(images, backbone, "native", "float32", 4)
+    first, second = StoreWriter.open(tmp_path, plan), StoreWriter.open(tmp_path, plan)
+    assert first.files == second.files
+    StoreWriter._create(first.files, plan)  # loses the race: the folder is there already
+    assert [path.name for path in tmp_path.iterdir()] == [plan.spec.folder]
+    assert second.missing() == [0, 1, 2, 3]
+
+
+def test_sealing_waits_for_every_block(images: ImageSet, tmp_path: Path) -> None:
+    writer = StoreWriter.open(tmp_path, plan_store(images, tiny_backbone(), "native", "float32", 4))
+    with pytest.raises(BuildError, match="4 blocks are missing, the first is 0"):
+        writer.seal({})

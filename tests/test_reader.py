@@ -1,0 +1,134 @@
+"""The reading side: order, bounds, and everything that must be an error instead of a wrong number."""
+
+import json
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from posenet_store.errors import StoreError, UsageError
+from posenet_store.extract import build, plan_store
+from posenet_store.reader import Reader, open_store
+from posenet_store.sources import image_set
+from support import tiny_backbone, write_images
+
+ROWS, BAD = 30, ("image004.png", "image011.png")
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory: pytest.TempPathFactory) -> Reader:
+    """30 rows in blocks of four, two of them quarantined."""
+    root = tmp_path_factory.mktemp("reader")
+    folder = write_images(root / "photos", ROWS)
+    for name in BAD:
+        (folder / name).write_bytes(b"")
+    images, backbone = image_set(str(folder)), tiny_backbone()
+    plan = plan_store(images, backbone, "native", "float16", 4)
+    return open_store(build(images, backbone, plan, root / "stores", max_unreadable=0.1).path)
+
+
+def test_scan_gives_the_readable_rows_in_order(reader: Reader) -> None:
+    found = np.concatenate([values["f3"] for values in reader.scan(["f3"], 3, 21)])
+    expected = reader.read("f3", 3, 21)[reader.readable[3:21]]
+    np.testing.assert_array_equal(found, expected)
+    assert np.isfinite(found).all()
+    assert reader.readable.sum() == ROWS - len(BAD)
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 8, 100])
+@pytest.mark.parametrize("pool_rows", [1, 9, 10_000])
+def test_an_epoch_is_every_readable_row_once_in_full_batches(
+    reader: Reader, monkeypatch: pytest.MonkeyPatch, batch_size: int, pool_rows: int
+) -> None:
+    row_bytes = 2 * (16 * 4 * 4 + 9 * 28 * 28)
+    monkeypatch.setattr("posenet_store.reader.POOL_BYTES", pool_rows * row_bytes)
+    names = ["f3", "aligned"]
+    order = np.concatenate(reader.epoch(names, 2, 27, seed=1, epoch=3))
+    assert sorted(order.tolist()) == [row for row in range(2, 27) if reader.readable[row]]
+    batches = list(reader.batches(names, 2, 27, batch_size=batch_size, seed=1, epoch=3))
+    sizes = [len(batch["f3"]) for batch in batches]
+    assert all(size == batch_size for size in sizes[:-1])
+    assert sum(sizes) == len(order)
+    for name in names:
+        stored = reader.read(name, 0, ROWS)
+        np.testing.assert_array_equal(np.concatenate([batch[name] for batch in batches]), stored[order])
+
+
+def test_the_order_is_a_function_of_seed_and_epoch(reader: Reader) -> None:
+    def order(seed: int, epoch: int) -> list[int]:
+        rows: list[int] = np.concatenate(reader.epoch(["f3"], 0, ROWS, seed=seed, epoch=epoch)).tolist()
+        return rows
+
+    assert order(0, 0) == order(0, 0)
+    assert len({tuple(order(seed, epoch)) for seed in range(3) for epoch in range(3)}) == 9
+
+
+def test_a_reader_travels_as_its_path(reader: Reader) -> None:
+    copy = pickle.loads(pickle.dumps(reader))
+    np.testing.assert_array_equal(copy.read("f1", 0, 2), reader.read("f1", 0, 2))
+
+
+def test_an_unknown_array_names_the_known(reader: Reader) -> None:
+    with pytest.raises(UsageError, match="accepted: f1, f2, f3, aligned"):
+        reader.read("f9", 0, 1)
+
+
+def test_reading_changes_nothing_on_disk(reader: Reader) -> None:
+    def state() -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in reader.files.root.rglob("*")}
+
+    before = state()
+    list(open_store(reader.files.root).batches(["f1", "aligned"], 0, ROWS, batch_size=4, seed=0, epoch=0))
+    assert state() == before
+
+
+def _edited(path: Path, change: Callable[[dict[str, object]], object]) -> None:
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def _spec(content: dict[str, object]) -> dict[str, object]:
+    spec = content["spec"]
+    assert isinstance(spec, dict)
+    return spec
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (lambda store: (store / "manifest.json").unlink(), "is not sealed: .*type the same build-store command to resume"),
+        (lambda store: (store / "plan.json").unlink(), "is not a store"),
+        (lambda store: (store / "plan.json").write_text("{"), r"plan.json is not valid JSON"),
+        (lambda store: (store / "plan.json").write_text("[]"), r"plan.json holds a list"),
+        (lambda store: _edited(store / "plan.json", lambda c: _spec(c).update(dtype="float32")), "own fingerprint"),
+        (lambda store: _edited(store / "plan.json", lambda c: c.update(image_ids=["a"])), "own fingerprint"),
+        (lambda store: _edited(store / "plan.json", lambda c: c.update(version=2)), "version 2; this program reads"),
+        (lambda store: _edited(store / "plan.json", lambda c: c.pop("order")), "lacks 'order'"),
+        (lambda store: _edited(store / "plan.json", lambda c: _spec(c).pop("taps")), "lacks or has a foreign field"),
+        (lambda store: _edited(store / "manifest.json", lambda c: c.update(fingerprint="0")), "belongs to another store"),
+        (lambda store: (store / "commits/b00003.json").unlink(), "b00003.json is missing"),
+        (lambda store: _edited(store / "commits/b00003.json", lambda c: c.update(block=4)), "b00003.json is not the record"),
+        (lambda store: (store / "data.zarr/f2/c.3.0.0.0").unlink(), "c.3.0.0.0 is missing; block 3"),
+        (lambda store: (store / "data.zarr/f2/c.3.0.0.0").write_bytes(b"x"), "c.3.0.0.0 has 1 bytes instead of"),
+    ],
+)
+def test_what_is_damaged_is_an_error_that_names_it(
+    reader: Reader, tmp_path: Path, harm: Callable[[Path], object], message: str
+) -> None:
+    store = tmp_path / reader.files.root.name
+    shutil.copytree(reader.files.root, store)
+    harm(store)
+    with pytest.raises(StoreError, match=message) as caught:
+        open_store(store).read("f2", 0, ROWS)
+    assert str(store) in str(caught.value)
+
+
+def test_undamaged_blocks_of_a_damaged_store_can_still_be_read(reader: Reader, tmp_path: Path) -> None:
+    store = tmp_path / reader.files.root.name
+    shutil.copytree(reader.files.root, store)
+    (store / "data.zarr/f2/c.3.0.0.0").unlink()
+    np.testing.assert_array_equal(open_store(store).read("f2", 0, 12), reader.read("f2", 0, 12))
