@@ -1,5 +1,6 @@
 """The command line: a user's whole path on a real torchvision network, and every wrong thing typed."""
 
+import functools
 import json
 import os
 import signal
@@ -243,7 +244,10 @@ def test_ctrl_c_stops_with_a_sentence_and_the_same_command_resumes(tmp_path: Pat
     write_images(tmp_path / "photos", 200)
     words: Words = ["build-store", "--images", tmp_path / "photos", "--stores", tmp_path / "stores", "--backbone", "resnet18",
              "--weights", "random:0", "--dtype", "float32", "--no-probes"]  # fmt: skip
-    process = subprocess.Popen([sys.executable, ROOT / "cli.py", *words], stderr=subprocess.PIPE, text=True)
+    # A shell starts background jobs with SIGINT ignored; whoever runs the tests, the build hears it as in a terminal.
+    hear = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    command = [sys.executable, ROOT / "cli.py", *words]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=hear)
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob("stores/*/commits/b*.json")) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -291,6 +295,66 @@ def test_sigterm_ends_with_143_and_the_same_command_resumes(tmp_path: Path) -> N
     assert "Traceback" not in errors
     committed = len(list(tmp_path.glob("stores/*/commits/b*.json")))
     assert json.loads(cli(*words, "--json").stdout)["extracted"] == 200 - 64 * committed
+
+
+@pytest.mark.parametrize("file_format", ["zarr", "hdf5"])
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [
+        ("flip", "holds other bytes than were written"),
+        ("truncate", "bytes instead of"),
+        ("delete", "is missing"),
+        ("record", "b00001.json"),
+        ("manifest", "manifest.json was edited or damaged"),
+        ("plan", "plan.json was edited or damaged"),
+    ],
+)
+def test_verify_names_the_damage_and_repairs_it(tmp_path: Path, file_format: str, harm: str, said: str) -> None:
+    write_images(tmp_path / "photos", 150)
+    images: Words = ["--images", tmp_path / "photos", "--stores", tmp_path / "stores"]
+    built = cli("build-store", "--backbone", "pixels", *images, "--format", file_format, "--no-probes")
+    store = Path(built.stdout.strip())
+    assert cli("verify", store, "--deep").exit_code == 0
+    whole = {path: path.read_bytes() for path in store.rglob("*") if path.is_file()}
+    block = next(path for path in whole if path.name in ("c.1.0.0.0", "part-00001.h5"))
+    data = whole[block]
+    match harm:
+        case "flip":
+            block.write_bytes(data[:5000] + bytes([data[5000] ^ 1]) + data[5001:])
+        case "truncate":
+            block.write_bytes(data[:-1])
+        case "delete":
+            block.unlink()
+        case "record":
+            (store / "commits/b00001.json").unlink()
+        case "manifest":
+            (store / "manifest.json").write_text(json.dumps(json.loads(whole[store / "manifest.json"]) | {"rows": 1}))
+        case _:
+            (store / "plan.json").write_text(json.dumps(json.loads(whole[store / "plan.json"]) | {"provenance": {}}))
+    found = cli("verify", store, "--deep")
+    assert found.exit_code == 1
+    assert said in found.stdout
+    # A quick look sees everything but changed bytes of the same size.
+    assert cli("verify", store).exit_code == (0 if harm == "flip" else 1)
+    repaired = cli("verify", store, "--repair", "--images", tmp_path / "photos")
+    assert repaired.exit_code == 0, repaired.output
+    timed = {store / "manifest.json", store / "plan.json"}
+    assert {path: path.read_bytes() for path in whole if path not in timed} == {
+        p: d for p, d in whole.items() if p not in timed
+    }
+    assert cli("verify", store, "--deep").exit_code == 0
+
+
+def test_a_repair_needs_the_same_inputs(home: Path, tmp_path: Path) -> None:
+    write_images(tmp_path / "photos", 12)
+    words = ("build-store", "--backbone", "pixels", "--images", tmp_path / "photos", "--stores", tmp_path, "--no-probes")
+    store_path = Path(cli(*words).stdout.strip())
+    (store_path / "commits/b00000.json").unlink()
+    write_images(tmp_path / "photos", 12, seed=1)
+    refused = cli("verify", store_path, "--repair", "--images", tmp_path / "photos")
+    assert refused.exit_code == 2
+    assert "are not the store's: the images differ" in refused.stderr
+    assert cli("verify", store_path, "--repair").exit_code == 2
 
 
 def test_every_command_and_option_has_help() -> None:

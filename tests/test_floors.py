@@ -16,17 +16,17 @@ FLOORS = (
     ("formats", "formats.zarr", "formats.hdf5", "inputs", "report_protocol", "sweep_spec"),
     ("store", "reader", "weights", "gram", "ridge", "catalogue", "results"),
     ("backbones",),
-    ("extract", "scoring", "planning"),
+    ("extract", "scoring", "planning", "verify"),
     ("passes", "evaluation"),
     ("sweep",),
     ("report", "report.table", "report.figures", "report.page"),
     ("cli.options",),
-    ("cli.build", "cli.train", "cli.show"),
+    ("cli.build", "cli.train", "cli.show", "cli.verify"),
     ("cli",),
     ("",),
 )
 WITHIN = {("report.figures", "report.table"), ("report.page", "report.table"), ("report.page", "report.figures"),
-          ("layout", "blocks"), ("cli.train", "cli.build"), ("heads", "cells")}  # fmt: skip
+          ("layout", "blocks"), ("cli.train", "cli.build"), ("cli.verify", "cli.build"), ("heads", "cells")}  # fmt: skip
 OWNERS = {
     "zarr": {"formats.zarr"},
     "h5py": {"formats.hdf5"},
@@ -35,7 +35,7 @@ OWNERS = {
     "distributed": {"executors"},
     "matplotlib": {"report.figures"},
     "jinja2": {"report.page"},
-    "click": {"cli", "cli.options", "cli.build", "cli.train", "cli.show"},
+    "click": {"cli", "cli.options", "cli.build", "cli.train", "cli.show", "cli.verify"},
     "rich": {"cli.options"},
 }
 # The store is all that lies between: neither side may reach the other, at any distance.

@@ -180,7 +180,9 @@ def build(
     began = time.perf_counter()
     writer = StoreWriter.open(root, plan)
     mine = part_of(range(len(plan.bounds)), part)
-    missing = [] if writer.sealed else part_of(writer.missing(), part)
+    missing = part_of(writer.missing(), part)
+    if missing:
+        writer.unseal(missing)
     bad = writer.quarantined()
     rows = rows_in(plan, missing)
     advance(rows_in(plan, mine) - rows)
@@ -197,8 +199,8 @@ def build(
             bad, in_block = [*bad, *in_block], []
         advance(len(batch.pixels))
     seconds = time.perf_counter() - began
-    left = 0 if writer.sealed else len(writer.missing())
-    if not writer.sealed and not left:
+    left = len(writer.missing())
+    if not left and not writer.sealed:
         writer.seal({"extracted": rows, "seconds": round(seconds, 3), **provenance()})
     return Outcome(writer.files.root, rows, left, seconds, tuple(bad))
 

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from posenet_store.blocks import epoch_pools, overlapping
 from posenet_store.errors import StoreError, unknown
-from posenet_store.files import read_json, sha256
+from posenet_store.files import read_json, sha256, sha256_file
 from posenet_store.formats import Arrays, format_named
-from posenet_store.layout import StoreFiles, read_plan
+from posenet_store.layout import RESTORE, StoreFiles, fault_of, read_manifest, read_plan
 from posenet_store.specs import StoreSpec
 
 POOL_BYTES = 256 << 20
@@ -24,11 +24,14 @@ class Reader:
     def __init__(self, path: Path | str) -> None:
         self.files = StoreFiles(Path(path))
         self.plan = read_plan(self.files)
-        if not self.files.manifest.is_file():
-            raise StoreError(f"{path} is not sealed: its build has not ended; type the same build-store command to resume it")
-        self.manifest = read_json(self.files.manifest)
-        if self.manifest.get("fingerprint") != self.spec.fingerprint:
+        self.manifest = read_manifest(self.files)
+        if self.manifest["fingerprint"] != self.spec.fingerprint:
             raise StoreError(f"{self.files.manifest} belongs to another store than plan.json; the folder was mixed up")
+        if self.manifest["plan_sha256"] != sha256_file(self.files.plan):
+            raise StoreError(f"{self.files.plan} was edited or damaged since the store was sealed")
+        for entry in self.plan.files:
+            if fault := fault_of(self.files.root, entry, deep=True):
+                raise StoreError(fault)
         self._record = lru_cache(maxsize=None)(self._checked_record)
 
     def __reduce__(self) -> tuple[type["Reader"], tuple[str]]:
@@ -59,16 +62,13 @@ class Reader:
         """A commit record that the manifest vouches for, whose files are all there in full length."""
         path = self.files.commit(block)
         if not path.is_file():
-            raise StoreError(f"{path} is missing; type the store's build-store command again to restore it")
+            raise StoreError(f"{path} is missing; {RESTORE}")
         if sha256(path.read_bytes()) != self.manifest["commits_sha256"][block]:
-            raise StoreError(f"{path} is not the record that the manifest names; it was changed or damaged")
+            raise StoreError(f"{path} is not the record that the manifest names; {RESTORE}")
         record = read_json(path)
         for entry in record["files"]:
-            file = self.files.root / entry["path"]
-            size = file.stat().st_size if file.is_file() else None
-            if size != entry["bytes"]:
-                found = "is missing" if size is None else f"has {size} bytes instead of {entry['bytes']}"
-                raise StoreError(f"{file} {found}; block {block} of the store is damaged")
+            if fault := fault_of(self.files.root, entry, deep=False):
+                raise StoreError(f"{fault}; block {block} is damaged; {RESTORE}")
         return record
 
     def read(self, name: str, start: int, stop: int) -> NDArray[Any]:
@@ -83,7 +83,8 @@ class Reader:
         try:
             return self._arrays.read(name, start, stop)
         except (ValueError, RuntimeError, OSError, KeyError) as error:
-            raise StoreError(f"{self.files.root}: rows {start}-{stop} of {name} can't be decoded: {error}") from None
+            where = f"{self.files.root}: rows {start}-{stop} of {name}"
+            raise StoreError(f"{where} can't be decoded: {error}; `verify --deep` names the file") from None
 
     def scan(self, names: Sequence[str], start: int = 0, stop: int | None = None) -> Iterator[dict[str, NDArray[Any]]]:
         """Yield the readable rows of [start, stop) in stored order, block by block, as {name: [n, C, H, W]}."""

@@ -6,8 +6,9 @@ names the bytes by their digest. A kill at any moment therefore loses at most th
 
 import shutil
 import uuid
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from posenet_store.errors import BuildError, StoreError
 from posenet_store.files import canonical_json, fsync, read_json, sha256, sha256_file, write_json
 from posenet_store.formats import format_named
-from posenet_store.layout import Plan, StoreFiles, read_plan
+from posenet_store.layout import Plan, StoreFiles, fault_of, file_entry, read_manifest, read_plan, signed
 
 FLOAT16_MAX = 65504.0
 STATISTICS_ROWS = 8
@@ -96,6 +97,20 @@ def file_count(plan: Plan) -> int:
     return blocks * (each + 1) + kind.files_beside_blocks(plan.spec) + 2
 
 
+def _sound(files: StoreFiles, plan: Plan) -> bool:
+    """True if the folder's plan is this plan and the files beside its blocks are whole; raises StoreError if it is another."""
+    if not files.plan.is_file() and not files.commits.is_dir():
+        raise StoreError(f"{files.root} exists and is not a store; move it away, or give another --stores folder")
+    try:
+        found = read_plan(files)
+    except StoreError:
+        return False
+    if found.spec.fingerprint != plan.spec.fingerprint:
+        raise StoreError(f"{files.root} belongs to fingerprint {found.spec.fingerprint}; move it away to build this one")
+    same = (found.ids, found.digests, found.order) == (plan.ids, plan.digests, plan.order)
+    return same and not any(fault_of(files.root, entry, deep=True) for entry in found.files)
+
+
 class StoreWriter:
     """A store being built; opening one that exists resumes it."""
 
@@ -105,47 +120,77 @@ class StoreWriter:
 
     @classmethod
     def open(cls, root: Path, plan: Plan) -> "StoreWriter":
-        """Create the store of `plan` below `root`, or resume it; raises StoreError if the folder holds another one."""
+        """Create the store of `plan` below `root`, or resume it, its plan and metadata restored if they are damaged.
+
+        Raises StoreError if the folder holds something else.
+        """
         files = StoreFiles(root / plan.spec.folder)
         if not files.root.exists():
             cls._create(files, plan)
-        found = read_plan(files)
-        if found.spec.fingerprint != plan.spec.fingerprint:
-            raise StoreError(f"{files.root} belongs to fingerprint {found.spec.fingerprint}; move it away to build this one")
-        return cls(files, found)
+        elif not _sound(files, plan):
+            cls._restore(files, plan)
+        return cls(files, read_plan(files))
 
     @staticmethod
-    def _create(files: StoreFiles, plan: Plan) -> None:
-        """Make the whole skeleton beside its place and rename it: a store never exists half."""
+    @contextmanager
+    def _skeleton(files: StoreFiles, plan: Plan) -> Iterator[StoreFiles]:
+        """Make everything that comes before the first block in a temporary folder beside the store's place."""
         files.root.parent.mkdir(parents=True, exist_ok=True)
         temporary = StoreFiles(files.root.with_name(f".{files.root.name}.{uuid.uuid4().hex}.tmp"))
         try:
             temporary.commits.mkdir(parents=True)
             format_named(plan.spec.format).create(temporary.root, plan.spec, plan.ids)
-            write_json(temporary.plan, plan.to_dict())
-            temporary.root.rename(files.root)
-        except OSError:
-            if not files.plan.is_file():  # another builder may have been first: then its store is as good as ours
-                raise
+            created = sorted(path for path in temporary.root.rglob("*") if path.is_file())
+            entries = tuple(file_entry(temporary.root, path) for path in created)
+            write_json(temporary.plan, replace(plan, files=entries).to_dict())
+            yield temporary
         finally:
             shutil.rmtree(temporary.root, ignore_errors=True)
+
+    @classmethod
+    def _create(cls, files: StoreFiles, plan: Plan) -> None:
+        """Rename a whole skeleton into place: a store never exists half."""
+        with cls._skeleton(files, plan) as made:
+            try:
+                made.root.rename(files.root)
+            except OSError:
+                if not files.plan.is_file():  # another builder may have been first: then its store is as good as ours
+                    raise
         fsync(files.root.parent)
+
+    @classmethod
+    def _restore(cls, files: StoreFiles, plan: Plan) -> None:
+        """Put the skeleton's files in place of damaged ones; blocks and records stay."""
+        with cls._skeleton(files, plan) as made:
+            for path in sorted(path for path in made.root.rglob("*") if path.is_file()):
+                target = files.root / path.relative_to(made.root)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                path.replace(target)
+                fsync(target.parent)
 
     @property
     def sealed(self) -> bool:
-        """True once the manifest is written."""
-        return self.files.manifest.is_file()
+        """True if a sound manifest is there that names the records there are."""
+        try:
+            manifest = read_manifest(self.files)
+            records = [sha256(self.files.commit(block).read_bytes()) for block in range(len(self.plan.bounds))]
+            return bool(manifest["commits_sha256"] == records and manifest["plan_sha256"] == sha256_file(self.files.plan))
+        except (StoreError, OSError):
+            return False
 
     def committed(self, block: int) -> bool:
         """True if the block's record exists, is readable, and its files have the recorded sizes."""
-        path = self.files.commit(block)
-        if not path.is_file():
-            return False
         try:
-            record = read_json(path)
-            return all((self.files.root / f["path"]).stat().st_size == f["bytes"] for f in record["files"])
-        except (StoreError, OSError, KeyError):
+            record = read_json(self.files.commit(block))
+            return not any(fault_of(self.files.root, entry, deep=False) for entry in record["files"])
+        except (StoreError, KeyError):
             return False
+
+    def unseal(self, blocks: Sequence[int]) -> None:
+        """Take blocks that are damaged out of the store: first the manifest goes, then their records."""
+        self.files.manifest.unlink(missing_ok=True)
+        for block in blocks:
+            self.files.commit(block).unlink(missing_ok=True)
 
     def missing(self) -> list[int]:
         """Return the blocks still to be extracted."""
@@ -168,15 +213,11 @@ class StoreWriter:
                 "block": block,
                 "rows": [start, stop],
                 "fingerprint": self.plan.spec.fingerprint,
-                "files": [self._file_entry(path) for path in paths],
+                "files": [file_entry(self.files.root, path) for path in paths],
                 "statistics": {name: statistics(values, rows) for name, values in arrays.items()},
                 "quarantined": [vars(entry) for entry in quarantined],
             },
         )
-
-    def _file_entry(self, path: Path) -> dict[str, str | int]:
-        relative = path.relative_to(self.files.root).as_posix()
-        return {"path": relative, "bytes": path.stat().st_size, "sha256": sha256_file(path)}
 
     def records(self) -> list[dict[str, Any]]:
         """Return the records of all committed blocks."""
@@ -192,10 +233,10 @@ class StoreWriter:
             raise BuildError(f"{self.files.root} can't be sealed: {len(missing)} blocks are missing, the first is {missing[0]}")
         records = self.records()
         digests = [sha256(self.files.commit(block).read_bytes()) for block in range(len(records))]
-        write_json(
-            self.files.manifest,
+        content = signed(
             {
                 "fingerprint": self.plan.spec.fingerprint,
+                "plan_sha256": sha256_file(self.files.plan),
                 "store_id": sha256(canonical_json(digests)),
                 "commits_sha256": digests,
                 "rows": self.plan.spec.rows,
@@ -203,5 +244,6 @@ class StoreWriter:
                 "statistics": {name: pooled([r["statistics"][name] for r in records]) for name in self.plan.spec.arrays},
                 "quarantined": [entry for record in records for entry in record["quarantined"]],
                 "summary": dict(summary),
-            },
+            }
         )
+        write_json(self.files.manifest, content)

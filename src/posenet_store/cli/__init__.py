@@ -8,6 +8,7 @@ import click
 from posenet_store.cli.build import build_store
 from posenet_store.cli.show import inspect, report, stores, table
 from posenet_store.cli.train import evaluate, sweep
+from posenet_store.cli.verify import verify
 from posenet_store.errors import PosenetStoreError
 
 
@@ -39,5 +40,5 @@ def main() -> None:
     """Run a frozen CNN once, keep its features in a store, then train hundreds of readout heads from it."""
 
 
-for _command in (build_store, stores, inspect, sweep, evaluate, table, report):
+for _command in (build_store, stores, inspect, verify, sweep, evaluate, table, report):
     main.add_command(_command)

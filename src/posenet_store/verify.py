@@ -1,0 +1,64 @@
+"""Checking a store against its records, and naming what is damaged."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from posenet_store.errors import StoreError
+from posenet_store.files import read_json, sha256, sha256_file
+from posenet_store.formats import format_named
+from posenet_store.layout import Plan, StoreFiles, fault_of, read_manifest, read_plan
+
+
+@dataclass(frozen=True)
+class Damage:
+    """One thing that is wrong; `block` is None if it concerns the whole store."""
+
+    block: int | None
+    what: str
+
+
+def _of_the_whole(files: StoreFiles, plan: Plan) -> Iterator[Damage]:
+    for entry in plan.files:
+        if fault := fault_of(files.root, entry, deep=True):
+            yield Damage(None, fault)
+    try:
+        manifest = read_manifest(files)
+    except StoreError as error:
+        yield Damage(None, str(error))
+        return
+    if manifest["plan_sha256"] != sha256_file(files.plan):
+        yield Damage(None, f"{files.plan} was edited or damaged since the store was sealed")
+    for block, digest in enumerate(manifest["commits_sha256"]):
+        path = files.commit(block)
+        if path.is_file() and sha256(path.read_bytes()) != digest:
+            yield Damage(block, f"{path} is not the record that the manifest names")
+
+
+def _of_a_block(files: StoreFiles, plan: Plan, block: int, deep: bool) -> Iterator[Damage]:
+    try:
+        faults = [fault_of(files.root, entry, deep) for entry in read_json(files.commit(block))["files"]]
+    except (StoreError, KeyError) as error:
+        yield Damage(block, f"{files.commit(block)}: {error}")
+        return
+    found = [fault for fault in faults if fault]
+    yield from (Damage(block, fault) for fault in found)
+    if deep and not found:
+        start, stop = plan.bounds[block]
+        for name in plan.spec.arrays:
+            try:
+                format_named(plan.spec.format).open_arrays(files.root, plan.spec).read(name, start, stop)
+            except (StoreError, ValueError, RuntimeError, OSError, KeyError) as error:
+                yield Damage(block, f"{files.root}: rows {start}-{stop} of {name} can't be decoded: {error}")
+
+
+def damages(store: Path, deep: bool = False) -> Iterator[Damage]:
+    """Yield everything that is wrong with a store, block by block; raises StoreError if it has no readable plan.
+
+    Quick: records, names and sizes of all files. `deep`: every byte is hashed and every chunk decoded too.
+    """
+    files = StoreFiles(store)
+    plan = read_plan(files)
+    yield from _of_the_whole(files, plan)
+    for block in range(len(plan.bounds)):
+        yield from _of_a_block(files, plan, block, deep)
