@@ -1,6 +1,5 @@
 """The command line: a user's whole path on a real torchvision network, and every wrong thing typed."""
 
-import functools
 import json
 import os
 import signal
@@ -245,9 +244,8 @@ def test_ctrl_c_stops_with_a_sentence_and_the_same_command_resumes(tmp_path: Pat
     words: Words = ["build-store", "--images", tmp_path / "photos", "--stores", tmp_path / "stores", "--backbone", "resnet18",
              "--weights", "random:0", "--dtype", "float32", "--no-probes"]  # fmt: skip
     # A shell starts background jobs with SIGINT ignored; whoever runs the tests, the build hears it as in a terminal.
-    hear = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    command = [sys.executable, ROOT / "cli.py", *words]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=hear)
+    hear = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from posenet_store.cli import main; main()"
+    process = subprocess.Popen([sys.executable, "-c", hear, *words], stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob("stores/*/commits/b*.json")) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -338,10 +336,8 @@ def test_verify_names_the_damage_and_repairs_it(tmp_path: Path, file_format: str
     assert cli("verify", store).exit_code == (0 if harm == "flip" else 1)
     repaired = cli("verify", store, "--repair", "--images", tmp_path / "photos")
     assert repaired.exit_code == 0, repaired.output
-    timed = {store / "manifest.json", store / "plan.json"}
-    assert {path: path.read_bytes() for path in whole if path not in timed} == {
-        p: d for p, d in whole.items() if p not in timed
-    }
+    for path, content in whole.items():
+        assert path.name in ("manifest.json", "plan.json") or path.read_bytes() == content  # those two hold times
     assert cli("verify", store, "--deep").exit_code == 0
 
 

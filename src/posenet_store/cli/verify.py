@@ -9,6 +9,8 @@ from posenet_store.cli.build import built
 from posenet_store.cli.options import image_options, json_option, print_json
 from posenet_store.errors import UsageError
 
+DIFFERENCES = {"the images differ": "images_sha256", "the weights differ": "weights_sha256", "the taps differ": "taps"}
+
 
 @click.command()
 @click.argument("store", type=click.Path(path_type=Path))
@@ -58,15 +60,7 @@ def _repair(store: Path, source: str, data_root: Path | None, weights: str, devi
 
 def _check_same(given: Any, recorded: Any) -> None:
     """Refuse to mend a store with other images or another network, and say which."""
-    differing = [
-        what
-        for what, key in (
-            ("the images differ", "images_sha256"),
-            ("the weights differ", "weights_sha256"),
-            ("the taps differ", "taps"),
-        )
-        if getattr(given, key) != getattr(recorded, key)
-    ]
+    differing = [what for what, key in DIFFERENCES.items() if getattr(given, key) != getattr(recorded, key)]
     if given.fingerprint != recorded.fingerprint:
         reason = ", ".join(differing) or "the fingerprints differ"
         raise UsageError(f"these inputs are not the store's: {reason}; give what its build was given")
