@@ -217,6 +217,14 @@ def test_quarantined_images_are_listed(home: Path) -> None:
     assert "bad.jpg" in cli("inspect", result.stdout.strip()).stdout
 
 
+def test_a_hostile_file_name_is_printed_harmlessly(tmp_path: Path) -> None:
+    (write_images(tmp_path / "photos", 3) / "a\n\x1b[31m<script>.jpg").write_bytes(b"")
+    words = ("build-store", "--images", tmp_path / "photos", "--stores", tmp_path, "--backbone", "pixels", "--no-probes")
+    result = cli(*words, "--max-unreadable", "0.5")
+    assert r"quarantined: a\n\x1b[31m<script>.jpg: the file is empty" in result.stderr
+    assert "\x1b[31m" not in cli("inspect", result.stdout.strip()).stdout
+
+
 def test_a_full_disk_is_one_sentence(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(path: Path) -> None:
         raise OSError(28, "No space left on device", str(path))

@@ -4,7 +4,7 @@ import re
 import shutil
 import signal
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,11 +16,18 @@ from posenet_store.cli.options import (
     image_options,
     json_option,
     print_json,
+    printable,
     progress,
     stores_option,
 )
 from posenet_store.errors import UsageError
 from posenet_store.specs import DTYPES, FORMATS, LAYOUTS
+
+if TYPE_CHECKING:  # the real imports are in the commands: --help must not load torch
+    from posenet_store.backbones import Backbone
+    from posenet_store.extract import Outcome
+    from posenet_store.images import ImageSet
+    from posenet_store.layout import Plan
 
 
 def _existing(path: Path) -> Path:
@@ -59,7 +66,7 @@ def build_store(
 
     images = image_set(source, data_root).limited(limit)
     if images.ignored:
-        shown = ", ".join(images.ignored[:3]) + (", ..." if len(images.ignored) > 3 else "")
+        shown = ", ".join(map(printable, images.ignored[:3])) + (", ..." if len(images.ignored) > 3 else "")
         click.echo(f"{len(images.ignored)} files that are not images are left out: {shown}", err=True)
     network = load_backbone(backbone, weights, taps, device)
     plan = plan_store(images, network, layout, dtype, file_format=file_format)
@@ -92,8 +99,14 @@ def _terminated(*_: object) -> None:
 
 
 def built(
-    images: Any, network: Any, plan: Any, root: Path, batch_size: int, max_unreadable: float, part: tuple[int, int] = (1, 1)
-) -> Any:
+    images: "ImageSet",
+    network: "Backbone",
+    plan: "Plan",
+    root: Path,
+    batch_size: int,
+    max_unreadable: float,
+    part: tuple[int, int] = (1, 1),
+) -> "Outcome":
     """Build one store under a progress bar and say what happened on standard error."""
     from posenet_store.extract import build, part_of, rows_in
 
@@ -115,11 +128,11 @@ def built(
     elif not outcome.extracted:
         click.echo(f"{outcome.path.name} is complete; nothing to do", err=True)
     for entry in outcome.quarantined:
-        click.echo(f"quarantined: {entry.image_id}: {entry.reason}", err=True)
+        click.echo(f"quarantined: {printable(entry.image_id)}: {entry.reason}", err=True)
     return outcome
 
 
-def _planned(plan: Any, root: Path, seconds_per_image: float) -> dict[str, Any]:
+def _planned(plan: "Plan", root: Path, seconds_per_image: float) -> dict[str, Any]:
     from posenet_store.store import file_count
 
     spec = plan.spec

@@ -109,6 +109,15 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[str]], title: str |
     console().print(table)
 
 
+def printable(text: str) -> str:
+    """Return `text` with control characters escaped: a file's name must not move the cursor or break a line.
+
+    >>> printable("a\\nb é")
+    'a\\\\nb é'
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def human_bytes(count: float) -> str:
     """Return a size for people.
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from posenet_store.cli.options import console, human_bytes, json_option, print_json, print_table, stores_option
+from posenet_store.cli.options import console, human_bytes, json_option, print_json, print_table, printable, stores_option
 
 
 @click.command()
@@ -57,7 +57,7 @@ def inspect(store: Path, as_json: bool) -> None:
     ]
     print_table(["array", "shape", *keys], rows)
     for one in bad:
-        click.echo(f"quarantined: row {one['row']}, {one['image_id']}: {one['reason']}")
+        click.echo(f"quarantined: row {one['row']}, {printable(one['image_id'])}: {one['reason']}")
 
 
 @click.command()

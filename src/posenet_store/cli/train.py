@@ -1,7 +1,7 @@
 """sweep and evaluate: heads from stores, never a backbone."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -15,6 +15,11 @@ from posenet_store.cli.options import (
     progress,
     stores_option,
 )
+
+if TYPE_CHECKING:
+    from posenet_store.planning import SweepPlan
+    from posenet_store.results import RunFiles
+    from posenet_store.sweep import SweepOutcome
 
 
 @click.command()
@@ -58,7 +63,7 @@ def sweep(
         raise click.exceptions.Exit(1)
 
 
-def _print_plan(plan: Any, finished: int, as_json: bool) -> None:
+def _print_plan(plan: "SweepPlan", finished: int, as_json: bool) -> None:
     passes = [
         {"store": one.train.name, "input": one.input, "protocol": one.protocol.name, "cells": len(one.cells)}
         for one in plan.passes
@@ -70,7 +75,7 @@ def _print_plan(plan: Any, finished: int, as_json: bool) -> None:
         print_table(list(passes[0]), [[str(value) for value in one.values()] for one in passes], title)
 
 
-def _print_outcome(outcome: Any, files: Any, as_json: bool) -> None:
+def _print_outcome(outcome: "SweepOutcome", files: "RunFiles", as_json: bool) -> None:
     for failure in outcome.failures:
         click.echo(f"failed: {failure}", err=True)
     if outcome.before + outcome.now:
@@ -134,4 +139,4 @@ def _store_of(
     images = image_set(source, data_root)
     layout = "native" if made["cell"]["input"].startswith("full") else "aligned"
     plan = plan_store(images, frozen, layout, "float32")
-    return Path(built(images, frozen, plan, root, batch_size, max_unreadable=0.01).path)
+    return built(images, frozen, plan, root, batch_size, max_unreadable=0.01).path

@@ -1,13 +1,16 @@
 """verify: is every byte of a store what was written, and if not, mend it."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from posenet_store.cli.build import built
 from posenet_store.cli.options import image_options, json_option, print_json
 from posenet_store.errors import UsageError
+
+if TYPE_CHECKING:
+    from posenet_store.specs import StoreSpec
 
 DIFFERENCES = {"the images differ": "images_sha256", "the weights differ": "weights_sha256", "the taps differ": "taps"}
 
@@ -58,7 +61,7 @@ def _repair(store: Path, source: str, data_root: Path | None, weights: str, devi
     built(images.limited(spec.rows), network, plan, store.parent, batch_size=16, max_unreadable=1.0)
 
 
-def _check_same(given: Any, recorded: Any) -> None:
+def _check_same(given: "StoreSpec", recorded: "StoreSpec") -> None:
     """Refuse to mend a store with other images or another network, and say which."""
     differing = [what for what, key in DIFFERENCES.items() if getattr(given, key) != getattr(recorded, key)]
     if given.fingerprint != recorded.fingerprint:
