@@ -5,6 +5,7 @@ import io
 import os
 import shutil
 import warnings
+from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 
@@ -486,3 +487,25 @@ def test_a_limit_beyond_the_set_changes_nothing(limit: int | None) -> None:
 def test_a_limit_below_one_is_refused(tmp_path: Path, limit: int) -> None:
     with pytest.raises(UsageError, match=f"--limit {limit} leaves no image; give 1 or more"):
         folder_set(write_images(tmp_path, 2)).limited(limit)
+
+
+def test_a_pipe_is_left_out_and_does_not_block(tmp_path: Path) -> None:
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    os.mkfifo(tmp_path / "b.png")
+    (tmp_path / "c.png").symlink_to(tmp_path / "nowhere")
+    images = folder_set(tmp_path)
+    assert images.ids == ("a.png", "c.png")
+    assert images.ignored == ("b.png",)
+    with pytest.raises(ImageError, match="can't be read"):
+        images.read(1, SIDE)
+
+
+def test_a_folder_that_cannot_be_read_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # as root nothing is unreadable: os.walk is told so
+    def walk(folder: Path, onerror: Callable[[OSError], None], followlinks: bool) -> list[object]:
+        onerror(PermissionError(13, "Permission denied", str(folder / "secret")))
+        return []
+
+    monkeypatch.setattr("posenet_store.images.os.walk", walk)
+    with pytest.raises(UsageError, match=r"secret can't be read \(Permission denied\)"):
+        folder_set(tmp_path)

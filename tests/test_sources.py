@@ -243,3 +243,8 @@ def test_photographs_without_scikit_image_say_what_to_install(monkeypatch: pytes
     monkeypatch.setattr(sources, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r"scikit-image; install it: pip install 'posenet-store\[demo\]'"):
         image_set("photos")
+
+
+def test_an_unknown_probe_names_the_known() -> None:
+    with pytest.raises(UsageError, match="accepted: black, white, noise"):
+        probe("grey")

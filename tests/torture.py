@@ -38,7 +38,7 @@ def one_build(photos: Path, place: Path, name: str) -> None:
 
 
 def survived(photos: Path, place: Path, name: str, rng: random.Random, longest: float) -> tuple[Path, int]:
-    """Start builds and kill them after a random delay of at most `longest` seconds until one comes through; returns its store and the kills."""
+    """Start builds, kill each after at most `longest` seconds until one comes through; return its store and the kills."""
     processes = multiprocessing.get_context("forkserver")  # a fork of this process would inherit its threads' locks
     processes.set_forkserver_preload(["support"])
     for kills in itertools.count():

@@ -45,7 +45,7 @@ def fsync(path: Path) -> None:
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a unique temporary beside `path`; on success it is synced and replaces `path` in one step.
 
-    On any failure the temporary is removed and `path` is as it was.
+    On a failure before the replacement the temporary is removed and `path` is as it was.
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:

@@ -108,6 +108,15 @@ def _digest(path: Path) -> str:
         return f"unreadable: {error}"
 
 
+def _name(path: Path, root: Path) -> str:
+    """The path below `root`; what is not valid UTF-8 is escaped, so that every record can be written and printed."""
+    return os.fsencode(path.relative_to(root).as_posix()).decode("utf-8", "backslashreplace")
+
+
+def _unreadable_folder(error: OSError) -> None:
+    raise UsageError(f"folder {error.filename} can't be read ({error.strerror}); mend its permissions or leave it out")
+
+
 def file_set(name: str, root: Path, paths: list[Path], ignored: tuple[str, ...] = ()) -> ImageSet:
     """Return the ImageSet of files below `root`, in the given order; every file is hashed once here.
 
@@ -122,9 +131,7 @@ def file_set(name: str, root: Path, paths: list[Path], ignored: tuple[str, ...] 
             raise ImageError("the file changed while the store was being built")
         return decode(data, size)
 
-    # Names that are not valid UTF-8 are kept, escaped, so that every record can be written and printed.
-    names = (os.fsencode(path.relative_to(root).as_posix()).decode("utf-8", "backslashreplace") for path in paths)
-    return ImageSet(name, tuple(names), digests, read, ignored)
+    return ImageSet(name, tuple(_name(path, root) for path in paths), digests, read, ignored)
 
 
 def folder_set(folder: Path, name: str | None = None) -> ImageSet:
@@ -135,7 +142,7 @@ def folder_set(folder: Path, name: str | None = None) -> ImageSet:
     found: list[Path] = []
     ignored: list[str] = []
     seen: set[tuple[int, int]] = set()
-    for place, folders, files in os.walk(folder, followlinks=True):
+    for place, folders, files in os.walk(folder, onerror=_unreadable_folder, followlinks=True):
         status = Path(place).stat()
         if (status.st_dev, status.st_ino) in seen:
             folders.clear()
@@ -144,8 +151,9 @@ def folder_set(folder: Path, name: str | None = None) -> ImageSet:
         folders[:] = sorted(f for f in folders if not f.startswith("."))
         for file in files:
             path = Path(place, file)
-            accepted = path.suffix.lower() in SUFFIXES and not file.startswith(".")
-            found.append(path) if accepted else ignored.append(path.relative_to(folder).as_posix())
+            special = path.exists() and not path.is_file()  # a pipe would block; a dangling link is an unreadable image
+            accepted = path.suffix.lower() in SUFFIXES and not file.startswith(".") and not special
+            found.append(path) if accepted else ignored.append(_name(path, folder))
     if not found:
         accepted_suffixes = ", ".join(sorted(SUFFIXES))
         raise UsageError(f"{folder} holds no image ({len(ignored)} other files); accepted: {accepted_suffixes}")

@@ -33,9 +33,11 @@ def probe(name: str, seed: int = 0) -> NDArray[np.uint8]:
     match name:
         case "black" | "white":
             return np.full(shape, 255 if name == "white" else 0, dtype=np.uint8)
-        case _:
+        case "noise":
             noise = np.random.default_rng(seed).normal(127.5, 50, shape)
             return np.clip(noise, 0, 255).astype(np.uint8)
+        case _:
+            raise unknown("probe", name, PROBES)
 
 
 def _generated(name: str, ids: tuple[str, ...], digests: tuple[str, ...], make: Callable[[int], NDArray[np.uint8]]) -> ImageSet:
