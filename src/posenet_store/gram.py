@@ -3,6 +3,10 @@
 For a linear head the gradient of a batch's mean squared error is 2 / (B * P) * (A w - s), where A is the sum of the
 images' f f' over positions and s the sum of f * target, f being a k x k neighbourhood and a constant 1 for the bias.
 A step then costs one small matrix product whatever the number of positions; the trajectory is the convolution's.
+
+On raw pixels (0..255) the recipe is chaotic: after 18,825 steps a difference of 1e-16 has grown to 5 %. So heads are
+computed eight at a time, filled up with idle ones: a matrix product of one shape rounds each row alike, whoever its
+neighbours are, and a head is the same to the last bit alone and among a hundred.
 """
 
 from collections.abc import Callable, Iterable
@@ -19,6 +23,7 @@ from posenet_store.heads import Heads, initial_head
 from posenet_store.report_protocol import Group
 
 MAX_BYTES = 1 << 30
+TOGETHER = 8
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,7 @@ def image_moments(block: Tensor, kernel: int, padding: int, targets: Tensor) -> 
         features = F.unfold(image, kernel, padding=padding)[0].to(torch.float64)
         features = torch.cat([features, features.new_ones(1, features.shape[1])])
         seconds.append(features @ features.T)
-        crosses.append(goals @ features.T)
+        crosses.append(torch.stack([features @ goal for goal in goals]))  # one by one: rounded alike whatever the company
     return ImageMoments(torch.stack(seconds), torch.stack(crosses), goals.shape[1])
 
 
@@ -65,15 +70,19 @@ def train_in_gram_space(
     `moments.cross` holds one entry a head, in the group's order of targets.
     """
     drawn = [initial_head(channels, group.kernel, seed) for seed in group.seeds]
-    parameters = torch.stack([torch.cat([weight.flatten(), bias.reshape(1)]) for weight, bias in drawn])
+    idle = torch.zeros(-len(drawn) % TOGETHER, moments.second.shape[1], dtype=torch.float64)
+    parameters = torch.cat([torch.stack([torch.cat([weight.flatten(), bias.reshape(1)]) for weight, bias in drawn]), idle])
+    cross = torch.cat([moments.cross, idle.expand(len(moments.cross), -1, -1)], dim=1)
     optimizer = torch.optim.Adam([parameters], lr=protocol.learning_rate, weight_decay=protocol.weight_decay, fused=True)
     for epoch in range(protocol.epochs_over(len(moments.second))):
         for images in batches(epoch):
             scale = 2 / (len(images) * moments.positions)
-            gradient = moments.cross[torch.from_numpy(images)].sum(0) * -scale
+            gradient = cross[torch.from_numpy(images)].sum(0) * -scale
             for image in images.tolist():  # one product an image: gathering the matrices would cost more than the products
-                gradient.addmm_(parameters, moments.second[image], alpha=scale)
+                for some, heads in zip(gradient.split(TOGETHER), parameters.split(TOGETHER), strict=True):
+                    some.addmm_(heads, moments.second[image], alpha=scale)
             parameters.grad = gradient
             optimizer.step()
-    weight = parameters[:, :-1].reshape(-1, channels, group.kernel, group.kernel)
-    return Heads(weight.clone(), parameters[:, -1].clone(), group.padding)
+    trained = parameters[: len(drawn)]
+    weight = trained[:, :-1].reshape(-1, channels, group.kernel, group.kernel)
+    return Heads(weight.clone(), trained[:, -1].clone(), group.padding)
