@@ -26,8 +26,11 @@ def write_images(folder: Path, count: int, seed: int = 0) -> Path:
     return folder
 
 
-def tiny_backbone(seed: int = 0, name: str = "tiny", scale: float = 1.0) -> Backbone:
-    """Return a random network with taps f1 [8, 16, 16], f2 [12, 8, 8], f3 [16, 4, 4] on 32x32 images: fast, zero-padded."""
+def tiny_backbone(seed: int = 0, name: str = "tiny", scale: float = 1.0, size: int = 32) -> Backbone:
+    """Return a random network with taps f1 [8, 16, 16], f2 [12, 8, 8], f3 [16, 4, 4] on 32x32 images: fast, zero-padded.
+
+    Other sizes of the input are for tests of memory.
+    """
     torch.manual_seed(seed)
     stages = [(3, 8), (8, 12), (12, 16)]
     module = nn.Sequential(
@@ -37,8 +40,8 @@ def tiny_backbone(seed: int = 0, name: str = "tiny", scale: float = 1.0) -> Back
         for parameter in module.parameters():
             parameter.mul_(scale)
     module.requires_grad_(False)
-    taps = tap_shapes(module, ["0", "1", "2"], 32)
-    preprocess = Preprocess(32, 1 / 255, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+    taps = tap_shapes(module, ["0", "1", "2"], size)
+    preprocess = Preprocess(size, 1 / 255, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
     return Backbone(
         name, f"random{seed}", state_digest(module.state_dict()), "report", taps, preprocess, module, torch.device("cpu")
     )

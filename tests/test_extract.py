@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 
 from posenet_store.backbones import Backbone
 from posenet_store.errors import BuildError, StoreError
-from posenet_store.extract import build, plan_store
+from posenet_store.extract import build, decoded, plan_store
 from posenet_store.files import sha256_file
 from posenet_store.images import ImageSet
 from posenet_store.reader import open_store
@@ -59,7 +60,7 @@ def test_every_row_holds_its_images_features(images: ImageSet, tmp_path: Path, d
 def test_rows_are_permuted_and_the_permutation_is_recorded(images: ImageSet, tmp_path: Path) -> None:
     plan = built_store(tmp_path, images, tiny_backbone(), "aligned").plan
     assert plan.order != tuple(range(ROWS))
-    assert sorted(plan.order) == list(range(ROWS))
+    assert plan.order == tuple(np.random.default_rng(plan.spec.permutation_seed).permutation(ROWS))
     assert plan.ids == tuple(images.ids[index] for index in plan.order)
     assert plan.digests == tuple(images.digests[index] for index in plan.order)
 
@@ -125,26 +126,76 @@ def test_a_resumed_build_is_the_uninterrupted_one(images: ImageSet, tmp_path: Pa
     assert json.loads((store / "manifest.json").read_text())["store_id"] == sealed
 
 
-def test_a_killed_build_resumes_to_the_same_bytes(tmp_path: Path) -> None:
-    folder = write_images(tmp_path / "photos", 60)
-    words = ["--images", str(folder), "--backbone", "resnet18", "--weights", "random:0", "--dtype", "float32", "--no-probes"]
-    code = (
-        "import sys, posenet_store.blocks as b; b.NATIVE_BLOCK_ROWS = 8\n"
-        "from posenet_store.cli import main; main(['build-store', *sys.argv[1:]])"
-    )
-    command = [sys.executable, "-c", code, *words, "--batch-size", "4", "--stores"]
-    subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True)
-    process = subprocess.Popen([*command, str(tmp_path / "killed")], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+SLOW_BUILD = """
+import sys, time
+from dataclasses import replace
+from pathlib import Path
+support, photos, stores, file_format = sys.argv[1:]
+sys.path.insert(0, support)
+from support import built_store, tiny_backbone
+from posenet_store.sources import image_set
+images = image_set(photos)
+slow = replace(images, read=lambda index, size: (time.sleep(0.03), images.read(index, size))[1])
+built_store(Path(stores), slow, tiny_backbone(), file_format=file_format)
+"""
+
+
+@pytest.mark.parametrize("file_format", ["zarr", "hdf5"])
+def test_a_killed_build_resumes_to_the_same_bytes(tmp_path: Path, file_format: str) -> None:
+    folder = write_images(tmp_path / "photos", 38)
+    words = [str(Path(__file__).parent), str(folder), str(tmp_path / "killed"), file_format]
+    process = subprocess.Popen([sys.executable, "-c", SLOW_BUILD, *words])
     deadline = time.monotonic() + 60
-    while len(list(tmp_path.glob("killed/*/commits/b*.json"))) < 2 and time.monotonic() < deadline:
-        time.sleep(0.01)
+    while not list(tmp_path.glob("killed/*/commits/b*.json")) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    assert not list(tmp_path.glob("killed/*/manifest.json"))
-    subprocess.run([*command, str(tmp_path / "killed")], check=True, capture_output=True)
-    whole, killed = (next((tmp_path / name).iterdir()) for name in ("whole", "killed"))
-    leftovers = {name for name in data_of(killed) if name.endswith(".tmp")}
-    assert {name: d for name, d in data_of(killed).items() if name not in leftovers} == data_of(whole)
+    images, backbone = image_set(str(folder)), tiny_backbone()
+    store = tmp_path / "killed" / plan_store(images, backbone, "native", "float32", 4, file_format).spec.folder
+    committed = len(list(store.glob("commits/b*.json")))
+    assert 0 < committed < 10
+    assert not (store / "manifest.json").exists()
+    plan = plan_store(images, backbone, "native", "float32", 4, file_format)
+    assert build(images, backbone, plan, tmp_path / "killed", batch_size=2).extracted == 38 - 4 * committed
+    whole = built_store(tmp_path / "whole", images, backbone, file_format=file_format)
+    found = {name: digest for name, digest in data_of(store).items() if not name.endswith(".tmp")}
+    assert found == data_of(whole.files.root)
+    assert open_store(store).manifest["store_id"] == whole.manifest["store_id"]
+
+
+def test_progress_counts_every_row_once_and_what_is_safe_at_once(images: ImageSet, tmp_path: Path) -> None:
+    backbone = tiny_backbone()
+    plan = plan_store(images, backbone, "native", "float32", 4)
+    first: list[int] = []
+    store = build(images, backbone, plan, tmp_path, batch_size=3, advance=first.append).path
+    assert first == [0, 3, 1, 3, 1, 3, 1, 2]
+    (store / "commits/b00001.json").unlink()
+    second: list[int] = []
+    build(images, backbone, plan, tmp_path, batch_size=3, advance=second.append)
+    assert second == [10, 3, 1]
+
+
+def test_images_are_decoded_two_batches_ahead_and_no_more(images: ImageSet) -> None:
+    asked: list[int] = []
+
+    def read(index: int, size: int) -> NDArray[np.uint8]:
+        asked.append(index)
+        return images.read(index, size)
+
+    plan = plan_store(images, tiny_backbone(), "native", "float32", 4)
+    batches = decoded(replace(images, read=read), plan, range(4), batch_size=2)
+    next(batches)
+    del batches  # ends the threads
+    assert set(plan.order[:2]) <= set(asked) <= set(plan.order[:6])
+
+
+def test_an_error_that_is_not_the_images_own_ends_the_build(images: ImageSet, tmp_path: Path) -> None:
+    def broken(index: int, size: int) -> NDArray[np.uint8]:
+        raise RuntimeError("a bug")
+
+    with pytest.raises(RuntimeError, match="a bug"):
+        built_store(tmp_path, replace(images, read=broken), tiny_backbone())
+    assert not list(tmp_path.glob("*/commits/*"))
 
 
 def test_ctrl_c_leaves_what_is_committed(images: ImageSet, tmp_path: Path) -> None:
@@ -160,7 +211,9 @@ def test_ctrl_c_leaves_what_is_committed(images: ImageSet, tmp_path: Path) -> No
     with pytest.raises(KeyboardInterrupt):
         build(images, backbone, plan, tmp_path, batch_size=2, advance=interrupt)
     assert StoreWriter.open(tmp_path, plan).missing() == [1, 2, 3]
-    assert build(images, backbone, plan, tmp_path, batch_size=2).extracted == 10
+    outcome = build(images, backbone, plan, tmp_path, batch_size=2)
+    assert outcome.extracted == 10
+    assert data_of(outcome.path) == data_of(built_store(tmp_path / "other", images, backbone).files.root)
 
 
 @pytest.mark.parametrize("call", [1, 2, 5, 9])
@@ -182,7 +235,8 @@ def test_a_full_disk_commits_nothing_half(images: ImageSet, tmp_path: Path, monk
     monkeypatch.undo()
     store = tmp_path / plan.spec.folder
     assert not list(store.rglob("*.tmp"))
-    assert 0 in StoreWriter.open(tmp_path, plan).missing()
+    assert not list((store / "commits").iterdir())
+    assert StoreWriter.open(tmp_path, plan).missing() == [0, 1, 2, 3]
     build(images, backbone, plan, tmp_path, batch_size=2)
     assert data_of(store) == data_of(built_store(tmp_path / "other", images, backbone).files.root)
 
@@ -199,6 +253,9 @@ def test_a_disk_that_really_is_full(images: ImageSet, tmp_path: Path) -> None:
         with pytest.raises(OSError, match="No space left on device"):
             build(images, backbone, plan, disk, batch_size=2)
         committed = [block for block in range(4) if block not in StoreWriter.open(disk, plan).missing()]
+        # a disk that is full from the start, or only at the end, would show nothing
+        assert 0 < len(committed) < 4
+        assert [f"b{block:05d}.json" for block in committed] == sorted(p.name for p in disk.glob("*/commits/*"))
         assert not list((disk / plan.spec.folder).rglob("*.tmp"))
         subprocess.run(["mount", "-o", "remount,size=8m", str(disk)], check=True)
         outcome = build(images, backbone, plan, disk, batch_size=2)
@@ -210,10 +267,11 @@ def test_a_disk_that_really_is_full(images: ImageSet, tmp_path: Path) -> None:
 
 def test_float16_overflow_names_the_tap_the_maximum_and_the_way_out(images: ImageSet, tmp_path: Path) -> None:
     loud = tiny_backbone(scale=60.0)
-    with pytest.raises(BuildError, match=r"tap f\d reaches [\d.]+e\+\d+.*--dtype float32"):
+    with pytest.raises(BuildError, match=r"tap f3 reaches [\d.]+e\+\d+.*--dtype float32") as caught:
         built_store(tmp_path, images, loud, dtype="float16")
     reader = built_store(tmp_path, images, loud, dtype="float32")
-    assert float(reader.read("f3", 0, ROWS).max()) > 65504
+    assert max(float(reader.read(name, 0, ROWS).max()) for name in ("f1", "f2")) < 65504
+    assert f"{reader.read('f3', 0, 2).max():.4g}" in str(caught.value)  # the first batch's
 
 
 def test_features_that_are_not_finite_stop_the_build(images: ImageSet, tmp_path: Path) -> None:
@@ -248,6 +306,35 @@ def test_unreadable_images_are_quarantined_and_rows_stay_aligned(tmp_path: Path)
     assert again.quarantined == outcome.quarantined
 
 
+def test_a_block_without_a_readable_image_is_stored_and_passed_over(tmp_path: Path) -> None:
+    folder = write_images(tmp_path / "photos", 10)
+    ids = plan_store(image_set(str(folder)), tiny_backbone(), "native", "float32", 4).ids
+    for image_id in ids[4:8]:
+        (folder / image_id).write_bytes(b"")
+    images, backbone = image_set(str(folder)), tiny_backbone()
+    plan = plan_store(images, backbone, "native", "float16", 4)
+    reader = open_store(build(images, backbone, plan, tmp_path / "stores", max_unreadable=0.4).path)
+    assert reader.readable.tolist() == [True] * 4 + [False] * 4 + [True] * 2
+    assert [len(values["f2"]) for values in reader.scan(["f2"])] == [4, 0, 2]
+    assert reader.manifest["statistics"]["f2"]["count"] == 6 * 12 * 8 * 8
+    batches = list(reader.batches(["f2"], 0, 10, batch_size=4, seed=0, epoch=0))
+    assert [len(batch["f2"]) for batch in batches] == [4, 2]
+    assert all(np.isfinite(batch["f2"]).all() for batch in batches)
+
+
+def test_images_of_earlier_runs_count_towards_what_may_be_unreadable(tmp_path: Path) -> None:
+    folder = write_images(tmp_path / "photos", 10)
+    ids = plan_store(image_set(str(folder)), tiny_backbone(), "native", "float32", 4).ids
+    for image_id in (ids[0], ids[9]):
+        (folder / image_id).write_bytes(b"")
+    images, backbone = image_set(str(folder)), tiny_backbone()
+    plan = plan_store(images, backbone, "native", "float32", 4)
+    for _ in range(2):  # the first run commits the first two blocks, the second has but the last image left to read
+        with pytest.raises(BuildError, match=r"2 of 10 images are unreadable"):
+            build(images, backbone, plan, tmp_path / "stores", batch_size=2, max_unreadable=0.1)
+    assert StoreWriter.open(tmp_path / "stores", plan).missing() == [2]
+
+
 def test_too_many_unreadable_images_stop_the_build(tmp_path: Path) -> None:
     folder = write_images(tmp_path / "photos", 10)
     (folder / "image003.png").write_bytes(b"not an image")
@@ -278,16 +365,6 @@ def test_a_folder_of_another_store_is_never_written_to(images: ImageSet, tmp_pat
     store.rename(tmp_path / other.spec.folder)
     with pytest.raises(StoreError, match="belongs to fingerprint"):
         StoreWriter.open(tmp_path, other)
-
-
-def test_the_builder_that_comes_second_shares_the_firsts_store(images: ImageSet, tmp_path: Path) -> None:
-    backbone = tiny_backbone()
-    plan = plan_store(images, backbone, "native", "float32", 4)
-    first, second = StoreWriter.open(tmp_path, plan), StoreWriter.open(tmp_path, plan)
-    assert first.files == second.files
-    StoreWriter._create(first.files, plan)  # loses the race: the folder is there already
-    assert [path.name for path in tmp_path.iterdir()] == [plan.spec.folder]
-    assert second.missing() == [0, 1, 2, 3]
 
 
 def test_sealing_waits_for_every_block(images: ImageSet, tmp_path: Path) -> None:

@@ -11,9 +11,12 @@ import pytest
 
 from posenet_store.errors import StoreError, UsageError
 from posenet_store.extract import build, plan_store
+from posenet_store.files import sha256_file
+from posenet_store.layout import file_entry, signed
 from posenet_store.reader import Reader, open_store
 from posenet_store.sources import image_set
-from support import tiny_backbone, write_images
+from posenet_store.specs import FORMATS
+from support import built_store, tiny_backbone, write_images
 
 ROWS, BAD = 30, ("image004.png", "image011.png")
 
@@ -91,6 +94,16 @@ def _edited(path: Path, change: Callable[[dict[str, object]], object]) -> None:
     path.write_text(json.dumps(content))
 
 
+def _flipped(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def _truncated(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
 def _spec(content: dict[str, object]) -> dict[str, object]:
     spec = content["spec"]
     assert isinstance(spec, dict)
@@ -106,6 +119,15 @@ def _spec(content: dict[str, object]) -> dict[str, object]:
         (lambda store: (store / "plan.json").write_text("[]"), r"plan.json holds a list"),
         (lambda store: _edited(store / "plan.json", lambda c: _spec(c).update(dtype="float32")), "own fingerprint"),
         (lambda store: _edited(store / "plan.json", lambda c: c.update(image_ids=["a"])), "own fingerprint"),
+        (
+            lambda store: _edited(store / "plan.json", lambda c: _spec(c).update(dtype="float64")),
+            "foreign field: unknown dtype",
+        ),
+        (
+            lambda store: _edited(store / "plan.json", lambda c: c.update(image_ids=None)),
+            "plan.json holds a value of another type",
+        ),
+        (lambda store: _edited(store / "plan.json", lambda c: c.update(files=[{}])), "plan.json lacks 'path'"),
         (lambda store: _edited(store / "plan.json", lambda c: c.update(version=2)), "version 2; this program reads"),
         (lambda store: _edited(store / "plan.json", lambda c: c.pop("order")), "lacks 'order'"),
         (lambda store: _edited(store / "plan.json", lambda c: _spec(c).pop("taps")), "lacks or has a foreign field"),
@@ -114,7 +136,10 @@ def _spec(content: dict[str, object]) -> dict[str, object]:
         (lambda store: _edited(store / "data.zarr/f2/zarr.json", lambda c: c.update(fill_value=0)), "zarr.json has"),
         (lambda store: (store / "commits/b00003.json").unlink(), "b00003.json is missing"),
         (lambda store: _edited(store / "commits/b00003.json", lambda c: c.update(block=4)), "b00003.json is not the record"),
+        (lambda store: (store / "data.zarr/image_id/c/0").unlink(), "image_id/c/0 is missing"),
+        (lambda store: _flipped(store / "data.zarr/f2/c.3.0.0.0"), "rows 0-30 of f2 can't be decoded"),
         (lambda store: (store / "data.zarr/f2/c.3.0.0.0").unlink(), "c.3.0.0.0 is missing; block 3"),
+        (lambda store: _truncated(store / "data.zarr/f2/c.3.0.0.0"), r"c.3.0.0.0 has \d+ bytes instead of \d+; block 3"),
         (lambda store: (store / "data.zarr/f2/c.3.0.0.0").write_bytes(b"x"), "c.3.0.0.0 has 1 bytes instead of"),
     ],
 )
@@ -127,6 +152,49 @@ def test_what_is_damaged_is_an_error_that_names_it(
     with pytest.raises(StoreError, match=message) as caught:
         open_store(store).read("f2", 0, ROWS)
     assert str(store) in str(caught.value)
+
+
+def test_a_manifest_of_another_store_is_refused(reader: Reader, tmp_path: Path) -> None:
+    store = tmp_path / reader.files.root.name
+    shutil.copytree(reader.files.root, store)
+    shutil.copy(built_store(tmp_path, image_set("probes"), tiny_backbone()).files.manifest, store / "manifest.json")
+    with pytest.raises(StoreError, match=r"manifest.json belongs to another store than plan.json") as caught:
+        open_store(store)
+    assert str(store) in str(caught.value)
+
+
+def test_blocks_of_another_shape_are_refused(reader: Reader, tmp_path: Path) -> None:
+    """A writer that recorded its own mistake: every digest fits, the arrays do not."""
+    store = tmp_path / reader.files.root.name
+    shutil.copytree(reader.files.root, store)
+    _edited(store / "data.zarr/f2/zarr.json", lambda content: content.update(shape=[29, 12, 8, 8]))
+    entries = [file_entry(store, store / entry["path"]) for entry in reader.plan.files]
+    _edited(store / "plan.json", lambda content: content.update(files=entries))
+    manifest = json.loads((store / "manifest.json").read_text()) | {"plan_sha256": sha256_file(store / "plan.json")}
+    del manifest["sha256"]
+    (store / "manifest.json").write_text(json.dumps(signed(manifest)))
+    with pytest.raises(StoreError, match=r"data.zarr/f2 has shape \(29, 12, 8, 8\); plan.json says \(30, 12, 8, 8\)"):
+        open_store(store).read("f2", 0, 4)
+
+
+@pytest.mark.parametrize("file_format", FORMATS)
+def test_rows_outside_the_store_are_refused(tmp_path: Path, file_format: str) -> None:
+    """Not clipped, and never what happened to be in memory."""
+    store = built_store(tmp_path, image_set("probes"), tiny_backbone(), file_format=file_format)
+    for start, stop in ((0, 4), (-2, 3), (3, 1), (3, 4)):
+        with pytest.raises(UsageError, match=rf"rows {start}-{stop} are not rows of .*; it has rows 0-3"):
+            store.read("f3", start, stop)
+    assert [len(store.read("f3", start, 3)) for start in (0, 1, 3)] == [3, 2, 0]
+
+
+def test_a_scan_ends_where_the_store_ends(reader: Reader) -> None:
+    sizes = [len(values["f3"]) for values in reader.scan(["f3"])]
+    assert sizes == [int(reader.readable[first:end].sum()) for first, end in reader.plan.bounds]
+    assert list(reader.scan(["f3"], 5, 5)) == []
+
+
+def test_an_empty_span_has_no_batch(reader: Reader) -> None:
+    assert list(reader.batches(["f3"], 7, 7, batch_size=4, seed=0, epoch=0)) == []
 
 
 def test_undamaged_blocks_of_a_damaged_store_can_still_be_read(reader: Reader, tmp_path: Path) -> None:

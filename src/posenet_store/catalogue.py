@@ -6,7 +6,7 @@ from typing import Any
 
 from posenet_store.errors import StoreError
 from posenet_store.files import read_json
-from posenet_store.layout import StoreFiles, read_plan
+from posenet_store.layout import RESTORE, StoreFiles, read_manifest, read_plan
 from posenet_store.specs import StoreSpec
 
 
@@ -45,13 +45,16 @@ def entry(path: Path) -> Entry:
     plan = read_plan(files)
     sealed = files.manifest.is_file()
     if sealed:
-        manifest = read_json(files.manifest)
+        manifest = read_manifest(files)
         committed, size, bad = len(plan.bounds), int(manifest["bytes"]), len(manifest["quarantined"])
     else:
         records = [read_json(record) for record in sorted(files.commits.glob("b*.json"))]
         committed = len(records)
-        size = sum(file["bytes"] for record in records for file in record["files"])
-        bad = sum(len(record["quarantined"]) for record in records)
+        try:
+            size = sum(file["bytes"] for record in records for file in record["files"])
+            bad = sum(len(record["quarantined"]) for record in records)
+        except (KeyError, TypeError) as error:
+            raise StoreError(f"{files.commits} holds a damaged record ({error}); {RESTORE}") from None
     return Entry(path, plan.spec, sealed, len(plan.bounds), committed, size, bad)
 
 

@@ -110,12 +110,15 @@ def read_plan(files: StoreFiles) -> Plan:
     try:
         spec = StoreSpec.from_dict(content["spec"])
         lists = [tuple(content[key]) for key in ("image_ids", "image_sha256", "order")]
-        plan = Plan(spec, lists[0], lists[1], lists[2], content["provenance"], tuple(content["files"]))
+        entries = tuple({"path": str(e["path"]), "bytes": e["bytes"], "sha256": e["sha256"]} for e in content["files"])
+        plan = Plan(spec, lists[0], lists[1], lists[2], content["provenance"], entries)
         recorded = content["fingerprint"]
     except StoreError as error:
         raise StoreError(f"{files.root}: {error}") from None
     except KeyError as error:
         raise StoreError(f"{files.plan} lacks {error}; it was edited or damaged") from None
-    if recorded != spec.fingerprint or any(len(entries) != spec.rows for entries in lists):
+    except TypeError as error:
+        raise StoreError(f"{files.plan} holds a value of another type ({error}); it was edited or damaged") from None
+    if recorded != spec.fingerprint or any(len(column) != spec.rows for column in lists):
         raise StoreError(f"{files.plan} does not match its own fingerprint; it was edited or damaged")
     return plan

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posenet_store.blocks import epoch_pools, overlapping
-from posenet_store.errors import StoreError, unknown
+from posenet_store.errors import StoreError, UsageError, unknown
 from posenet_store.files import read_json, sha256, sha256_file
 from posenet_store.formats import Arrays, format_named
 from posenet_store.layout import RESTORE, StoreFiles, fault_of, read_manifest, read_plan
@@ -74,10 +74,12 @@ class Reader:
     def read(self, name: str, start: int, stop: int) -> NDArray[Any]:
         """Return rows [start, stop) of the array `name` in the stored dtype, quarantined rows (NaN) included.
 
-        Raises UsageError for an unknown array, StoreError naming the file if a piece is missing or damaged.
+        Raises UsageError for an unknown array or foreign rows, StoreError naming the file if a piece is missing or damaged.
         """
         if name not in self.spec.arrays:
             raise unknown(f"array of {self.files.root.name}", name, self.spec.arrays)
+        if not 0 <= start <= stop <= self.spec.rows:
+            raise UsageError(f"rows {start}-{stop} are not rows of {self.files.root.name}; it has rows 0-{self.spec.rows}")
         for block in overlapping(self.plan.bounds, start, stop):
             self._record(block)
         try:

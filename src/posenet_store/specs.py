@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from posenet_store.errors import StoreError, unknown
+from posenet_store.errors import StoreError, UsageError, unknown
 from posenet_store.files import canonical_json, sha256
 
 FORMAT_VERSION = 1
@@ -103,11 +103,11 @@ class StoreSpec:
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> "StoreSpec":
-        """Build a spec from `to_dict`'s values; raises StoreError if a field is missing or unknown."""
+        """Build a spec from `to_dict`'s values; raises StoreError if a field is missing, unknown or not accepted."""
         try:
             taps = tuple(Tap(t["name"], t["module"], tuple(t["shape"])) for t in fields["taps"])
             pre = fields["preprocess"]
             preprocess = Preprocess(**(pre | {"mean": tuple(pre["mean"]), "std": tuple(pre["std"])}))
             return cls(**(fields | {"taps": taps, "preprocess": preprocess}))
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, UsageError) as error:
             raise StoreError(f"the store's plan.json lacks or has a foreign field: {error}") from None

@@ -122,6 +122,8 @@ class StoreWriter:
     def open(cls, root: Path, plan: Plan) -> "StoreWriter":
         """Create the store of `plan` below `root`, or resume it, its plan and metadata restored if they are damaged.
 
+        Blocks whose record changed since the store was sealed are taken out, to be extracted again.
+
         Raises StoreError if the folder holds something else.
         """
         files = StoreFiles(root / plan.spec.folder)
@@ -129,7 +131,21 @@ class StoreWriter:
             cls._create(files, plan)
         elif not _sound(files, plan):
             cls._restore(files, plan)
-        return cls(files, read_plan(files))
+        writer = cls(files, read_plan(files))
+        if changed := writer._changed_since_sealing():
+            writer.unseal(changed)
+        return writer
+
+    def _changed_since_sealing(self) -> list[int]:
+        """Return the blocks whose record a sound manifest does not name: sealed again, their damage would pass for sound."""
+        try:
+            manifest = read_manifest(self.files)
+        except StoreError:
+            return []
+        if manifest["fingerprint"] != self.plan.spec.fingerprint:
+            return []
+        records = [(block, self.files.commit(block), digest) for block, digest in enumerate(manifest["commits_sha256"])]
+        return [block for block, path, digest in records if path.is_file() and sha256_file(path) != digest]
 
     @staticmethod
     @contextmanager
@@ -183,7 +199,7 @@ class StoreWriter:
         try:
             record = read_json(self.files.commit(block))
             return not any(fault_of(self.files.root, entry, deep=False) for entry in record["files"])
-        except (StoreError, KeyError):
+        except (StoreError, KeyError, TypeError):
             return False
 
     def unseal(self, blocks: Sequence[int]) -> None:

@@ -51,7 +51,7 @@ def create(folder: Path, spec: StoreSpec, ids: Sequence[str]) -> None:
         group.create_array(name, **_properties(spec, name, spec.rows))
     names = np.array(ids, dtype=np.dtypes.StringDType())
     group.create_array(IDS, data=names, chunks=(len(names),), dimension_names=("image",))
-    for path in (folder / GROUP).rglob("*"):
+    for path in (folder / GROUP, *(folder / GROUP).rglob("*")):
         fsync(path)
 
 
