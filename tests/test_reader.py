@@ -3,11 +3,13 @@
 import json
 import pickle
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import xarray
 
 from posenet_store.errors import StoreError, UsageError
 from posenet_store.extract import build, plan_store
@@ -88,6 +90,64 @@ def test_reading_changes_nothing_on_disk(reader: Reader) -> None:
     assert state() == before
 
 
+def _all_of(store: Reader) -> None:
+    """Read everything that there is to read, each way."""
+    list(store.batches(list(store.spec.arrays), 0, ROWS, batch_size=4, seed=0, epoch=0))
+    list(store.scan(list(store.spec.arrays)))
+
+
+def test_a_store_without_write_permission_is_read(reader: Reader, tmp_path: Path) -> None:
+    """Weak as root, who may write anyway; the next test is not."""
+    store = Path(shutil.copytree(reader.files.root, tmp_path / reader.files.root.name))
+    places = [store, *store.rglob("*")]
+    for path in places:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    before = {path: path.stat().st_mtime_ns for path in places}
+    try:
+        _all_of(open_store(store))
+        assert {path: path.stat().st_mtime_ns for path in (store, *store.rglob("*"))} == before
+    finally:
+        for path in places:  # pytest removes it later
+            path.chmod(0o755)
+
+
+def test_a_store_on_a_disk_that_is_mounted_read_only_is_read(reader: Reader, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(disk)], check=False, capture_output=True)
+    if mounted.returncode:
+        pytest.skip(f"no tmpfs can be mounted here: {mounted.stderr.decode().strip()}")
+    try:
+        store = Path(shutil.copytree(reader.files.root, disk / reader.files.root.name))
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        with pytest.raises(OSError, match="Read-only file system"):
+            (disk / "proof").touch()
+        _all_of(open_store(store))
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.mark.parametrize("file_format", FORMATS)
+def test_a_store_in_the_making_is_refused(tmp_path: Path, file_format: str) -> None:
+    images, backbone = image_set(str(write_images(tmp_path / "photos", 9))), tiny_backbone()
+    plan = plan_store(images, backbone, "aligned", "float32", 4, file_format)
+    half = build(images, backbone, plan, tmp_path / "stores", part=(1, 2)).path
+    with pytest.raises(StoreError, match="is not sealed: its build has not ended") as caught:
+        open_store(half)
+    assert str(half) in str(caught.value)
+
+
+def test_another_program_sees_nan_where_a_piece_is_missing(reader: Reader, tmp_path: Path) -> None:
+    """It knows nothing of our records; a zero would pass for a feature."""
+    store = Path(shutil.copytree(reader.files.root, tmp_path / reader.files.root.name))
+    (store / "data.zarr/f2/c.3.0.0.0").unlink()
+    with xarray.open_zarr(store / "data.zarr", consolidated=False) as data:
+        assert tuple(data["image_id"].values) == reader.ids
+        found = data["f2"].values
+    assert np.isnan(found[12:16]).all()
+    np.testing.assert_array_equal(found[16:], reader.read("f2", 16, ROWS))
+
+
 def _edited(path: Path, change: Callable[[dict[str, object]], object]) -> None:
     content = json.loads(path.read_text())
     change(content)
@@ -137,6 +197,8 @@ def _spec(content: dict[str, object]) -> dict[str, object]:
         (lambda store: (store / "commits/b00003.json").unlink(), "b00003.json is missing"),
         (lambda store: _edited(store / "commits/b00003.json", lambda c: c.update(block=4)), "b00003.json is not the record"),
         (lambda store: (store / "data.zarr/image_id/c/0").unlink(), "image_id/c/0 is missing"),
+        (lambda store: _flipped(store / "data.zarr/image_id/c/0"), "image_id/c/0 holds other bytes"),
+        (lambda store: _flipped(store / "data.zarr/f2/zarr.json"), "zarr.json holds other bytes"),
         (lambda store: _flipped(store / "data.zarr/f2/c.3.0.0.0"), "rows 0-30 of f2 can't be decoded"),
         (lambda store: (store / "data.zarr/f2/c.3.0.0.0").unlink(), "c.3.0.0.0 is missing; block 3"),
         (lambda store: _truncated(store / "data.zarr/f2/c.3.0.0.0"), r"c.3.0.0.0 has \d+ bytes instead of \d+; block 3"),

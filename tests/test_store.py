@@ -298,6 +298,7 @@ def test_a_manifest_of_another_store_condemns_no_record(images: ImageSet, copy: 
         lambda store: (store / "plan.json").write_text("{"),
         lambda store: edit(store / "plan.json", lambda plan: plan.update(order=plan["order"][::-1])),
         lambda store: edit(store / "plan.json", lambda plan: plan.update(image_ids=plan["image_ids"][::-1])),
+        lambda store: edit(store / "plan.json", lambda plan: plan.update(image_sha256=plan["image_sha256"][::-1])),
         lambda store: edit(store / "plan.json", lambda plan: plan.update(image_ids=None)),
         lambda store: edit(store / "plan.json", lambda plan: plan.update(files=None)),
         lambda store: edit(store / "plan.json", lambda plan: plan["files"][0].pop("sha256")),
@@ -321,8 +322,20 @@ def test_a_damaged_plan_or_damaged_metadata_is_restored_and_no_block_is_lost(
     assert len(after) == len(before)
     assert [path.name for path in copy.parent.iterdir()] == [copy.name]
     reader, original = open_store(copy), open_store(sealed)
-    assert (reader.ids, reader.plan.order) == (original.ids, original.plan.order)
+    assert (reader.ids, reader.plan.order, reader.plan.digests) == (original.ids, original.plan.order, original.plan.digests)
     assert reader.manifest["store_id"] == original.manifest["store_id"]
+
+
+def test_what_is_restored_is_on_disk_before_the_build_goes_on(
+    images: ImageSet, copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    damage(copy / "data.zarr/f2/zarr.json")
+    with monkeypatch.context() as patch:
+        events = synced_and_renamed(patch)
+        StoreWriter.open(copy.parent, plan_of(images))
+    restored = [place for place, (what, path) in enumerate(events) if what == "rename" and path.is_relative_to(copy)]
+    assert {events[place][1].name for place in restored} >= {"plan.json", "zarr.json"}
+    assert all(events[place + 1] == ("fsync", events[place][1].parent) for place in restored)
 
 
 def test_a_folder_that_is_no_store_is_refused_and_left_alone(images: ImageSet, tmp_path: Path) -> None:

@@ -37,6 +37,28 @@ SIZES = {
     "mnasnet1_0": FIVE,
     "shufflenet_v2_x1_0": FIVE,
 }
+# of the stages' outputs, from the papers: two layers of one size differ in these
+CHANNELS = {
+    "vgg11": (64, 128, 256, 512, 512),
+    "vgg16": (64, 128, 256, 512, 512),
+    "vgg16_bn": (64, 128, 256, 512, 512),
+    "resnet18": (64, 64, 128, 256, 512),
+    "resnet152": (64, 256, 512, 1024, 2048),
+    "resnext50_32x4d": (64, 256, 512, 1024, 2048),
+    "wide_resnet50_2": (64, 256, 512, 1024, 2048),
+    "densenet121": (64, 256, 512, 1024, 1024),
+    "regnet_y_400mf": (32, 48, 104, 208, 440),
+    "convnext_tiny": (96, 192, 384, 768),
+    "efficientnet_b0": (16, 24, 40, 112, 320),
+    "efficientnet_v2_s": (24, 48, 64, 160, 256),
+    "efficientnet_v2_m": (24, 48, 80, 176, 512),
+    "mobilenet_v2": (16, 24, 32, 96, 320),
+    "mobilenet_v3_large": (16, 24, 40, 112, 160),
+    "mobilenet_v3_small": (16, 16, 24, 48, 96),
+    "mnasnet1_0": (16, 24, 40, 96, 320),
+    "shufflenet_v2_x1_0": (24, 24, 116, 232, 464),
+}
+WITHOUT = ("alexnet", "googlenet", "inception", "maxvit", "squeezenet", "swin", "vit")
 PREFIXES = (
     "vgg",
     "resnet",
@@ -69,6 +91,7 @@ def taps_at_224(name: str, tap_set: str = "report") -> tuple[Tap, ...]:
 def test_taps_exist_and_shrink_as_stages_do(name: str) -> None:
     taps = taps_at_224(name)
     assert [tap.name for tap in taps] == [f"f{number}" for number in range(1, len(taps) + 1)]
+    assert tuple(tap.shape[0] for tap in taps) == CHANNELS[name]
     assert tuple(tap.shape[1] for tap in taps) == SIZES[name]
     assert all(tap.shape[1] == tap.shape[2] for tap in taps)
 
@@ -107,7 +130,9 @@ def test_vgg_is_cut_after_pooling_or_at_the_relu_before(name: str) -> None:
         assert isinstance(module.get_submodule(path), nn.MaxPool2d)
     for path in tap_modules(name, "official"):
         assert isinstance(module.get_submodule(path), nn.ReLU)
-    assert len(tap_modules(name)) == 5
+    pools, relus = ([int(path.split(".")[1]) for path in tap_modules(name, tap_set)] for tap_set in ("report", "official"))
+    assert [pool - 1 for pool in pools] == relus  # each block has several ReLUs; only the last is before its pooling
+    assert len(pools) == 5
 
 
 def test_the_official_taps_are_the_authors() -> None:
@@ -123,6 +148,17 @@ def test_every_name_of_a_listed_family_ends_at_seven(name: str) -> None:
     assert sizes[-1] == 7
     # ResNet's maxpool and layer1 share a size; otherwise every tap halves
     assert [before / after for before, after in pairwise(sizes) if before != after] == [2.0] * (len(set(sizes)) - 1)
+
+
+def test_every_network_of_torchvision_has_taps_or_a_sentence() -> None:
+    refused = []
+    for name in torchvision.models.list_models(module=torchvision.models):
+        try:
+            assert len(tap_modules(name)) in (4, 5), name
+        except UsageError:
+            refused.append(name)
+    assert refused
+    assert all(name.startswith(WITHOUT) for name in refused), refused
 
 
 def test_every_regnet_is_cut_at_its_blocks() -> None:

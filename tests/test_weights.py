@@ -64,7 +64,8 @@ def test_the_digest_sees_every_change(state: State, change: str) -> None:
     weight = changed.pop("conv1.weight")
     match change:
         case "value":
-            changed["conv1.weight"] = weight + 1e-3
+            changed["conv1.weight"] = weight.clone()
+            changed["conv1.weight"][-1, -1, -1, -1] += 1e-3  # the last of 9,408 numbers
         case "name":
             changed["conv2.weight"] = weight
         case "dtype":
@@ -89,6 +90,27 @@ def test_a_truncated_file_is_one_sentence(tmp_path: Path, state: State, suffix: 
     assert re.fullmatch(
         rf"{re.escape(str(path))} (is damaged or cut short: \S.*|can't be read as tensors: .*)", str(caught.value)
     )
+
+
+@pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors"])
+def test_a_flipped_byte_is_other_numbers_or_one_sentence(tmp_path: Path, kind: str) -> None:
+    """torch's reader leaves by a dozen exceptions; none of them may reach the user."""
+    small = {"conv.weight": torch.arange(18.0).reshape(2, 1, 3, 3), "bn.num_batches_tracked": torch.tensor(3)}
+    path = tmp_path / ("x.safetensors" if kind == "safetensors" else "x.pth")
+    if kind == "safetensors":
+        save_file(small, path)
+    else:
+        torch.save(small, path, _use_new_zipfile_serialization=kind == "zip")
+    whole = path.read_bytes()
+    said = set()
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x10]) + whole[place + 1 :])
+        try:
+            resolve(str(path), "resnet18")
+        except PosenetStoreError as error:
+            said.add(str(error))
+    assert len(said) > 3
+    assert all(text.startswith(f"{path} ") and "\n" not in text for text in said)
 
 
 class Trap:
@@ -130,7 +152,7 @@ def test_a_missing_classifier_is_fine(tmp_path: Path, state: State) -> None:
     load_backbone("resnet18", str(saved(tmp_path / "x.pth", features)), device="cpu")
 
 
-@pytest.mark.parametrize("content", [[1, 2], {}, {"a": 1}, {"state_dict": {"a": "b"}}])
+@pytest.mark.parametrize("content", [[1, 2], {}, {"a": 1}, {"state_dict": {"a": "b"}}, {1: torch.zeros(1)}, torch.zeros(2, 2)])
 def test_a_file_without_a_state_dict_is_refused(tmp_path: Path, content: Any) -> None:
     with pytest.raises(UsageError, match="no state dict"):
         resolve(str(saved(tmp_path / "x.pth", content)), "resnet18")
@@ -228,7 +250,8 @@ def server(
     thread.start()
     yield running
     stop(running)  # a second time does no harm
-    thread.join()
+    thread.join(timeout=10)
+    assert not thread.is_alive()
 
 
 def served_file(tmp_path: Path) -> Path:
@@ -266,6 +289,38 @@ def test_a_damaged_file_in_the_cache_is_named(tmp_path: Path, cache: Path, kept:
     with pytest.raises(PosenetStoreError) as caught:
         load_backbone("resnet18", "imagenet", device="cpu")
     assert re.fullmatch(rf".* are damaged: \S.*; delete {re.escape(str(file))} if it exists", str(caught.value))
+
+
+@pytest.mark.parametrize("content", ["code", "old code", "login page", "list"])
+@pytest.mark.usefixtures("server")
+def test_a_foreign_file_in_the_cache_is_named_and_never_run(tmp_path: Path, cache: Path, content: str) -> None:
+    """torch checks the hash of a download only, and our own sentence tells users to place files here."""
+    cache.mkdir(parents=True)
+    file, trap = cache / served_file(tmp_path).name, tmp_path / "executed"
+    match content:
+        case "code":
+            saved(file, {"w": Trap(trap)})
+        case "old code":
+            file.write_bytes(pickle.dumps({"w": Trap(trap)}, protocol=2))
+        case "login page":
+            file.write_text("<html>Please log in to the network</html>")
+        case _:
+            saved(file, [1, 2])
+    with pytest.raises(PosenetStoreError) as caught:
+        load_backbone("resnet18", "imagenet", device="cpu")
+    assert not trap.exists()
+    assert str(file) in str(caught.value)
+    assert re.search("no state dict" if content == "list" else "code, which is never run; delete", str(caught.value))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_cache_that_can_not_be_written_is_not_called_damage(
+    server: http.server.ThreadingHTTPServer, tmp_path: Path, cache: Path
+) -> None:
+    cache.parent.parent.mkdir()
+    cache.parent.write_text("a file where a folder should be")
+    with pytest.raises(OSError, match=re.escape(str(cache.parent))):
+        load_backbone("resnet18", "imagenet", device="cpu")
 
 
 @pytest.mark.parametrize("fault", ["refused", "not found"])

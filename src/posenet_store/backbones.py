@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from urllib.error import URLError
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from posenet_store.errors import PosenetStoreError, UsageError, unknown
 from posenet_store.specs import Preprocess, Tap
 from posenet_store.taps import PIXELS, tap_modules
-from posenet_store.weights import Weights, resolve, state_digest
+from posenet_store.weights import Weights, resolve, state_digest, unwrapped
 
 
 class _LastTap(Exception):
@@ -106,19 +107,23 @@ def _imagenet_state(name: str) -> Mapping[str, Tensor]:
     if entry is None:
         raise UsageError(f"torchvision has no `imagenet` weights for {name}; accepted here: a file, random:SEED")
     cache = Path(torch.hub.get_dir(), "checkpoints")
+    kept = cache / Path(entry.url).name
     try:
-        state: Mapping[str, Tensor] = entry.get_state_dict(progress=True, check_hash=True, weights_only=True)
+        loaded: object = entry.get_state_dict(progress=True, check_hash=True, weights_only=True)
     except (URLError, TimeoutError, ConnectionError) as error:
         reason = getattr(error, "reason", error)
         raise PosenetStoreError(
             f"the weights of {name} can't be downloaded ({reason}). On a machine with network, fetch {entry.url} "
             f"and place it in {cache}, or give the file: --weights FILE.pth"
         ) from None
-    except (RuntimeError, EOFError) as error:
+    except OSError:
+        raise  # no room, or no permission: the file is not to blame
+    except Exception as error:  # a damaged file in the cache, whose hash torch does not check, can end anywhere in its reader
         reason = next(iter(str(error).splitlines()), type(error).__name__)
-        kept = cache / Path(entry.url).name
+        if isinstance(error, UnpicklingError):  # torch's own text advises to allow the code
+            reason = "there are no tensors in it, or there is code, which is never run"
         raise PosenetStoreError(f"the downloaded weights of {name} are damaged: {reason}; delete {kept} if it exists") from None
-    return state
+    return unwrapped(loaded, kept)
 
 
 def _load(module: nn.Module, state: Mapping[str, Tensor], name: str, taps: Sequence[str]) -> None:

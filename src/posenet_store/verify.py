@@ -38,7 +38,7 @@ def _of_the_whole(files: StoreFiles, plan: Plan) -> Iterator[Damage]:
 def _of_a_block(files: StoreFiles, plan: Plan, block: int, deep: bool) -> Iterator[Damage]:
     try:
         faults = [fault_of(files.root, entry, deep) for entry in read_json(files.commit(block))["files"]]
-    except (StoreError, KeyError) as error:
+    except (StoreError, KeyError, TypeError) as error:
         yield Damage(block, f"{files.commit(block)}: {error}")
         return
     found = [fault for fault in faults if fault]

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -57,29 +56,33 @@ def state_digest(state: Mapping[str, Tensor]) -> str:
     return sha256(canonical_json(entries))
 
 
-def _unwrapped(loaded: object, path: Path) -> dict[str, Tensor]:
-    """Accept a state dict, or a training checkpoint that holds one, saved from a plain or a parallel model."""
+def unwrapped(loaded: object, path: Path) -> dict[str, Tensor]:
+    """Accept a state dict, or a training checkpoint that holds one, saved from a plain or a parallel model.
+
+    Raises UsageError if `loaded`, the content of `path`, is neither.
+    """
     for key in ("state_dict", "model", "model_state_dict"):
         if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
             loaded = loaded[key]
-    if not isinstance(loaded, dict) or not loaded or not all(isinstance(v, Tensor) for v in loaded.values()):
+    entries = loaded.items() if isinstance(loaded, dict) else ()
+    if not entries or not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in entries):
         raise UsageError(f"{path} holds no state dict (names -> tensors); save it with torch.save(model.state_dict(), ...)")
-    return {re.sub(r"^(module\.)+", "", name): value for name, value in loaded.items()}
+    return {re.sub(r"^(module\.)+", "", name): value for name, value in entries}
 
 
 def _from_file(path: Path) -> dict[str, Tensor]:
     try:
-        if path.suffix == ".safetensors":
-            return _unwrapped(load_file(path), path)
-        return _unwrapped(torch.load(path, map_location="cpu", weights_only=True), path)
+        safe = path.suffix == ".safetensors"
+        loaded: object = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise UsageError(
             f"{path} can't be read as tensors: it is damaged, or it holds code, which is never run; "
             "save it again with torch.save(model.state_dict(), ...)"
         ) from None
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError, SafetensorError) as error:
+    except Exception as error:  # a flipped bit can end anywhere in torch's reader: IndexError, struct.error, ...
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise PosenetStoreError(f"{path} is damaged or cut short: {reason}") from None
+    return unwrapped(loaded, path)
 
 
 def _hed_file() -> Path:
