@@ -26,7 +26,7 @@ FLOORS = (
     ("",),
 )
 WITHIN = {("report.figures", "report.table"), ("report.page", "report.table"), ("report.page", "report.figures"),
-          ("layout", "blocks"), ("cli.train", "cli.build"), ("cli.verify", "cli.build"), ("heads", "cells")}  # fmt: skip
+          ("layout", "blocks"), ("cli.train", "cli.build"), ("cli.verify", "cli.build")}  # fmt: skip
 OWNERS = {
     "zarr": {"formats.zarr"},
     "h5py": {"formats.hdf5"},

@@ -150,7 +150,7 @@ def test_a_block_that_is_written_again_stays_committed_throughout(
     fsync = os.fsync
 
     def looking(descriptor: int) -> None:
-        states.append((writer.committed(1), writer.sealed))
+        states.append((writer.record(1) is not None, writer.sealed))
         fsync(descriptor)
 
     monkeypatch.setattr(os, "fsync", looking)

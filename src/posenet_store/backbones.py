@@ -12,7 +12,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from posenet_store.errors import PosenetStoreError, UsageError, unknown
+from posenet_store.errors import PosenetStoreError, UsageError, first_line, unknown
 from posenet_store.specs import Preprocess, Tap
 from posenet_store.taps import PIXELS, tap_modules
 from posenet_store.weights import Weights, resolve, state_digest, unwrapped
@@ -119,20 +119,20 @@ def _imagenet_state(name: str) -> Mapping[str, Tensor]:
     except OSError:
         raise  # no room, or no permission: the file is not to blame
     except Exception as error:  # a damaged file in the cache, whose hash torch does not check, can end anywhere in its reader
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        reason = first_line(error)
         if isinstance(error, UnpicklingError):  # torch's own text advises to allow the code
             reason = "there are no tensors in it, or there is code, which is never run"
         raise PosenetStoreError(f"the downloaded weights of {name} are damaged: {reason}; delete {kept} if it exists") from None
     return unwrapped(loaded, kept)
 
 
-def _load(module: nn.Module, state: Mapping[str, Tensor], name: str, taps: Sequence[str]) -> None:
+def _load(module: nn.Module, state: Mapping[str, Tensor], name: str) -> None:
     """Load `state`; parts of the network that no tap needs (its classifier) may be missing from it."""
     own = module.state_dict()
     foreign = sorted(set(state) - set(own))
     wrong = sorted(key for key in set(state) & set(own) if state[key].shape != own[key].shape)
-    missing = sorted(key for key in set(own) - set(state) if not key.startswith(("classifier.", "fc.")))
-    missing = [key for key in missing if not key.endswith("num_batches_tracked")]
+    needed = (key for key in set(own) - set(state) if not key.endswith("num_batches_tracked"))
+    missing = sorted(key for key in needed if not key.startswith(("classifier.", "fc.")))
     for problem, keys in (("has foreign entries", foreign), ("has entries of another shape", wrong), ("lacks", missing)):
         if keys:
             raise UsageError(f"the weights do not fit {name}: the file {problem}: {', '.join(keys[:3])} ({len(keys)} in all)")
@@ -140,7 +140,7 @@ def _load(module: nn.Module, state: Mapping[str, Tensor], name: str, taps: Seque
     module.load_state_dict(own)
 
 
-def _parametrised(name: str, weights: Weights, modules: Sequence[str]) -> tuple[nn.Module, str]:
+def _parametrised(name: str, weights: Weights) -> tuple[nn.Module, str]:
     """Return the network with its parameters, and their digest."""
     if name == PIXELS:
         return _Pixels(), state_digest({})
@@ -153,7 +153,7 @@ def _parametrised(name: str, weights: Weights, modules: Sequence[str]) -> tuple[
     # torchvision's DenseNet files still say `denselayer1.norm.1.weight`, its modules `denselayer1.norm1.weight`
     state = {re.sub(r"(\.denselayer\d+\.(?:norm|conv))\.([12]\.)", r"\1\2", key): value for key, value in found.items()}
     module = _build(name)
-    _load(module, state, name, modules)
+    _load(module, state, name)
     return module, state_digest(state)
 
 
@@ -196,7 +196,7 @@ def load_backbone(name: str, weights: str = "imagenet", tap_set: str = "report",
     if name != PIXELS and name not in torchvision.models.list_models(module=torchvision.models):
         raise unknown("backbone", name, (PIXELS, *torchvision.models.list_models(module=torchvision.models)))
     found = resolve(weights, name)
-    module, digest = _parametrised(name, found, modules)
+    module, digest = _parametrised(name, found)
     module = _without_classifier(module).eval().requires_grad_(False)
     taps = tap_shapes(module, modules, found.preprocess.size)
     kept_set = "" if name == PIXELS else tap_set

@@ -1,6 +1,7 @@
 """Rows, blocks and chunks as pure integers: which row is where, and how large everything gets."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,10 +46,11 @@ def chunk_rows(block_rows: int, row_bytes: int) -> int:
     return next(fitting, 1)
 
 
-def row_bytes(spec: StoreSpec) -> int:
-    """Return the uncompressed bytes of one image in all arrays of a store."""
+def row_bytes(spec: StoreSpec, names: Iterable[str] | None = None) -> int:
+    """Return the uncompressed bytes of one image in the arrays `names` of a store, in all of them for None."""
     item = np.dtype(spec.dtype).itemsize
-    return sum(c * h * w for c, h, w in spec.arrays.values()) * item
+    chosen = spec.arrays if names is None else names
+    return sum(math.prod(spec.arrays[name]) for name in chosen) * item
 
 
 def overlapping(bounds: list[tuple[int, int]], start: int, stop: int) -> Iterator[int]:

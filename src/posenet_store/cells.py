@@ -1,11 +1,19 @@
 """Cells: one head to train and score, with everything that decides its numbers; and the protocols that train heads."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from posenet_store.errors import UsageError
 from posenet_store.files import canonical_json, sha256
 from posenet_store.specs import ALIGNED_SIZE
+from posenet_store.targets import target_map
+
+HELD_OUT = "held-out"
+"""The test column of a training store's own held-out rows."""
 
 
 @dataclass(frozen=True)
@@ -72,11 +80,6 @@ class Cell:
         """16 hexadecimal digits over all fields: a finished cell is found again by it."""
         return sha256(canonical_json(asdict(self)))[:16]
 
-    @property
-    def output_size(self) -> int:
-        """The side of the predicted map: 28 + 2 * padding - (kernel - 1)."""
-        return output_size(self.kernel, self.padding)
-
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain JSON values."""
         return asdict(self)
@@ -92,3 +95,13 @@ def output_size(kernel: int, padding: int) -> int:
     if kernel < 1 or padding < 0 or size < 2:
         raise UsageError(f"a kernel of {kernel} with padding {padding} leaves a {size}x{size} map of 28x28; 2x2 is the least")
     return size
+
+
+def target_of(cell: Mapping[str, Any]) -> NDArray[np.float64]:
+    """Return the map [h, w] that a cell's head must paint; `cell` holds its fields by name, as `to_dict` and records do.
+
+    >>> target_of({"target": "H", "kernel": 3, "padding": 1, "value_range": [0, 1], "normalise": False}).shape
+    (28, 28)
+    """
+    low, high = cell["value_range"]
+    return target_map(cell["target"], output_size(cell["kernel"], cell["padding"]), (low, high), cell["normalise"])

@@ -35,6 +35,15 @@ class StoreError(PosenetStoreError):
     """A store can't be opened, or what it holds is not what its records say."""
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of a foreign error's text, or its type where it has none.
+
+    >>> first_line(ValueError("bad header\\nand a page of advice")), first_line(EOFError())
+    ('bad header', 'EOFError')
+    """
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
 def unknown(kind: str, got: object, known: Iterable[str]) -> UsageError:
     """Build the error for a name outside a closed set, with the nearest accepted one first.
 

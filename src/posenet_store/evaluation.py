@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import Any
 
+from posenet_store.cells import target_of
 from posenet_store.errors import UsageError
 from posenet_store.heads import load_head
 from posenet_store.inputs import parse_input
 from posenet_store.reader import Reader
 from posenet_store.scoring import columns_of, score_heads
-from posenet_store.targets import target_map
 
 
 def evaluate_head(path: Path, reader: Reader) -> list[dict[str, Any]]:
@@ -21,8 +21,7 @@ def evaluate_head(path: Path, reader: Reader) -> list[dict[str, Any]]:
         )
     cell = made["cell"]
     source = parse_input(cell["input"], reader.spec)
-    size = 28 + 2 * cell["padding"] - cell["kernel"] + 1
-    target = target_map(cell["target"], size, tuple(cell["value_range"]), cell["normalise"])
+    target = target_of(cell)
     rows = []
     for name, blocks in columns_of(reader, source):
         ((scored,),) = score_heads(blocks, [(heads, [target])])

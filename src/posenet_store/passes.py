@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from posenet_store.cells import Cell, Report, Ridge
+from posenet_store.cells import HELD_OUT, Cell, Report, Ridge, target_of
 from posenet_store.errors import StoreError
 from posenet_store.files import write_json
 from posenet_store.gram import ImageMoments, fits, image_moments, joined, train_in_gram_space
@@ -23,8 +23,7 @@ from posenet_store.reader import Reader, open_store
 from posenet_store.report_protocol import Group, train
 from posenet_store.results import RunFiles, write_scores
 from posenet_store.ridge import accumulate, readouts
-from posenet_store.scoring import HELD_OUT, Scored, columns_of, score_heads, stream
-from posenet_store.targets import target_map
+from posenet_store.scoring import Scored, columns_of, score_heads, stream
 
 
 @dataclass(frozen=True)
@@ -34,10 +33,6 @@ class Fitted:
     cells: tuple[Cell, ...]
     heads: Heads
     facts: tuple[dict[str, float], ...]
-
-
-def _target(cell: Cell) -> NDArray[np.float64]:
-    return target_map(cell.target, cell.output_size, cell.value_range, cell.normalise)
 
 
 def _grouped(cells: Sequence[Cell]) -> list[tuple[Cell, ...]]:
@@ -53,8 +48,9 @@ def fit_report(reader: Reader, source: Input, cells: Sequence[Cell], protocol: R
     """
     rows = cells[0].train_rows
     images = int(reader.readable[:rows].sum())
-    small = [g for g in _grouped(cells) if fits(images, source.channels, g[0].kernel)]
-    large = [g for g in _grouped(cells) if g not in small]
+    grouped = _grouped(cells)
+    small = [group for group in grouped if fits(images, source.channels, group[0].kernel)]
+    large = [group for group in grouped if group not in small]
     heads: dict[tuple[Cell, ...], Heads] = {}
     if small:
         heads |= dict(zip(small, _in_gram_space(reader, source, small, protocol), strict=True))
@@ -64,18 +60,13 @@ def fit_report(reader: Reader, source: Input, cells: Sequence[Cell], protocol: R
             order = {"batch_size": protocol.batch_size, "seed": protocol.order_seed, "epoch": epoch}
             return (source.assemble(values) for values in reader.batches(source.arrays, 0, rows, **order))
 
-        heads |= dict(
-            zip(
-                large,
-                train(batches, protocol.epochs_over(images), source.channels, [_group(g) for g in large], protocol),
-                strict=True,
-            )
-        )
-    return [Fitted(group, heads[group], ({},) * len(group)) for group in _grouped(cells)]
+        trained = train(batches, protocol.epochs_over(images), source.channels, [_group(group) for group in large], protocol)
+        heads |= dict(zip(large, trained, strict=True))
+    return [Fitted(group, heads[group], ({},) * len(group)) for group in grouped]
 
 
 def _group(cells: Sequence[Cell]) -> Group:
-    targets = torch.stack([torch.from_numpy(_target(cell).copy()) for cell in cells])
+    targets = torch.stack([torch.from_numpy(target_of(vars(cell)).copy()) for cell in cells])
     return Group(cells[0].kernel, cells[0].padding, tuple(cell.seed for cell in cells), targets)
 
 
@@ -142,7 +133,7 @@ def run_pass(task: Pass, run: Path, threads: int) -> list[str]:
         fitted = fit_report(reader, source, task.cells, task.protocol)
     else:
         fitted = fit_ridge(reader, source, task.cells, task.protocol)
-    scorable = [(group.heads, [_target(cell) for cell in group.cells]) for group in fitted]
+    scorable = [(group.heads, [target_of(vars(cell)) for cell in group.cells]) for group in fitted]
     columns: dict[str, list[list[Scored]]] = {}
     for name, blocks in _test_columns(reader, tests, source, task.cells[0].train_rows):
         columns[name] = score_heads(blocks, scorable)

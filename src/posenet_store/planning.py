@@ -11,6 +11,7 @@ from posenet_store.cells import Cell, Protocol
 from posenet_store.errors import UsageError
 from posenet_store.inputs import parse_input
 from posenet_store.sweep_spec import SweepSpec
+from posenet_store.taps import PIXELS
 
 MIN_TRAIN_ROWS = 32
 
@@ -71,7 +72,7 @@ def _one_each(entries: Iterable[Entry]) -> list[Entry]:
     best: dict[tuple[str, str], Entry] = {}
     for entry in sorted(entries, key=lambda e: (e.spec.dtype == "float32", e.spec.layout == "native")):
         best[entry.spec.network_key, entry.spec.images_sha256] = entry
-    return sorted(best.values(), key=lambda e: (e.spec.network != "pixels", e.spec.network, e.spec.images))
+    return sorted(best.values(), key=lambda e: (e.spec.network != PIXELS, e.spec.network, e.spec.images))
 
 
 def _cells(spec: SweepSpec, entry: Entry, tests: Sequence[Entry], source: str, protocol: str) -> list[Cell]:

@@ -4,12 +4,14 @@ import os
 import platform
 import sys
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 PACKAGES = ("posenet-store", "torch", "torchvision", "numpy", "scipy", "pillow", "zarr", "h5py", "dask", "safetensors")
 
 
+@cache
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that numbers depend on; absent ones are left out."""
     found = {"python": platform.python_version()}

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from posenet_store.blocks import epoch_pools, overlapping
+from posenet_store.blocks import epoch_pools, overlapping, row_bytes
 from posenet_store.errors import StoreError, UsageError, unknown
 from posenet_store.files import read_json, sha256, sha256_file
 from posenet_store.formats import Arrays, format_named
@@ -103,9 +103,7 @@ class Reader:
 
     def epoch(self, names: Sequence[str], start: int, stop: int, *, seed: int, epoch: int) -> list[NDArray[np.int64]]:
         """Return the rows that `batches` visits, pool by pool; a pool is at most 256 MiB of the arrays `names`."""
-        item = np.dtype(self.spec.dtype).itemsize
-        row_bytes = item * sum(int(np.prod(self.spec.arrays[name])) for name in names)
-        pool_rows = max(1, POOL_BYTES // row_bytes)
+        pool_rows = max(1, POOL_BYTES // row_bytes(self.spec, names))
         return epoch_pools(self.plan.bounds, self.readable, (start, stop), pool_rows, seed, epoch)
 
     def batches(

@@ -13,7 +13,6 @@ from posenet_store.inputs import Input
 from posenet_store.metrics import Scores, score
 from posenet_store.reader import Reader
 
-HELD_OUT = "held-out"
 PROBES = "probes"
 
 

@@ -194,13 +194,13 @@ class StoreWriter:
         except (StoreError, OSError):
             return False
 
-    def committed(self, block: int) -> bool:
-        """True if the block's record exists, is readable, and its files have the recorded sizes."""
+    def record(self, block: int) -> dict[str, Any] | None:
+        """Return the block's record if it is readable and its files have the recorded sizes, else None."""
         try:
-            record = read_json(self.files.commit(block))
-            return not any(fault_of(self.files.root, entry, deep=False) for entry in record["files"])
+            found = read_json(self.files.commit(block))
+            return None if any(fault_of(self.files.root, entry, deep=False) for entry in found["files"]) else found
         except (StoreError, KeyError, TypeError):
-            return False
+            return None
 
     def unseal(self, blocks: Sequence[int]) -> None:
         """Take blocks that are damaged out of the store: first the manifest goes, then their records."""
@@ -210,7 +210,7 @@ class StoreWriter:
 
     def missing(self) -> list[int]:
         """Return the blocks still to be extracted."""
-        return [block for block in range(len(self.plan.bounds)) if not self.committed(block)]
+        return [block for block in range(len(self.plan.bounds)) if self.record(block) is None]
 
     def commit(self, block: int, arrays: Mapping[str, NDArray[Any]], quarantined: Sequence[Quarantined]) -> None:
         """Write one block: all arrays durably, then the record that makes them count.
@@ -237,7 +237,8 @@ class StoreWriter:
 
     def records(self) -> list[dict[str, Any]]:
         """Return the records of all committed blocks."""
-        return [read_json(self.files.commit(b)) for b in range(len(self.plan.bounds)) if self.committed(b)]
+        found = (self.record(block) for block in range(len(self.plan.bounds)))
+        return [record for record in found if record is not None]
 
     def quarantined(self) -> list[Quarantined]:
         """Return every image that could not be read so far."""

@@ -1,12 +1,13 @@
 """Checking a store against its records, and naming what is damaged."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 
 from posenet_store.errors import StoreError
 from posenet_store.files import read_json, sha256, sha256_file
-from posenet_store.formats import format_named
+from posenet_store.formats import Arrays, format_named
 from posenet_store.layout import Plan, StoreFiles, fault_of, read_manifest, read_plan
 
 
@@ -35,19 +36,20 @@ def _of_the_whole(files: StoreFiles, plan: Plan) -> Iterator[Damage]:
             yield Damage(block, f"{path} is not the record that the manifest names")
 
 
-def _of_a_block(files: StoreFiles, plan: Plan, block: int, deep: bool) -> Iterator[Damage]:
+def _of_a_block(files: StoreFiles, plan: Plan, block: int, arrays: Callable[[], Arrays] | None) -> Iterator[Damage]:
+    """`arrays` opens the store's arrays for a deep look; None is a quick one."""
     try:
-        faults = [fault_of(files.root, entry, deep) for entry in read_json(files.commit(block))["files"]]
+        faults = [fault_of(files.root, entry, arrays is not None) for entry in read_json(files.commit(block))["files"]]
     except (StoreError, KeyError, TypeError) as error:
         yield Damage(block, f"{files.commit(block)}: {error}")
         return
     found = [fault for fault in faults if fault]
     yield from (Damage(block, fault) for fault in found)
-    if deep and not found:
+    if arrays is not None and not found:
         start, stop = plan.bounds[block]
         for name in plan.spec.arrays:
             try:
-                format_named(plan.spec.format).open_arrays(files.root, plan.spec).read(name, start, stop)
+                arrays().read(name, start, stop)
             except (StoreError, ValueError, RuntimeError, OSError, KeyError) as error:
                 yield Damage(block, f"{files.root}: rows {start}-{stop} of {name} can't be decoded: {error}")
 
@@ -60,5 +62,6 @@ def damages(store: Path, deep: bool = False) -> Iterator[Damage]:
     files = StoreFiles(store)
     plan = read_plan(files)
     yield from _of_the_whole(files, plan)
+    opened = cache(partial(format_named(plan.spec.format).open_arrays, files.root, plan.spec)) if deep else None
     for block in range(len(plan.bounds)):
-        yield from _of_a_block(files, plan, block, deep)
+        yield from _of_a_block(files, plan, block, opened)

@@ -16,7 +16,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from posenet_store.errors import PosenetStoreError, UsageError
+from posenet_store import taps
+from posenet_store.errors import PosenetStoreError, UsageError, first_line
 from posenet_store.files import canonical_json, sha256
 from posenet_store.formats.hdf5 import read_arrays
 from posenet_store.specs import Preprocess
@@ -80,8 +81,7 @@ def _from_file(path: Path) -> dict[str, Tensor]:
             "save it again with torch.save(model.state_dict(), ...)"
         ) from None
     except Exception as error:  # a flipped bit can end anywhere in torch's reader: IndexError, struct.error, ...
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise PosenetStoreError(f"{path} is damaged or cut short: {reason}") from None
+        raise PosenetStoreError(f"{path} is damaged or cut short: {first_line(error)}") from None
     return unwrapped(loaded, path)
 
 
@@ -116,7 +116,7 @@ def resolve(source: str, backbone: str) -> Weights:
     >>> resolve("random:7", "resnet18").seed
     7
     """
-    if backbone == "pixels":
+    if backbone == taps.PIXELS:
         return Weights("", PIXELS)
     if source == "imagenet":
         return Weights("imagenet", IMAGENET)

@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from posenet_store.blocks import block_bounds, chunk_rows, overlapping
+from posenet_store.blocks import block_bounds, chunk_rows, overlapping, row_bytes
 from posenet_store.errors import PosenetStoreError
 from posenet_store.files import fsync, replacing
 from posenet_store.specs import StoreSpec
@@ -47,7 +47,7 @@ def write_block(folder: Path, spec: StoreSpec, block: int, arrays: Mapping[str, 
     modules = {tap.name: tap.module for tap in spec.taps}
     with replacing(_part(folder, block)) as temporary, h5py.File(temporary, "w", libver=("earliest", "v110")) as file:
         for name, values in arrays.items():
-            rows = min(chunk_rows(spec.block_rows, values[0].nbytes), len(values))
+            rows = min(chunk_rows(spec.block_rows, row_bytes(spec, [name])), len(values))
             dataset = file.create_dataset(name, data=values, chunks=(rows, *values.shape[1:]), fletcher32=True)
             dataset.attrs["module"] = modules.get(name, "all taps, trilinear to [3, 28, 28] each")
             for axis, label in enumerate(("image", "channel", "y", "x")):

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from zarr.codecs import ZstdCodec
 from zarr.storage import MemoryStore
 
-from posenet_store.blocks import chunk_rows
+from posenet_store.blocks import chunk_rows, row_bytes
 from posenet_store.errors import StoreError
 from posenet_store.files import fsync, write_atomic
 from posenet_store.specs import StoreSpec
@@ -27,12 +27,11 @@ IDS = "image_id"
 def _properties(spec: StoreSpec, name: str, rows: int) -> dict[str, Any]:
     """What makes an array of `rows` rows; a shard is the same bytes in an array of its own rows as in the whole one."""
     shape = spec.arrays[name]
-    item = np.dtype(spec.dtype).itemsize
     modules = {tap.name: tap.module for tap in spec.taps}
     return {
         "shape": (rows, *shape),
         "dtype": spec.dtype,
-        "chunks": (chunk_rows(spec.block_rows, item * int(np.prod(shape))), *shape),
+        "chunks": (chunk_rows(spec.block_rows, row_bytes(spec, [name])), *shape),
         "shards": (spec.block_rows, *shape),
         "compressors": (ZstdCodec(level=1, checksum=True),),
         "fill_value": float("nan"),

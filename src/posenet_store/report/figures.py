@@ -11,8 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from posenet_store.report.table import HELD_OUT, Line, in_order, network_title
-from posenet_store.targets import DESCRIPTIONS, target_map
+from posenet_store.cells import HELD_OUT, target_of
+from posenet_store.report.table import Line, in_order, network_title
+from posenet_store.targets import DESCRIPTIONS
 
 matplotlib.use("Agg")
 matplotlib.rcParams.update(
@@ -65,9 +66,7 @@ def protocol_of(line: Line) -> str:
 
 
 def _target_of(line: Line) -> NDArray[np.float64]:
-    cell = line.records[0]["cell"]
-    size = 28 + 2 * cell["padding"] - cell["kernel"] + 1
-    return target_map(cell["target"], size, tuple(cell["value_range"]), cell["normalise"])
+    return target_of(line.records[0]["cell"])
 
 
 def predicted_maps(lines: Sequence[Line], map_of: MapOf) -> Picture | None:

@@ -10,9 +10,10 @@ from markupsafe import Markup
 from numpy import float32
 from numpy.typing import NDArray
 
+from posenet_store.cells import HELD_OUT
 from posenet_store.files import write_atomic
 from posenet_store.report.figures import Picture, effect, predicted_maps, protocol_of
-from posenet_store.report.table import BASE, HELD_OUT, Line, as_rows, network_title, our_lines, table_lines
+from posenet_store.report.table import BASE, Line, as_rows, network_title, our_lines, table_lines
 from posenet_store.results import RunFiles, load_run, read_scores
 
 FAR_OFF = 10.0

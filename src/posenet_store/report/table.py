@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from statistics import mean, stdev
 from typing import Any
 
+from posenet_store.cells import HELD_OUT
 from posenet_store.report.published import COLUMNS, MODELS, TABLES
 from posenet_store.targets import TARGETS
 
 BASE = "k=3"
-HELD_OUT = "held-out"
 
 
 @dataclass(frozen=True)
