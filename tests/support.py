@@ -9,6 +9,7 @@ from torch import nn
 
 from posenet_store.backbones import Backbone, tap_shapes
 from posenet_store.extract import build, plan_store
+from posenet_store.files import read_json, sha256_file
 from posenet_store.images import ImageSet
 from posenet_store.reader import Reader, open_store
 from posenet_store.sources import image_set
@@ -66,3 +67,16 @@ def store_with_probes(root: Path, folder: Path, count: int = 14, seed: int = 0) 
     backbone = tiny_backbone(seed)
     built_store(root, image_set("probes"), backbone)
     return built_store(root, image_set(str(write_images(folder, count))), backbone)
+
+
+def contents(store: Path) -> dict[str, str]:
+    """Digests of a store's data and records, and the id in its manifest; leftovers of killed writes are not part of it."""
+    told_apart = ("plan.json", "manifest.json", "whole.h5")  # times and commands; HDF5 leaves stray bytes in a view
+    files = (path for path in store.rglob("*") if path.is_file() and not path.name.endswith(".tmp"))
+    digests = {path.relative_to(store).as_posix(): sha256_file(path) for path in files if path.name not in told_apart}
+    return digests | {"store_id": str(read_json(store / "manifest.json")["store_id"])}
+
+
+def folder(reader: Reader) -> Path:
+    """Return where a local store is."""
+    return Path(str(reader.files))

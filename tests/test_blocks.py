@@ -24,7 +24,7 @@ from posenet_store.blocks import (
 from posenet_store.images import folder_set
 from posenet_store.specs import Preprocess, StoreSpec, Tap
 from posenet_store.store import file_count
-from support import built_store, tiny_backbone, write_images
+from support import built_store, folder, tiny_backbone, write_images
 
 unhurried = settings(deadline=None, max_examples=150)
 seeds = st.integers(0, 2**32)
@@ -201,5 +201,5 @@ def test_row_bytes(layout: str, dtype: str, expected: int) -> None:
 def test_the_file_count_is_what_a_built_store_has(tmp_path: Path, layout: str, rows: int) -> None:
     images = folder_set(write_images(tmp_path / "images", rows))
     reader = built_store(tmp_path / "stores", images, tiny_backbone(), layout, block_rows=4)
-    files = [path for path in reader.files.root.rglob("*") if path.is_file()]
+    files = [path for path in folder(reader).rglob("*") if path.is_file()]
     assert len(files) == file_count(reader.plan)

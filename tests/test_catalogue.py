@@ -10,13 +10,13 @@ from posenet_store.catalogue import entry, stores
 from posenet_store.errors import StoreError
 from posenet_store.extract import build, plan_store
 from posenet_store.sources import image_set
-from support import built_store, tiny_backbone, write_images
+from support import built_store, folder, tiny_backbone, write_images
 
 
 def test_sealed_and_growing_stores_are_told_apart(tmp_path: Path) -> None:
     images, backbone = image_set(str(write_images(tmp_path / "photos", 14))), tiny_backbone()
     root = tmp_path / "stores"
-    sealed = built_store(root, images, backbone).files.root
+    sealed = folder(built_store(root, images, backbone))
     half = build(images, backbone, plan_store(images, backbone, "aligned", "float32", 4), root, part=(1, 2)).path
     found, damaged = stores(root)
     assert damaged == []
@@ -28,8 +28,8 @@ def test_sealed_and_growing_stores_are_told_apart(tmp_path: Path) -> None:
 def test_a_damaged_store_is_reported_and_hides_no_other(tmp_path: Path) -> None:
     images = image_set(str(write_images(tmp_path / "photos", 3)))
     root = tmp_path / "stores"
-    good = built_store(root, images, tiny_backbone()).files.root
-    bad = built_store(root, images, tiny_backbone(seed=1)).files.root
+    good = folder(built_store(root, images, tiny_backbone()))
+    bad = folder(built_store(root, images, tiny_backbone(seed=1)))
     (bad / "plan.json").write_text("{")
     (root / ".temporary").mkdir()
     (root / ".temporary/plan.json").write_text("{")
@@ -42,7 +42,7 @@ def test_a_damaged_store_is_reported_and_hides_no_other(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def probes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sealed store; tests damage copies of it."""
-    return built_store(tmp_path_factory.mktemp("catalogue"), image_set("probes"), tiny_backbone()).files.root
+    return folder(built_store(tmp_path_factory.mktemp("catalogue"), image_set("probes"), tiny_backbone()))
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,11 @@ SOURCE = Path(__file__).parents[1] / "src/posenet_store"
 
 FLOORS = (
     ("errors",),
-    ("files", "provenance", "taps", "dead_leaves"),
+    ("files", "provenance", "taps", "dead_leaves", "threads"),
     ("specs", "targets", "metrics", "images", "report.published"),
-    ("blocks", "layout", "cells", "alignment", "sources", "executors", "heads"),
-    ("formats", "formats.zarr", "formats.hdf5", "inputs", "report_protocol", "sweep_spec"),
-    ("store", "reader", "weights", "gram", "ridge", "catalogue", "results"),
+    ("blocks", "layout", "cells", "alignment", "sources", "executors", "heads", "remote"),
+    ("gather", "formats.shards", "formats", "formats.zarr", "formats.hdf5", "inputs", "report_protocol", "sweep_spec"),
+    ("views", "loading", "store", "reader", "weights", "gram", "ridge", "catalogue", "results"),
     ("backbones",),
     ("extract", "scoring", "planning", "verify"),
     ("passes", "evaluation"),
@@ -25,13 +25,20 @@ FLOORS = (
     ("cli",),
     ("",),
 )
-WITHIN = {("report.figures", "report.table"), ("report.page", "report.table"), ("report.page", "report.figures"),
-          ("layout", "blocks"), ("cli.train", "cli.build"), ("cli.verify", "cli.build")}  # fmt: skip
+WITHIN = {
+    ("layout", "blocks"), ("formats.zarr", "formats.shards"), ("formats.zarr", "formats"), ("reader", "views"),
+    ("reader", "loading"), ("report.figures", "report.table"), ("report.page", "report.table"),
+    ("report.page", "report.figures"), ("cli.train", "cli.build"), ("cli.verify", "cli.build"),
+}  # fmt: skip
 OWNERS = {
     "zarr": {"formats.zarr"},
+    "numcodecs": {"formats.shards"},
+    "google_crc32c": {"formats.shards"},
+    "obstore": {"remote"},
+    "xarray": {"views", "reader"},  # the reader names types only
     "h5py": {"formats.hdf5"},
     "torchvision": {"backbones"},
-    "dask": {"executors"},
+    "dask": {"executors", "views", "reader"},  # tasks; lazy arrays; types only
     "distributed": {"executors"},
     "matplotlib": {"report.figures"},
     "jinja2": {"report.page"},

@@ -15,7 +15,7 @@ from posenet_store.formats import format_named
 from posenet_store.reader import Reader, open_store
 from posenet_store.sources import image_set
 from posenet_store.specs import FORMATS
-from support import built_store, tiny_backbone, write_images
+from support import built_store, folder, tiny_backbone, write_images
 
 ROWS = 14  # three blocks of four and a tail of two
 
@@ -34,13 +34,13 @@ def reader(request: pytest.FixtureRequest, readers: dict[str, Reader]) -> Reader
 
 def copied(reader: Reader, root: Path) -> Path:
     """A copy of a store that a test may damage."""
-    place = root / reader.files.root.name
-    subprocess.run(["cp", "-r", str(reader.files.root), str(place)], check=True)
+    place = root / folder(reader).name
+    subprocess.run(["cp", "-r", str(folder(reader)), str(place)], check=True)
     return place
 
 
 def files_of(store: Path, reader: Reader, block: int) -> list[Path]:
-    return format_named(reader.spec.format).block_files(store, reader.spec, block)
+    return [store / name for name in format_named(reader.spec.format).block_files(reader.spec, block)]
 
 
 def test_formats_hold_the_same_rows(readers: dict[str, Reader]) -> None:
@@ -132,7 +132,7 @@ def test_an_unknown_format_names_the_known() -> None:
 
 def test_xarray_opens_the_zarr_group(readers: dict[str, Reader]) -> None:
     reader = readers["zarr"]
-    with xarray.open_zarr(reader.files.root / "data.zarr", consolidated=False) as data:
+    with xarray.open_zarr(folder(reader) / "data.zarr", consolidated=False) as data:
         assert tuple(data["image_id"].values) == reader.ids
         np.testing.assert_array_equal(data["f1"].values, reader.read("f1", 0, ROWS))
 
@@ -140,7 +140,7 @@ def test_xarray_opens_the_zarr_group(readers: dict[str, Reader]) -> None:
 def test_plain_h5py_reads_the_parts_without_a_plugin(readers: dict[str, Reader]) -> None:
     reader = readers["hdf5"]
     expected = reader.read("aligned", 12, ROWS)
-    with h5py.File(reader.files.root / "parts/part-00003.h5", "r") as part:
+    with h5py.File(folder(reader) / "parts/part-00003.h5", "r") as part:
         assert [name.decode() for name in part["image_id"][()]] == list(reader.ids[12:])
         np.testing.assert_array_equal(part["aligned"][()], expected)
         assert part["f1"].fletcher32
@@ -152,4 +152,4 @@ def test_zarr_stores_do_not_need_h5py(readers: dict[str, Reader]) -> None:
     code = (
         "import sys; sys.modules['h5py'] = None; from posenet_store import open_store; open_store(sys.argv[1]).read('f1', 0, 2)"
     )
-    subprocess.run([sys.executable, "-c", code, str(readers["zarr"].files.root)], check=True)
+    subprocess.run([sys.executable, "-c", code, str(folder(readers["zarr"]))], check=True)

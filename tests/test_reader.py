@@ -18,7 +18,7 @@ from posenet_store.layout import file_entry, signed
 from posenet_store.reader import Reader, open_store
 from posenet_store.sources import image_set
 from posenet_store.specs import FORMATS
-from support import built_store, tiny_backbone, write_images
+from support import built_store, folder, tiny_backbone, write_images
 
 ROWS, BAD = 30, ("image004.png", "image011.png")
 
@@ -83,10 +83,10 @@ def test_an_unknown_array_names_the_known(reader: Reader) -> None:
 
 def test_reading_changes_nothing_on_disk(reader: Reader) -> None:
     def state() -> dict[Path, int]:
-        return {path: path.stat().st_mtime_ns for path in reader.files.root.rglob("*")}
+        return {path: path.stat().st_mtime_ns for path in folder(reader).rglob("*")}
 
     before = state()
-    list(open_store(reader.files.root).batches(["f1", "aligned"], 0, ROWS, batch_size=4, seed=0, epoch=0))
+    list(open_store(folder(reader)).batches(["f1", "aligned"], 0, ROWS, batch_size=4, seed=0, epoch=0))
     assert state() == before
 
 
@@ -98,7 +98,7 @@ def _all_of(store: Reader) -> None:
 
 def test_a_store_without_write_permission_is_read(reader: Reader, tmp_path: Path) -> None:
     """Weak as root, who may write anyway; the next test is not."""
-    store = Path(shutil.copytree(reader.files.root, tmp_path / reader.files.root.name))
+    store = Path(shutil.copytree(folder(reader), tmp_path / folder(reader).name))
     places = [store, *store.rglob("*")]
     for path in places:
         path.chmod(0o555 if path.is_dir() else 0o444)
@@ -118,7 +118,7 @@ def test_a_store_on_a_disk_that_is_mounted_read_only_is_read(reader: Reader, tmp
     if mounted.returncode:
         pytest.skip(f"no tmpfs can be mounted here: {mounted.stderr.decode().strip()}")
     try:
-        store = Path(shutil.copytree(reader.files.root, disk / reader.files.root.name))
+        store = Path(shutil.copytree(folder(reader), disk / folder(reader).name))
         subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
         with pytest.raises(OSError, match="Read-only file system"):
             (disk / "proof").touch()
@@ -139,7 +139,7 @@ def test_a_store_in_the_making_is_refused(tmp_path: Path, file_format: str) -> N
 
 def test_another_program_sees_nan_where_a_piece_is_missing(reader: Reader, tmp_path: Path) -> None:
     """It knows nothing of our records; a zero would pass for a feature."""
-    store = Path(shutil.copytree(reader.files.root, tmp_path / reader.files.root.name))
+    store = Path(shutil.copytree(folder(reader), tmp_path / folder(reader).name))
     (store / "data.zarr/f2/c.3.0.0.0").unlink()
     with xarray.open_zarr(store / "data.zarr", consolidated=False) as data:
         assert tuple(data["image_id"].values) == reader.ids
@@ -199,7 +199,7 @@ def _spec(content: dict[str, object]) -> dict[str, object]:
         (lambda store: (store / "data.zarr/image_id/c/0").unlink(), "image_id/c/0 is missing"),
         (lambda store: _flipped(store / "data.zarr/image_id/c/0"), "image_id/c/0 holds other bytes"),
         (lambda store: _flipped(store / "data.zarr/f2/zarr.json"), "zarr.json holds other bytes"),
-        (lambda store: _flipped(store / "data.zarr/f2/c.3.0.0.0"), "rows 0-30 of f2 can't be decoded"),
+        (lambda store: _flipped(store / "data.zarr/f2/c.3.0.0.0"), "f2/c.3.0.0.0 holds other bytes than were written; block 3"),
         (lambda store: (store / "data.zarr/f2/c.3.0.0.0").unlink(), "c.3.0.0.0 is missing; block 3"),
         (lambda store: _truncated(store / "data.zarr/f2/c.3.0.0.0"), r"c.3.0.0.0 has \d+ bytes instead of \d+; block 3"),
         (lambda store: (store / "data.zarr/f2/c.3.0.0.0").write_bytes(b"x"), "c.3.0.0.0 has 1 bytes instead of"),
@@ -208,8 +208,8 @@ def _spec(content: dict[str, object]) -> dict[str, object]:
 def test_what_is_damaged_is_an_error_that_names_it(
     reader: Reader, tmp_path: Path, harm: Callable[[Path], object], message: str
 ) -> None:
-    store = tmp_path / reader.files.root.name
-    shutil.copytree(reader.files.root, store)
+    store = tmp_path / folder(reader).name
+    shutil.copytree(folder(reader), store)
     harm(store)
     with pytest.raises(StoreError, match=message) as caught:
         open_store(store).read("f2", 0, ROWS)
@@ -217,9 +217,11 @@ def test_what_is_damaged_is_an_error_that_names_it(
 
 
 def test_a_manifest_of_another_store_is_refused(reader: Reader, tmp_path: Path) -> None:
-    store = tmp_path / reader.files.root.name
-    shutil.copytree(reader.files.root, store)
-    shutil.copy(built_store(tmp_path, image_set("probes"), tiny_backbone()).files.manifest, store / "manifest.json")
+    store = tmp_path / folder(reader).name
+    shutil.copytree(folder(reader), store)
+    shutil.copy(
+        (folder(built_store(tmp_path, image_set("probes"), tiny_backbone())) / "manifest.json"), store / "manifest.json"
+    )
     with pytest.raises(StoreError, match=r"manifest.json belongs to another store than plan.json") as caught:
         open_store(store)
     assert str(store) in str(caught.value)
@@ -227,15 +229,15 @@ def test_a_manifest_of_another_store_is_refused(reader: Reader, tmp_path: Path) 
 
 def test_blocks_of_another_shape_are_refused(reader: Reader, tmp_path: Path) -> None:
     """A writer that recorded its own mistake: every digest fits, the arrays do not."""
-    store = tmp_path / reader.files.root.name
-    shutil.copytree(reader.files.root, store)
+    store = tmp_path / folder(reader).name
+    shutil.copytree(folder(reader), store)
     _edited(store / "data.zarr/f2/zarr.json", lambda content: content.update(shape=[29, 12, 8, 8]))
     entries = [file_entry(store, store / entry["path"]) for entry in reader.plan.files]
     _edited(store / "plan.json", lambda content: content.update(files=entries))
     manifest = json.loads((store / "manifest.json").read_text()) | {"plan_sha256": sha256_file(store / "plan.json")}
     del manifest["sha256"]
     (store / "manifest.json").write_text(json.dumps(signed(manifest)))
-    with pytest.raises(StoreError, match=r"data.zarr/f2 has shape \(29, 12, 8, 8\); plan.json says \(30, 12, 8, 8\)"):
+    with pytest.raises(StoreError, match=r"f2/zarr.json describes \(\[29, 12, 8, 8\].* plan.json says \(\[30, 12, 8, 8\]"):
         open_store(store).read("f2", 0, 4)
 
 
@@ -260,7 +262,7 @@ def test_an_empty_span_has_no_batch(reader: Reader) -> None:
 
 
 def test_undamaged_blocks_of_a_damaged_store_can_still_be_read(reader: Reader, tmp_path: Path) -> None:
-    store = tmp_path / reader.files.root.name
-    shutil.copytree(reader.files.root, store)
+    store = tmp_path / folder(reader).name
+    shutil.copytree(folder(reader), store)
     (store / "data.zarr/f2/c.3.0.0.0").unlink()
     np.testing.assert_array_equal(open_store(store).read("f2", 0, 12), reader.read("f2", 0, 12))

@@ -22,7 +22,7 @@ from posenet_store.reader import open_store
 from posenet_store.sources import image_set
 from posenet_store.specs import FORMATS
 from posenet_store.store import Quarantined, StoreWriter, cast, pooled, statistics
-from support import built_store, tiny_backbone, write_images
+from support import built_store, folder, tiny_backbone, write_images
 
 ROWS = 10  # two blocks of four and a tail of two
 
@@ -35,7 +35,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
 @pytest.fixture(scope="module")
 def sealed(images: ImageSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sealed store; tests damage copies of it."""
-    return built_store(tmp_path_factory.mktemp("sealed"), images, tiny_backbone()).files.root
+    return folder(built_store(tmp_path_factory.mktemp("sealed"), images, tiny_backbone()))
 
 
 @pytest.fixture
@@ -64,9 +64,9 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def damage(path: Path) -> None:
-    """Flip a bit in the middle of a file."""
+    """Flip a bit in the first name of a JSON file (in the middle it may be a number's 17th digit), in the middle of others."""
     data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
+    data[4 if path.suffix == ".json" else len(data) // 2] ^= 1
     path.write_bytes(data)
 
 
@@ -109,7 +109,7 @@ def test_a_block_is_on_disk_before_its_record(
     with monkeypatch.context() as patch:
         events = synced_and_renamed(patch)
         writer.commit(1, arrays_of(plan, 1), [])
-    data = format_named(file_format).block_files(writer.files.root, plan.spec, 1)
+    data = [writer.files.root / name for name in format_named(file_format).block_files(plan.spec, 1)]
     expected = [*data, writer.files.commit(1)]
     assert [path for what, path in events if what == "rename"] == expected
     for path in expected:
@@ -284,8 +284,8 @@ def test_a_record_that_changed_since_sealing_is_never_sealed_again(tmp_path: Pat
 
 
 def test_a_manifest_of_another_store_condemns_no_record(images: ImageSet, copy: Path, tmp_path: Path) -> None:
-    other = built_store(tmp_path / "other", images, tiny_backbone(seed=1)).files
-    shutil.copy(other.manifest, copy / "manifest.json")
+    other = folder(built_store(tmp_path / "other", images, tiny_backbone(seed=1)))
+    shutil.copy(other / "manifest.json", copy / "manifest.json")
     assert not StoreWriter.open(copy.parent, plan_of(images)).sealed
     assert rebuilt(images, copy.parent).extracted == 0
     open_store(copy)
@@ -470,7 +470,7 @@ def test_statistics_are_numpys(dtype: str) -> None:
     exact = values[rows].astype(np.float64)
     found = statistics(values, rows)
     assert (found["count"], found["min"], found["max"]) == (exact.size, exact.min(), exact.max())
-    assert found["mean"] == pytest.approx(exact.mean(), rel=1e-12)
+    assert found["mean"] == pytest.approx(exact.mean(), rel=1e-6)  # a row is summed in float32
     assert found["mean_square"] == pytest.approx(np.square(exact).mean(), rel=1e-6)  # squares are float32
     assert found["zeros"] == pytest.approx((exact == 0).mean(), rel=1e-12)
 

@@ -21,7 +21,7 @@ from posenet_store.results import RunFiles, load_run, read_scores
 from posenet_store.sweep import SweepOutcome, run_sweep
 from posenet_store.sweep_spec import SweepSpec
 from posenet_store.targets import target_map
-from support import store_with_probes
+from support import folder, store_with_probes
 
 SPEC = SweepSpec(title="t", train=("photos",), targets=("H", "G"), protocols=("report", "ridge"), seeds=(0, 1), kernels=(1, 3))
 
@@ -125,20 +125,20 @@ def test_one_broken_store_does_not_stop_the_others(root: Path, tmp_path: Path) -
     copy = tmp_path / "stores"
     store_with_probes(copy, tmp_path / "photos", seed=0)
     broken = store_with_probes(copy, tmp_path / "photos", seed=1)
-    next(broken.files.root.glob("data.zarr/aligned/c.0.0.0.0")).unlink()
+    next(folder(broken).glob("data.zarr/aligned/c.0.0.0.0")).unlink()
     spec = replace(SPEC, protocols=("ridge",))
     outcome = run_sweep(spec, planned(copy, spec), tmp_path / "run", scheduler="inline")
     assert outcome.now == 4
     assert len(outcome.failures) == 1
     assert "is missing" in outcome.failures[0]
-    assert broken.files.root.name in outcome.failures[0]
+    assert folder(broken).name in outcome.failures[0]
 
 
 def test_a_store_that_changed_since_planning_is_refused(root: Path, tmp_path: Path) -> None:
     task = planned(root).passes[0]
     other = store_with_probes(tmp_path / "stores", tmp_path / "photos", seed=1)
     with pytest.raises(StoreError, match="planned with"):
-        run_pass(replace(task, train=other.files.root), tmp_path / "run", 1)
+        run_pass(replace(task, train=folder(other)), tmp_path / "run", 1)
 
 
 def test_local_workers_give_the_same_numbers(root: Path, run: Path, tmp_path: Path) -> None:

@@ -16,19 +16,11 @@ import time
 from pathlib import Path
 
 from posenet_store.extract import build, plan_store
-from posenet_store.files import read_json, sha256_file
 from posenet_store.reader import open_store
 from posenet_store.sources import image_set
 from posenet_store.specs import FORMATS
 from posenet_store.verify import damages
-from support import tiny_backbone, write_images
-
-
-def contents(store: Path) -> dict[str, str]:
-    """Digests of data and records, and the id in the manifest; leftovers of killed writes are not part of a store."""
-    files = (path for path in store.rglob("*") if path.is_file() and not path.name.endswith(".tmp"))
-    digests = {str(p.relative_to(store)): sha256_file(p) for p in files if p.name not in ("plan.json", "manifest.json")}
-    return digests | {"store_id": str(read_json(store / "manifest.json")["store_id"])}
+from support import contents, tiny_backbone, write_images
 
 
 def one_build(photos: Path, place: Path, name: str) -> None:

@@ -16,7 +16,7 @@ def evaluate_head(path: Path, reader: Reader) -> list[dict[str, Any]]:
     heads, made = load_head(path)
     if made["network_key"] != reader.spec.network_key:
         raise UsageError(
-            f"{path.name} reads features of {made['network']}; {reader.files.root.name} holds those of "
+            f"{path.name} reads features of {made['network']}; {reader.name} holds those of "
             f"{reader.spec.network} (backbone, weights, taps and preprocessing must be the same)"
         )
     cell = made["cell"]

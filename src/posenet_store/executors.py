@@ -1,20 +1,15 @@
 """Running tasks in this process, on a local Dask cluster, or on one at an address. The owner of dask."""
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import TypeVar
 
 from posenet_store.errors import PosenetStoreError, UsageError
+from posenet_store.threads import processors
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 ACCEPTED = "local, inline, or an address such as tcp://host:8786"
-
-
-def processors() -> int:
-    """Return the processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def run_tasks(

@@ -69,14 +69,20 @@ def write_json(path: Path, value: object) -> None:
     write_atomic(path, json.dumps(value, indent=1, sort_keys=True, allow_nan=False).encode() + b"\n")
 
 
+def parsed_json(data: bytes, where: object) -> dict[str, Any]:
+    """Parse a JSON object; raises StoreError that names its place if it is not one."""
+    try:
+        value = json.loads(data)
+    except ValueError as error:
+        raise StoreError(f"{where} is not valid JSON ({error}); it was damaged after it was written") from None
+    if not isinstance(value, dict):
+        raise StoreError(f"{where} holds a {type(value).__name__}, not an object; it was damaged")
+    return value
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object; raises StoreError that names the file if it is missing or not one."""
     try:
-        value = json.loads(path.read_bytes())
+        return parsed_json(path.read_bytes(), path)
     except FileNotFoundError:
         raise StoreError(f"{path} is missing") from None
-    except ValueError as error:
-        raise StoreError(f"{path} is not valid JSON ({error}); it was damaged after it was written") from None
-    if not isinstance(value, dict):
-        raise StoreError(f"{path} holds a {type(value).__name__}, not an object; it was damaged")
-    return value

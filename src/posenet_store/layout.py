@@ -2,13 +2,15 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, Protocol
 
 from posenet_store.blocks import block_bounds
 from posenet_store.errors import StoreError
-from posenet_store.files import canonical_json, read_json, sha256, sha256_file
+from posenet_store.files import canonical_json, parsed_json, sha256, sha256_file
 from posenet_store.specs import FORMAT_VERSION, StoreSpec
 
+PLAN = "plan.json"
+MANIFEST = "manifest.json"
 RESTORE = "the store's build-store command, typed again, restores what is damaged"
 
 
@@ -43,19 +45,48 @@ class Plan:
         }
 
 
+def commit_name(block: int) -> str:
+    """Return the place of the record that makes a block count."""
+    return f"commits/b{block:05d}.json"
+
+
+class Files(Protocol):
+    """The files of a store, wherever they are, for reading; `name` is relative to the store, with "/"."""
+
+    def __str__(self) -> str:
+        """The store's path or URL."""
+        ...
+
+    def read(self, name: str) -> bytes:
+        """Return a small file's bytes; raises FileNotFoundError."""
+        ...
+
+    def size(self, name: str) -> int | None:
+        """Return a file's bytes, None if it is not there."""
+        ...
+
+    def sha256(self, name: str) -> str:
+        """Return a file's digest; raises FileNotFoundError."""
+        ...
+
+    def open(self, name: str) -> BinaryIO:
+        """Open a data file for reading at any place; raises FileNotFoundError."""
+        ...
+
+
 @dataclass(frozen=True)
 class StoreFiles:
-    """Every path of a store at `root`."""
+    """Every path of a store at the folder `root`."""
 
     root: Path
 
     @property
     def plan(self) -> Path:
-        return self.root / "plan.json"
+        return self.root / PLAN
 
     @property
     def manifest(self) -> Path:
-        return self.root / "manifest.json"
+        return self.root / MANIFEST
 
     @property
     def commits(self) -> Path:
@@ -63,7 +94,27 @@ class StoreFiles:
 
     def commit(self, block: int) -> Path:
         """The record that makes a block count."""
-        return self.commits / f"b{block:05d}.json"
+        return self.root / commit_name(block)
+
+    def __str__(self) -> str:
+        return str(self.root)
+
+    def read(self, name: str) -> bytes:
+        """Return a file's bytes."""
+        return (self.root / name).read_bytes()
+
+    def size(self, name: str) -> int | None:
+        """Return a file's bytes, None if it is not there."""
+        path = self.root / name
+        return path.stat().st_size if path.is_file() else None
+
+    def sha256(self, name: str) -> str:
+        """Return a file's digest."""
+        return sha256_file(self.root / name)
+
+    def open(self, name: str) -> BinaryIO:
+        """Open a file for reading."""
+        return (self.root / name).open("rb")
 
 
 def file_entry(root: Path, path: Path) -> dict[str, Any]:
@@ -71,15 +122,23 @@ def file_entry(root: Path, path: Path) -> dict[str, Any]:
     return {"path": path.relative_to(root).as_posix(), "bytes": path.stat().st_size, "sha256": sha256_file(path)}
 
 
-def fault_of(root: Path, entry: dict[str, Any], deep: bool) -> str | None:
+def fault_of(files: Files, entry: dict[str, Any], deep: bool) -> str | None:
     """Return how a file differs from its entry, None if it does not; only `deep` reads its bytes."""
-    path = root / entry["path"]
-    size = path.stat().st_size if path.is_file() else None
+    where, size = f"{files}/{entry['path']}", files.size(entry["path"])
     if size != entry["bytes"]:
-        return f"{path} is missing" if size is None else f"{path} has {size} bytes instead of {entry['bytes']}"
-    if deep and sha256_file(path) != entry["sha256"]:
-        return f"{path} holds other bytes than were written"
+        return f"{where} is missing" if size is None else f"{where} has {size} bytes instead of {entry['bytes']}"
+    if deep and files.sha256(entry["path"]) != entry["sha256"]:
+        return f"{where} holds other bytes than were written"
     return None
+
+
+def read_object(files: Files, name: str) -> dict[str, Any]:
+    """Read one of a store's JSON files; raises StoreError that names it if it is missing or damaged."""
+    where = f"{files}/{name}"
+    try:
+        return parsed_json(files.read(name), where)
+    except FileNotFoundError:
+        raise StoreError(f"{where} is missing") from None
 
 
 def signed(content: dict[str, Any]) -> dict[str, Any]:
@@ -87,24 +146,40 @@ def signed(content: dict[str, Any]) -> dict[str, Any]:
     return content | {"sha256": sha256(canonical_json(content))}
 
 
-def read_manifest(files: StoreFiles) -> dict[str, Any]:
+def is_signed(content: dict[str, Any]) -> bool:
+    """True if `content` is what was signed."""
+    return signed({key: value for key, value in content.items() if key != "sha256"}) == content
+
+
+def read_manifest(files: Files) -> dict[str, Any]:
     """Read manifest.json; raises StoreError if it is missing, or is not what was sealed."""
-    if not files.manifest.is_file():
-        raise StoreError(f"{files.root} is not sealed: its build has not ended; type the same build-store command to resume it")
-    content = read_json(files.manifest)
-    if signed({key: value for key, value in content.items() if key != "sha256"}) != content:
-        raise StoreError(f"{files.manifest} was edited or damaged since the store was sealed; {RESTORE}")
+    if files.size(MANIFEST) is None:
+        raise StoreError(f"{files} is not sealed: its build has not ended; type the same build-store command to resume it")
+    content = read_object(files, MANIFEST)
+    if not is_signed(content):
+        raise StoreError(f"{files}/{MANIFEST} was edited or damaged since the store was sealed; {RESTORE}")
     return content
 
 
-def read_plan(files: StoreFiles) -> Plan:
+def read_record(files: Files, block: int) -> dict[str, Any]:
+    """Read a block's record; raises StoreError if it is missing, damaged, or of another block."""
+    name = commit_name(block)
+    content = read_object(files, name)
+    # The first stores have records without a digest of themselves; their manifest has one of each.
+    if content.get("block") != block or ("sha256" in content and not is_signed(content)):
+        raise StoreError(f"{files}/{name} was edited or damaged since it was written")
+    return content
+
+
+def read_plan(files: Files) -> Plan:
     """Read plan.json; raises StoreError if this is no store, of another version, or does not match its fingerprint."""
-    if not files.plan.is_file():
-        raise StoreError(f"{files.root} is not a store: it has no plan.json; `stores` lists those that are")
-    content = read_json(files.plan)
+    where = f"{files}/{PLAN}"
+    if files.size(PLAN) is None:
+        raise StoreError(f"{files} is not a store: it has no {PLAN}; `stores` lists those that are")
+    content = read_object(files, PLAN)
     if content.get("format") != "posenet_store" or content.get("version") != FORMAT_VERSION:
         raise StoreError(
-            f"{files.plan} is of format {content.get('format')!r} version {content.get('version')!r}; "
+            f"{where} is of format {content.get('format')!r} version {content.get('version')!r}; "
             f"this program reads posenet_store version {FORMAT_VERSION}"
         )
     try:
@@ -114,11 +189,11 @@ def read_plan(files: StoreFiles) -> Plan:
         plan = Plan(spec, lists[0], lists[1], lists[2], content["provenance"], entries)
         recorded = content["fingerprint"]
     except StoreError as error:
-        raise StoreError(f"{files.root}: {error}") from None
+        raise StoreError(f"{files}: {error}") from None
     except KeyError as error:
-        raise StoreError(f"{files.plan} lacks {error}; it was edited or damaged") from None
+        raise StoreError(f"{where} lacks {error}; it was edited or damaged") from None
     except TypeError as error:
-        raise StoreError(f"{files.plan} holds a value of another type ({error}); it was edited or damaged") from None
+        raise StoreError(f"{where} holds a value of another type ({error}); it was edited or damaged") from None
     if recorded != spec.fingerprint or any(len(column) != spec.rows for column in lists):
-        raise StoreError(f"{files.plan} does not match its own fingerprint; it was edited or damaged")
+        raise StoreError(f"{where} does not match its own fingerprint; it was edited or damaged")
     return plan

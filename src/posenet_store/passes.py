@@ -99,7 +99,7 @@ def fit_ridge(reader: Reader, source: Input, cells: Sequence[Cell], protocol: Ri
         kernel, padding = group[0].kernel, group[0].padding
         fitting = accumulate(stream(reader, source, 0, cut), kernel, padding)
         if fitting is None:
-            raise StoreError(f"{reader.files.root} has no readable image among its first {cut} rows to train on")
+            raise StoreError(f"{reader.files} has no readable image among its first {cut} rows to train on")
         validation = accumulate(stream(reader, source, cut, rows), kernel, padding, fitting.shift)
         found = readouts(fitting, validation, list(_group(group).targets), protocol.lambdas)
         heads = Heads(torch.stack([r.weight for r in found]), torch.stack([r.bias for r in found]), padding)

@@ -1,46 +1,106 @@
-"""The reading side of a store: what training opens. Needs neither the images nor the backbone."""
+"""The reading side of a store: what training opens. Needs neither the images nor the backbone, and never writes."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property, lru_cache
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
 
 from posenet_store.blocks import epoch_pools, overlapping, row_bytes
-from posenet_store.errors import StoreError, UsageError, unknown
-from posenet_store.files import read_json, sha256, sha256_file
+from posenet_store.errors import StoreError, UsageError, first_line, unknown
+from posenet_store.files import sha256
 from posenet_store.formats import Arrays, format_named
-from posenet_store.layout import RESTORE, StoreFiles, fault_of, read_manifest, read_plan
+from posenet_store.gather import Rows, batches
+from posenet_store.layout import (
+    MANIFEST,
+    PLAN,
+    RESTORE,
+    Files,
+    StoreFiles,
+    commit_name,
+    fault_of,
+    read_manifest,
+    read_plan,
+    read_record,
+)
+from posenet_store.remote import SCHEMES, RemoteFiles
 from posenet_store.specs import StoreSpec
+
+if TYPE_CHECKING:
+    import dask.array
+    import xarray
+
+    from posenet_store.loading import StoreDataset
 
 POOL_BYTES = 256 << 20
 
 
+def files_at(place: Path | str) -> Files:
+    """Return the files of the store at a path, a file:// URL or another URL; raises UsageError for an unknown scheme."""
+    parts = urlsplit(str(place))
+    if isinstance(place, Path) or "://" not in place:
+        return StoreFiles(Path(place))
+    if parts.scheme == "file":
+        return StoreFiles(Path(unquote(parts.path)))
+    if parts.scheme in SCHEMES:
+        return RemoteFiles(place)
+    raise UsageError(f"unknown kind of URL {place!r}; accepted: a path, file://, {', '.join(f'{s}://' for s in SCHEMES)}")
+
+
 class Reader:
-    """A sealed store, read-only: rows in the stored (permuted) order, quarantined rows skipped by the iterators."""
+    """A store, read-only: rows in the stored (permuted) order, quarantined rows skipped by the iterators.
 
-    def __init__(self, path: Path | str) -> None:
-        self.files = StoreFiles(Path(path))
+    The first time that a file is touched its digest is compared with the record of its block, after that each chunk with
+    its checksum. With `unsealed`, a store that is still being built opens too, and shows the blocks committed by then.
+    """
+
+    def __init__(self, place: Path | str, unsealed: bool = False) -> None:
+        self.files = files_at(place)
         self.plan = read_plan(self.files)
-        self.manifest = read_manifest(self.files)
-        if self.manifest["fingerprint"] != self.spec.fingerprint:
-            raise StoreError(f"{self.files.manifest} belongs to another store than plan.json; the folder was mixed up")
-        if self.manifest["plan_sha256"] != sha256_file(self.files.plan):
-            raise StoreError(f"{self.files.plan} was edited or damaged since the store was sealed")
+        self._unsealed = unsealed
+        self._records: dict[int, dict[str, Any]] = {}
+        self._sound: set[str] = set()
+        self.manifest = self._checked_manifest() if self.files.size(MANIFEST) is not None or not unsealed else self._so_far()
         for entry in self.plan.files:
-            if fault := fault_of(self.files.root, entry, deep=True):
+            if fault := fault_of(self.files, entry, deep=True):
                 raise StoreError(fault)
-        self._record = lru_cache(maxsize=None)(self._checked_record)
 
-    def __reduce__(self) -> tuple[type["Reader"], tuple[str]]:
-        return Reader, (str(self.files.root),)
+    def _checked_manifest(self) -> dict[str, Any]:
+        manifest = read_manifest(self.files)
+        if manifest["fingerprint"] != self.spec.fingerprint:
+            raise StoreError(f"{self.files}/{MANIFEST} belongs to another store than {PLAN}; the folder was mixed up")
+        if manifest["plan_sha256"] != sha256(self.files.read(PLAN)):
+            raise StoreError(f"{self.files}/{PLAN} was edited or damaged since the store was sealed")
+        return manifest
+
+    def _so_far(self) -> dict[str, Any]:
+        """What a manifest would say of the blocks that are committed now; they are looked for once."""
+        for block in range(len(self.bounds)):
+            if self.files.size(commit_name(block)) is not None:
+                self._records[block] = read_record(self.files, block)
+        bad = [entry for record in self._records.values() for entry in record["quarantined"]]
+        return {"fingerprint": self.spec.fingerprint, "quarantined": bad}
+
+    def __reduce__(self) -> tuple[type["Reader"], tuple[str, bool]]:
+        return Reader, (str(self.files), self._unsealed)
+
+    @property
+    def name(self) -> str:
+        """The name of the store's folder."""
+        return str(self.files).rsplit("/", 1)[-1]
 
     @property
     def spec(self) -> StoreSpec:
         """What the store is made of."""
         return self.plan.spec
+
+    @cached_property
+    def bounds(self) -> list[tuple[int, int]]:
+        """(start, stop) of every block."""
+        return self.plan.bounds
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -49,94 +109,146 @@ class Reader:
 
     @cached_property
     def readable(self) -> NDArray[np.bool_]:
-        """bool [rows]: False where the image was quarantined."""
-        mask = np.ones(self.spec.rows, dtype=bool)
+        """bool [rows]: False where the image was quarantined, or is not committed yet."""
+        sealed = "commits_sha256" in self.manifest
+        mask = np.full(self.spec.rows, sealed)
+        for block in () if sealed else self._records:
+            mask[slice(*self.bounds[block])] = True
         mask[[entry["row"] for entry in self.manifest["quarantined"]]] = False
         return mask
 
     @cached_property
     def _arrays(self) -> Arrays:
-        return format_named(self.spec.format).open_arrays(self.files.root, self.spec)
+        return format_named(self.spec.format).open_arrays(self.files, self.spec)
 
-    def _checked_record(self, block: int) -> dict[str, Any]:
-        """A commit record that the manifest vouches for, whose files are all there in full length."""
-        path = self.files.commit(block)
-        if not path.is_file():
-            raise StoreError(f"{path} is missing; {RESTORE}")
-        if sha256(path.read_bytes()) != self.manifest["commits_sha256"][block]:
-            raise StoreError(f"{path} is not the record that the manifest names; {RESTORE}")
-        record = read_json(path)
-        for entry in record["files"]:
-            if fault := fault_of(self.files.root, entry, deep=False):
-                raise StoreError(f"{fault}; block {block} is damaged; {RESTORE}")
-        return record
+    def _record(self, block: int) -> dict[str, Any]:
+        """A commit record that the manifest vouches for."""
+        if block not in self._records:
+            where = f"{self.files}/{commit_name(block)}"
+            if "commits_sha256" not in self.manifest:
+                raise StoreError(f"{where} was not there when the store was opened; its build has not ended")
+            try:
+                digest = sha256(self.files.read(commit_name(block)))
+            except FileNotFoundError:
+                raise StoreError(f"{where} is missing; {RESTORE}") from None
+            if digest != self.manifest["commits_sha256"][block]:
+                raise StoreError(f"{where} is not the record that the manifest names; {RESTORE}")
+            self._records[block] = read_record(self.files, block)
+        return self._records[block]
 
-    def read(self, name: str, start: int, stop: int) -> NDArray[Any]:
+    def _check(self, name: str, block: int) -> None:
+        """Compare the files of one array in a block with their digests, once."""
+        record = self._record(block)
+        for path in self._arrays.files_of(name, block):
+            if path not in self._sound:
+                entry = next((one for one in record["files"] if one["path"] == path), None)
+                fault = fault_of(self.files, entry, deep=True) if entry else f"{self.files}/{path} is in no record"
+                if fault:
+                    raise StoreError(f"{fault}; block {block} is damaged; {RESTORE}")
+                self._sound.add(path)
+
+    def read(self, name: str, start: int, stop: int, out: NDArray[Any] | None = None) -> NDArray[Any]:
         """Return rows [start, stop) of the array `name` in the stored dtype, quarantined rows (NaN) included.
 
-        Raises UsageError for an unknown array or foreign rows, StoreError naming the file if a piece is missing or damaged.
+        They are decoded into `out` if it is given (contiguous, of that shape and dtype). Raises UsageError for an unknown
+        array, foreign rows or another `out`, StoreError naming the file if a piece is missing or damaged.
         """
         if name not in self.spec.arrays:
-            raise unknown(f"array of {self.files.root.name}", name, self.spec.arrays)
+            raise unknown(f"array of {self.name}", name, self.spec.arrays)
         if not 0 <= start <= stop <= self.spec.rows:
-            raise UsageError(f"rows {start}-{stop} are not rows of {self.files.root.name}; it has rows 0-{self.spec.rows}")
-        for block in overlapping(self.plan.bounds, start, stop):
-            self._record(block)
+            raise UsageError(f"rows {start}-{stop} are not rows of {self.name}; it has rows 0-{self.spec.rows}")
+        shape = (stop - start, *self.spec.arrays[name])
+        out = np.empty(shape, self.spec.dtype) if out is None else out
+        if out.shape != shape or out.dtype != self.spec.dtype or not out.flags.c_contiguous:
+            raise UsageError(
+                f"`out` is {out.dtype} {out.shape}; rows {start}-{stop} of {name} are {self.spec.dtype} {shape}, contiguous"
+            )
         try:
-            return self._arrays.read(name, start, stop)
+            for block in overlapping(self.bounds, start, stop):
+                self._check(name, block)
+            self._arrays.read(name, start, out)
         except (ValueError, RuntimeError, OSError, KeyError) as error:
-            where = f"{self.files.root}: rows {start}-{stop} of {name}"
-            raise StoreError(f"{where} can't be decoded: {error}; `verify --deep` names the file") from None
+            where = f"{self.files}: rows {start}-{stop} of {name}"
+            raise StoreError(f"{where} can't be decoded: {first_line(error)}; `verify --deep` names the file") from None
+        return out
 
     def scan(self, names: Sequence[str], start: int = 0, stop: int | None = None) -> Iterator[dict[str, NDArray[Any]]]:
         """Yield the readable rows of [start, stop) in stored order, block by block, as {name: [n, C, H, W]}."""
         end = self.spec.rows if stop is None else stop
-        for block in overlapping(self.plan.bounds, start, end):
-            yield self._block(names, block, start, end)
+        for block in overlapping(self.bounds, start, end):
+            first, last = self.bounds[block]
+            first, last = max(first, start), min(last, end)
+            keep = self.readable[first:last]
+            if keep.any():
+                values = {name: self.read(name, first, last) for name in names}
+                yield values if keep.all() else {name: value[keep] for name, value in values.items()}
 
-    def _block(self, names: Sequence[str], block: int, start: int, stop: int) -> dict[str, NDArray[Any]]:
-        first, end = self.plan.bounds[block]
-        first, end = max(first, start), min(end, stop)
-        keep = self.readable[first:end]
-        values = {name: self.read(name, first, end) for name in names}
-        return values if keep.all() else {name: value[keep] for name, value in values.items()}
-
-    def epoch(self, names: Sequence[str], start: int, stop: int, *, seed: int, epoch: int) -> list[NDArray[np.int64]]:
-        """Return the rows that `batches` visits, pool by pool; a pool is at most 256 MiB of the arrays `names`."""
+    def epoch(self, names: Sequence[str], start: int, stop: int, *, seed: int, epoch: int) -> list[Rows]:
+        """Return the rows that `batches` visits, pool by pool; a pool is at most 256 MiB of the arrays `names`, or a block."""
         pool_rows = max(1, POOL_BYTES // row_bytes(self.spec, names))
-        return epoch_pools(self.plan.bounds, self.readable, (start, stop), pool_rows, seed, epoch)
+        return epoch_pools(self.bounds, self.readable, (start, stop), pool_rows, seed, epoch)
 
     def batches(
         self, names: Sequence[str], start: int, stop: int, *, batch_size: int, seed: int, epoch: int
     ) -> Iterator[Mapping[str, NDArray[Any]]]:
         """Yield every readable row of [start, stop) once, in batches whose order depends on (seed, epoch) only.
 
-        Whole blocks are read and mixed in a pool (see `blocks.epoch_pools`); memory stays within three pools.
+        Whole blocks are decoded and mixed in a pool (see `blocks.epoch_pools`); memory is a pool and a batch.
         """
-        left: dict[str, NDArray[Any]] = {}
         pools = self.epoch(names, start, stop, seed=seed, epoch=epoch)
-        for number, rows in enumerate(pools, 1):
-            values = self._rows(names, rows)
-            if left:
-                values = {name: np.concatenate([left[name], value]) for name, value in values.items()}
-            count = len(values[names[0]])
-            whole = count if number == len(pools) else count - count % batch_size
-            for first in range(0, whole, batch_size):
-                yield {name: value[first : min(first + batch_size, whole)] for name, value in values.items()}
-            left = {name: value[whole:].copy() for name, value in values.items()}
+        rows = sum(map(len, pools))
+        sizes = [min(batch_size, rows - first) for first in range(0, rows, batch_size)]
+        return (values for _, values in batches(self, names, pools, sizes))
 
-    def _rows(self, names: Sequence[str], rows: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
-        """Read the blocks that hold `rows` whole, and return the rows in the given order."""
-        found = {name: np.empty((len(rows), *self.spec.arrays[name]), self.spec.dtype) for name in names}
-        for first, end in self.plan.bounds:
-            places = np.flatnonzero((rows >= first) & (rows < end))
-            if len(places):
-                lowest, highest = int(rows[places].min()), int(rows[places].max()) + 1
-                for name in names:
-                    found[name][places] = self.read(name, lowest, highest)[rows[places] - lowest]
-        return found
+    def torch(
+        self,
+        taps: Sequence[str],
+        batch_size: int,
+        shuffle: bool = True,
+        seed: int = 0,
+        epoch: int = 0,
+        *,
+        position: int = 0,
+        rows: tuple[int, int] | None = None,
+        rank: tuple[int, int] | None = None,
+    ) -> "StoreDataset":
+        """Return a torch IterableDataset of batches, right under DataLoader workers and ranks (see `loading.StoreDataset`).
+
+        `rows` is a span [start, stop), all by default; `rank` is (rank, ranks), by default that of torch.distributed.
+        """
+        from posenet_store.loading import StoreDataset
+
+        span = rows or (0, self.spec.rows)
+        order = partial(self._shuffled, tuple(taps), span, seed) if shuffle else partial(self._stored, span)
+        made = StoreDataset(self, taps, order, batch_size=batch_size, rank=rank)
+        made.set_epoch(epoch, position)
+        return made
+
+    def _shuffled(self, names: Sequence[str], span: tuple[int, int], seed: int, epoch: int) -> list[Rows]:
+        return self.epoch(names, *span, seed=seed, epoch=epoch)
+
+    def _stored(self, span: tuple[int, int], epoch: int) -> list[Rows]:
+        """The stored order, a pool a block, the same in every epoch."""
+        rows = np.arange(*span)
+        held = [rows[(rows >= first) & (rows < last)] for first, last in self.bounds]
+        return [kept for block in held if len(kept := block[self.readable[block]])]
+
+    def dask(self, name: str) -> "dask.array.Array":
+        """Return one array [rows, C, H, W], lazily, a chunk a block; quarantined rows are NaN."""
+        from posenet_store.views import dask_array
+
+        return dask_array(self, name)
+
+    def xarray(self) -> "xarray.Dataset":
+        """Return all arrays as one lazy Dataset with `image_id` and `readable`; needs xarray."""
+        from posenet_store.views import dataset
+
+        return dataset(self, self.ids, self.readable)
 
 
-def open_store(path: Path | str) -> Reader:
-    """Open a sealed store for reading; raises StoreError if it is missing, unsealed or damaged."""
-    return Reader(path)
+def open_store(place: Path | str, unsealed: bool = False) -> Reader:
+    """Open a store for reading: a path, file://, http(s)://, s3://, gs:// or az://.
+
+    Raises StoreError if it is missing, damaged, or not sealed; `unsealed` opens a growing store too, as far as it is.
+    """
+    return Reader(place, unsealed)

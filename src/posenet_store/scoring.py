@@ -28,8 +28,7 @@ def stream(reader: Reader, source: Input, start: int, stop: int) -> Iterator[Ten
     """Yield a head's input [B, C, 28, 28] for the readable rows of [start, stop), in stored order."""
     if start < stop:
         for values in reader.scan(source.arrays, start, stop):
-            if len(values[source.arrays[0]]):
-                yield source.assemble(values)
+            yield source.assemble(values)
 
 
 def columns_of(reader: Reader, source: Input) -> Iterator[tuple[str, Iterator[Tensor]]]:

@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 
+import numpy as np
+
 from posenet_store.errors import StoreError
-from posenet_store.files import read_json, sha256, sha256_file
+from posenet_store.files import sha256, sha256_file
 from posenet_store.formats import Arrays, format_named
-from posenet_store.layout import Plan, StoreFiles, fault_of, read_manifest, read_plan
+from posenet_store.layout import Plan, StoreFiles, fault_of, read_manifest, read_plan, read_record
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,7 @@ class Damage:
 
 def _of_the_whole(files: StoreFiles, plan: Plan) -> Iterator[Damage]:
     for entry in plan.files:
-        if fault := fault_of(files.root, entry, deep=True):
+        if fault := fault_of(files, entry, deep=True):
             yield Damage(None, fault)
     try:
         manifest = read_manifest(files)
@@ -39,7 +41,7 @@ def _of_the_whole(files: StoreFiles, plan: Plan) -> Iterator[Damage]:
 def _of_a_block(files: StoreFiles, plan: Plan, block: int, arrays: Callable[[], Arrays] | None) -> Iterator[Damage]:
     """`arrays` opens the store's arrays for a deep look; None is a quick one."""
     try:
-        faults = [fault_of(files.root, entry, arrays is not None) for entry in read_json(files.commit(block))["files"]]
+        faults = [fault_of(files, entry, arrays is not None) for entry in read_record(files, block)["files"]]
     except (StoreError, KeyError, TypeError) as error:
         yield Damage(block, f"{files.commit(block)}: {error}")
         return
@@ -49,7 +51,7 @@ def _of_a_block(files: StoreFiles, plan: Plan, block: int, arrays: Callable[[], 
         start, stop = plan.bounds[block]
         for name in plan.spec.arrays:
             try:
-                arrays().read(name, start, stop)
+                arrays().read(name, start, np.empty((stop - start, *plan.spec.arrays[name]), plan.spec.dtype))
             except (StoreError, ValueError, RuntimeError, OSError, KeyError) as error:
                 yield Damage(block, f"{files.root}: rows {start}-{stop} of {name} can't be decoded: {error}")
 
@@ -62,6 +64,6 @@ def damages(store: Path, deep: bool = False) -> Iterator[Damage]:
     files = StoreFiles(store)
     plan = read_plan(files)
     yield from _of_the_whole(files, plan)
-    opened = cache(partial(format_named(plan.spec.format).open_arrays, files.root, plan.spec)) if deep else None
+    opened = cache(partial(format_named(plan.spec.format).open_arrays, files, plan.spec)) if deep else None
     for block in range(len(plan.bounds)):
         yield from _of_a_block(files, plan, block, opened)

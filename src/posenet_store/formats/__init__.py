@@ -11,25 +11,30 @@ from typing import Any, Protocol, cast
 from numpy.typing import NDArray
 
 from posenet_store.errors import unknown
+from posenet_store.layout import Files
 from posenet_store.specs import FORMATS, StoreSpec
 
 
 class Arrays(Protocol):
     """Open arrays of a store, for reading; every byte is checked against its checksum as it is decoded."""
 
-    def read(self, name: str, start: int, stop: int) -> NDArray[Any]:
-        """Return rows [start, stop) of one array."""
+    def files_of(self, name: str, block: int) -> list[str]:
+        """Return the files that rows of one array in a block are read from."""
+        ...
+
+    def read(self, name: str, start: int, out: NDArray[Any]) -> None:
+        """Decode rows [start, start + len(out)) of one array into `out`, contiguous and of the stored dtype."""
         ...
 
 
 class Format(Protocol):
-    """What a format module provides."""
+    """What a format module provides; files are named relative to the store."""
 
     def create(self, folder: Path, spec: StoreSpec, ids: Sequence[str]) -> None:
         """Create what a store needs before its first block."""
         ...
 
-    def block_files(self, folder: Path, spec: StoreSpec, block: int) -> list[Path]:
+    def block_files(self, spec: StoreSpec, block: int) -> list[str]:
         """Return the files that hold one block of all arrays."""
         ...
 
@@ -39,12 +44,16 @@ class Format(Protocol):
         """Write one block of all arrays durably: each file appears whole or not at all, whoever else writes it."""
         ...
 
-    def open_arrays(self, folder: Path, spec: StoreSpec) -> Arrays:
+    def open_arrays(self, files: Files, spec: StoreSpec) -> Arrays:
         """Open a store's arrays."""
         ...
 
     def files_beside_blocks(self, spec: StoreSpec) -> int:
-        """Return how many files `create` makes."""
+        """Return how many files a sealed store has beside its blocks, records, plan and manifest."""
+        ...
+
+    def finish(self, folder: Path, spec: StoreSpec) -> None:
+        """Add what helps people once all blocks are there; no reader depends on it."""
         ...
 
 

@@ -15,11 +15,13 @@ from numpy.typing import NDArray
 from posenet_store.blocks import block_bounds, chunk_rows, overlapping, row_bytes
 from posenet_store.errors import PosenetStoreError
 from posenet_store.files import fsync, replacing
+from posenet_store.layout import Files, StoreFiles
 from posenet_store.specs import StoreSpec
 
 PARTS = "parts"
+WHOLE = "whole.h5"
 IDS = "image_id"
-CACHE_BYTES = 16 << 20  # a chunk larger than the cache would be decoded again for every row of it
+CACHE = {"rdcc_nbytes": 16 << 20, "rdcc_w0": 1.0}  # a chunk larger than the cache would be decoded again for every row of it
 
 
 def create(folder: Path, spec: StoreSpec, ids: Sequence[str]) -> None:
@@ -29,23 +31,23 @@ def create(folder: Path, spec: StoreSpec, ids: Sequence[str]) -> None:
 
 
 def files_beside_blocks(spec: StoreSpec) -> int:
-    """Return how many files `create` makes: none."""
-    return 0
+    """Return one, for the view of all parts."""
+    return 1
 
 
-def _part(folder: Path, block: int) -> Path:
-    return folder / PARTS / f"part-{block:05d}.h5"
+def _part(block: int) -> str:
+    return f"{PARTS}/part-{block:05d}.h5"
 
 
-def block_files(folder: Path, spec: StoreSpec, block: int) -> list[Path]:
+def block_files(spec: StoreSpec, block: int) -> list[str]:
     """Return the part that holds one block."""
-    return [_part(folder, block)]
+    return [_part(block)]
 
 
 def write_block(folder: Path, spec: StoreSpec, block: int, arrays: Mapping[str, NDArray[Any]], ids: Sequence[str]) -> None:
     """Write one block of all arrays and its row names as a closed part."""
     modules = {tap.name: tap.module for tap in spec.taps}
-    with replacing(_part(folder, block)) as temporary, h5py.File(temporary, "w", libver=("earliest", "v110")) as file:
+    with replacing(folder / _part(block)) as temporary, h5py.File(temporary, "w", libver=("earliest", "v110")) as file:
         for name, values in arrays.items():
             rows = min(chunk_rows(spec.block_rows, row_bytes(spec, [name])), len(values))
             dataset = file.create_dataset(name, data=values, chunks=(rows, *values.shape[1:]), fletcher32=True)
@@ -58,24 +60,49 @@ def write_block(folder: Path, spec: StoreSpec, block: int, arrays: Mapping[str, 
 class _Arrays:
     """Opens the parts that a read needs and closes them again: nothing is held open across a fork."""
 
-    def __init__(self, folder: Path, spec: StoreSpec) -> None:
-        self._folder, self._spec = folder, spec
+    def __init__(self, files: Files, spec: StoreSpec) -> None:
+        self._files = files
         self._bounds = block_bounds(spec.rows, spec.block_rows)
 
-    def read(self, name: str, start: int, stop: int) -> NDArray[Any]:
-        """Return rows [start, stop) of one array."""
-        found = np.empty((max(0, stop - start), *self._spec.arrays[name]), self._spec.dtype)
+    def files_of(self, name: str, block: int) -> list[str]:
+        """Return the part that an array's rows in a block are read from."""
+        return [_part(block)]
+
+    def read(self, name: str, start: int, out: NDArray[Any]) -> None:
+        """Read rows [start, start + len(out)) of one array into `out`."""
+        stop = start + len(out)
         for block in overlapping(self._bounds, start, stop):
             first, end = self._bounds[block]
             low, high = max(first, start), min(end, stop)
-            with h5py.File(_part(self._folder, block), "r", locking=False, rdcc_nbytes=CACHE_BYTES, rdcc_w0=1.0) as file:
-                file[name].read_direct(found, np.s_[low - first : high - first], np.s_[low - start : high - start])
-        return found
+            with self._opened(_part(block)) as file:
+                file[name].read_direct(out, np.s_[low - first : high - first], np.s_[low - start : high - start])
+
+    def _opened(self, part: str) -> h5py.File:
+        """A path is read by HDF5 itself, in C; what comes from a URL is bytes already."""
+        if isinstance(self._files, StoreFiles):
+            return h5py.File(self._files.root / part, "r", locking=False, **CACHE)
+        return h5py.File(self._files.open(part), "r", **CACHE)
 
 
-def open_arrays(folder: Path, spec: StoreSpec) -> _Arrays:
+def open_arrays(files: Files, spec: StoreSpec) -> _Arrays:
     """Prepare reading the parts."""
-    return _Arrays(folder, spec)
+    return _Arrays(files, spec)
+
+
+def finish(folder: Path, spec: StoreSpec) -> None:
+    """Write whole.h5, in which the parts appear as one file: for people, who see NaN where a part is missing.
+
+    Readers of this package never open it: HDF5 has no error for a missing part of such a view.
+    """
+    bounds = block_bounds(spec.rows, spec.block_rows)
+    text = h5py.string_dtype()
+    with replacing(folder / WHOLE) as temporary, h5py.File(temporary, "w", libver=("earliest", "v110")) as file:
+        for name, shape in [*spec.arrays.items(), (IDS, ())]:
+            kind = text if name == IDS else np.dtype(spec.dtype)
+            layout = h5py.VirtualLayout((spec.rows, *shape), kind)
+            for block, (start, stop) in enumerate(bounds):
+                layout[start:stop] = h5py.VirtualSource(_part(block), name, (stop - start, *shape), kind)
+            file.create_virtual_dataset(name, layout, fillvalue=None if name == IDS else np.nan)
 
 
 def read_arrays(path: Path) -> dict[str, NDArray[np.float32]]:
