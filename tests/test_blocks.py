@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from posenet_store.blocks import (
     ALIGNED_BLOCK_ROWS,
     CHUNK_BYTES,
-    NATIVE_BLOCK_ROWS,
+    TAPS_BLOCK_ROWS,
     block_bounds,
     chunk_rows,
     default_block_rows,
@@ -180,7 +180,7 @@ def test_an_epoch_with_no_readable_row_visits_none() -> None:
 
 
 def test_default_blocks() -> None:
-    assert (default_block_rows("native"), default_block_rows("aligned")) == (NATIVE_BLOCK_ROWS, ALIGNED_BLOCK_ROWS) == (64, 256)
+    assert (default_block_rows("native"), default_block_rows("aligned")) == (TAPS_BLOCK_ROWS, ALIGNED_BLOCK_ROWS) == (64, 256)
 
 
 @pytest.mark.parametrize(

@@ -145,7 +145,7 @@ def test_a_foreign_or_broken_field_is_a_store_error(change: dict[str, Any], name
 def test_an_unknown_layout_is_refused_with_what_is_accepted() -> None:
     with pytest.raises(UsageError) as raised:
         replace(SPEC, layout="alined")
-    assert str(raised.value) == "unknown layout 'alined' (did you mean 'aligned'?); accepted: native, aligned"
+    assert str(raised.value) == "unknown layout 'alined' (did you mean 'aligned'?); accepted: native, readout, aligned"
 
 
 def test_an_unknown_dtype_is_refused_with_what_is_accepted() -> None:

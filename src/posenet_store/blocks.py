@@ -8,14 +8,14 @@ from numpy.typing import NDArray
 
 from posenet_store.specs import StoreSpec
 
-NATIVE_BLOCK_ROWS = 64
+TAPS_BLOCK_ROWS = 64
 ALIGNED_BLOCK_ROWS = 256
 CHUNK_BYTES = 2 << 20
 
 
 def default_block_rows(layout: str) -> int:
-    """Return the rows of a block: 64 images with native taps (about 200 MB), 256 without (6 MB)."""
-    return NATIVE_BLOCK_ROWS if layout == "native" else ALIGNED_BLOCK_ROWS
+    """Return the rows of a block: 64 images with taps (about 200 MB if native), 256 without (6 MB)."""
+    return ALIGNED_BLOCK_ROWS if layout == "aligned" else TAPS_BLOCK_ROWS
 
 
 def row_order(rows: int, seed: int) -> list[int]:

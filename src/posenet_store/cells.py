@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from posenet_store.errors import UsageError
 from posenet_store.files import canonical_json, sha256
-from posenet_store.specs import ALIGNED_SIZE
+from posenet_store.specs import GRID
 from posenet_store.targets import target_map
 
 HELD_OUT = "held-out"
@@ -91,7 +91,7 @@ def output_size(kernel: int, padding: int) -> int:
     >>> output_size(3, 0), output_size(7, 3)
     (26, 28)
     """
-    size = ALIGNED_SIZE + 2 * padding - (kernel - 1)
+    size = GRID + 2 * padding - (kernel - 1)
     if kernel < 1 or padding < 0 or size < 2:
         raise UsageError(f"a kernel of {kernel} with padding {padding} leaves a {size}x{size} map of 28x28; 2x2 is the least")
     return size

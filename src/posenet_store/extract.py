@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,14 +12,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from posenet_store.alignment import aligned
+from posenet_store.alignment import stored
 from posenet_store.backbones import Backbone
 from posenet_store.blocks import default_block_rows, row_order
 from posenet_store.errors import BuildError, ImageError
 from posenet_store.images import ImageSet
 from posenet_store.layout import Plan
 from posenet_store.provenance import provenance
-from posenet_store.specs import ALIGNED, StoreSpec
+from posenet_store.specs import StoreSpec
 from posenet_store.store import Quarantined, StoreWriter, cast
 
 DECODERS = 2
@@ -113,19 +113,20 @@ def decoded(images: ImageSet, plan: Plan, blocks: Sequence[int], batch_size: int
             pool.shutdown(cancel_futures=True)
 
 
-def stored_arrays(backbone: Backbone, pixels: NDArray[np.uint8], names: Sequence[str]) -> dict[str, NDArray[np.float32]]:
-    """Run the backbone once and return the arrays `names` (taps and `aligned`) as float32 on the host."""
+def extracted(
+    backbone: Backbone, pixels: NDArray[np.uint8], arrays: Mapping[str, tuple[int, int, int]]
+) -> dict[str, NDArray[np.float32]]:
+    """Run the backbone once over uint8 [B, S, S, 3] and return a store's `arrays` as float32 on the host."""
     taps = backbone.features(torch.from_numpy(pixels))
     with torch.inference_mode():
-        outputs = taps | {ALIGNED: aligned([taps[tap.name] for tap in backbone.taps])}
-    return {name: outputs[name].cpu().numpy() for name in names}
+        return {name: values.cpu().numpy() for name, values in stored(taps, arrays).items()}
 
 
-def measured_rate(images: ImageSet, backbone: Backbone, batch_size: int) -> float:
-    """Return the seconds an image takes here, measured on one batch: reading, decoding, the forward pass, alignment."""
+def measured_rate(images: ImageSet, backbone: Backbone, plan: Plan, batch_size: int) -> float:
+    """Return the seconds an image takes here, measured on one batch: reading, decoding, the forward pass, its arrays."""
     size = backbone.preprocess.size
     count = min(batch_size, len(images))
-    stored_arrays(backbone, np.zeros((1, size, size, 3), dtype=np.uint8), [ALIGNED])  # the first call sets up kernels
+    extracted(backbone, np.zeros((1, size, size, 3), dtype=np.uint8), plan.spec.arrays)  # the first call sets up kernels
     began = time.perf_counter()
     pixels = np.zeros((count, size, size, 3), dtype=np.uint8)
     for index in range(count):
@@ -133,7 +134,7 @@ def measured_rate(images: ImageSet, backbone: Backbone, batch_size: int) -> floa
             pixels[index] = images.read(index, size)
         except ImageError:
             continue  # the build itself quarantines and reports it
-    stored_arrays(backbone, pixels, [ALIGNED])
+    extracted(backbone, pixels, plan.spec.arrays)
     return (time.perf_counter() - began) / count
 
 
@@ -193,7 +194,7 @@ def build(
         start, stop = plan.bounds[batch.block]
         in_block += batch.quarantined
         _check_quarantine(len(bad) + len(in_block), [*bad, *in_block], plan.spec.rows, max_unreadable)
-        _fill(buffers, stored_arrays(backbone, batch.pixels, list(buffers)), batch, start)
+        _fill(buffers, extracted(backbone, batch.pixels, plan.spec.arrays), batch, start)
         if batch.start + len(batch.pixels) == stop:
             writer.commit(batch.block, {name: buffer[: stop - start] for name, buffer in buffers.items()}, in_block)
             bad, in_block = [*bad, *in_block], []

@@ -9,11 +9,12 @@ from pathlib import Path
 from posenet_store.catalogue import Entry
 from posenet_store.cells import Cell, Protocol
 from posenet_store.errors import UsageError
-from posenet_store.inputs import parse_input
+from posenet_store.inputs import all_channels, parse_input
 from posenet_store.sweep_spec import SweepSpec
 from posenet_store.taps import PIXELS
 
 MIN_TRAIN_ROWS = 32
+PREFERRED = ("aligned", "native", "readout")  # the last one first: it is read fastest
 
 
 @dataclass(frozen=True)
@@ -67,10 +68,14 @@ def _tests(entry: Entry, spec: SweepSpec) -> bool:
     return small or _matches(entry.spec.images, spec.tests)
 
 
+def _holds(entry: Entry, source: str) -> bool:
+    return entry.spec.layout != "aligned" or not all_channels(source)
+
+
 def _one_each(entries: Iterable[Entry]) -> list[Entry]:
-    """Of stores with the same features keep one: float32 before float16, native before aligned."""
+    """Of stores with the same features keep one: float32 before float16, then readout, native, aligned."""
     best: dict[tuple[str, str], Entry] = {}
-    for entry in sorted(entries, key=lambda e: (e.spec.dtype == "float32", e.spec.layout == "native")):
+    for entry in sorted(entries, key=lambda e: (e.spec.dtype == "float32", PREFERRED.index(e.spec.layout))):
         best[entry.spec.network_key, entry.spec.images_sha256] = entry
     return sorted(best.values(), key=lambda e: (e.spec.network != PIXELS, e.spec.network, e.spec.images))
 
@@ -110,12 +115,10 @@ def plan_sweep(spec: SweepSpec, found: Sequence[Entry], root: Path) -> SweepPlan
     passes: list[Pass] = []
     trainable = [e for e in usable if _trains(e, spec)]
     for source, protocol in product(spec.inputs, spec.protocols):
-        fitting = [e for e in trainable if not source.startswith("full") or e.spec.layout == "native"]
+        fitting = [e for e in trainable if _holds(e, source)]
         for entry in _one_each(fitting):
             others = [e for e in usable if e.spec.network_key == entry.spec.network_key and _tests(e, spec)]
-            if source.startswith("full"):
-                others = [e for e in others if e.spec.layout == "native"]
-            tests = _one_each(others)
+            tests = _one_each(e for e in others if _holds(e, source))
             absent = [p for p in spec.tests if not any(_matches(test.spec.images, [p]) for test in tests)]
             notes += [f"{entry.spec.network}: no store of {pattern!r} to test {source!r} on" for pattern in absent]
             try:

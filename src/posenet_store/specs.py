@@ -8,11 +8,14 @@ from posenet_store.files import canonical_json, sha256
 
 FORMAT_VERSION = 1
 DTYPES = ("float16", "float32")
-LAYOUTS = ("native", "aligned")
+LAYOUTS = ("native", "readout", "aligned")
 FORMATS = ("zarr", "hdf5")
 ALIGNED = "aligned"
 ALIGNED_CHANNELS = 3
-ALIGNED_SIZE = 28
+GRID = 28
+"""The side of the grid that all heads read: every tap is resized to it."""
+CORNERS_SUFFIX = "_corners"
+"""Ends the name of an array on the grid of aligned corners, where that differs from the other one."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,15 @@ class Tap:
     name: str
     module: str
     shape: tuple[int, int, int]
+
+    def readout(self) -> "dict[str, tuple[int, int, int]]":
+        """The arrays of layout `readout`: a tap beyond the grid is kept as the two grids that heads read, others as they are.
+
+        >>> Tap("f1", "relu", (64, 112, 112)).readout()
+        {'f1': (64, 28, 28), 'f1_corners': (64, 28, 28)}
+        """
+        small = (self.shape[0], min(self.shape[1], GRID), min(self.shape[2], GRID))
+        return {self.name: small} if small == self.shape else {self.name: small, self.name + CORNERS_SUFFIX: small}
 
 
 @dataclass(frozen=True)
@@ -94,8 +106,11 @@ class StoreSpec:
     @property
     def arrays(self) -> dict[str, tuple[int, int, int]]:
         """Array name -> (channels, height, width) of everything the store holds."""
-        aligned = {ALIGNED: (ALIGNED_CHANNELS * len(self.taps), ALIGNED_SIZE, ALIGNED_SIZE)}
-        return aligned if self.layout == "aligned" else {t.name: t.shape for t in self.taps} | aligned
+        aligned = {ALIGNED: (ALIGNED_CHANNELS * len(self.taps), GRID, GRID)}
+        if self.layout == "native":
+            return {tap.name: tap.shape for tap in self.taps} | aligned
+        kept = {} if self.layout == "aligned" else {k: v for tap in self.taps for k, v in tap.readout().items()}
+        return kept | aligned
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain JSON values."""

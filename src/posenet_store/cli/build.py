@@ -41,7 +41,8 @@ def _existing(path: Path) -> Path:
 @stores_option
 @click.option("--format", "file_format", type=click.Choice(FORMATS), default="zarr", show_default=True)
 @click.option("--layout", type=click.Choice(LAYOUTS), default="native", show_default=True,
-              help="native: all of every tap, and the report's aligned maps; aligned: only these (1 % of it).")  # fmt: skip
+              help="native: all of every tap, and the report's aligned maps; readout: taps on the 28x28 grids "
+                   "that heads read (VGG: 0.4 of it); aligned: the maps only (0.01).")  # fmt: skip
 @click.option("--dtype", type=click.Choice(DTYPES), default="float16", show_default=True)
 @click.option("--part", default="1/1", show_default=True, metavar="I/N", callback=lambda _c, _p, text: _part(text),
               help="Extract every N-th block from the I-th; in any order, on any machine; the last one seals.")  # fmt: skip
@@ -71,7 +72,7 @@ def build_store(
     network = load_backbone(backbone, weights, taps, device)
     plan = plan_store(images, network, layout, dtype, file_format=file_format)
     if plan_only:
-        facts = _planned(plan, root, measured_rate(images, network, batch_size))
+        facts = _planned(plan, root, measured_rate(images, network, plan, batch_size))
         print_json(facts) if as_json else _print_plan(facts)
         return
     sets = [images] if no_probes or source == "probes" else [probe_set(), images]

@@ -131,12 +131,13 @@ def _store_of(
     from posenet_store.backbones import load_backbone
     from posenet_store.extract import plan_store
     from posenet_store.heads import load_head
+    from posenet_store.inputs import all_channels
     from posenet_store.sources import image_set
 
     _, made = load_head(head)
     name, *others = network
     frozen = load_backbone(name or made["backbone"], *others)
     images = image_set(source, data_root)
-    layout = "native" if made["cell"]["input"].startswith("full") else "aligned"
+    layout = "native" if all_channels(made["cell"]["input"]) else "aligned"
     plan = plan_store(images, frozen, layout, "float32")
     return built(images, frozen, plan, root, batch_size, max_unreadable=0.01).path
