@@ -10,13 +10,15 @@ SOURCE = Path(__file__).parents[1] / "src/posenet_store"
 
 FLOORS = (
     ("errors",),
-    ("files", "provenance", "taps", "dead_leaves", "threads"),
+    ("files", "provenance", "taps", "dead_leaves", "threads", "summary"),
     ("specs", "targets", "metrics", "images", "report.published"),
     ("blocks", "layout", "cells", "alignment", "sources", "executors", "heads", "remote"),
     ("gather", "formats.shards", "formats", "formats.zarr", "formats.hdf5", "inputs", "report_protocol", "sweep_spec"),
     ("views", "loading", "store", "reader", "weights", "gram", "ridge", "catalogue", "results"),
     ("backbones",),
-    ("extract", "scoring", "planning", "verify"),
+    ("drift",),
+    ("extract", "scoring", "planning", "verify", "convert"),
+    ("parts",),
     ("passes", "evaluation"),
     ("sweep",),
     ("report", "report.table", "report.figures", "report.page"),
@@ -26,8 +28,8 @@ FLOORS = (
     ("",),
 )
 WITHIN = {
-    ("layout", "blocks"), ("formats.zarr", "formats.shards"), ("formats.zarr", "formats"), ("reader", "views"),
-    ("reader", "loading"), ("report.figures", "report.table"), ("report.page", "report.table"),
+    ("layout", "blocks"), ("remote", "layout"), ("formats.zarr", "formats.shards"), ("formats.zarr", "formats"),
+    ("reader", "views"), ("reader", "loading"), ("report.figures", "report.table"), ("report.page", "report.table"),
     ("report.page", "report.figures"), ("cli.train", "cli.build"), ("cli.verify", "cli.build"),
 }  # fmt: skip
 OWNERS = {
@@ -47,7 +49,10 @@ OWNERS = {
 }
 # The store is all that lies between: neither side may reach the other, at any distance.
 APART = (
-    ({"extract", "backbones", "weights", "images", "sources"}, {"passes", "sweep", "planning", "report.page", "evaluation"}),
+    (
+        {"extract", "parts", "drift", "backbones", "weights", "images", "sources"},
+        {"passes", "sweep", "planning", "report.page", "evaluation"},
+    ),
 )
 
 

@@ -21,7 +21,8 @@ from posenet_store.layout import Plan, StoreFiles
 from posenet_store.reader import open_store
 from posenet_store.sources import image_set
 from posenet_store.specs import FORMATS
-from posenet_store.store import Quarantined, StoreWriter, cast, pooled, statistics
+from posenet_store.store import Quarantined, StoreWriter, cast
+from posenet_store.summary import pooled, statistics
 from support import built_store, folder, tiny_backbone, write_images
 
 ROWS = 10  # two blocks of four and a tail of two

@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from posenet_store.blocks import row_bytes
 from posenet_store.errors import StoreError
-from posenet_store.files import read_json
-from posenet_store.layout import RESTORE, StoreFiles, read_manifest, read_plan
+from posenet_store.layout import MANIFEST, RESTORE, commit_name, read_manifest, read_plan, read_record
+from posenet_store.remote import files_at
 from posenet_store.specs import StoreSpec
 
 
@@ -33,29 +34,31 @@ class Entry:
             "layout": spec.layout,
             "dtype": spec.dtype,
             "bytes": self.bytes,
+            "compression": round(row_bytes(spec) * spec.rows / self.bytes, 2) if self.sealed else None,
             "state": "sealed" if self.sealed else f"{self.committed} of {self.blocks} blocks",
             "quarantined": self.quarantined,
             "fingerprint": spec.fingerprint,
         }
 
 
-def entry(path: Path) -> Entry:
-    """Describe the store at `path`; raises StoreError if it is not one."""
-    files = StoreFiles(path)
+def entry(place: Path | str) -> Entry:
+    """Describe the store at a path or URL; raises StoreError if it is not one."""
+    files = files_at(place)
     plan = read_plan(files)
-    sealed = files.manifest.is_file()
+    sealed = files.size(MANIFEST) is not None
     if sealed:
         manifest = read_manifest(files)
         committed, size, bad = len(plan.bounds), int(manifest["bytes"]), len(manifest["quarantined"])
     else:
-        records = [read_json(record) for record in sorted(files.commits.glob("b*.json"))]
+        blocks = [block for block in range(len(plan.bounds)) if files.size(commit_name(block)) is not None]
+        records = [read_record(files, block) for block in blocks]
         committed = len(records)
         try:
             size = sum(file["bytes"] for record in records for file in record["files"])
             bad = sum(len(record["quarantined"]) for record in records)
         except (KeyError, TypeError) as error:
-            raise StoreError(f"{files.commits} holds a damaged record ({error}); {RESTORE}") from None
-    return Entry(path, plan.spec, sealed, len(plan.bounds), committed, size, bad)
+            raise StoreError(f"{files}/commits holds a damaged record ({error}); {RESTORE}") from None
+    return Entry(Path(str(files)), plan.spec, sealed, len(plan.bounds), committed, size, bad)
 
 
 def stores(root: Path) -> tuple[list[Entry], list[str]]:

@@ -2,14 +2,34 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from posenet_store.errors import PosenetStoreError, UsageError
 from posenet_store.threads import processors
 
+if TYPE_CHECKING:
+    from distributed import Client
+
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 ACCEPTED = "local, inline, or an address such as tcp://host:8786"
+
+
+def workers_at(scheduler: str, workers: int | None = None) -> int:
+    """Return how many workers tasks will find; raises UsageError if no scheduler answers."""
+    if "://" not in scheduler:
+        return workers or processors()
+    with _client(scheduler) as client:
+        return max(1, len(client.scheduler_info()["workers"]))
+
+
+def _client(scheduler: str) -> "Client":
+    from distributed import Client
+
+    try:
+        return Client(scheduler, timeout="10s")
+    except (OSError, ValueError) as error:
+        raise UsageError(f"no Dask scheduler answers at {scheduler} ({error}); accepted: {ACCEPTED}") from None
 
 
 def run_tasks(
@@ -52,10 +72,7 @@ def _on_dask(
             )
             client = stack.enter_context(Client(stack.enter_context(cluster)))
         else:
-            try:
-                client = stack.enter_context(Client(scheduler, timeout="10s"))
-            except (OSError, ValueError) as error:
-                raise UsageError(f"no Dask scheduler answers at {scheduler} ({error}); accepted: {ACCEPTED}") from None
+            client = stack.enter_context(_client(scheduler))
             threads = max(1, min((w["nthreads"] for w in client.scheduler_info()["workers"].values()), default=1))
         futures = {client.submit(work, task, threads, pure=False): task for task in tasks}
         for future in as_completed(futures):

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from posenet_store.alignment import stored
 from posenet_store.backbones import Backbone
 from posenet_store.blocks import default_block_rows, row_order
+from posenet_store.drift import described, drift, sample
 from posenet_store.errors import BuildError, ImageError
 from posenet_store.images import ImageSet
 from posenet_store.layout import Plan
@@ -72,7 +73,7 @@ def plan_store(
     )
     order = row_order(spec.rows, spec.permutation_seed)
     ids, digests = (tuple(entries[index] for index in order) for entries in (images.ids, images.digests))
-    return Plan(spec, ids, digests, tuple(order), provenance())
+    return Plan(spec, ids, digests, tuple(order), provenance() | {"probe": sample(backbone)})
 
 
 def _read(images: ImageSet, plan: Plan, row: int) -> NDArray[np.uint8] | Quarantined:
@@ -147,6 +148,16 @@ def _check_quarantine(count: int, reasons: Sequence[Quarantined], rows: int, lim
         )
 
 
+def _check_drift(recorded: Plan, now: Plan) -> None:
+    """Refuse to mix features: a resumed build must give what its first blocks hold."""
+    differing = described(drift(recorded.provenance.get("probe", {}), now.provenance["probe"]))
+    if differing:
+        raise BuildError(
+            f"the network no longer gives what the store's first blocks hold: the probe image differs in {differing}; "
+            f"they were made with {recorded.provenance.get('versions')}: go on with these, or move the store away"
+        )
+
+
 def part_of(blocks: Iterable[int], part: tuple[int, int]) -> list[int]:
     """Return the blocks that part (i, n) extracts.
 
@@ -185,6 +196,8 @@ def build(
     if missing:
         writer.unseal(missing)
     bad = writer.quarantined()
+    if missing:
+        _check_drift(writer.plan, plan)
     rows = rows_in(plan, missing)
     advance(rows_in(plan, mine) - rows)
     shapes = plan.spec.arrays.items()

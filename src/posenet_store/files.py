@@ -45,8 +45,14 @@ def fsync(path: Path) -> None:
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a unique temporary beside `path`; on success it is synced and replaces `path` in one step.
 
-    On a failure before the replacement the temporary is removed and `path` is as it was.
+    A folder that is missing is made. On a failure before the replacement the temporary is removed and `path` is as it was.
+    Raises StoreError if a folder is in the file's place: it is somebody's, and not removed.
     """
+    if path.is_dir():
+        raise StoreError(f"{path} is a folder where a file belongs; move it away and type the same command again")
+    if not path.parent.is_dir():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fsync(path.parent.parent)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         yield temporary
@@ -58,7 +64,7 @@ def replacing(path: Path) -> Iterator[Path]:
     fsync(path.parent)
 
 
-def write_atomic(path: Path, data: bytes) -> None:
+def write_atomic(path: Path, data: bytes | memoryview) -> None:
     """Write `data` to `path` so that a reader sees the old file or the whole new one, never a part."""
     with replacing(path) as temporary:
         temporary.write_bytes(data)

@@ -127,9 +127,11 @@ def fault_of(files: Files, entry: dict[str, Any], deep: bool) -> str | None:
     where, size = f"{files}/{entry['path']}", files.size(entry["path"])
     if size != entry["bytes"]:
         return f"{where} is missing" if size is None else f"{where} has {size} bytes instead of {entry['bytes']}"
-    if deep and files.sha256(entry["path"]) != entry["sha256"]:
-        return f"{where} holds other bytes than were written"
-    return None
+    try:
+        changed = deep and files.sha256(entry["path"]) != entry["sha256"]
+    except OSError as error:
+        return f"{where} can't be read ({error.strerror or error})"
+    return f"{where} holds other bytes than were written" if changed else None
 
 
 def read_object(files: Files, name: str) -> dict[str, Any]:
@@ -139,6 +141,8 @@ def read_object(files: Files, name: str) -> dict[str, Any]:
         return parsed_json(files.read(name), where)
     except FileNotFoundError:
         raise StoreError(f"{where} is missing") from None
+    except OSError as error:
+        raise StoreError(f"{where} can't be read ({error.strerror or error})") from None
 
 
 def signed(content: dict[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,16 +17,15 @@ from posenet_store.layout import (
     MANIFEST,
     PLAN,
     RESTORE,
-    Files,
-    StoreFiles,
     commit_name,
     fault_of,
     read_manifest,
     read_plan,
     read_record,
 )
-from posenet_store.remote import SCHEMES, RemoteFiles
+from posenet_store.remote import files_at
 from posenet_store.specs import StoreSpec
+from posenet_store.summary import pooled
 
 if TYPE_CHECKING:
     import dask.array
@@ -36,18 +34,6 @@ if TYPE_CHECKING:
     from posenet_store.loading import StoreDataset
 
 POOL_BYTES = 256 << 20
-
-
-def files_at(place: Path | str) -> Files:
-    """Return the files of the store at a path, a file:// URL or another URL; raises UsageError for an unknown scheme."""
-    parts = urlsplit(str(place))
-    if isinstance(place, Path) or "://" not in place:
-        return StoreFiles(Path(place))
-    if parts.scheme == "file":
-        return StoreFiles(Path(unquote(parts.path)))
-    if parts.scheme in SCHEMES:
-        return RemoteFiles(place)
-    raise UsageError(f"unknown kind of URL {place!r}; accepted: a path, file://, {', '.join(f'{s}://' for s in SCHEMES)}")
 
 
 class Reader:
@@ -81,8 +67,12 @@ class Reader:
         for block in range(len(self.bounds)):
             if self.files.size(commit_name(block)) is not None:
                 self._records[block] = read_record(self.files, block)
-        bad = [entry for record in self._records.values() for entry in record["quarantined"]]
-        return {"fingerprint": self.spec.fingerprint, "quarantined": bad}
+        records = list(self._records.values())
+        return {
+            "fingerprint": self.spec.fingerprint,
+            "statistics": {name: pooled([record["statistics"][name] for record in records]) for name in self.spec.arrays},
+            "quarantined": [entry for record in records for entry in record["quarantined"]],
+        }
 
     def __reduce__(self) -> tuple[type["Reader"], tuple[str, bool]]:
         return Reader, (str(self.files), self._unsealed)
@@ -121,8 +111,8 @@ class Reader:
     def _arrays(self) -> Arrays:
         return format_named(self.spec.format).open_arrays(self.files, self.spec)
 
-    def _record(self, block: int) -> dict[str, Any]:
-        """A commit record that the manifest vouches for."""
+    def record(self, block: int) -> dict[str, Any]:
+        """Return the record of a block that the manifest vouches for; raises StoreError if it is missing or another."""
         if block not in self._records:
             where = f"{self.files}/{commit_name(block)}"
             if "commits_sha256" not in self.manifest:
@@ -138,7 +128,7 @@ class Reader:
 
     def _check(self, name: str, block: int) -> None:
         """Compare the files of one array in a block with their digests, once."""
-        record = self._record(block)
+        record = self.record(block)
         for path in self._arrays.files_of(name, block):
             if path not in self._sound:
                 entry = next((one for one in record["files"] if one["path"] == path), None)

@@ -1,13 +1,16 @@
-"""The files of a store behind a URL: any static web server, S3, Google Cloud or Azure. The owner of obstore."""
+"""The files of a store, from where it is: a folder, any static web server, S3, Google Cloud or Azure. The owner of obstore."""
 
 import io
 import os
 from collections import OrderedDict
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
+from urllib.parse import unquote, urlsplit
 
 from posenet_store.errors import StoreError, UsageError, first_line
 from posenet_store.files import sha256
+from posenet_store.layout import Files, StoreFiles
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig
@@ -79,3 +82,15 @@ class RemoteFiles:
             self._kept[name] = data
         self._kept.move_to_end(name)
         return self._kept[name]
+
+
+def files_at(place: Path | str) -> Files:
+    """Return the files of the store at a path, a file:// URL or another URL; raises UsageError for an unknown scheme."""
+    parts = urlsplit(str(place))
+    if isinstance(place, Path) or "://" not in place:
+        return StoreFiles(Path(place))
+    if parts.scheme == "file":
+        return StoreFiles(Path(unquote(parts.path)))
+    if parts.scheme in SCHEMES:
+        return RemoteFiles(place)
+    raise UsageError(f"unknown kind of URL {place!r}; accepted: a path, file://, {', '.join(f'{s}://' for s in SCHEMES)}")

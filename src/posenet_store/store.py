@@ -20,10 +20,10 @@ from posenet_store.errors import BuildError, StoreError
 from posenet_store.files import canonical_json, fsync, sha256, sha256_file, write_json
 from posenet_store.formats import format_named
 from posenet_store.layout import Plan, StoreFiles, fault_of, file_entry, read_manifest, read_plan, read_record, signed
+from posenet_store.summary import pooled, statistics
 from posenet_store.threads import on_threads
 
 FLOAT16_MAX = 65504.0
-SQUARED_SAFELY = 1e15  # the squares of a row of larger values might overflow float32
 
 
 @dataclass(frozen=True)
@@ -53,44 +53,6 @@ def cast(values: NDArray[np.float32], dtype: str, name: str, rows: Sequence[int]
             f"tap {name} reaches {largest:.4g}, more than float16 holds ({FLOAT16_MAX:.0f}); build again with --dtype float32"
         )
     return torch.from_numpy(values).to(getattr(torch, dtype)).numpy()  # numpy casts three times slower
-
-
-def statistics(values: NDArray[Any], rows: Sequence[int]) -> dict[str, float]:
-    """Return count, min, max, mean, mean square and zero fraction of `rows`; each row is summed in float32.
-
-    >>> statistics(np.float32([[0.0], [2.0], [9.0]]), rows=[0, 1])["mean"]
-    1.0
-    """
-    return pooled([_of_row(torch.from_numpy(values[row]).to(torch.float32).numpy()) for row in rows])
-
-
-def _of_row(values: NDArray[np.float32]) -> dict[str, float]:
-    """numpy's sums are pairwise and do not depend on the number of threads, so records are the same everywhere."""
-    low, high = float(values.min()), float(values.max())
-    safe = values if max(-low, high) < SQUARED_SAFELY else values.astype(np.float64)
-    return {
-        "count": values.size,
-        "min": low,
-        "max": high,
-        "mean": float(safe.mean()),
-        "mean_square": float(np.square(safe).mean()),
-        "zeros": 1 - int(np.count_nonzero(values)) / values.size,
-    }
-
-
-def pooled(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Pool the statistics of disjoint parts; an empty part counts nothing.
-
-    >>> zero, two = ({"count": 1, "min": v, "max": v, "mean": v, "mean_square": v * v, "zeros": 0.0} for v in (0, 2))
-    >>> pooled([zero, two])["mean_square"], pooled([])
-    (2.0, {'count': 0})
-    """
-    held = [part for part in parts if part["count"]]
-    count = sum(part["count"] for part in held)
-    if not held:
-        return {"count": 0}
-    means = {key: sum(p[key] * p["count"] for p in held) / count for key in ("mean", "mean_square", "zeros")}
-    return {"count": count, "min": min(p["min"] for p in held), "max": max(p["max"] for p in held), **means}
 
 
 def file_count(plan: Plan) -> int:

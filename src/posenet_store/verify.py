@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from posenet_store.errors import StoreError
-from posenet_store.files import sha256, sha256_file
+from posenet_store.files import sha256
 from posenet_store.formats import Arrays, format_named
-from posenet_store.layout import Plan, StoreFiles, fault_of, read_manifest, read_plan, read_record
+from posenet_store.layout import PLAN, Files, Plan, commit_name, fault_of, read_manifest, read_plan, read_record
+from posenet_store.remote import files_at
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Damage:
     what: str
 
 
-def _of_the_whole(files: StoreFiles, plan: Plan) -> Iterator[Damage]:
+def _of_the_whole(files: Files, plan: Plan) -> Iterator[Damage]:
     for entry in plan.files:
         if fault := fault_of(files, entry, deep=True):
             yield Damage(None, fault)
@@ -30,20 +31,20 @@ def _of_the_whole(files: StoreFiles, plan: Plan) -> Iterator[Damage]:
     except StoreError as error:
         yield Damage(None, str(error))
         return
-    if manifest["plan_sha256"] != sha256_file(files.plan):
-        yield Damage(None, f"{files.plan} was edited or damaged since the store was sealed")
+    if manifest["plan_sha256"] != sha256(files.read(PLAN)):
+        yield Damage(None, f"{files}/{PLAN} was edited or damaged since the store was sealed")
     for block, digest in enumerate(manifest["commits_sha256"]):
-        path = files.commit(block)
-        if path.is_file() and sha256(path.read_bytes()) != digest:
-            yield Damage(block, f"{path} is not the record that the manifest names")
+        name = commit_name(block)
+        if files.size(name) is not None and sha256(files.read(name)) != digest:
+            yield Damage(block, f"{files}/{name} is not the record that the manifest names")
 
 
-def _of_a_block(files: StoreFiles, plan: Plan, block: int, arrays: Callable[[], Arrays] | None) -> Iterator[Damage]:
+def _of_a_block(files: Files, plan: Plan, block: int, arrays: Callable[[], Arrays] | None) -> Iterator[Damage]:
     """`arrays` opens the store's arrays for a deep look; None is a quick one."""
     try:
         faults = [fault_of(files, entry, arrays is not None) for entry in read_record(files, block)["files"]]
     except (StoreError, KeyError, TypeError) as error:
-        yield Damage(block, f"{files.commit(block)}: {error}")
+        yield Damage(block, f"{files}/{commit_name(block)}: {error}")
         return
     found = [fault for fault in faults if fault]
     yield from (Damage(block, fault) for fault in found)
@@ -53,15 +54,15 @@ def _of_a_block(files: StoreFiles, plan: Plan, block: int, arrays: Callable[[], 
             try:
                 arrays().read(name, start, np.empty((stop - start, *plan.spec.arrays[name]), plan.spec.dtype))
             except (StoreError, ValueError, RuntimeError, OSError, KeyError) as error:
-                yield Damage(block, f"{files.root}: rows {start}-{stop} of {name} can't be decoded: {error}")
+                yield Damage(block, f"{files}: rows {start}-{stop} of {name} can't be decoded: {error}")
 
 
-def damages(store: Path, deep: bool = False) -> Iterator[Damage]:
-    """Yield everything that is wrong with a store, block by block; raises StoreError if it has no readable plan.
+def damages(store: Path | str, deep: bool = False) -> Iterator[Damage]:
+    """Yield everything that is wrong with a store (a path or URL), block by block; raises StoreError without a readable plan.
 
     Quick: records, names and sizes of all files. `deep`: every byte is hashed and every chunk decoded too.
     """
-    files = StoreFiles(store)
+    files = files_at(store)
     plan = read_plan(files)
     yield from _of_the_whole(files, plan)
     opened = cache(partial(format_named(plan.spec.format).open_arrays, files, plan.spec)) if deep else None

@@ -6,10 +6,16 @@ from typing import Any
 import click
 
 from posenet_store.cli.build import build_store
+from posenet_store.cli.options import printable
 from posenet_store.cli.show import inspect, report, stores, table
 from posenet_store.cli.train import evaluate, sweep
-from posenet_store.cli.verify import verify
+from posenet_store.cli.verify import convert, verify
 from posenet_store.errors import PosenetStoreError
+
+DISK_TROUBLE = (
+    errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EIO, errno.ESTALE,
+    errno.ETIMEDOUT,
+)  # fmt: skip
 
 
 class _Group(click.Group):
@@ -23,14 +29,14 @@ class _Group(click.Group):
         except KeyboardInterrupt:
             _fail(ctx, "interrupted; everything committed is safe, type the same command again to go on", 1)
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR):
+            if error.errno not in DISK_TROUBLE:
                 raise
             where = f" ({error.filename})" if error.filename else ""
             _fail(ctx, f"{error.strerror}{where}; everything committed is safe: mend it and type the same command again", 1)
 
 
 def _fail(ctx: click.Context, message: str, code: int) -> None:
-    click.echo(f"error: {message}", err=True)
+    click.echo(f"error: {printable(message)}", err=True)
     ctx.exit(code)
 
 
@@ -40,5 +46,5 @@ def main() -> None:
     """Run a frozen CNN once, keep its features in a store, then train hundreds of readout heads from it."""
 
 
-for _command in (build_store, stores, inspect, verify, sweep, evaluate, table, report):
+for _command in (build_store, stores, inspect, verify, convert, sweep, evaluate, table, report):
     main.add_command(_command)

@@ -3,6 +3,7 @@
 import re
 import shutil
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from posenet_store.cli.options import (
     progress,
     stores_option,
 )
-from posenet_store.errors import UsageError
+from posenet_store.errors import BuildError, PosenetStoreError, UsageError
 from posenet_store.specs import DTYPES, FORMATS, LAYOUTS
 
 if TYPE_CHECKING:  # the real imports are in the commands: --help must not load torch
@@ -28,6 +29,7 @@ if TYPE_CHECKING:  # the real imports are in the commands: --help must not load 
     from posenet_store.extract import Outcome
     from posenet_store.images import ImageSet
     from posenet_store.layout import Plan
+    from posenet_store.parts import Part
 
 
 def _existing(path: Path) -> Path:
@@ -46,6 +48,12 @@ def _existing(path: Path) -> Path:
 @click.option("--dtype", type=click.Choice(DTYPES), default="float16", show_default=True)
 @click.option("--part", default="1/1", show_default=True, metavar="I/N", callback=lambda _c, _p, text: _part(text),
               help="Extract every N-th block from the I-th; in any order, on any machine; the last one seals.")  # fmt: skip
+@click.option(
+    "--scheduler",
+    metavar="local|ADDR",
+    help="Extract on Dask workers, here or those of a scheduler (tcp://host:8786); all must see images and store.",
+)
+@click.option("--workers", type=click.IntRange(1), help="Worker processes of --scheduler local.  [default: one a processor]")
 @click.option("--limit", type=int, help="Take the first N images only.")
 @click.option("--max-unreadable", type=click.FloatRange(0, 1), default=0.01, show_default=True,
               help="Share of unreadable images above which the build stops.")  # fmt: skip
@@ -54,8 +62,8 @@ def _existing(path: Path) -> Path:
 @json_option
 def build_store(
     backbone: str, weights: str, taps: str, device: str, batch_size: int, source: str, data_root: Path | None, root: Path,
-    file_format: str, layout: str, dtype: str, part: tuple[int, int], limit: int | None, max_unreadable: float, no_probes: bool,
-    plan_only: bool, as_json: bool,
+    file_format: str, layout: str, dtype: str, part: tuple[int, int], scheduler: str | None, workers: int | None,
+    limit: int | None, max_unreadable: float, no_probes: bool, plan_only: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Run a frozen backbone once over images and keep its features.
 
@@ -63,6 +71,7 @@ def build_store(
     """
     from posenet_store.backbones import load_backbone
     from posenet_store.extract import measured_rate, plan_store
+    from posenet_store.parts import Part
     from posenet_store.sources import image_set, probe_set
 
     images = image_set(source, data_root).limited(limit)
@@ -75,6 +84,13 @@ def build_store(
         facts = _planned(plan, root, measured_rate(images, network, plan, batch_size))
         print_json(facts) if as_json else _print_plan(facts)
         return
+    if scheduler is not None:
+        if part != (1, 1):
+            raise click.UsageError("--scheduler deals out the parts itself; leave --part out")
+        network_of = (backbone, _absolute(weights), taps, device)
+        job = Part(_absolute(source), data_root and data_root.resolve(), limit, network_of, layout, dtype, file_format,
+                   root.resolve(), batch_size, max_unreadable, plan.spec.fingerprint, part)  # fmt: skip
+        _on_workers(job, len(plan.bounds), scheduler, workers)
     sets = [images] if no_probes or source == "probes" else [probe_set(), images]
     for one in sets:
         chosen = plan if one is images else plan_store(one, network, layout, dtype, file_format=file_format)
@@ -83,6 +99,30 @@ def build_store(
         print_json(outcome.to_dict() | {"fingerprint": plan.spec.fingerprint})
     else:
         click.echo(outcome.path)
+
+
+def _absolute(text: str) -> str:
+    """Make a path mean the same to a worker in another folder; anything else stays as it is."""
+    return str(Path(text).resolve()) if Path(text).exists() else text
+
+
+def _on_workers(job: "Part", blocks: int, scheduler: str, workers: int | None) -> None:
+    """Build all parts on Dask workers; those that fail are reported, and what they committed stays."""
+    from posenet_store.executors import run_tasks, workers_at
+    from posenet_store.parts import build_part
+
+    count = min(blocks, workers_at(scheduler, workers))
+    parts = [replace(job, part=(number, count)) for number in range(1, count + 1)]
+    failed = 0
+    with progress() as bars:
+        bar = bars.add_task(printable(f"{job.network[0]} on {Path(job.source).name}"), total=count, unit="parts")
+        for part, outcome in run_tasks(build_part, parts, scheduler, workers):
+            if isinstance(outcome, PosenetStoreError):
+                failed += 1
+                click.echo(f"part {part.part[0]}/{count} failed: {outcome}", err=True)
+            bars.advance(bar)
+    if failed:
+        raise BuildError(f"{failed} of {count} parts failed; what is committed is safe, type the same command again to go on")
 
 
 def _part(text: str) -> tuple[int, int]:
@@ -114,20 +154,19 @@ def built(
     signal.signal(signal.SIGTERM, _terminated)
     total = rows_in(plan, part_of(range(len(plan.bounds)), part))
     with progress() as bars:
-        bar = bars.add_task(f"{plan.spec.network} on {images.name}", total=total, unit="images")
+        bar = bars.add_task(printable(f"{plan.spec.network} on {images.name}"), total=total, unit="images")
         outcome = build(
             images, network, plan, root,
             batch_size=batch_size, max_unreadable=max_unreadable, part=part, advance=lambda count: bars.advance(bar, count),
         )  # fmt: skip
+    name = printable(outcome.path.name)
     if outcome.extracted:
         speed = outcome.extracted / max(outcome.seconds, 1e-9)
-        click.echo(f"{outcome.path.name}: {outcome.extracted} images, {speed:.1f} a second", err=True)
+        click.echo(f"{name}: {outcome.extracted} images, {speed:.1f} a second", err=True)
     if outcome.missing:
-        click.echo(
-            f"{outcome.path.name}: {outcome.missing} blocks of other parts are missing; the last part seals it", err=True
-        )
+        click.echo(f"{name}: {outcome.missing} blocks of other parts are missing; the last part seals it", err=True)
     elif not outcome.extracted:
-        click.echo(f"{outcome.path.name} is complete; nothing to do", err=True)
+        click.echo(f"{name} is complete; nothing to do", err=True)
     for entry in outcome.quarantined:
         click.echo(f"quarantined: {printable(entry.image_id)}: {entry.reason}", err=True)
     return outcome

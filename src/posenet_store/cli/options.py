@@ -79,7 +79,7 @@ def progress() -> Progress:
     """Return a progress display on standard error, so that standard output stays clean."""
     return Progress(
         SpinnerColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[unit]}"),

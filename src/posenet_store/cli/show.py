@@ -1,6 +1,7 @@
 """stores, inspect, table, report: what is there, for people and for programs."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -29,29 +30,31 @@ def stores(root: Path, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("store", type=click.Path(path_type=Path))
+@click.argument("store", metavar="STORE")
 @json_option
-def inspect(store: Path, as_json: bool) -> None:
-    """Show what a store holds: taps and their statistics, progress, quarantine, provenance."""
+def inspect(store: str, as_json: bool) -> None:
+    """Show what a store (a folder or a URL) holds: taps and their statistics, progress, quarantine, provenance."""
     from posenet_store.catalogue import entry
-    from posenet_store.files import read_json
-    from posenet_store.layout import StoreFiles, read_plan
+    from posenet_store.reader import open_store
+    from posenet_store.summary import deviation
 
-    files = StoreFiles(store)
-    plan, facts = read_plan(files), entry(store).to_dict()
-    manifest = read_json(files.manifest) if files.manifest.is_file() else {}
-    statistics = manifest.get("statistics", {})
-    arrays = {name: {"shape": [plan.spec.rows, *shape]} | statistics.get(name, {}) for name, shape in plan.spec.arrays.items()}
-    bad = manifest.get("quarantined", [])
+    facts, reader = entry(store).to_dict(), open_store(store, unsealed=True)
+    arrays: dict[str, dict[str, Any]] = {}
+    for name, shape in reader.spec.arrays.items():
+        found = reader.manifest["statistics"][name]
+        spread = {"std": deviation(found)} if found["count"] else {}
+        arrays[name] = {"shape": [reader.spec.rows, *shape]} | found | spread
+    made, bad = reader.plan.provenance, reader.manifest["quarantined"]
     if as_json:
-        print_json(facts | {"arrays": arrays, "quarantined": bad, "spec": plan.spec.to_dict(), "provenance": plan.provenance})
+        print_json(facts | {"arrays": arrays, "quarantined": bad, "spec": reader.spec.to_dict(), "provenance": made})
         return
     for name, value in facts.items():
         click.echo(f"{name:12} {human_bytes(value) if name == 'bytes' else value}")
-    for name, value in plan.provenance.items():
-        shown = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
-        click.echo(f"{name:12} {shown}")
-    keys = ("min", "max", "mean", "zeros")
+    for name, value in made.items():
+        if name != "probe":
+            shown = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
+            click.echo(f"{name:12} {printable(str(shown))}")
+    keys = ("min", "max", "mean", "std", "zeros")
     rows = [
         [name, "x".join(map(str, a["shape"])), *(f"{a[k]:.4g}" if k in a else "" for k in keys)] for name, a in arrays.items()
     ]

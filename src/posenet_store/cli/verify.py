@@ -1,4 +1,4 @@
-"""verify: is every byte of a store what was written, and if not, mend it."""
+"""verify and convert: is every byte of a store what was written, and if not, mend it; the same bytes in another format."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 import click
 
 from posenet_store.cli.build import built
-from posenet_store.cli.options import image_options, json_option, print_json
+from posenet_store.cli.options import image_options, json_option, print_json, printable, progress
 from posenet_store.errors import UsageError
+from posenet_store.specs import FORMATS
 
 if TYPE_CHECKING:
     from posenet_store.specs import StoreSpec
@@ -16,36 +17,74 @@ DIFFERENCES = {"the images differ": "images_sha256", "the weights differ": "weig
 
 
 @click.command()
-@click.argument("store", type=click.Path(path_type=Path))
+@click.argument("store", metavar="STORE")
 @click.option("--deep", is_flag=True, help="Hash every byte and decode every chunk; without it records, names and sizes only.")
+@click.option("--probe", is_flag=True, help="Run the recorded probe image again: do weights and libraries still give the same?")
 @click.option("--repair", is_flag=True, help="Extract damaged blocks again (a deep check first); needs --images.")
 @image_options(required=False)
-@click.option("--weights", default="imagenet", show_default=True, metavar="W", help="With --repair: the weights of the build.")
+@click.option("--weights", default="imagenet", show_default=True, metavar="W",
+              help="With --repair or --probe: the weights of the build.")  # fmt: skip
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option("--batch-size", type=click.IntRange(1), default=16, show_default=True,
+              help="With --repair: that of the build, on which the last bits of features may depend.")  # fmt: skip
 @json_option
 def verify(
-    store: Path, deep: bool, repair: bool, source: str | None, data_root: Path | None, weights: str, device: str, as_json: bool
+    store: str, deep: bool, probe: bool, repair: bool, source: str | None, data_root: Path | None, weights: str, device: str,
+    batch_size: int, as_json: bool,
 ) -> None:  # fmt: skip
-    """Check a store against its records and name every damaged file. Exit code 1 if anything is wrong and not repaired."""
+    """Check a store (a folder or a URL) against its records and name every damaged file.
+
+    Exit code 1 if anything is wrong and not repaired.
+    """
     from posenet_store.verify import damages
 
     if repair and source is None:
         raise click.UsageError("--repair extracts damaged blocks again: give the --images (and --weights) of the build")
+    if repair and not Path(store).is_dir():
+        raise UsageError(f"{store} is not a folder here; only a store on a disk of this machine can be repaired")
     found = list(damages(store, deep or repair))
+    differences = _differences(store, weights, device) if probe else {}
     if as_json:
-        print_json([vars(one) for one in found])
+        print_json({"faults": [vars(one) for one in found], "probe": differences})
     else:
         for one in found:
-            click.echo(f"{'store' if one.block is None else f'block {one.block}'}: {one.what}")
+            click.echo(printable(f"{'store' if one.block is None else f'block {one.block}'}: {one.what}"))
+        for name, value in differences.items():
+            click.echo(f"probe {name}: differs by {value:.2e} of its root mean square")
         how = "every byte" if deep or repair else "records and sizes; --deep checks every byte"
-        click.echo(f"{store.name}: {len(found)} faults ({how})", err=True)
+        click.echo(f"{store.rstrip('/').rsplit('/')[-1]}: {len(found)} faults ({how})", err=True)
     if found and repair and source is not None:
-        _repair(store, source, data_root, weights, device, [one.block for one in found if one.block is not None])
-    elif found:
+        blocks = [one.block for one in found if one.block is not None]
+        _repair(Path(store), source, data_root, (weights, device, batch_size), blocks)
+    elif found or _drifted(differences):
         raise click.exceptions.Exit(1)
 
 
-def _repair(store: Path, source: str, data_root: Path | None, weights: str, device: str, blocks: list[int]) -> None:
+def _differences(store: str, weights: str, device: str) -> dict[str, float]:
+    """How much each tap of the probe image differs from what the store's provenance says."""
+    from posenet_store.backbones import load_backbone
+    from posenet_store.drift import drift, sample
+    from posenet_store.layout import read_plan
+    from posenet_store.remote import files_at
+
+    plan = read_plan(files_at(store))
+    if "probe" not in plan.provenance:
+        raise UsageError(f"{store} has no probe on record: it was built before there were any")
+    return drift(plan.provenance["probe"], sample(load_backbone(plan.spec.backbone, weights, plan.spec.tap_set, device)))
+
+
+def _drifted(differences: dict[str, float]) -> bool:
+    from posenet_store.drift import described
+
+    if beyond := described(differences):
+        click.echo(f"the network no longer gives what the store holds: {beyond}; are weights and versions the same?", err=True)
+    return bool(beyond)
+
+
+def _repair(
+    store: Path, source: str, data_root: Path | None, how: tuple[str, str, int], blocks: list[int]
+) -> None:  # fmt: skip
+    """`how`: weights, device and batch size."""
     from posenet_store.backbones import load_backbone
     from posenet_store.extract import plan_store
     from posenet_store.layout import StoreFiles, read_plan
@@ -54,11 +93,12 @@ def _repair(store: Path, source: str, data_root: Path | None, weights: str, devi
 
     spec = read_plan(StoreFiles(store)).spec
     images = image_set(source, data_root)
+    weights, device, batch_size = how
     network = load_backbone(spec.backbone, weights, spec.tap_set or "report", device)
     plan = plan_store(images.limited(spec.rows), network, spec.layout, spec.dtype, spec.block_rows, spec.format)
     _check_same(plan.spec, spec)
     StoreWriter(StoreFiles(store), plan).unseal(blocks)
-    built(images.limited(spec.rows), network, plan, store.parent, batch_size=16, max_unreadable=1.0)
+    built(images.limited(spec.rows), network, plan, store.parent, batch_size=batch_size, max_unreadable=1.0)
 
 
 def _check_same(given: "StoreSpec", recorded: "StoreSpec") -> None:
@@ -67,3 +107,24 @@ def _check_same(given: "StoreSpec", recorded: "StoreSpec") -> None:
     if given.fingerprint != recorded.fingerprint:
         reason = ", ".join(differing) or "the fingerprints differ"
         raise UsageError(f"these inputs are not the store's: {reason}; give what its build was given")
+
+
+@click.command()
+@click.argument("store", metavar="STORE")
+@click.option("--format", "file_format", type=click.Choice(FORMATS), required=True)
+@click.option("--stores", "root", type=click.Path(path_type=Path), help="Where the copy goes.  [default: beside a local store]")
+def convert(store: str, file_format: str, root: Path | None) -> None:
+    """Copy a sealed store (a folder or a URL) into another format, or fetch it, each block verified; resumes.
+
+    The last line printed is the copy's path.
+    """
+    from posenet_store.convert import convert as converted
+    from posenet_store.reader import open_store
+
+    if root is None and "://" in store:
+        raise click.UsageError("a store behind a URL is copied to a folder: give --stores")
+    reader = open_store(store)
+    with progress() as bars:
+        bar = bars.add_task(printable(f"{reader.name} to {file_format}"), total=reader.spec.rows, unit="images")
+        path = converted(reader, file_format, root or Path(store).resolve().parent, lambda rows: bars.advance(bar, rows))
+    click.echo(path)

@@ -4,6 +4,7 @@ Chunks are uncompressed with fletcher32, so that no plugin is needed and a flipp
 beside its place, closed, synced and renamed; it is never opened for writing again, so no crash can leave it half.
 """
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from posenet_store.blocks import block_bounds, chunk_rows, overlapping, row_bytes
 from posenet_store.errors import PosenetStoreError
-from posenet_store.files import fsync, replacing
+from posenet_store.files import fsync, write_atomic
 from posenet_store.layout import Files, StoreFiles
 from posenet_store.specs import StoreSpec
 
@@ -47,7 +48,8 @@ def block_files(spec: StoreSpec, block: int) -> list[str]:
 def write_block(folder: Path, spec: StoreSpec, block: int, arrays: Mapping[str, NDArray[Any]], ids: Sequence[str]) -> None:
     """Write one block of all arrays and its row names as a closed part."""
     modules = {tap.name: tap.module for tap in spec.taps}
-    with replacing(folder / _part(block)) as temporary, h5py.File(temporary, "w", libver=("earliest", "v110")) as file:
+    part = io.BytesIO()  # HDF5 itself would take the process down with it on a full disk
+    with h5py.File(part, "w", libver=("earliest", "v110")) as file:
         for name, values in arrays.items():
             rows = min(chunk_rows(spec.block_rows, row_bytes(spec, [name])), len(values))
             dataset = file.create_dataset(name, data=values, chunks=(rows, *values.shape[1:]), fletcher32=True)
@@ -55,6 +57,7 @@ def write_block(folder: Path, spec: StoreSpec, block: int, arrays: Mapping[str, 
             for axis, label in enumerate(("image", "channel", "y", "x")):
                 dataset.dims[axis].label = label
         file.create_dataset(IDS, data=list(ids), dtype=h5py.string_dtype())
+    write_atomic(folder / _part(block), part.getbuffer())
 
 
 class _Arrays:
@@ -96,13 +99,15 @@ def finish(folder: Path, spec: StoreSpec) -> None:
     """
     bounds = block_bounds(spec.rows, spec.block_rows)
     text = h5py.string_dtype()
-    with replacing(folder / WHOLE) as temporary, h5py.File(temporary, "w", libver=("earliest", "v110")) as file:
+    view = io.BytesIO()
+    with h5py.File(view, "w", libver=("earliest", "v110")) as file:
         for name, shape in [*spec.arrays.items(), (IDS, ())]:
             kind = text if name == IDS else np.dtype(spec.dtype)
             layout = h5py.VirtualLayout((spec.rows, *shape), kind)
             for block, (start, stop) in enumerate(bounds):
                 layout[start:stop] = h5py.VirtualSource(_part(block), name, (stop - start, *shape), kind)
             file.create_virtual_dataset(name, layout, fillvalue=None if name == IDS else np.nan)
+    write_atomic(folder / WHOLE, view.getbuffer())
 
 
 def read_arrays(path: Path) -> dict[str, NDArray[np.float32]]:

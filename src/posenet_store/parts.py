@@ -1,0 +1,56 @@
+"""Parts of a build as tasks for Dask workers: each loads its inputs once a process and meets the others in the store."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+
+from posenet_store.backbones import Backbone, load_backbone
+from posenet_store.errors import BuildError
+from posenet_store.extract import Outcome, build, plan_store
+from posenet_store.images import ImageSet
+from posenet_store.sources import image_set
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part (i, n) of a build; paths must mean the same on every worker."""
+
+    source: str
+    data_root: Path | None
+    limit: int | None
+    network: tuple[str, str, str, str]
+    layout: str
+    dtype: str
+    file_format: str
+    root: Path
+    batch_size: int
+    max_unreadable: float
+    fingerprint: str
+    part: tuple[int, int]
+
+
+@lru_cache(maxsize=1)
+def _images(source: str, data_root: Path | None, limit: int | None) -> ImageSet:
+    return image_set(source, data_root).limited(limit)
+
+
+@lru_cache(maxsize=1)
+def _backbone(name: str, weights: str, taps: str, device: str) -> Backbone:
+    return load_backbone(name, weights, taps, device)
+
+
+def build_part(part: Part, threads: int) -> Outcome:
+    """Build one part on `threads` threads; raises BuildError if this worker's images or weights are other ones."""
+    torch.set_num_threads(threads)
+    images, backbone = _images(part.source, part.data_root, part.limit), _backbone(*part.network)
+    plan = plan_store(images, backbone, part.layout, part.dtype, file_format=part.file_format)
+    if plan.spec.fingerprint != part.fingerprint:
+        raise BuildError(
+            f"a worker finds other images or weights at {part.source} and {part.network[1]} than the command did "
+            f"(fingerprint {plan.spec.fingerprint[:8]} instead of {part.fingerprint[:8]})"
+        )
+    return build(
+        images, backbone, plan, part.root, batch_size=part.batch_size, max_unreadable=part.max_unreadable, part=part.part
+    )
