@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from posenet_store.blocks import row_bytes
 from posenet_store.catalogue import entry, stores
 from posenet_store.errors import StoreError
 from posenet_store.extract import build, plan_store
@@ -55,8 +56,8 @@ def probes(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("manifest.json", "{}", "manifest.json was edited or damaged"),
         ("manifest.json", '{"bytes": "many", "quarantined": null}', "manifest.json was edited or damaged"),
         ("commits/b00000.json", "", "not valid JSON"),
-        ("commits/b00000.json", "{}", "holds a damaged record"),
-        ("commits/b00000.json", '{"files": [{"bytes": null}]}', "holds a damaged record"),
+        ("commits/b00000.json", "{}", "b00000.json was edited or damaged"),
+        ("commits/b00000.json", '{"block": 0, "files": [{"bytes": null}]}', "holds a damaged record"),
     ],
 )
 def test_whatever_is_damaged_is_a_line_and_no_crash(probes: Path, tmp_path: Path, file: str, content: str, said: str) -> None:
@@ -91,6 +92,7 @@ def test_an_entry_counts_rows_bytes_and_what_is_quarantined(tmp_path: Path, seal
     store = build(images, backbone, plan, tmp_path / "stores", max_unreadable=0.1).path
     if not seal:
         (store / "manifest.json").unlink()
+    size = sum(path.stat().st_size for path in store.glob("data.zarr/*/c.*"))
     assert entry(store).to_dict() == {
         "name": plan.spec.folder,
         "network": "tiny-random0",
@@ -98,7 +100,8 @@ def test_an_entry_counts_rows_bytes_and_what_is_quarantined(tmp_path: Path, seal
         "rows": 14,
         "layout": "native",
         "dtype": "float16",
-        "bytes": sum(path.stat().st_size for path in store.glob("data.zarr/*/c.*")),
+        "bytes": size,
+        "compression": round(14 * row_bytes(plan.spec) / size, 2) if seal else None,
         "state": "sealed" if seal else "4 of 4 blocks",
         "quarantined": 1,
         "fingerprint": plan.spec.fingerprint,

@@ -112,13 +112,13 @@ def test_a_block_is_on_disk_before_its_record(
         writer.commit(1, arrays_of(plan, 1), [])
     data = [writer.files.root / name for name in format_named(file_format).block_files(plan.spec, 1)]
     expected = [*data, writer.files.commit(1)]
-    assert [path for what, path in events if what == "rename"] == expected
+    renamed = [path for what, path in events if what == "rename"]
+    assert (set(renamed), renamed[-1]) == (set(expected), expected[-1])  # data in any order, then the record
     for path in expected:
         place = events.index(("rename", path))
-        before, after = events[place - 1], events[place + 1]
-        assert (before[0], before[1].parent) == ("fsync", path.parent)
-        assert path.name in before[1].name  # the temporary that becomes it
-        assert after == ("fsync", path.parent)
+        before = [where.name for what, where in events[:place] if what == "fsync" and where.parent == path.parent]
+        assert any(path.name in name for name in before)  # the temporary that becomes it
+        assert ("fsync", path.parent) in events[place + 1 : events.index(("rename", expected[-1])) + 2]
 
 
 @pytest.mark.parametrize("file_format", FORMATS)

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from posenet_store.backbones import Backbone
+from posenet_store.errors import BuildError
 from posenet_store.images import decode
 from posenet_store.sources import probe
 
@@ -24,15 +25,20 @@ Sample = dict[str, dict[str, Any]]
 
 
 def sample(backbone: Backbone) -> Sample:
-    """Run the probe image (seeded noise, 200x150, decoded and resized like any other) and describe each tap."""
+    """Run the probe image (seeded noise, 200x150, decoded and resized like any other) and describe each tap.
+
+    Raises BuildError if a tap is not finite.
+    """
     file = io.BytesIO()
     Image.fromarray(probe("noise")[:200, :150]).save(file, "PNG")
     pixels = decode(file.getvalue(), backbone.preprocess.size)
-    return {name: _described(tap) for name, tap in backbone.features(torch.from_numpy(pixels[None].copy())).items()}
+    return {name: _described(name, tap) for name, tap in backbone.features(torch.from_numpy(pixels[None].copy())).items()}
 
 
-def _described(tap: torch.Tensor) -> dict[str, Any]:
+def _described(name: str, tap: torch.Tensor) -> dict[str, Any]:
     values = tap.double().flatten().cpu().numpy()
+    if not np.isfinite(values).all():
+        raise BuildError(f"tap {name} holds NaN or infinite features of a probe image; are the weights intact?")
     places = np.linspace(0, len(values) - 1, VALUES).astype(int)
     return {
         "mean": float(values.mean()),

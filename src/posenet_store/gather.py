@@ -1,6 +1,6 @@
 """From an order of rows to batches, in bounded memory: whole blocks are decoded into one reused buffer a pool."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -10,6 +10,7 @@ from posenet_store.blocks import overlapping
 from posenet_store.specs import StoreSpec
 
 Rows = NDArray[np.int64]
+Empty = Callable[[tuple[int, ...], str], NDArray[Any]]
 
 
 class Source(Protocol):
@@ -78,16 +79,16 @@ class _Pool:
 
 
 def batches(
-    source: Source, names: Sequence[str], pools: Sequence[Rows], sizes: Sequence[int]
+    source: Source, names: Sequence[str], pools: Sequence[Rows], sizes: Sequence[int], empty: Empty = np.empty
 ) -> Iterator[tuple[Rows, dict[str, NDArray[Any]]]]:
     """Yield (rows, {name: [n, C, H, W]}) in the order of the pools, `sizes[i]` rows in batch i.
 
-    The batches are the caller's to keep. Memory: the largest pool, and a batch.
+    The batches are the caller's to keep; `empty(shape, dtype)` makes them. Memory: the largest pool, and a batch.
     """
     pool, waiting = _Pool(source, names), iter(pools)
     rows = places = np.empty(0, np.int64)
     for size in sizes:
-        batch = {name: np.empty((size, *source.spec.arrays[name]), source.spec.dtype) for name in names}
+        batch = {name: empty((size, *source.spec.arrays[name]), source.spec.dtype) for name in names}
         held, numbers = 0, np.empty(size, np.int64)
         while held < size:
             if not len(rows):

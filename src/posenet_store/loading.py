@@ -1,9 +1,12 @@
 """A store as a torch dataset: batches that are right under any number of DataLoader workers and of ranks."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
@@ -81,8 +84,23 @@ class StoreDataset(IterableDataset[dict[str, Tensor]]):
         first, last = share(len(cuts) - 1, place, workers)
         first = min(last, first + max(0, -(-(self._position - place) // workers)))
         sizes = np.diff(cuts[first : last + 1]).tolist()
-        for rows, values in batches(self._source, self._names, within(pools, cuts[first], cuts[last]), sizes):
-            yield {name: torch.from_numpy(value) for name, value in values.items()} | {"row": torch.from_numpy(rows)}
+        empty = _shared if info else np.empty
+        for rows, values in batches(self._source, self._names, within(pools, cuts[first], cuts[last]), sizes, empty):
+            yield {name: _tensor(value) for name, value in values.items()} | {"row": torch.from_numpy(rows)}
+
+
+def _shared(shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
+    """An array in shared memory, as torch's own collation makes it: what a worker gathers there need not be copied again."""
+    kind = getattr(torch, dtype)
+    storage = torch.UntypedStorage._new_shared(math.prod(shape) * kind.itemsize)
+    array: NDArray[Any] = torch.empty(0, dtype=kind).set_(storage).view(shape).numpy()
+    return array
+
+
+def _tensor(array: NDArray[Any]) -> Tensor:
+    """The tensor that an array is a view of, shared as it is, or a view of the array."""
+    base: object = array.base
+    return base if isinstance(base, Tensor) else torch.from_numpy(array)
 
 
 def _current_rank() -> tuple[int, int]:

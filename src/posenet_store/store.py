@@ -192,7 +192,7 @@ class StoreWriter:
             "block": block,
             "rows": [start, stop],
             "fingerprint": spec.fingerprint,
-            "files": [file_entry(root, root / name) for name in kind.block_files(spec, block)],
+            "files": on_threads(lambda name: file_entry(root, root / name), kind.block_files(spec, block)),
             "statistics": dict(zip(arrays, counted, strict=True)),
             "quarantined": [vars(entry) for entry in quarantined],
         }

@@ -21,6 +21,7 @@ from posenet_store.files import fsync, replacing
 from posenet_store.formats import shards
 from posenet_store.layout import Files, read_object
 from posenet_store.specs import StoreSpec
+from posenet_store.threads import on_threads
 
 GROUP = "data.zarr"
 IDS = "image_id"
@@ -71,10 +72,13 @@ def block_files(spec: StoreSpec, block: int) -> list[str]:
 
 def write_block(folder: Path, spec: StoreSpec, block: int, arrays: Mapping[str, NDArray[Any]], ids: Sequence[str]) -> None:
     """Write one block of all arrays, each shard in one step; the row names are in the group already."""
-    for name, values in arrays.items():
+
+    def write(name: str) -> None:
         chunk = chunk_rows(spec.block_rows, row_bytes(spec, [name]))
         with replacing(folder / _shard(name, block)) as temporary, temporary.open("wb") as file:
-            file.writelines(shards.encoded(values, chunk, spec.block_rows // chunk))
+            file.writelines(shards.encoded(arrays[name], chunk, spec.block_rows // chunk))
+
+    on_threads(write, arrays)  # one waits for the disk while another compresses
 
 
 class _Arrays:

@@ -1,0 +1,243 @@
+"""How fast a store is read and written, beside the best that its codec could do and beside what labs do today.
+
+All in one run, on real features: VGG-16 with HED's weights on generated images, native layout, float16, warm page cache.
+
+read_vs_codec       our shuffled batches of all taps, one process, one thread : the same chunks read and decompressed by zstd
+                    alone, into one buffer that is reused
+read_vs_h5py_loader our batches, one process : rows drawn at random, one h5py read an image and tap (chunks of one image,
+                    gzip level 1), in a DataLoader of one worker
+loaders_vs_loaders  our batches in a DataLoader : the same rows by h5py, both with a worker a processor
+readers2_vs_1       two processes that share an epoch : one that reads all of it
+write_vs_codec      a committed block (statistics, checksums, digests, fsync) : zstd alone, one thread
+write_vs_threads    the same : zstd alone, on all processors
+writer_share        the part of a build's time in which blocks are committed and the network stands still (a share, not a ratio)
+
+    python benchmarks/store.py [--images 128] [--json]
+"""
+
+import argparse
+import json
+import multiprocessing
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import torch
+from numcodecs.zstd import Zstd
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from posenet_store.backbones import load_backbone
+from posenet_store.blocks import row_bytes
+from posenet_store.extract import build, plan_store
+from posenet_store.formats import shards
+from posenet_store.formats.zarr import block_files
+from posenet_store.reader import Reader, open_store
+from posenet_store.sources import image_set
+from posenet_store.store import StoreWriter
+from posenet_store.threads import on_threads, processors
+
+BATCH = 32
+REPEATS = 3
+
+
+def best(work: Callable[[], object]) -> float:
+    """Seconds of the fastest of three runs: the others had company."""
+    times = []
+    for _ in range(REPEATS):
+        began = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - began)
+    return min(times)
+
+
+def all_batches(reader: Reader, rank: tuple[int, int] = (0, 1)) -> None:
+    """Read this rank's share of a shuffled epoch."""
+    for _ in reader.torch(list(reader.spec.arrays), BATCH, rank=rank):
+        pass
+
+
+def bare_codec(reader: Reader) -> Callable[[], None]:
+    """Read and decompress the same chunks with nothing around it: no index, no shuffle, no batch, one reused buffer."""
+    root, codec = Path(str(reader.files)), Zstd()
+    places = []
+    for block, (start, stop) in enumerate(reader.bounds):
+        for name, file in zip(reader.spec.arrays, block_files(reader.spec, block), strict=True):
+            chunk = chunk_rows_of(root, name)
+            with (root / file).open("rb") as opened:
+                index = shards.index_of(opened, reader.spec.block_rows // chunk)
+            used = index[: -(-(stop - start) // chunk)]
+            places.append((root / file, [(int(o), int(n)) for o, n in used], (chunk, *reader.spec.arrays[name])))
+    buffers = {shape: np.empty(shape, reader.spec.dtype) for _, _, shape in places}
+
+    def work() -> None:
+        for path, entries, shape in places:
+            with path.open("rb") as file:
+                for offset, length in entries:
+                    file.seek(offset)
+                    codec.decode(file.read(length), buffers[shape])
+
+    return work
+
+
+def chunk_rows_of(root: Path, name: str) -> int:
+    """The rows of an inner chunk."""
+    metadata = json.loads((root / "data.zarr" / name / "zarr.json").read_text())
+    return int(metadata["codecs"][0]["configuration"]["chunk_shape"][0])
+
+
+class PerImage(Dataset[dict[str, Tensor]]):
+    """What labs do today: one HDF5 file, a chunk an image, opened in each worker, read item by item."""
+
+    def __init__(self, path: Path, names: list[str], rows: int) -> None:
+        self.path, self.names, self.rows = path, names, rows
+        self.file: Any = None
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def __getitem__(self, row: int) -> dict[str, Tensor]:
+        self.file = self.file or h5py.File(self.path, "r")
+        return {name: torch.from_numpy(self.file[name][row]) for name in self.names}
+
+
+def per_image_file(reader: Reader, path: Path) -> PerImage:
+    """Write the baseline's file."""
+    with h5py.File(path, "w") as file:
+        for name, shape in reader.spec.arrays.items():
+            values = reader.read(name, 0, reader.spec.rows)
+            file.create_dataset(name, data=values, chunks=(1, *shape), compression="gzip", compression_opts=1)
+    return PerImage(path, list(reader.spec.arrays), reader.spec.rows)
+
+
+def drained(loader: Any) -> Callable[[], None]:
+    """Take every batch of a DataLoader."""
+
+    def work() -> None:
+        for _ in loader:
+            pass
+
+    return work
+
+
+def peak_memory() -> int:
+    """The most bytes that this process has held so far (Linux; getrusage would count what its parent held, too)."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) * 1024
+
+
+def _process(path: str, rank: tuple[int, int], barrier: Barrier, seconds: Any) -> None:
+    torch.set_num_threads(1)
+    reader, before = open_store(path), peak_memory()
+    all_batches(reader, rank)  # warm
+    barrier.wait()
+    began = time.perf_counter()
+    for _ in range(REPEATS):
+        all_batches(reader, rank)
+    seconds.put((time.perf_counter() - began, peak_memory() - before))
+
+
+def in_processes(path: str, count: int) -> tuple[float, int]:
+    """Seconds until `count` processes have read an epoch together, and the most memory that reading took one of them."""
+    spawn = multiprocessing.get_context("spawn")
+    barrier, answers = spawn.Barrier(count), spawn.Queue()
+    children = [spawn.Process(target=_process, args=(path, (rank, count), barrier, answers)) for rank in range(count)]
+    for child in children:
+        child.start()
+    found = [answers.get() for _ in children]
+    for child in children:
+        child.join()
+    return max(seconds for seconds, _ in found) / REPEATS, max(peak for _, peak in found)
+
+
+def built(images: int, root: Path) -> tuple[Reader, float]:
+    """Build the store; return it and the share of the time in which blocks were committed."""
+    committing = [0.0]
+    commit = StoreWriter.commit
+
+    def timed(self: StoreWriter, *words: Any) -> None:
+        began = time.perf_counter()
+        commit(self, *words)
+        committing[0] += time.perf_counter() - began
+
+    backbone, source = load_backbone("vgg16", "hed", device="cpu"), image_set(f"synthetic:dead-leaves?n={images}")
+    StoreWriter.commit = timed  # type: ignore[method-assign, assignment]
+    try:
+        outcome = build(source, backbone, plan_store(source, backbone, "native", "float16"), root)
+    finally:
+        StoreWriter.commit = commit  # type: ignore[method-assign]
+    return open_store(outcome.path), committing[0] / outcome.seconds
+
+
+def writing(reader: Reader, root: Path) -> Iterator[tuple[str, float]]:
+    """Seconds to write the first block: by the codec alone on one thread, on all, and as a committed block."""
+    start, stop = reader.bounds[0]
+    arrays = {name: reader.read(name, start, stop) for name in reader.spec.arrays}
+    codec = Zstd(level=shards.LEVEL, checksum=True)
+    pieces = []
+    for name, values in arrays.items():
+        chunk = chunk_rows_of(Path(str(reader.files)), name)
+        pieces += [values[first : first + chunk] for first in range(0, len(values), chunk)]
+    yield "codec", best(lambda: [codec.encode(piece) for piece in pieces])
+    yield "threads", best(lambda: on_threads(codec.encode, pieces))
+    writer = StoreWriter.open(root, reader.plan)
+    yield "commit", best(lambda: writer.commit(0, arrays, []))
+
+
+def measured(images: int, root: Path) -> tuple[dict[str, float], dict[str, float]]:
+    """Return ratios, and the figures behind them."""
+    reader, share = built(images, root)
+    size = row_bytes(reader.spec) * reader.spec.rows
+    all_batches(reader)
+    codec = best(bare_codec(reader))
+    ours = best(lambda: all_batches(reader))
+    workers = processors()
+    baseline = per_image_file(reader, root / "per-image.h5")
+    per_image = best(drained(DataLoader(baseline, BATCH, shuffle=True, num_workers=1)))
+    per_image_workers = best(drained(DataLoader(baseline, BATCH, shuffle=True, num_workers=workers)))
+    loader = DataLoader(reader.torch(list(reader.spec.arrays), BATCH), batch_size=None, num_workers=workers)
+    loaded = best(drained(loader))
+    (one, peak), (two, _) = in_processes(str(reader.files), 1), in_processes(str(reader.files), 2)
+    seconds = dict(writing(reader, root / "written"))
+    block = row_bytes(reader.spec) * (reader.bounds[0][1] - reader.bounds[0][0])
+    ratios = {
+        "read_vs_codec": codec / ours,
+        "read_vs_h5py_loader": per_image / ours,
+        "loaders_vs_loaders": per_image_workers / loaded,
+        "readers2_vs_1": one / two,
+        "write_vs_codec": seconds["codec"] / seconds["commit"],
+        "write_vs_threads": seconds["threads"] / seconds["commit"],
+        "writer_share": share,
+    }
+    rates = {"codec": codec, "ours": ours, f"ours, {workers} workers": loaded}
+    rates |= {"h5py, 1 worker": per_image, f"h5py, {workers} workers": per_image_workers}
+    facts = {f"read MB/s, {name}": size / value / 1e6 for name, value in rates.items()}
+    facts |= {f"write MB/s, {name}": block / value / 1e6 for name, value in seconds.items()}
+    return ratios, facts | {"MB that reading takes a process": peak / 1e6}
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=128)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    torch.set_num_threads(processors())
+    with tempfile.TemporaryDirectory() as folder:
+        ratios, facts = measured(options.images, Path(folder))
+    if options.json:
+        print(json.dumps({name: round(value, 3) for name, value in ratios.items()}))
+        return
+    for name, value in facts.items():
+        print(f"{name:40} {value:8.0f}")
+    for name, value in ratios.items():
+        print(f"{name:40} {value:8.2f}")
+
+
+if __name__ == "__main__":
+    main()
