@@ -33,8 +33,8 @@ check: $(STAMP)  ## lint, format, types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(STAMP)  ## the measured reason to exist
-	$(BIN)/python benchmarks/reason.py
+bench: $(STAMP)  ## speed as ratios against named baselines
+	@for name in reason store shuffle; do echo "== $$name"; $(BIN)/python cli.py bench $$name; done
 
 torture: $(STAMP)  ## SIGKILL a build 100 times at random moments, in both formats: nothing may differ
 	$(BIN)/python tests/torture.py --kills 100

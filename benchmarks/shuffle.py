@@ -1,0 +1,108 @@
+"""Is the order in which a store is read as good as a full shuffle? Batch statistics, and the heads that come out.
+
+A store with 32 blocks of eight images (dead leaves through VGG-16, HED's weights), read in pools of one, two and four
+blocks, against drawing every epoch's rows from all of them.
+
+batch_variance_N  variance of a batch's mean feature over that of a full shuffle, pools of N blocks: 1 is as good
+spc_gap_N         difference of the mean held-out SPC of H (report's recipe, 8 seeds of head and order) from a full
+                  shuffle's, in standard deviations over the seeds: below 1 is within the spread
+
+    python benchmarks/shuffle.py [--images 256] [--json]
+"""
+
+import argparse
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from posenet_store.backbones import load_backbone
+from posenet_store.blocks import epoch_pools
+from posenet_store.cells import Report
+from posenet_store.extract import build, plan_store
+from posenet_store.gram import image_moments, joined, train_in_gram_space
+from posenet_store.inputs import parse_input
+from posenet_store.reader import Reader, open_store
+from posenet_store.report_protocol import Group
+from posenet_store.scoring import score_heads, stream
+from posenet_store.sources import image_set
+from posenet_store.targets import target_map
+
+BLOCK_ROWS, SEEDS, POOLS = 8, 8, (1, 2, 4)
+PROTOCOL = Report(min_steps=4000)
+Order = Callable[[int, int], NDArray[np.int64]]
+
+
+def orders(reader: Reader, rows: int) -> dict[str, Order]:
+    """The order of (seed, epoch): of a full shuffle, and of pools of N blocks."""
+
+    def pooled(blocks: int) -> Order:
+        def order(seed: int, epoch: int) -> NDArray[np.int64]:
+            pools = epoch_pools(reader.bounds, reader.readable, (0, rows), blocks * BLOCK_ROWS, seed, epoch)
+            return np.concatenate(pools)
+
+        return order
+
+    full: Order = lambda seed, epoch: np.random.default_rng([seed, epoch]).permutation(rows)  # noqa: E731
+    return {"full": full} | {str(blocks): pooled(blocks) for blocks in POOLS}
+
+
+def batch_variance(order: Order, means: NDArray[np.float64]) -> float:
+    """Variance of the mean feature of a batch, over the batches of 200 epochs."""
+    drawn = [means[order(0, epoch)] for epoch in range(200)]
+    size = PROTOCOL.batch_size
+    return float(np.var([values[first : first + size].mean() for values in drawn for first in range(0, len(values), size)]))
+
+
+def measured(images: int, root: Path) -> dict[str, float]:
+    """Return the ratios."""
+    source, backbone = image_set(f"synthetic:dead-leaves?n={images}"), load_backbone("vgg16", "hed", device="cpu")
+    plan = plan_store(source, backbone, "aligned", "float32", block_rows=BLOCK_ROWS)
+    reader = open_store(build(source, backbone, plan, root).path)
+    rows = 3 * images // 4
+    features, goal = parse_input("aligned", reader.spec), target_map("H", 26)
+    targets = torch.from_numpy(goal.copy())[None]
+    blocks = list(stream(reader, features, 0, rows))
+    moments = joined(image_moments(block, 3, 0, targets) for block in blocks)
+    means = torch.cat(blocks).double().mean(dim=(1, 2, 3)).numpy()
+    variances: dict[str, float] = {}
+    scores: dict[str, list[float]] = {}
+    for name, order in orders(reader, rows).items():
+        variances[name] = batch_variance(order, means)
+        scores[name] = []
+        for seed in range(SEEDS):
+
+            def batches(epoch: int, order: Order = order, seed: int = seed) -> list[NDArray[np.int64]]:
+                drawn = order(seed, epoch)
+                return [drawn[first : first + PROTOCOL.batch_size] for first in range(0, rows, PROTOCOL.batch_size)]
+
+            heads = train_in_gram_space(moments, batches, features.channels, Group(3, 0, (seed,), targets), PROTOCOL)
+            held_out = stream(reader, features, rows, images)
+            scores[name].append(float(np.nanmean(score_heads(held_out, [(heads, [goal])])[0][0].scores.spc)))
+    spread = float(np.std(scores["full"], ddof=1))
+    ratios = {f"batch_variance_{n}": variances[str(n)] / variances["full"] for n in POOLS}
+    ratios |= {f"spc_gap_{n}": abs(float(np.mean(scores[str(n)]) - np.mean(scores["full"]))) / spread for n in POOLS}
+    return ratios | {"spc_full": float(np.mean(scores["full"])), "spc_spread": spread}
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=256)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        ratios = measured(options.images, Path(folder))
+    if options.json:
+        print(json.dumps({name: round(value, 4) for name, value in ratios.items()}))
+        return
+    for name, value in ratios.items():
+        print(f"{name:40} {value:8.4f}")
+
+
+if __name__ == "__main__":
+    main()
