@@ -9,8 +9,10 @@ computed eight at a time, filled up with idle ones: a matrix product of one shap
 neighbours are, and a head is the same to the last bit alone and among a hundred.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain, islice
 
 import numpy as np
 import torch
@@ -20,10 +22,14 @@ from torch import Tensor
 
 from posenet_store.cells import Report
 from posenet_store.heads import Heads, initial_head
+from posenet_store.optimizers import Adam, per_head
 from posenet_store.report_protocol import Group
+from posenet_store.unfolding import images_a_step, neighbourhoods
 
 MAX_BYTES = 1 << 30
 TOGETHER = 8
+STEP_BYTES = 16 << 20
+Images = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -41,15 +47,18 @@ def fits(images: int, channels: int, kernel: int) -> bool:
 
 
 def image_moments(block: Tensor, kernel: int, padding: int, targets: Tensor) -> ImageMoments:
-    """Return the moments of a block [B, C, 28, 28] for target maps [T, h, w], one image at a time."""
+    """Return the moments of each image of a block [B, C, 28, 28] for target maps [T, h, w]."""
     goals = targets.flatten(1)
+    idle = goals.new_zeros(-len(goals) % TOGETHER, goals.shape[1])  # a target is rounded alike whatever its company
+    eights = [some.T.contiguous() for some in torch.cat([goals, idle]).split(TOGETHER)]
     seconds, crosses = [], []
-    for image in block.split(1):
-        features = F.unfold(image, kernel, padding=padding)[0].to(torch.float64)
-        features = torch.cat([features, features.new_ones(1, features.shape[1])])
-        seconds.append(features @ features.T)
-        crosses.append(torch.stack([features @ goal for goal in goals]))  # one by one: rounded alike whatever the company
-    return ImageMoments(torch.stack(seconds), torch.stack(crosses), goals.shape[1])
+    images = images_a_step(block.shape[1], kernel, goals.shape[1])
+    ones = torch.ones(images, block.shape[1] * kernel**2 + 1, goals.shape[1], dtype=torch.float64)  # the last is the bias
+    for part in block.split(images):
+        features = neighbourhoods(part, kernel, padding, ones[: len(part)])
+        seconds.append(features @ features.transpose(1, 2))
+        crosses.append(torch.cat([features @ some for some in eights], dim=2)[:, :, : len(goals)].transpose(1, 2))
+    return ImageMoments(torch.cat(seconds), torch.cat(crosses).contiguous(), goals.shape[1])
 
 
 def joined(parts: Iterable[ImageMoments]) -> ImageMoments:
@@ -60,7 +69,7 @@ def joined(parts: Iterable[ImageMoments]) -> ImageMoments:
 
 def train_in_gram_space(
     moments: ImageMoments,
-    batches: Callable[[int], Iterable[NDArray[np.int64]]],
+    batches: Callable[[int], Iterable[Images]],
     channels: int,
     group: Group,
     protocol: Report,
@@ -70,19 +79,48 @@ def train_in_gram_space(
     `moments.cross` holds one entry a head, in the group's order of targets.
     """
     drawn = [initial_head(channels, group.kernel, seed) for seed in group.seeds]
-    idle = torch.zeros(-len(drawn) % TOGETHER, moments.second.shape[1], dtype=torch.float64)
-    parameters = torch.cat([torch.stack([torch.cat([weight.flatten(), bias.reshape(1)]) for weight, bias in drawn]), idle])
-    cross = torch.cat([moments.cross, idle.expand(len(moments.cross), -1, -1)], dim=1)
-    optimizer = torch.optim.Adam([parameters], lr=protocol.learning_rate, weight_decay=protocol.weight_decay, fused=True)
-    for epoch in range(protocol.epochs_over(len(moments.second))):
-        for images in batches(epoch):
-            scale = 2 / (len(images) * moments.positions)
-            gradient = cross[torch.from_numpy(images)].sum(0) * -scale
-            for image in images.tolist():  # one product an image: gathering the matrices would cost more than the products
-                for some, heads in zip(gradient.split(TOGETHER), parameters.split(TOGETHER), strict=True):
-                    some.addmm_(heads, moments.second[image], alpha=scale)
-            parameters.grad = gradient
-            optimizer.step()
-    trained = parameters[: len(drawn)]
+    heads, padded = len(drawn), len(drawn) + -len(drawn) % TOGETHER
+    parameters = np.zeros((padded, moments.second.shape[1]))
+    for row, (weight, bias) in enumerate(drawn):
+        parameters[row] = torch.cat([weight.flatten(), bias.reshape(1)]).numpy()
+    rates = np.zeros(padded)
+    rates[:heads] = per_head(group.rates, heads, protocol.learning_rate)
+    decays = np.zeros(padded)
+    decays[:heads] = per_head(group.decays, heads, protocol.weight_decay)
+    optimizer, gradient = Adam(parameters, rates, decays), np.zeros_like(parameters)
+    steps = chain.from_iterable(batches(epoch) for epoch in range(protocol.epochs_over(len(moments.second))))
+    with np.errstate(over="ignore", invalid="ignore"):  # a head that diverges ends as NaN, alone
+        for count, second, cross in _sums(moments, steps):
+            for first in range(0, padded, TOGETHER):
+                np.matmul(parameters[first : first + TOGETHER], second, out=gradient[first : first + TOGETHER])
+            gradient[:heads] -= cross
+            np.multiply(gradient, 2 / (count * moments.positions), out=gradient)
+            optimizer.step(gradient)
+    trained = torch.from_numpy(parameters[:heads])
     weight = trained[:, :-1].reshape(-1, channels, group.kernel, group.kernel)
     return Heads(weight.clone(), trained[:, -1].clone(), group.padding)
+
+
+def _sums(moments: ImageMoments, steps: Iterable[Images]) -> Iterator[tuple[int, NDArray[np.float64], NDArray[np.float64]]]:
+    """Yield (images, second [D, D], cross [targets, D]) summed over the images of each step.
+
+    They do not depend on the heads, so a thread sums some steps ahead while the caller works on those before.
+    """
+    size, targets = moments.second.shape[1], moments.cross.shape[1]
+    together = max(1, STEP_BYTES // (size * (size + targets) * 8))
+
+    def summed(some: list[Images]) -> list[tuple[int, NDArray[np.float64], NDArray[np.float64]]]:
+        counts = [len(images) for images in some]
+        offsets = torch.tensor([0, *np.cumsum(counts)[:-1]])
+        rows = torch.from_numpy(np.concatenate(some))
+        second = F.embedding_bag(rows, moments.second.flatten(1), offsets, mode="sum").view(-1, size, size).numpy()
+        cross = F.embedding_bag(rows, moments.cross.flatten(1), offsets, mode="sum").view(-1, targets, size).numpy()
+        return list(zip(counts, second, cross, strict=True))
+
+    left = iter(steps)
+    with ThreadPoolExecutor(1) as ahead:
+        waiting = ahead.submit(summed, first) if (first := list(islice(left, together))) else None
+        while waiting is not None:
+            done = waiting.result()
+            waiting = ahead.submit(summed, some) if (some := list(islice(left, together))) else None
+            yield from done

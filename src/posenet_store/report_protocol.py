@@ -3,22 +3,57 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from posenet_store.cells import Report
 from posenet_store.heads import Heads, initial_head
+from posenet_store.optimizers import Adam, per_head
 
 
 @dataclass(frozen=True)
 class Group:
-    """Heads of one kernel and padding: head i starts from `seeds[i]` and must paint `targets[i]` (float64 [n, h, w])."""
+    """Heads of one kernel and padding: head i starts from `seeds[i]` and must paint `targets[i]` (float64 [n, h, w]).
+
+    `rates` and `decays` are each head's own learning rate and weight decay; without them the protocol's are used.
+    """
 
     kernel: int
     padding: int
     seeds: tuple[int, ...]
     targets: Tensor
+    rates: tuple[float, ...] = ()
+    decays: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Training:
+    """A group's parameters as torch sees them and as its optimiser does: the same memory."""
+
+    group: Group
+    weight: Tensor
+    bias: Tensor
+    flat: NDArray[np.float64]
+    optimizer: Adam
+
+    @classmethod
+    def begin(cls, channels: int, group: Group, protocol: Report) -> "_Training":
+        drawn = [initial_head(channels, group.kernel, seed) for seed in group.seeds]
+        flat = torch.stack([torch.cat([weight.flatten(), bias.reshape(1)]) for weight, bias in drawn])
+        rates = per_head(group.rates, len(drawn), protocol.learning_rate)
+        optimizer = Adam(flat.numpy(), rates, per_head(group.decays, len(drawn), protocol.weight_decay))
+        weight = flat[:, :-1].view(-1, channels, group.kernel, group.kernel)
+        return cls(group, weight, flat[:, -1], flat.numpy(), optimizer)
+
+    def step(self, inputs: Tensor) -> None:
+        weight, bias = self.weight.clone().requires_grad_(), self.bias.clone().requires_grad_()
+        maps = F.conv2d(inputs, weight, bias, padding=self.group.padding)
+        ((maps - self.group.targets) ** 2).mean(dim=(0, 2, 3)).sum().backward()
+        gradients = [torch.zeros_like(one) if one.grad is None else one.grad for one in (weight, bias)]
+        self.optimizer.step(torch.cat([gradients[0].flatten(1), gradients[1][:, None]], dim=1).numpy())
 
 
 def train(
@@ -29,21 +64,11 @@ def train(
     `batches(epoch)` yields float [B, C, 28, 28]. The loss is a sum over heads of each head's mean squared error and
     Adam works on every number alone, so no head feels its neighbours: the result is that of training it by itself.
     """
-    parameters = []
-    for group in groups:
-        drawn = [initial_head(channels, group.kernel, seed) for seed in group.seeds]
-        weight, bias = (torch.stack(parts).requires_grad_() for parts in zip(*drawn, strict=True))
-        parameters.append((weight, bias))
-    flat = [tensor for pair in parameters for tensor in pair]
-    optimizer = torch.optim.Adam(flat, lr=protocol.learning_rate, weight_decay=protocol.weight_decay)
-    for epoch in range(epochs):
-        for batch in batches(epoch):
-            inputs = batch.to(torch.float64)
-            optimizer.zero_grad()
-            for group, (weight, bias) in zip(groups, parameters, strict=True):
-                maps = F.conv2d(inputs, weight, bias, padding=group.padding)
-                ((maps - group.targets) ** 2).mean(dim=(0, 2, 3)).sum().backward()
-            optimizer.step()
-    return [
-        Heads(weight.detach(), bias.detach(), group.padding) for group, (weight, bias) in zip(groups, parameters, strict=True)
-    ]
+    trainings = [_Training.begin(channels, group, protocol) for group in groups]
+    with np.errstate(over="ignore", invalid="ignore"):  # a head that diverges ends as NaN, alone
+        for epoch in range(epochs):
+            for batch in batches(epoch):
+                inputs = batch.to(torch.float64)
+                for training in trainings:
+                    training.step(inputs)
+    return [Heads(t.weight.clone(), t.bias.clone(), t.group.padding) for t in trainings]

@@ -8,13 +8,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from posenet_store.errors import PosenetStoreError, UsageError
+from posenet_store.unfolding import images_a_step, neighbourhoods, positions_of
 
 MAX_UNKNOWNS = 6000
-STEP_BYTES = 128 << 20
 DEAD = 1e-6
 """A feature is dead if its standard deviation is below 1e-6 of its root mean square: float16 resolves 5e-4."""
 
@@ -55,11 +54,6 @@ class Moments:
         )
 
 
-def _unfolded(inputs: Tensor, kernel: int, padding: int) -> Tensor:
-    """[B, C, 28, 28] -> float64 [B, C*k*k, P], channels slowest as in a convolution's weight."""
-    return F.unfold(inputs, kernel, padding=padding).to(torch.float64)
-
-
 def accumulate(blocks: Iterable[Tensor], kernel: int, padding: int, shift: Tensor | None = None) -> Moments | None:
     """Sum the moments of all blocks [B, C, 28, 28], a few images at a time; None if there is no image.
 
@@ -73,9 +67,8 @@ def accumulate(blocks: Iterable[Tensor], kernel: int, padding: int, shift: Tenso
                 f"ridge on {block.shape[1]} channels with kernel {kernel} has {unknowns:,} unknowns; at most "
                 f"{MAX_UNKNOWNS:,} are solved exactly: use kernel 1, or one tap at a time (input full:f5)"
             )
-        rows = max(1, STEP_BYTES // (unknowns * block.shape[2] * block.shape[3] * 8))
-        for part in block.split(rows):
-            features = _unfolded(part, kernel, padding)
+        for part in block.split(images_a_step(block.shape[1], kernel, positions_of(block, kernel, padding))):
+            features = neighbourhoods(part, kernel, padding)
             if total is None:
                 start = features.mean((0, 2)) if shift is None else shift
                 size, positions = features.shape[1:]

@@ -1,0 +1,53 @@
+"""Optimisers of many heads at once: every head has its own learning rate and weight decay, and feels no neighbour.
+
+torch's own take one learning rate for all rows of a parameter; here rows are heads. NumPy, in place: a step on a few
+thousand numbers costs ten calls, and torch's calls cost five times as much as the arithmetic.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+
+class Adam:
+    """`torch.optim.Adam` (betas .9 and .999, eps 1e-8, decay added to the gradient) on the rows of `parameters` [n, D].
+
+    `rates` and `decays` are [n]. `parameters` is updated in place; its type must be float64.
+    """
+
+    def __init__(self, parameters: Array, rates: Array, decays: Array) -> None:
+        self._parameters, self._rates, self._decays = parameters, rates[:, None], decays[:, None]
+        self._mean, self._square, self._scratch = (np.zeros_like(parameters) for _ in range(3))
+        self._steps = 0
+
+    def step(self, gradient: Array) -> None:
+        """Take one step; `gradient` [n, D] is used as scratch space."""
+        self._steps += 1
+        mean, square, scratch = self._mean, self._square, self._scratch
+        np.multiply(self._parameters, self._decays, out=scratch)
+        np.add(gradient, scratch, out=gradient)
+        np.subtract(gradient, mean, out=scratch)
+        np.multiply(scratch, 0.1, out=scratch)
+        np.add(mean, scratch, out=mean)
+        np.multiply(gradient, gradient, out=gradient)
+        np.subtract(gradient, square, out=gradient)
+        np.multiply(gradient, 0.001, out=gradient)
+        np.add(square, gradient, out=square)
+        np.sqrt(square, out=scratch)
+        np.divide(scratch, np.sqrt(1 - 0.999**self._steps), out=scratch)
+        np.add(scratch, 1e-8, out=scratch)
+        np.divide(mean, scratch, out=scratch)
+        np.multiply(scratch, self._rates / (1 - 0.9**self._steps), out=scratch)
+        np.subtract(self._parameters, scratch, out=self._parameters)
+
+
+def per_head(values: Any, heads: int, default: float) -> Array:
+    """Return one value a head: `values`, or the default for all where there are none.
+
+    >>> per_head((), 2, 0.1).tolist(), per_head((1, 2), 2, 0.1).tolist()
+    ([0.1, 0.1], [1.0, 2.0])
+    """
+    return np.asarray(values, dtype=np.float64) if len(values) else np.full(heads, default)
