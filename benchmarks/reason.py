@@ -61,7 +61,7 @@ def from_store(reader: Reader) -> Heads:
     """Read the store once and train the five heads."""
     heads = group(TARGETS)
     blocks = stream(reader, parse_input("aligned", reader.spec), 0, reader.spec.rows)
-    moments = joined(image_moments(block, 3, 0, heads.targets) for block in blocks)
+    moments = joined((image_moments(block, 3, 0, heads.targets) for block in blocks), reader.spec.rows)
     return train_in_gram_space(moments, lambda epoch: order(reader, epoch), 15, heads, PROTOCOL)
 
 

@@ -28,7 +28,7 @@ from posenet_store.gram import image_moments, joined, train_in_gram_space
 from posenet_store.inputs import parse_input
 from posenet_store.reader import Reader, open_store
 from posenet_store.report_protocol import Group
-from posenet_store.scoring import score_heads, stream
+from posenet_store.scoring import Scorable, score_heads, stream
 from posenet_store.sources import image_set
 from posenet_store.targets import target_map
 
@@ -67,7 +67,7 @@ def measured(images: int, root: Path) -> dict[str, float]:
     features, goal = parse_input("aligned", reader.spec), target_map("H", 26)
     targets = torch.from_numpy(goal.copy())[None]
     blocks = list(stream(reader, features, 0, rows))
-    moments = joined(image_moments(block, 3, 0, targets) for block in blocks)
+    moments = joined((image_moments(block, 3, 0, targets) for block in blocks), rows)
     means = torch.cat(blocks).double().mean(dim=(1, 2, 3)).numpy()
     variances: dict[str, float] = {}
     scores: dict[str, list[float]] = {}
@@ -82,7 +82,7 @@ def measured(images: int, root: Path) -> dict[str, float]:
 
             heads = train_in_gram_space(moments, batches, features.channels, Group(3, 0, (seed,), targets), PROTOCOL)
             held_out = stream(reader, features, rows, images)
-            scores[name].append(float(np.nanmean(score_heads(held_out, [(heads, [goal])])[0][0].scores.spc)))
+            scores[name].append(float(np.nanmean(score_heads(held_out, [Scorable(heads, [goal])])[0][0].scores.spc)))
     spread = float(np.std(scores["full"], ddof=1))
     ratios = {f"batch_variance_{n}": variances[str(n)] / variances["full"] for n in POOLS}
     ratios |= {f"spc_gap_{n}": abs(float(np.mean(scores[str(n)]) - np.mean(scores["full"]))) / spread for n in POOLS}

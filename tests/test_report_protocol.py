@@ -55,7 +55,8 @@ def plain_torch(name: str, seed: int, kernel: int, padding: int) -> nn.Conv2d:
 
 
 def in_gram_space(one: Group, protocol: Report = PROTOCOL) -> Heads:
-    moments = joined(image_moments(block, one.kernel, one.padding, one.targets) for block in FEATURES.split(5))
+    parts = (image_moments(block, one.kernel, one.padding, one.targets) for block in FEATURES.split(5))
+    moments = joined(parts, len(FEATURES))
     return train_in_gram_space(moments, order, 6, one, protocol)
 
 
@@ -93,7 +94,7 @@ def test_in_gram_space_a_head_is_the_same_to_the_last_bit(threads: int) -> None:
 
     def trained(names: tuple[str, ...]) -> Heads:
         one = group(names, (1,) * len(names))
-        moments = joined(image_moments(block, 3, 0, one.targets) for block in inputs.split(5))
+        moments = joined((image_moments(block, 3, 0, one.targets) for block in inputs.split(5)), len(inputs))
         return train_in_gram_space(moments, order, 3, one, protocol)
 
     try:

@@ -8,7 +8,7 @@ from posenet_store.errors import UsageError
 from posenet_store.heads import load_head
 from posenet_store.inputs import parse_input
 from posenet_store.reader import Reader
-from posenet_store.scoring import columns_of, score_heads
+from posenet_store.scoring import Scorable, columns_of, score_heads
 
 
 def evaluate_head(path: Path, reader: Reader) -> list[dict[str, Any]]:
@@ -24,6 +24,6 @@ def evaluate_head(path: Path, reader: Reader) -> list[dict[str, Any]]:
     target = target_of(cell)
     rows = []
     for name, blocks in columns_of(reader, source):
-        ((scored,),) = score_heads(blocks, [(heads, [target])])
+        ((scored,),) = score_heads(blocks, [Scorable(heads, [target])])
         rows.append({"target": cell["target"], "test": name} | scored.scores.summary())
     return rows

@@ -9,6 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import google_crc32c
+import numpy as np
+
 from posenet_store.errors import StoreError
 
 
@@ -24,6 +27,11 @@ def canonical_json(value: object) -> bytes:
 def sha256(data: bytes | memoryview) -> str:
     """Return the SHA-256 of `data` in hexadecimal."""
     return hashlib.sha256(data).hexdigest()
+
+
+def crc32c(data: bytes | memoryview) -> int:
+    """Return the CRC-32C of `data`: for what is read again and again, ten times as fast as a digest."""
+    return int(google_crc32c.value(np.frombuffer(data, np.uint8)))  # of buffers it takes arrays only
 
 
 def sha256_file(path: Path) -> str:

@@ -40,6 +40,13 @@ class ImageMoments:
     cross: Tensor
     positions: int
 
+    def of(self, features: Tensor | None) -> "ImageMoments":
+        """Return the moments of some features only (places among D without the bias), of all for None."""
+        if features is None:
+            return self
+        kept = torch.cat([features, features.new_tensor([self.second.shape[1] - 1])])
+        return ImageMoments(self.second[:, kept][:, :, kept], self.cross[:, :, kept], self.positions)
+
 
 def fits(images: int, channels: int, kernel: int) -> bool:
     """Return whether the moments of that many images stay within 1 GiB."""
@@ -61,10 +68,36 @@ def image_moments(block: Tensor, kernel: int, padding: int, targets: Tensor) -> 
     return ImageMoments(torch.cat(seconds), torch.cat(crosses).contiguous(), goals.shape[1])
 
 
-def joined(parts: Iterable[ImageMoments]) -> ImageMoments:
-    """Concatenate the moments of several blocks."""
-    held = list(parts)
-    return ImageMoments(torch.cat([p.second for p in held]), torch.cat([p.cross for p in held]), held[0].positions)
+class Collector:
+    """Gathers the moments of `images` images into one allocation; blocks come in order."""
+
+    def __init__(self, images: int) -> None:
+        self._images, self._held = images, 0
+        self._whole: ImageMoments | None = None
+
+    def add(self, part: ImageMoments) -> None:
+        """Take the moments of the next images."""
+        if self._whole is None:
+            shapes = [(self._images, *one.shape[1:]) for one in (part.second, part.cross)]
+            second, cross = (torch.empty(shape, dtype=torch.float64) for shape in shapes)
+            self._whole = ImageMoments(second, cross, part.positions)
+        place = slice(self._held, self._held + len(part.second))
+        self._whole.second[place], self._whole.cross[place] = part.second, part.cross
+        self._held += len(part.second)
+
+    def whole(self) -> ImageMoments:
+        """Return all moments; raises ValueError if there was no image."""
+        if self._whole is None:
+            raise ValueError("there are no moments of no image")
+        return self._whole
+
+
+def joined(parts: Iterable[ImageMoments], images: int) -> ImageMoments:
+    """Return the moments of several blocks, `images` images together; raises ValueError if there are none."""
+    collector = Collector(images)
+    for part in parts:
+        collector.add(part)
+    return collector.whole()
 
 
 def train_in_gram_space(
@@ -76,10 +109,10 @@ def train_in_gram_space(
 ) -> Heads:
     """Train a group of heads; `batches(epoch)` yields the images of each step as positions in `moments`.
 
-    `moments.cross` holds one entry a head, in the group's order of targets.
+    `moments.cross` holds one entry a target of the group.
     """
     drawn = [initial_head(channels, group.kernel, seed) for seed in group.seeds]
-    heads, padded = len(drawn), len(drawn) + -len(drawn) % TOGETHER
+    heads, padded, places = len(drawn), len(drawn) + -len(drawn) % TOGETHER, group.places
     parameters = np.zeros((padded, moments.second.shape[1]))
     for row, (weight, bias) in enumerate(drawn):
         parameters[row] = torch.cat([weight.flatten(), bias.reshape(1)]).numpy()
@@ -93,7 +126,7 @@ def train_in_gram_space(
         for count, second, cross in _sums(moments, steps):
             for first in range(0, padded, TOGETHER):
                 np.matmul(parameters[first : first + TOGETHER], second, out=gradient[first : first + TOGETHER])
-            gradient[:heads] -= cross
+            gradient[:heads] -= cross[places]
             np.multiply(gradient, 2 / (count * moments.positions), out=gradient)
             optimizer.step(gradient)
     trained = torch.from_numpy(parameters[:heads])

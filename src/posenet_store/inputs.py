@@ -1,7 +1,8 @@
 """What a head reads of a store, spelled as text: `aligned`, `aligned:f1+f5`, `full`, `full:f5`, `corners`, `corners:f5`."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -21,13 +22,23 @@ class Input:
     """A head's input, [channels, 28, 28] an image.
 
     `kind` is aligned (the report's 3 channels a tap), full (all channels) or corners (all channels, on the grid of the
-    official code); `taps` are positions, from 0; `arrays` are those of the store that must be read.
+    official code); `taps` are positions, from 0, with `widths` channels each; `arrays` of the store must be read.
     """
 
     kind: str
     taps: tuple[int, ...]
     arrays: tuple[str, ...]
-    channels: int
+    widths: tuple[int, ...]
+
+    @property
+    def channels(self) -> int:
+        """Channels of all taps together."""
+        return sum(self.widths)
+
+    def places(self, part: "Input") -> tuple[int, ...]:
+        """Return where the channels of `part`, an input of the same kind and of some of these taps, lie in this one."""
+        starts = dict(zip(self.taps, accumulate([0, *self.widths]), strict=False))
+        return tuple(starts[tap] + i for tap, width in zip(part.taps, part.widths, strict=True) for i in range(width))
 
     def assemble(self, values: Mapping[str, NDArray[Any]]) -> Tensor:
         """Make float32 [B, channels, 28, 28] of the arrays [B, ...] that a Reader yields."""
@@ -58,7 +69,19 @@ def parse_input(text: str, spec: StoreSpec) -> Input:
             f"input {text!r} needs all channels; {spec.folder} keeps three a tap (build it with --layout native or readout)"
         )
     taps = tuple(known.index(name) for name in names)
-    per_tap = [spec.taps[tap].shape[0] if all_channels(text) else ALIGNED_CHANNELS for tap in taps]
+    widths = tuple(spec.taps[tap].shape[0] if all_channels(text) else ALIGNED_CHANNELS for tap in taps)
     own_grid = [name + CORNERS_SUFFIX if kind == CORNERS else name for name in names]
     arrays = tuple(own if own in spec.arrays else name for own, name in zip(own_grid, names, strict=True))
-    return Input(kind, taps, arrays if all_channels(text) else (ALIGNED,), sum(per_tap))
+    return Input(kind, taps, arrays if all_channels(text) else (ALIGNED,), widths)
+
+
+def together(texts: Iterable[str], spec: StoreSpec) -> str:
+    """Return the input whose stream serves all of `texts`, which are of one kind: all taps of `aligned`, else those asked for.
+
+    `aligned` is read whole in any case, and its moments are small: the same ones then serve every later question.
+    """
+    inputs = [parse_input(text, spec) for text in texts]
+    kind = inputs[0].kind
+    taps = sorted({tap for one in inputs for tap in one.taps})
+    whole = kind == ALIGNED or len(taps) == len(spec.taps)
+    return kind if whole else f"{kind}:{'+'.join(spec.taps[tap].name for tap in taps)}"

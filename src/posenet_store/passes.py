@@ -1,10 +1,11 @@
 """Running one pass: read a store once an epoch, train all its cells together, score them, write each cell."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,99 +14,163 @@ from torch import Tensor
 
 from posenet_store.cells import HELD_OUT, Cell, Report, Ridge, target_of
 from posenet_store.errors import StoreError
-from posenet_store.files import write_json
-from posenet_store.gram import ImageMoments, fits, image_moments, joined, train_in_gram_space
+from posenet_store.families import Family, Goals, Unit, chosen, families, group_of, units
+from posenet_store.files import sha256, write_json
+from posenet_store.gram import Collector, ImageMoments, fits, image_moments, train_in_gram_space
 from posenet_store.heads import Heads, save_head
 from posenet_store.inputs import Input, parse_input
+from posenet_store.moments import Shelf
 from posenet_store.planning import Pass
 from posenet_store.provenance import provenance
 from posenet_store.reader import Reader, open_store
-from posenet_store.report_protocol import Group, train
+from posenet_store.report_protocol import train
 from posenet_store.results import RunFiles, write_scores
-from posenet_store.ridge import accumulate, readouts
-from posenet_store.scoring import Scored, columns_of, score_heads, stream
+from posenet_store.ridge import Accumulator, Moments, readouts, solvable
+from posenet_store.scoring import Scorable, Scored, columns_of, score_heads, stream
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """Heads of one kernel and padding, their cells in order, and for each what the fit says of itself."""
+    """The heads of a family, in the order of its cells, and for each what the fit says of itself."""
 
-    cells: tuple[Cell, ...]
+    family: Family
     heads: Heads
     facts: tuple[dict[str, float], ...]
 
+    @property
+    def scorable(self) -> Scorable:
+        """What scoring needs to know."""
+        return Scorable(self.heads, [target_of(vars(cell)) for cell in self.family.cells], self.family.channels)
 
-def _grouped(cells: Sequence[Cell]) -> list[tuple[Cell, ...]]:
-    """Split cells by kernel and padding: each group is one convolution."""
-    key: Callable[[Cell], tuple[int, int]] = lambda cell: (cell.kernel, cell.padding)  # noqa: E731
-    return [tuple(group) for _, group in groupby(sorted(cells, key=key), key=key)]
 
-
-def fit_report(reader: Reader, source: Input, cells: Sequence[Cell], protocol: Report) -> list[Fitted]:
+def fit_report(reader: Reader, source: Input, cells: Sequence[Cell], protocol: Report, shelf: Shelf) -> list[Fitted]:
     """Train cells by the report's recipe: in Gram space where the moments fit in memory, else by convolution.
 
-    Both take the same steps on the same batches; the choice shows in time only.
+    Both take the same steps on the same batches; the choice shows in time only. `protocol` is what the cells agree in.
     """
     rows = cells[0].train_rows
     images = int(reader.readable[:rows].sum())
-    grouped = _grouped(cells)
-    small = [group for group in grouped if fits(images, source.channels, group[0].kernel)]
-    large = [group for group in grouped if group not in small]
-    heads: dict[tuple[Cell, ...], Heads] = {}
-    if small:
-        heads |= dict(zip(small, _in_gram_space(reader, source, small, protocol), strict=True))
-    if large:
-
-        def batches(epoch: int) -> Iterator[Tensor]:
-            order = {"batch_size": protocol.batch_size, "seed": protocol.order_seed, "epoch": epoch}
-            return (source.assemble(values) for values in reader.batches(source.arrays, 0, rows, **order))
-
-        trained = train(batches, protocol.epochs_over(images), source.channels, [_group(group) for group in large], protocol)
-        heads |= dict(zip(large, trained, strict=True))
-    return [Fitted(group, heads[group], ({},) * len(group)) for group in grouped]
+    if not images:
+        raise StoreError(f"{reader.files} has no readable image among its first {rows} rows to train on")
+    small, large = units(families(cells, source, reader.spec), source.channels, partial(fits, images))
+    return [
+        *(_in_gram_space(reader, source, rows, small, protocol, shelf) if small else ()),
+        *(_by_convolution(reader, source, rows, large, protocol) if large else ()),
+    ]
 
 
-def _group(cells: Sequence[Cell]) -> Group:
-    targets = torch.stack([torch.from_numpy(target_of(vars(cell)).copy()) for cell in cells])
-    return Group(cells[0].kernel, cells[0].padding, tuple(cell.seed for cell in cells), targets)
-
-
-def _in_gram_space(reader: Reader, source: Input, grouped: Sequence[Sequence[Cell]], protocol: Report) -> list[Heads]:
-    """One scan for the moments of all groups, then each group's steps without reading again."""
-    rows = grouped[0][0].train_rows
-    groups = [_group(cells) for cells in grouped]
-    parts: list[list[ImageMoments]] = [[] for _ in groups]
-    for block in stream(reader, source, 0, rows):
-        for group, held in zip(groups, parts, strict=True):
-            held.append(image_moments(block, group.kernel, group.padding, group.targets))
+def _in_gram_space(
+    reader: Reader, source: Input, rows: int, made: Sequence[Unit], protocol: Report, shelf: Shelf
+) -> list[Fitted]:
+    """One scan for the moments of those units that have none on the shelf, then each family's steps without reading again."""
+    goals = [unit.goals() for unit in made]
+    moments = _of_images(reader, source, rows, made, goals, shelf)
     place = np.cumsum(reader.readable) - 1  # a row's position among the readable ones
 
     def batches(epoch: int) -> list[NDArray[np.int64]]:
         order = np.concatenate(reader.epoch(source.arrays, 0, rows, seed=protocol.order_seed, epoch=epoch))
         return [place[order[first : first + protocol.batch_size]] for first in range(0, len(order), protocol.batch_size)]
 
-    return [
-        train_in_gram_space(joined(held), batches, source.channels, group, protocol)
-        for group, held in zip(groups, parts, strict=True)
-    ]
+    fitted = []
+    for unit, maps, whole in zip(made, goals, moments, strict=True):
+        for family in unit.families:
+            mine = whole.of(unit.features(family))
+            heads = train_in_gram_space(mine, batches, family.width, group_of(family, maps), protocol)
+            fitted.append(Fitted(family, heads, _divergence(heads)))
+    return fitted
 
 
-def fit_ridge(reader: Reader, source: Input, cells: Sequence[Cell], protocol: Ridge) -> list[Fitted]:
-    """Solve cells exactly, from the moments of the fitting and of the validation rows."""
+def _of_images(
+    reader: Reader, source: Input, rows: int, made: Sequence[Unit], goals: Sequence[Goals], shelf: Shelf
+) -> list[ImageMoments]:
+    """Return each unit's moments of every image: from the shelf, or summed in one scan and kept there."""
+    keys = [{"kind": "images", "rows": rows} | unit.key(source) for unit in made]
+    found = [_from_shelf(shelf, key, maps) for key, maps in zip(keys, goals, strict=True)]
+    collectors = {place: Collector(int(reader.readable[:rows].sum())) for place, one in enumerate(found) if one is None}
+    for block in stream(reader, source, 0, rows if collectors else 0):
+        for place, collector in collectors.items():
+            targets = torch.stack(list(goals[place].values()))
+            collector.add(image_moments(chosen(block, made[place].channels), *made[place].shape, targets))
+    for place, collector in collectors.items():
+        whole = collector.whole()
+        shelf.keep(keys[place], {"second": whole.second})
+        for number, target in enumerate(goals[place].values()):
+            shelf.keep(keys[place] | {"target": _digest(target)}, {"cross": whole.cross[:, number].contiguous()})
+        found[place] = whole
+    return [one for one in found if one is not None]
+
+
+def _from_shelf(shelf: Shelf, key: dict[str, Any], maps: Goals) -> ImageMoments | None:
+    targets = list(maps.values())
+    crosses = [shelf.find(key | {"target": _digest(target)}) for target in targets]
+    second = shelf.find(key) if all(crosses) else None
+    if second is None:
+        return None
+    return ImageMoments(second["second"], torch.stack([one["cross"] for one in crosses if one], dim=1), targets[0].numel())
+
+
+def _digest(target: Tensor) -> str:
+    return sha256(target.numpy().tobytes())
+
+
+def _by_convolution(reader: Reader, source: Input, rows: int, made: Sequence[Family], protocol: Report) -> list[Fitted]:
+    def batches(epoch: int) -> Iterator[Tensor]:
+        order = {"batch_size": protocol.batch_size, "seed": protocol.order_seed, "epoch": epoch}
+        return (source.assemble(values) for values in reader.batches(source.arrays, 0, rows, **order))
+
+    epochs = protocol.epochs_over(int(reader.readable[:rows].sum()))
+    groups = [group_of(family, Unit((family,), family.channels, family.width).goals()) for family in made]
+    trained = train(batches, epochs, source.channels, groups, protocol, [family.channels for family in made])
+    return [Fitted(family, heads, _divergence(heads)) for family, heads in zip(made, trained, strict=True)]
+
+
+def _divergence(heads: Heads) -> tuple[dict[str, float], ...]:
+    """Mark the heads that ran away; their neighbours are as they would be without them."""
+    finite = torch.isfinite(heads.weight).flatten(1).all(1) & torch.isfinite(heads.bias)
+    return tuple({} if sound else {"diverged": 1.0} for sound in finite.tolist())
+
+
+def fit_ridge(reader: Reader, source: Input, cells: Sequence[Cell], protocol: Ridge, shelf: Shelf) -> list[Fitted]:
+    """Solve cells exactly, from the moments of the fitting and of the validation rows, summed in one scan for all."""
     rows = cells[0].train_rows
     cut = rows - round(protocol.validation * rows)
+    made, large = units(families(cells, source, reader.spec), source.channels, solvable)
+    made += [Unit((family,), family.channels, family.width) for family in large]  # which say themselves that they are too large
+    if not reader.readable[:cut].any():
+        raise StoreError(f"{reader.files} has no readable image among its first {cut} rows to train on")
+    fitting = _sums(reader, source, (0, cut), made, [None] * len(made), shelf)
+    validation = _sums(reader, source, (cut, rows), made, [None if one is None else one.shift for one in fitting], shelf)
     fitted = []
-    for group in _grouped(cells):
-        kernel, padding = group[0].kernel, group[0].padding
-        fitting = accumulate(stream(reader, source, 0, cut), kernel, padding)
-        if fitting is None:
-            raise StoreError(f"{reader.files} has no readable image among its first {cut} rows to train on")
-        validation = accumulate(stream(reader, source, cut, rows), kernel, padding, fitting.shift)
-        found = readouts(fitting, validation, list(_group(group).targets), protocol.lambdas)
-        heads = Heads(torch.stack([r.weight for r in found]), torch.stack([r.bias for r in found]), padding)
-        facts = tuple({"penalty": r.penalty, "validation_error": r.validation_error} for r in found)
-        fitted.append(Fitted(group, heads, facts))
+    for unit, first, second in zip(made, fitting, validation, strict=True):
+        if first is None:  # there are images, as was asked above
+            continue
+        goals = unit.goals()
+        for family in unit.families:
+            features = unit.features(family)
+            tried = second and second.of(features)
+            found = readouts(first.of(features), tried, list(goals.values()), protocol.lambdas)
+            mine = [found[place] for place in group_of(family, goals).goals]
+            heads = Heads(torch.stack([r.weight for r in mine]), torch.stack([r.bias for r in mine]), family.shape[1])
+            facts = tuple({"penalty": r.penalty, "validation_error": r.validation_error} for r in mine)
+            fitted.append(Fitted(family, heads, facts))
     return fitted
+
+
+def _sums(
+    reader: Reader, source: Input, span: tuple[int, int], made: Sequence[Unit], shifts: Sequence[Tensor | None], shelf: Shelf
+) -> list[Moments | None]:
+    """Return each unit's moments summed over some rows: from the shelf, or in one scan and kept there."""
+    keys = [{"kind": "sums", "rows": list(span)} | unit.key(source) for unit in made]
+    found = [Moments.loaded(*unit.shape, shelf.find(key)) for unit, key in zip(made, keys, strict=True)]
+    sums = {place: Accumulator(*made[place].shape, shifts[place]) for place, one in enumerate(found) if one is None}
+    for block in stream(reader, source, span[0], span[1] if sums else span[0]):
+        for place, one in sums.items():
+            one.add(chosen(block, made[place].channels))
+    for place, one in sums.items():
+        found[place] = whole = one.moments()
+        if whole is not None:
+            shelf.keep(keys[place], whole.tensors())
+    return found
 
 
 def _test_columns(reader: Reader, tests: Sequence[Reader], source: Input, start: int) -> Iterator[tuple[str, Iterable[Tensor]]]:
@@ -129,17 +194,18 @@ def run_pass(task: Pass, run: Path, threads: int) -> list[str]:
     reader = _opened(task.train, task.cells[0].store)
     tests = [_opened(path, fingerprint) for path, fingerprint in zip(task.tests, task.cells[0].tests, strict=True)]
     source = parse_input(task.input, reader.spec)
+    shelf = Shelf(task.moments and task.moments / reader.name, reader.manifest["store_id"])
     if isinstance(task.protocol, Report):
-        fitted = fit_report(reader, source, task.cells, task.protocol)
+        fitted = fit_report(reader, source, task.cells, task.protocol, shelf)
     else:
-        fitted = fit_ridge(reader, source, task.cells, task.protocol)
-    scorable = [(group.heads, [target_of(vars(cell)) for cell in group.cells]) for group in fitted]
+        fitted = fit_ridge(reader, source, task.cells, task.protocol, shelf)
+    scorable = [family.scorable for family in fitted]
     columns: dict[str, list[list[Scored]]] = {}
     for name, blocks in _test_columns(reader, tests, source, task.cells[0].train_rows):
         columns[name] = score_heads(blocks, scorable)
     seconds = (time.perf_counter() - began) / len(task.cells)
     for number, group in enumerate(fitted):
-        for place in range(len(group.cells)):
+        for place in range(len(group.family.cells)):
             scored = {name: column[number][place] for name, column in columns.items()}
             _write_cell(RunFiles(run), reader, group, place, scored, seconds)
     return [cell.id for cell in task.cells]
@@ -147,7 +213,7 @@ def run_pass(task: Pass, run: Path, threads: int) -> list[str]:
 
 def _write_cell(files: RunFiles, reader: Reader, group: Fitted, place: int, scored: dict[str, Scored], seconds: float) -> None:
     """Write head, scores, then the record that makes the cell count."""
-    cell = group.cells[place]
+    cell = group.family.cells[place]
     labels = {"network": reader.spec.network, "backbone": reader.spec.backbone, "images": reader.spec.images}
     metadata = {"cell": cell.to_dict(), "padding": cell.padding, "network_key": reader.spec.network_key, **labels}
     save_head(files.head(cell.id), group.heads.weight[place], group.heads.bias[place], metadata)

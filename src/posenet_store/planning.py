@@ -1,15 +1,17 @@
 """From a sweep and the stores at hand to cells, and from cells to passes that share one stream each."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 from posenet_store.catalogue import Entry
-from posenet_store.cells import Cell, Protocol
+from posenet_store.cells import Cell, Protocol, Report
 from posenet_store.errors import UsageError
-from posenet_store.inputs import all_channels, parse_input
+from posenet_store.families import stream_of
+from posenet_store.inputs import all_channels, parse_input, together
 from posenet_store.sweep_spec import SweepSpec
 from posenet_store.taps import PIXELS
 
@@ -19,13 +21,17 @@ PREFERRED = ("aligned", "native", "readout")  # the last one first: it is read f
 
 @dataclass(frozen=True)
 class Pass:
-    """Cells that are trained from one stream over one store, and scored on the same test stores (paths)."""
+    """Cells that are trained from one stream over one store, and scored on the same test stores (paths).
+
+    `moments` is the folder in which moments are kept for later sweeps, None to keep none.
+    """
 
     train: Path
     tests: tuple[Path, ...]
     input: str
     protocol: Protocol
     cells: tuple[Cell, ...]
+    moments: Path | None
 
 
 @dataclass(frozen=True)
@@ -47,7 +53,7 @@ class SweepPlan:
         for one in self.passes:
             cells = tuple(cell for cell in one.cells if cell.id not in done)
             if cells:
-                left.append(Pass(one.train, one.tests, one.input, one.protocol, cells))
+                left.append(replace(one, cells=cells))
         return SweepPlan(tuple(left), self.notes)
 
 
@@ -94,9 +100,10 @@ def _cells(spec: SweepSpec, entry: Entry, tests: Sequence[Entry], source: str, p
             normalise=spec.normalise,
             kernel=kernel,
             padding=padding,
-            protocol=spec.protocol(protocol),
+            protocol=recipe,
             seed=seed,
         )
+        for recipe in spec.recipes(protocol)
         for kernel, padding, target, seed in product(spec.kernels, spec.paddings, spec.targets, seeds)
     ]
 
@@ -108,11 +115,14 @@ def _usable(found: Sequence[Entry], spec: SweepSpec, notes: list[str]) -> list[E
     return [entry for entry in named if entry.sealed]
 
 
-def plan_sweep(spec: SweepSpec, found: Sequence[Entry], root: Path) -> SweepPlan:
-    """Expand a sweep over the stores `found` below `root`; raises UsageError if no store fits."""
+def plan_sweep(spec: SweepSpec, found: Sequence[Entry], root: Path, keep_moments: bool = True) -> SweepPlan:
+    """Expand a sweep over the stores `found` below `root`; raises UsageError if no store fits.
+
+    Moments are kept in `root`/moments, or not at all.
+    """
     notes: list[str] = []
     usable = _usable(found, spec, notes)
-    passes: list[Pass] = []
+    planned: list[tuple[Entry, Sequence[Entry], Sequence[Cell]]] = []
     trainable = [e for e in usable if _trains(e, spec)]
     for source, protocol in product(spec.inputs, spec.protocols):
         fitting = [e for e in trainable if _holds(e, source)]
@@ -131,11 +141,25 @@ def plan_sweep(spec: SweepSpec, found: Sequence[Entry], root: Path) -> SweepPlan
                 raise UsageError(
                     f"nothing to test {entry.spec.network} on: holdout is 0 and no store matches tests {spec.tests}"
                 )
-            passes.append(Pass(entry.path, tuple(t.path for t in tests), source, spec.protocol(protocol), tuple(cells)))
-    if not passes:
+            planned.append((entry, tests, cells))
+    if not planned:
         names = ", ".join(sorted({f"{e.spec.network} on {e.spec.images}" for e in found})) or "none"
         raise UsageError(
             f"no sealed store below {root} fits networks {list(spec.networks)}, train {list(spec.train)} and inputs "
             f"{list(spec.inputs)}; there are: {names}. Build one: cli.py build-store --backbone resnet152 --images FOLDER"
         )
-    return SweepPlan(tuple(passes), tuple(dict.fromkeys(notes)))
+    return SweepPlan(tuple(_shared(planned, root / "moments" if keep_moments else None)), tuple(dict.fromkeys(notes)))
+
+
+def _shared(planned: Sequence[tuple[Entry, Sequence[Entry], Sequence[Cell]]], moments: Path | None) -> Iterator[Pass]:
+    """Merge cells into passes: all that train on one store, are tested on the same, and can share its stream."""
+    groups: dict[tuple[Any, ...], list[tuple[Entry, Sequence[Entry], Sequence[Cell]]]] = {}
+    for entry, tests, cells in planned:
+        first = cells[0].protocol
+        recipe = stream_of(first) if isinstance(first, Report) else first
+        key = (entry.path, tuple(test.path for test in tests), cells[0].input.partition(":")[0], recipe)
+        groups.setdefault(key, []).append((entry, tests, cells))
+    for (path, tests, _, recipe), members in groups.items():
+        cells = tuple(cell for _, _, some in members for cell in some)
+        text = together(dict.fromkeys(cell.input for cell in cells), members[0][0].spec)
+        yield Pass(path, tests, text, recipe, cells, moments)

@@ -4,7 +4,7 @@ A head is linear and its target is the same map for all images, so with f(p) the
 sums  G = sum f f'  and  S(p) = sum over images of f(p)  are all that least squares needs (normal equations).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -42,6 +42,24 @@ class Moments:
         """Mean of the shifted features, [D]."""
         return self.position.sum(1) / self.count
 
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the sums as named tensors, for keeping."""
+        return {"shift": self.shift, "images": torch.tensor(self.images), "second": self.second, "position": self.position}
+
+    @classmethod
+    def loaded(cls, kernel: int, padding: int, kept: Mapping[str, Tensor] | None) -> "Moments | None":
+        """Return the sums that `tensors` gave, None for None."""
+        if kept is None:
+            return None
+        return cls(kernel, padding, kept["shift"], int(kept["images"]), kept["second"], kept["position"])
+
+    def of(self, features: Tensor | None) -> "Moments":
+        """Return the moments of some features only (places among D), of all for None."""
+        if features is None:
+            return self
+        second, position = self.second[features][:, features], self.position[features]
+        return Moments(self.kernel, self.padding, self.shift[features], self.images, second, position)
+
     def __add__(self, other: "Moments") -> "Moments":
         """Pool two disjoint sets of images that were accumulated with one shift."""
         return Moments(
@@ -54,34 +72,52 @@ class Moments:
         )
 
 
-def accumulate(blocks: Iterable[Tensor], kernel: int, padding: int, shift: Tensor | None = None) -> Moments | None:
-    """Sum the moments of all blocks [B, C, 28, 28], a few images at a time; None if there is no image.
+class Accumulator:
+    """Sums the moments of blocks of one kernel and padding, a few images at a time; without `shift` the first images set it."""
 
-    Raises UsageError if the features of a position are too many for exact moments, PosenetStoreError if one is not finite.
-    """
-    total: Moments | None = None
-    for block in blocks:
-        unknowns = block.shape[1] * kernel**2
-        if unknowns > MAX_UNKNOWNS:
+    def __init__(self, kernel: int, padding: int, shift: Tensor | None = None) -> None:
+        self._kernel, self._padding, self._shift = kernel, padding, shift
+        self._total: Moments | None = None
+
+    def add(self, block: Tensor) -> None:
+        """Add a block [B, C, 28, 28]; raises UsageError if the features of a position are too many for exact moments."""
+        kernel, padding, channels = self._kernel, self._padding, block.shape[1]
+        if not solvable(channels, kernel):
             raise UsageError(
-                f"ridge on {block.shape[1]} channels with kernel {kernel} has {unknowns:,} unknowns; at most "
+                f"ridge on {channels} channels with kernel {kernel} has {channels * kernel**2:,} unknowns; at most "
                 f"{MAX_UNKNOWNS:,} are solved exactly: use kernel 1, or one tap at a time (input full:f5)"
             )
-        for part in block.split(images_a_step(block.shape[1], kernel, positions_of(block, kernel, padding))):
+        for part in block.split(images_a_step(channels, kernel, positions_of(block, kernel, padding))):
             features = neighbourhoods(part, kernel, padding)
-            if total is None:
-                start = features.mean((0, 2)) if shift is None else shift
+            if self._total is None:
+                start = features.mean((0, 2)) if self._shift is None else self._shift
                 size, positions = features.shape[1:]
                 zero = features.new_zeros
-                total = Moments(kernel, padding, start, 0, zero(size, size), zero(size, positions))
-            features = features - total.shift[None, :, None]
+                self._total = Moments(kernel, padding, start, 0, zero(size, size), zero(size, positions))
+            features -= self._total.shift[None, :, None]
             wide = features.transpose(0, 1).reshape(features.shape[1], -1)
-            total.second += wide @ wide.T
-            total.position += features.sum(0)
-            total.images += len(part)
-    if total is not None and not bool(torch.isfinite(total.second).all()):
-        raise PosenetStoreError("the features hold NaN or infinite values; `inspect` shows each tap's range")
-    return total
+            self._total.second.addmm_(wide, wide.T)
+            self._total.position += features.sum(0)
+            self._total.images += len(part)
+
+    def moments(self) -> Moments | None:
+        """Return the sums, None if there was no image; raises PosenetStoreError if a feature is not finite."""
+        if self._total is not None and not bool(torch.isfinite(self._total.second).all()):
+            raise PosenetStoreError("the features hold NaN or infinite values; `inspect` shows each tap's range")
+        return self._total
+
+
+def accumulate(blocks: Iterable[Tensor], kernel: int, padding: int, shift: Tensor | None = None) -> Moments | None:
+    """Sum the moments of all blocks [B, C, 28, 28]; None if there is no image (see `Accumulator`)."""
+    sums = Accumulator(kernel, padding, shift)
+    for block in blocks:
+        sums.add(block)
+    return sums.moments()
+
+
+def solvable(channels: int, kernel: int) -> bool:
+    """True if a head on that many channels has few enough unknowns to be solved exactly."""
+    return channels * kernel**2 <= MAX_UNKNOWNS
 
 
 @dataclass(frozen=True)

@@ -40,14 +40,25 @@ def columns_of(reader: Reader, source: Input) -> Iterator[tuple[str, Iterator[Te
         yield reader.ids[row], stream(reader, source, row, row + 1)
 
 
+@dataclass(frozen=True)
+class Scorable:
+    """Heads to score: each one's target map, and the channels of the stream that they read (None: all)."""
+
+    heads: Heads
+    targets: Sequence[NDArray[np.float64]]
+    channels: Sequence[int] | None = None
+
+
 @torch.inference_mode()
-def score_heads(blocks: Iterable[Tensor], groups: Sequence[tuple[Heads, Sequence[NDArray[np.float64]]]]) -> list[list[Scored]]:
+def score_heads(blocks: Iterable[Tensor], groups: Sequence[Scorable]) -> list[list[Scored]]:
     """Score every head against its own target on all blocks [B, C, 28, 28]; one list a group, one entry a head."""
-    parts: list[list[list[Scores]]] = [[[] for _ in targets] for _, targets in groups]
+    parts: list[list[list[Scores]]] = [[[] for _ in group.targets] for group in groups]
     samples: list[list[NDArray[np.float32]]] = [[] for _ in groups]
     for block in blocks:
-        for number, (heads, targets) in enumerate(groups):
-            maps = heads.predict(block).numpy()
+        for number, group in enumerate(groups):
+            targets = group.targets
+            read = block if group.channels is None else block[:, list(group.channels)]
+            maps = group.heads.predict(read).numpy()
             if not samples[number]:
                 samples[number] = [maps[0, head].astype(np.float32) for head in range(len(targets))]
             for head, target in enumerate(targets):

@@ -9,11 +9,11 @@ fork; the tests hold both to the same bytes.
 from collections.abc import Sequence
 from typing import Any, BinaryIO
 
-import google_crc32c
 import numpy as np
 from numcodecs.zstd import Zstd
 from numpy.typing import NDArray
 
+from posenet_store.files import crc32c
 from posenet_store.threads import on_threads
 
 LEVEL = 1
@@ -43,7 +43,7 @@ def encoded(values: NDArray[Any], chunk: int, chunks: int) -> list[bytes]:
 
 
 def _checksum(index: bytes) -> bytes:
-    return int(google_crc32c.value(index)).to_bytes(4, "little")
+    return crc32c(index).to_bytes(4, "little")
 
 
 def index_of(file: BinaryIO, chunks: int) -> NDArray[np.uint64]:

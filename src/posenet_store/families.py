@@ -1,0 +1,127 @@
+"""Which heads of a pass share what: families are one convolution, units are one set of moments."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from posenet_store.cells import Cell, Report, target_of
+from posenet_store.inputs import Input, parse_input
+from posenet_store.report_protocol import Group
+from posenet_store.specs import StoreSpec
+
+Goals = dict[tuple[object, ...], Tensor]
+"""Target maps float64 [h, w] by what makes them."""
+Places = tuple[int, ...] | None
+"""Channels of a stream; None means all of them, in order."""
+
+
+def chosen(block: Tensor, channels: Places) -> Tensor:
+    """Return the channels of a block [B, C, 28, 28] that a family or unit reads."""
+    return block if channels is None else block[:, list(channels)]
+
+
+@dataclass(frozen=True)
+class Family:
+    """Cells of one kernel, padding and input: their heads are one convolution over `channels` of the pass's stream."""
+
+    cells: tuple[Cell, ...]
+    channels: Places
+    width: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Kernel and padding."""
+        return self.cells[0].kernel, self.cells[0].padding
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Families of one kernel and padding that take their moments from one set, over `channels` of the stream."""
+
+    families: tuple[Family, ...]
+    channels: Places
+    width: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Kernel and padding."""
+        return self.families[0].shape
+
+    def goals(self) -> Goals:
+        """Return each distinct target map [h, w], float64, by what makes it, in the order of the cells."""
+        cells = (cell for family in self.families for cell in family.cells)
+        return {goal_of(cell): torch.from_numpy(target_of(vars(cell)).copy()) for cell in cells}
+
+    def key(self, source: Input) -> dict[str, Any]:
+        """Return what tells this unit's moments from others of one store: the channels that are summed, kernel, padding."""
+        mine = None if self.channels is None else list(self.channels)
+        return {"input": source.kind, "taps": list(source.taps), "channels": mine, "shape": list(self.shape)}
+
+    def features(self, family: Family) -> Tensor | None:
+        """Return where a family's k x k features lie among the unit's, None if they are all of them."""
+        if family.channels == self.channels:
+            return None
+        mine = range(self.width) if self.channels is None else self.channels
+        place = {channel: number for number, channel in enumerate(mine)}
+        area = family.shape[0] ** 2
+        first = torch.tensor([place[channel] for channel in family.channels or ()]) * area
+        return (first[:, None] + torch.arange(area)).flatten()
+
+
+def goal_of(cell: Cell) -> tuple[object, ...]:
+    """What makes a target map, at a given kernel and padding."""
+    return cell.target, cell.value_range, cell.normalise
+
+
+def families(cells: Sequence[Cell], source: Input, spec: StoreSpec) -> list[Family]:
+    """Split the cells of a pass, whose stream is `source`, into families."""
+
+    def key(cell: Cell) -> tuple[int, int, str]:
+        return cell.kernel, cell.padding, cell.input
+
+    made = []
+    for (_, _, text), group in groupby(sorted(cells, key=key), key=key):
+        part = parse_input(text, spec)
+        channels = source.places(part)
+        everything = channels == tuple(range(source.channels))
+        made.append(Family(tuple(group), None if everything else channels, part.channels))
+    return made
+
+
+def units(made: Sequence[Family], channels: int, fits: Callable[[int, int], bool]) -> tuple[list[Unit], list[Family]]:
+    """Return units over all `channels` of a stream where `fits(channels, kernel)`, else one a family; then what fits nowhere.
+
+    A unit is not made smaller for the heads at hand: what a head comes out as must not depend on its company.
+    """
+    found, rest = [], []
+    for (kernel, _), group in groupby(made, key=lambda family: family.shape):
+        members = tuple(group)
+        if fits(channels, kernel):
+            found.append(Unit(members, None, channels))
+            continue
+        found += [Unit((one,), one.channels, one.width) for one in members if fits(one.width, kernel)]
+        rest += [one for one in members if not fits(one.width, kernel)]
+    return found, rest
+
+
+def group_of(family: Family, goals: Goals) -> Group:
+    """Return a family's heads as a training group: seeds, targets, and each head's learning rate and weight decay."""
+    numbers = {goal: number for number, goal in enumerate(goals)}
+    recipes = [cell.protocol for cell in family.cells if isinstance(cell.protocol, Report)]
+    return Group(
+        *family.shape,
+        seeds=tuple(cell.seed for cell in family.cells),
+        targets=torch.stack(list(goals.values())),
+        goals=tuple(numbers[goal_of(cell)] for cell in family.cells),
+        rates=tuple(recipe.learning_rate for recipe in recipes),
+        decays=tuple(recipe.weight_decay for recipe in recipes),
+    )
+
+
+def stream_of(protocol: Report) -> Report:
+    """Return what heads must agree in to share a stream of batches: everything but learning rate and weight decay."""
+    return replace(protocol, learning_rate=0.0, weight_decay=0.0)
