@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from posenet_store.report.published import COLUMNS, TABLES
-from posenet_store.report.table import as_csv, as_markdown, as_records, as_rows, our_lines, table_lines
+from posenet_store.report.table import as_rows, our_lines, table2, table_lines
 
 
 def record(seed: int, spc: float | None, network: str = "vgg16-hed", **cell: Any) -> dict[str, Any]:
@@ -77,15 +77,24 @@ def test_several_training_sets_are_told_apart() -> None:
     assert [line.network for line in our_lines([record(0, 0.4), other])] == ["vgg16-hed on duts-te", "vgg16-hed on dead-leaves"]
 
 
+def test_learning_rates_are_told_apart_never_pooled_as_seeds() -> None:
+    protocols = [{"name": "report", "learning_rate": 0.1}, {"name": "report", "learning_rate": 0.01}, {"name": "ridge"}]
+    lines = our_lines([record(seed, 0.4 + seed, protocol=protocol) for protocol in protocols for seed in (0, 1)])
+    assert [line.source for line in lines] == [
+        "ours: report, learning_rate 0.1", "ours: report, learning_rate 0.01", "ours: ridge",
+    ]  # fmt: skip
+    assert [line.values["natural"].spc for line in lines] == pytest.approx([0.9] * 3)
+
+
 def test_untrained_networks_say_so() -> None:
     assert as_rows(our_lines([record(0, 0.4, network="resnet152-random0")]))[1][0][1] == "resnet152-random0 (untrained)"
 
 
 def test_markdown_and_csv_hold_the_same_numbers() -> None:
-    lines = table_lines([record(0, 0.4), record(1, 0.5)])
-    assert "| H | vgg16-hed | ours: report | .450 ±.071 / .250 |" in as_markdown(lines)
-    rows = list(csv.DictReader(io.StringIO(as_csv(lines))))
-    assert len(rows) == len(as_records(lines)) == 3 + 4 + 4
+    listing = table2([record(0, 0.4), record(1, 0.5)])
+    assert "| H | vgg16-hed | ours: report | .450 ±.071 / .250 |" in listing.markdown()
+    rows = list(csv.DictReader(io.StringIO(listing.csv())))
+    assert len(rows) == len(listing.records) == 3 + 4 + 4
     assert rows[0]["test"] == "white"
     assert float(rows[0]["spc"]) == pytest.approx(0.45)
 

@@ -23,7 +23,7 @@ from posenet_store.moments import Shelf
 from posenet_store.planning import Pass
 from posenet_store.provenance import provenance
 from posenet_store.reader import Reader, open_store
-from posenet_store.report_protocol import train
+from posenet_store.report_protocol import in_memory, train
 from posenet_store.results import RunFiles, write_scores
 from posenet_store.ridge import Accumulator, Moments, readouts, solvable
 from posenet_store.scoring import Scorable, Scored, columns_of, score_heads, stream
@@ -65,12 +65,7 @@ def _in_gram_space(
     """One scan for the moments of those units that have none on the shelf, then each family's steps without reading again."""
     goals = [unit.goals() for unit in made]
     moments = _of_images(reader, source, rows, made, goals, shelf)
-    place = np.cumsum(reader.readable) - 1  # a row's position among the readable ones
-
-    def batches(epoch: int) -> list[NDArray[np.int64]]:
-        order = np.concatenate(reader.epoch(source.arrays, 0, rows, seed=protocol.order_seed, epoch=epoch))
-        return [place[order[first : first + protocol.batch_size]] for first in range(0, len(order), protocol.batch_size)]
-
+    batches = partial(_batches, reader, source, rows, protocol)
     fitted = []
     for unit, maps, whole in zip(made, goals, moments, strict=True):
         for family in unit.families:
@@ -78,6 +73,13 @@ def _in_gram_space(
             heads = train_in_gram_space(mine, batches, family.width, group_of(family, maps), protocol)
             fitted.append(Fitted(family, heads, _divergence(heads)))
     return fitted
+
+
+def _batches(reader: Reader, source: Input, rows: int, protocol: Report, epoch: int) -> list[NDArray[np.int64]]:
+    """The batches of an epoch, as positions among the readable rows."""
+    place = np.cumsum(reader.readable) - 1
+    order = np.concatenate(reader.epoch(source.arrays, 0, rows, seed=protocol.order_seed, epoch=epoch))
+    return [place[order[first : first + protocol.batch_size]] for first in range(0, len(order), protocol.batch_size)]
 
 
 def _of_images(
@@ -114,11 +116,17 @@ def _digest(target: Tensor) -> str:
 
 
 def _by_convolution(reader: Reader, source: Input, rows: int, made: Sequence[Family], protocol: Report) -> list[Fitted]:
+    """Train by the convolution itself: from memory where the input fits, else from the store in every epoch."""
+    images = int(reader.readable[:rows].sum())
+    held = torch.cat(list(stream(reader, source, 0, rows))) if in_memory(images, source.channels) else None
+
     def batches(epoch: int) -> Iterator[Tensor]:
+        if held is not None:
+            return (held[torch.from_numpy(batch)] for batch in _batches(reader, source, rows, protocol, epoch))
         order = {"batch_size": protocol.batch_size, "seed": protocol.order_seed, "epoch": epoch}
         return (source.assemble(values) for values in reader.batches(source.arrays, 0, rows, **order))
 
-    epochs = protocol.epochs_over(int(reader.readable[:rows].sum()))
+    epochs = protocol.epochs_over(images)
     groups = [group_of(family, Unit((family,), family.channels, family.width).goals()) for family in made]
     trained = train(batches, epochs, source.channels, groups, protocol, [family.channels for family in made])
     return [Fitted(family, heads, _divergence(heads)) for family, heads in zip(made, trained, strict=True)]
@@ -136,14 +144,12 @@ def fit_ridge(reader: Reader, source: Input, cells: Sequence[Cell], protocol: Ri
     cut = rows - round(protocol.validation * rows)
     made, large = units(families(cells, source, reader.spec), source.channels, solvable)
     made += [Unit((family,), family.channels, family.width) for family in large]  # which say themselves that they are too large
-    if not reader.readable[:cut].any():
-        raise StoreError(f"{reader.files} has no readable image among its first {cut} rows to train on")
     fitting = _sums(reader, source, (0, cut), made, [None] * len(made), shelf)
     validation = _sums(reader, source, (cut, rows), made, [None if one is None else one.shift for one in fitting], shelf)
     fitted = []
     for unit, first, second in zip(made, fitting, validation, strict=True):
-        if first is None:  # there are images, as was asked above
-            continue
+        if first is None:
+            raise StoreError(f"{reader.files} has no readable image among its first {cut} rows to train on")
         goals = unit.goals()
         for family in unit.families:
             features = unit.features(family)

@@ -12,6 +12,15 @@ from torch import Tensor
 from posenet_store.cells import Report
 from posenet_store.heads import Heads, initial_head
 from posenet_store.optimizers import Adam, per_head
+from posenet_store.specs import GRID
+
+
+MAX_BYTES = 1 << 30
+
+
+def in_memory(images: int, channels: int) -> bool:
+    """True if the inputs of all images, float32, stay within 1 GiB: then they are read once, not once an epoch."""
+    return images * channels * GRID**2 * 4 <= MAX_BYTES
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,14 @@
-"""stores, inspect, table, report: what is there, for people and for programs."""
+"""stores, inspect, table, compare, report: what is there, for people and for programs."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from posenet_store.cli.options import console, human_bytes, json_option, print_json, print_table, printable, stores_option
+
+if TYPE_CHECKING:
+    from posenet_store.report.listing import Listing
 
 
 @click.command()
@@ -63,27 +66,103 @@ def inspect(store: str, as_json: bool) -> None:
         click.echo(f"quarantined: row {one['row']}, {printable(one['image_id'])}: {one['reason']}")
 
 
+where_option = click.option(
+    "--where", "conditions", multiple=True, metavar="FIELD=VALUE",
+    help="Only cells with this value; repeatable: values of one field are alternatives, different fields must all hold.",
+)  # fmt: skip
+test_option = click.option(
+    "--test", "tests", multiple=True, metavar="COLUMN",
+    help="A test column, such as natural or photos; repeatable.  [default: the first in a ranking, all in a comparison]",
+)  # fmt: skip
+format_option = click.option(
+    "--format", "form", type=click.Choice(["terminal", "markdown", "csv"]), default="terminal", show_default=True,
+    help="How the table is written; csv has one line an entry, at full precision.",
+)  # fmt: skip
+
+
+def _print_listing(listing: "Listing", title: str, remark: str, form: str, as_json: bool, ruled: bool = True) -> None:
+    if as_json:
+        print_json(listing.records)
+    elif form == "terminal":
+        print_table(listing.head, listing.terminal(), title, ruled)
+        console().print(remark)
+    else:
+        click.echo(listing.markdown() if form == "markdown" else listing.csv(), nl=form == "markdown")
+
+
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--format", "form", type=click.Choice(["terminal", "markdown", "csv"]), default="terminal", show_default=True)
+@click.option(
+    "--by", multiple=True, metavar="FIELD,...",
+    help="Rank groups of heads instead: network, images, input, target, kernel, padding, protocol, seed or a setting "
+    "such as learning_rate; repeatable.  [default with an option below: what varies, seeds apart]",
+)  # fmt: skip
+@test_option
+@where_option
+@click.option("--sort", metavar="ORDER", help="spc, mae or a field of --by, with - for the largest first.  [default: -spc]")
+@click.option("--top", type=click.IntRange(1), metavar="N", help="Only the first N rows.")
+@format_option
 @json_option
-def table(run: Path, form: str, as_json: bool) -> None:
-    """Print a run as the report's Table 2, published numbers beside ours."""
-    from posenet_store.report.table import as_csv, as_markdown, as_records, as_rows, table_lines
+def table(
+    run: Path, by: tuple[str, ...], tests: tuple[str, ...], conditions: tuple[str, ...], sort: str | None, top: int | None,
+    form: str, as_json: bool,
+) -> None:  # fmt: skip
+    """Print a run as the report's Table 2, published numbers beside ours; with --by, rank groups of heads instead."""
+    from posenet_store.report.fields import where
+    from posenet_store.report.ranking import BEST_FIRST, ranking
+    from posenet_store.report.table import chosen_columns, table2
     from posenet_store.results import load_run
 
     content, records = load_run(run)
-    lines = table_lines(records)
-    if as_json:
-        print_json(as_records(lines))
-    elif form == "terminal":
-        head, rows = as_rows(lines)
-        print_table(head, rows, content["sweep"]["title"], ruled=True)
-        console().print(
-            "natural: held-out images (ours), one photo (report), PASCAL-S (paper). Ours: mean ± deviation over seeds."
-        )
-    else:
-        click.echo(as_markdown(lines) if form == "markdown" else as_csv(lines), nl=form == "markdown")
+    title = content["sweep"]["title"]
+    if not (by or tests or conditions or sort or top):
+        remark = "natural: held-out images (ours), one photo (report), PASCAL-S (paper). Ours: mean ± deviation over seeds."
+        _print_listing(table2(records), title, remark, form, as_json)
+        return
+    if lacking := len(content["cells"]) - len(records):
+        click.echo(f"{lacking} of {len(content['cells'])} cells are not finished and left out", err=True)
+    chosen = where(records, conditions)
+    columns = chosen_columns(chosen, tests or list(chosen_columns(chosen))[:1])
+    for shown, test in columns.items():
+        if untested := sum(test not in record["scores"] for record in chosen):
+            click.echo(f"{shown}: {untested} of {len(chosen)} heads were not tested on it, its means leave them out", err=True)
+    remark = (
+        "natural: held-out images. Mean over heads ± deviation over the seeds of a head; undef.: images without a rank order."
+    )
+    _print_listing(ranking(chosen, by, columns, sort or BEST_FIRST, top), title, remark, form, as_json, ruled=False)
+
+
+@click.command()
+@click.argument("runs", nargs=-1, required=True, metavar="RUN [RUN]", type=click.Path(path_type=Path))
+@click.option("--between", metavar="FIELD=A,B", help="Compare cells of one run instead, such as protocol=report,ridge.")
+@test_option
+@where_option
+@format_option
+@json_option
+def compare(
+    runs: tuple[Path, ...], between: str | None, tests: tuple[str, ...], conditions: tuple[str, ...], form: str, as_json: bool
+) -> None:
+    """Show how heads of two runs, or of one with --between, differ on the same images, with 95 % intervals."""
+    from posenet_store.report.compare import as_listing, compared, contrast
+    from posenet_store.report.pairs import left_out, paired, read_sides
+    from posenet_store.report.table import chosen_columns
+
+    sides = read_sides(runs, between, conditions)
+    pairing = paired(*sides)
+    comparisons, refused = compared(pairing.pairs, chosen_columns(sides[0].records + sides[1].records, tests))
+    first, second = (
+        text if between else f"{side.run} ({text})" if text else str(side.run)
+        for side, text in zip(sides, contrast(comparisons), strict=True)
+    )
+    remark = (
+        "More SPC is better, and less MAE. In brackets: 95 % interval of the mean over images, 2,000 bootstrap resamples. "
+        "natural: held-out images."
+    )
+    _print_listing(as_listing(comparisons), f"{second} minus {first}", remark, form, as_json)
+    for line in left_out(sides, pairing):
+        click.echo(printable(line), err=True)
+    for reason, count in refused.items():
+        click.echo(printable(f"{count} of {len(pairing.pairs)} pairs are not compared on {reason}"), err=True)
 
 
 @click.command()

@@ -1,13 +1,14 @@
 """Table 2 of the report: for each target and network our numbers, and below them the published ones."""
 
-import csv
-import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from statistics import mean, stdev
 from typing import Any
 
 from posenet_store.cells import HELD_OUT
+from posenet_store.errors import unknown
+from posenet_store.report.fields import SETTINGS, fields_of, varying
+from posenet_store.report.listing import Listing, joined, short
 from posenet_store.report.published import COLUMNS, MODELS, TABLES
 from posenet_store.targets import TARGETS
 
@@ -25,23 +26,18 @@ class Value:
     images: int = 0
     undefined: int = 0
 
+    def parts(self) -> tuple[str, str, str]:
+        """Return SPC, its spread and MAE as the report prints numbers; an unknown spread is empty."""
+        spread = f"±{short(self.spc_spread)}" if self.spc_spread is not None and self.spc is not None else ""
+        return short(self.spc), spread, f"/ {short(self.mae)}"
+
     def text(self) -> str:
-        """Return "SPC ±spread / MAE" as the report prints numbers.
+        """Return "SPC ±spread / MAE".
 
         >>> Value(0.3941, 0.2349, 0.0123).text(), Value(None, 0.251).text()
         ('.394 ±.012 / .235', 'undef. / .251')
         """
-        spread = f" ±{_short(self.spc_spread)}" if self.spc_spread is not None and self.spc is not None else ""
-        return f"{_short(self.spc)}{spread} / {_short(self.mae)}"
-
-
-def _short(number: float | None) -> str:
-    """Three decimals without the leading zero; large numbers in short scientific form."""
-    if number is None:
-        return "undef."
-    if abs(number) >= 100:
-        return f"{number:.1e}"
-    return f"{number:.3f}".replace("0.", ".", 1) if abs(number) < 1 else f"{number:.3f}"
+        return joined(self.parts())
 
 
 @dataclass(frozen=True)
@@ -66,6 +62,17 @@ def network_title(network: str) -> str:
     kind, _, images = network.partition(" on ")
     remark = " (no network)" if kind == "pixels" else " (untrained)" if "-random" in kind else ""
     return kind + remark + (f" on {images}" if images else "")
+
+
+def shown_field(name: str, value: Any) -> str:
+    """Return a field's value for people; what its protocol does not have is empty.
+
+    >>> shown_field("network", "resnet18-random0"), shown_field("kernel", 3)
+    ('resnet18-random0 (untrained)', '3')
+    """
+    if value is None:
+        return ""
+    return network_title(value) if name == "network" else str(value)
 
 
 def setting_of(cell: dict[str, Any]) -> str:
@@ -96,24 +103,27 @@ def _column(test: str) -> str:
     return COLUMNS[0] if test == HELD_OUT else test
 
 
-def our_lines(records: Iterable[dict[str, Any]]) -> list[Line]:
-    """Return one line a (target, network, images, setting, protocol), seeds pooled."""
+def our_lines(records: Sequence[dict[str, Any]]) -> list[Line]:
+    """Return one line a (target, network, images, setting, protocol with what varies of its settings), seeds pooled."""
+    told_apart = [name for name in varying(records) if name in SETTINGS]
     pooled: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for record in records:
-        cell, labels = record["cell"], record["labels"]
-        key = (cell["target"], labels["network"], labels["images"], setting_of(cell), cell["protocol"]["name"])
+        cell, labels, values = record["cell"], record["labels"], fields_of(record)
+        settings = [f"{name} {values[name]}" for name in told_apart if values[name] is not None]
+        source = f"ours: {', '.join([cell['protocol']['name'], *settings])}"
+        key = (cell["target"], labels["network"], labels["images"], setting_of(cell), source)
         pooled.setdefault(key, []).append(record)
     images = {key[2] for key in pooled}
     lines = []
-    for (target, network, trained_on, setting, protocol), cells in pooled.items():
+    for (target, network, trained_on, setting, source), cells in pooled.items():
         tests = list(cells[0]["scores"])
         values = {_column(test): value_of([c["scores"][test] for c in cells if test in c["scores"]]) for test in tests}
         name = f"{network} on {trained_on}" if len(images) > 1 else network
-        lines.append(Line(target, name, setting, f"ours: {protocol}", values, records=tuple(cells)))
+        lines.append(Line(target, name, setting, source, values, records=tuple(cells)))
     return lines
 
 
-def table_lines(records: Iterable[dict[str, Any]]) -> list[Line]:
+def table_lines(records: Sequence[dict[str, Any]]) -> list[Line]:
     """Return our lines in Table 2's order, each backbone's published lines after them."""
     ours = our_lines(records)
     order = {name: place for place, name in enumerate(dict.fromkeys(line.network for line in ours))}
@@ -154,6 +164,19 @@ def in_order(tests: Iterable[str]) -> list[str]:
     return [name for name in (*known[:2], *others, *known[2:]) if name in found]
 
 
+def chosen_columns(records: Iterable[dict[str, Any]], wanted: Sequence[str] = ()) -> dict[str, str]:
+    """Return the tests of the records as shown name -> name in the records: the wanted ones, or all in the table's order.
+
+    Raises UsageError for a column that no record has.
+    """
+    tests = in_order(test for record in records for test in record["scores"])
+    shown = {test if _column(test) in tests else _column(test): test for test in tests}  # a set may be called natural
+    for name in wanted:
+        if name not in shown:
+            raise unknown("test column", name, shown)
+    return {name: shown[name] for name in wanted or shown}
+
+
 def columns(lines: Iterable[Line]) -> list[str]:
     """Return the test columns of a table."""
     return in_order(name for line in lines for name in line.values)
@@ -172,13 +195,6 @@ def as_rows(lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
     return head, rows
 
 
-def as_markdown(lines: Sequence[Line]) -> str:
-    """Return the table as Markdown."""
-    head, rows = as_rows(lines)
-    ruled = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in ruled)
-
-
 def as_records(lines: Sequence[Line]) -> list[dict[str, Any]]:
     """Return one flat record a line and test column, with full precision."""
     return [
@@ -189,11 +205,7 @@ def as_records(lines: Sequence[Line]) -> list[dict[str, Any]]:
     ]
 
 
-def as_csv(lines: Sequence[Line]) -> str:
-    """Return `as_records` as CSV."""
-    records = as_records(lines)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(records[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(records)
-    return text.getvalue()
+def table2(records: Sequence[dict[str, Any]]) -> Listing:
+    """Return Table 2 for printing."""
+    lines = table_lines(records)
+    return Listing(*as_rows(lines), as_records(lines))

@@ -1,0 +1,253 @@
+"""What a sweep costs a head, beside the report's training loop and beside the best plain loop, on the report's own amounts.
+
+5,019 images, aligned features [15, 28, 28], Adam, 15 epochs, batches of 4, kernel 3, five targets. All in one run. The
+features are those of a small untrained zero-padded network (timing does not depend on them; its heads do find position).
+
+report_5        the report's loop, seconds a head : ours, five heads (reading, moments and steps)
+report_15       the same : ours, fifteen heads (three seeds)
+report_15_warm  the same : ours, fifteen heads, the moments kept from before
+inmemory_15     features in memory, one plain torch loop a head, no DataLoader : ours, fifteen heads
+heads60_vs_5    ours, 60 heads : ours, 5 heads (cost, not speed: 1 would be free)
+ridge_vs_adam   exact ridge of five targets with ten penalties : one Adam head of the plain loop in memory
+workers2_vs_1   a sweep of four passes of all channels on two worker processes : on one (speed)
+plan_memory_error  the memory that the plan said of fifteen heads, against the peak that was measured (0.1 is 10 %)
+
+The loops are run for two epochs and counted 7.5 times; the loop of the report draws its target from an image file for
+every item, as published.
+
+    python benchmarks/sweep.py [--images 5019] [--json]
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from posenet_store.backbones import Backbone, tap_shapes
+from posenet_store.catalogue import stores
+from posenet_store.cells import Report, Ridge
+from posenet_store.cost import cost_of, measured
+from posenet_store.extract import build, plan_store
+from posenet_store.images import ImageSet
+from posenet_store.inputs import parse_input
+from posenet_store.moments import Shelf
+from posenet_store.passes import Fitted, fit_report, fit_ridge
+from posenet_store.planning import Pass, plan_sweep
+from posenet_store.reader import Reader, open_store
+from posenet_store.scoring import score_heads, stream
+from posenet_store.specs import Preprocess
+from posenet_store.sweep import run_sweep
+from posenet_store.sweep_spec import SweepSpec
+from posenet_store.targets import TARGETS, target_map
+from posenet_store.threads import processors
+from posenet_store.weights import state_digest
+
+EPOCHS, LOOP_EPOCHS = 15, 2
+SPEC = SweepSpec(title="bench", train=("noise",), tests=(), holdout=0.1, targets=TARGETS, seeds=(0,))
+
+
+def network(seed: int, channels: tuple[int, ...]) -> Backbone:
+    """A small random network of five stages with zero padding: position leaks into it from the border."""
+    torch.manual_seed(seed)
+    pairs = zip((3, *channels), channels, strict=False)
+    stages = [nn.Sequential(nn.Conv2d(i, o, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)) for i, o in pairs]
+    module = nn.Sequential(*stages).eval().requires_grad_(False)
+    taps = tap_shapes(module, [str(stage) for stage in range(len(channels))], 64)
+    preprocess = Preprocess(64, 1 / 255, (0.5,) * 3, (0.25,) * 3)
+    digest = state_digest(module.state_dict())
+    return Backbone("small", f"random{seed}", digest, "report", taps, preprocess, module, torch.device("cpu"))
+
+
+def noise(images: int) -> ImageSet:
+    """Smooth random images, made when read."""
+    names = tuple(f"{number:05d}" for number in range(images))
+
+    def read(index: int, size: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+        pixels = np.random.default_rng(index).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        return np.asarray(Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR))
+
+    return ImageSet("noise", names, names, read)
+
+
+def built(root: Path, images: int, seed: int = 0, layout: str = "aligned", channels: tuple[int, ...] = (16,) * 5) -> Reader:
+    """Build one store."""
+    backbone = network(seed, channels)
+    return open_store(build(noise(images), backbone, plan_store(noise(images), backbone, layout, "float16"), root).path)
+
+
+class Report2020(Dataset[tuple[Tensor, Tensor]]):
+    """The report's dataset, restated: features of an image, and the target opened from its image file for every item."""
+
+    def __init__(self, features: Tensor, target: Path) -> None:
+        self.features, self.target = features, target
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def __getitem__(self, row: int) -> tuple[Tensor, Tensor]:
+        goal = torch.from_numpy(np.asarray(Image.open(self.target), dtype=np.float32) / 255)
+        return self.features[row], goal
+
+
+def _trained(batches: Callable[[], object], epochs: int) -> float:
+    """Seconds of the plain loop: one convolution, MSELoss, Adam."""
+    conv, loss = nn.Conv2d(15, 1, 3), nn.MSELoss()
+    adam = torch.optim.Adam(conv.parameters(), lr=1e-3, weight_decay=1e-4)
+    began = time.perf_counter()
+    for _ in range(epochs):
+        for inputs, goal in batches():  # type: ignore[attr-defined]
+            adam.zero_grad()
+            loss(conv(inputs)[:, 0], goal).backward()
+            adam.step()
+    return time.perf_counter() - began
+
+
+def loops(features: Tensor, root: Path) -> tuple[float, float]:
+    """Seconds a head of the report's loop, and of the plain loop with everything in memory."""
+    path = root / "target.png"
+    goal = target_map("H", 26).astype(np.float32)
+    Image.fromarray((goal * 255).astype(np.uint8)).save(path)
+    loader = DataLoader(Report2020(features, path), batch_size=4, shuffle=True)
+    report = _trained(lambda: loader, LOOP_EPOCHS)
+    target = torch.from_numpy(goal)
+
+    def in_memory() -> object:
+        order = torch.randperm(len(features))
+        return ((features[rows], target.expand(len(rows), -1, -1)) for rows in order.split(4))
+
+    plain = _trained(in_memory, LOOP_EPOCHS)
+    return report * EPOCHS / LOOP_EPOCHS, plain * EPOCHS / LOOP_EPOCHS
+
+
+def one_pass(root: Path, reader: Reader, spec: SweepSpec) -> Pass:
+    """The single pass of a sweep over one store."""
+    entries = [entry for entry in stores(root)[0] if entry.spec.fingerprint == reader.spec.fingerprint]
+    (found,) = plan_sweep(spec, entries, root).passes
+    return found
+
+
+def fitted(reader: Reader, task: Pass, shelf: Shelf) -> tuple[float, list[Fitted]]:
+    """Seconds to train a pass, and its heads."""
+    source = parse_input(task.input, reader.spec)
+    began = time.perf_counter()
+    if isinstance(task.protocol, Report):
+        heads = fit_report(reader, source, task.cells, task.protocol, shelf)
+    else:
+        heads = fit_ridge(reader, source, task.cells, task.protocol, shelf)
+    return time.perf_counter() - began, heads
+
+
+def spc(reader: Reader, task: Pass, heads: list[Fitted]) -> dict[str, float]:
+    """Mean SPC on the held-out rows of each target's head."""
+    source, start = parse_input(task.input, reader.spec), task.cells[0].train_rows
+    ((*scored,),) = score_heads(stream(reader, source, start, reader.spec.rows), [one.scorable for one in heads])
+    found = [float(np.nanmean(one.scores.spc)) for one in scored]
+    return {cell.target: value for cell, value in zip(heads[0].family.cells, found, strict=True)}
+
+
+PEAK = """
+import sys
+from pathlib import Path
+from posenet_store.catalogue import stores
+from posenet_store.planning import plan_sweep
+from posenet_store.passes import run_pass
+from posenet_store.sweep_spec import SweepSpec
+from posenet_store.results import RunFiles
+root = Path(sys.argv[1])
+def held(key):
+    return int(Path("/proc/self/status").read_text().split(key)[1].split()[0]) * 1024
+spec = SweepSpec(title="bench", train=("noise",), tests=(), holdout=0.1, seeds=(0, 1, 2))
+(task,) = plan_sweep(spec, stores(root)[0], root, keep_moments=False).passes
+RunFiles(root / "run").create()
+before = held("VmRSS:")
+run_pass(task, root / "run", 2)
+print(held("VmHWM:") - before, before)
+"""
+
+
+def memory_error(root: Path, reader: Reader) -> tuple[float, float, float]:
+    """How far the planned memory is from the measured one, both with what the process holds anyway; and both."""
+    task = one_pass(root, reader, replace(SPEC, seeds=(0, 1, 2)))
+    planned = cost_of(task, {reader.spec.fingerprint: reader.spec}, measured([task])).memory
+    done = subprocess.run([sys.executable, "-c", PEAK, str(root)], capture_output=True, text=True, check=True)
+    grown, before = map(int, done.stdout.split())
+    return abs(planned - grown) / (grown + before), planned / 1e6, grown / 1e6
+
+
+def workers(root: Path) -> float:
+    """Speed of two worker processes over one, on four passes of all channels."""
+    for seed in range(4):
+        built(root / "stores", 1200, seed, "native", (32, 64, 96, 128, 128))
+    spec = replace(SPEC, inputs=("full",), kernels=(1,), protocols=("ridge",))
+    plan = plan_sweep(spec, stores(root / "stores")[0], root / "stores", keep_moments=False)
+    seconds = []
+    for count in (1, 2):
+        began = time.perf_counter()
+        run_sweep(spec, plan, root / f"run{count}", scheduler="local", workers=count)
+        seconds.append(time.perf_counter() - began)
+    return seconds[0] / seconds[1]
+
+
+def all_measured(images: int, root: Path) -> tuple[dict[str, float], dict[str, float]]:
+    """Return ratios, and the figures behind them."""
+    reader = built(root / "one", images)
+    source = parse_input("aligned", reader.spec)
+    features = torch.cat(list(stream(reader, source, 0, round(0.9 * images))))
+    report, plain = loops(features, root)
+    shelf, none = Shelf(root / "moments", reader.manifest["store_id"]), Shelf(None, "")
+    tasks = {n: one_pass(root / "one", reader, replace(SPEC, seeds=tuple(range(n // 5)))) for n in (5, 15, 60)}
+    five, adam = fitted(reader, tasks[5], none)
+    fifteen, _ = fitted(reader, tasks[15], shelf)
+    warm, _ = fitted(reader, tasks[15], shelf)
+    sixty, _ = fitted(reader, tasks[60], none)
+    lambdas = tuple(10.0**power for power in range(-9, 1))
+    ridge_task = one_pass(root / "one", reader, replace(SPEC, protocols=("ridge",), ridge=Ridge(lambdas=lambdas)))
+    ridge, exact = fitted(reader, ridge_task, none)
+    error, planned, grown = memory_error(root / "one", reader)
+    ratios = {
+        "report_5": report / (five / 5),
+        "report_15": report / (fifteen / 15),
+        "report_15_warm": report / (warm / 15),
+        "inmemory_15": plain / (fifteen / 15),
+        "heads60_vs_5": sixty / five,
+        "ridge_vs_adam": ridge / plain,
+        "workers2_vs_1": workers(root / "many"),
+        "plan_memory_error": error,
+    }
+    seconds = {"report's loop, a head": report, "plain loop, a head": plain, "ours, 5 heads": five, "ours, 15 heads": fifteen}
+    facts = seconds | {"ours, 15 heads, warm": warm, "ours, 60 heads": sixty, "ridge, 5 targets": ridge}
+    facts |= {"planned MB": planned, "measured MB": grown}
+    scores = spc(reader, tasks[5], adam), spc(reader, ridge_task, exact)
+    facts |= {f"SPC {name}, {way}": one[name] for way, one in zip(("Adam", "ridge"), scores, strict=True) for name in TARGETS}
+    return ratios, facts
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=5577, help="Of these nine tenths, 5,019, train.")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    torch.set_num_threads(processors())
+    with tempfile.TemporaryDirectory() as folder:
+        ratios, facts = all_measured(options.images, Path(folder))
+    if options.json:
+        print(json.dumps({name: round(value, 3) for name, value in ratios.items()}))
+        return
+    for name, value in (facts | ratios).items():
+        print(f"{name:40} {value:9.3f}")
+
+
+if __name__ == "__main__":
+    main()

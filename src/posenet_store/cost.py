@@ -1,0 +1,134 @@
+"""What a pass will cost, said before it runs: bytes read, memory, seconds, and how its heads will be trained.
+
+Counts come from the shapes; speeds from a second's measurement on the user's own disk and processor.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+
+from posenet_store.blocks import row_bytes
+from posenet_store.cells import Report, output_size
+from posenet_store.families import Family, families, units
+from posenet_store.gram import ImageMoments, fits, train_in_gram_space
+from posenet_store.inputs import Input, parse_input
+from posenet_store.metrics import score
+from posenet_store.planning import Pass
+from posenet_store.reader import open_store
+from posenet_store.report_protocol import Group, in_memory
+from posenet_store.ridge import solvable
+from posenet_store.specs import GRID, StoreSpec
+
+STEP_MEMORY = 2 * (16 << 20)
+MAP_BYTES = 26**2 * 8 * 6
+"""A predicted map while it is scored: itself, its flat copy, its ranks and what ranking needs."""
+
+
+@dataclass(frozen=True)
+class Speeds:
+    """This machine's: bytes decoded a second, float64 operations a second, seconds a training step, seconds a map scored."""
+
+    read: float
+    multiply: float
+    step: float
+    score: float
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one pass: `reading` and `memory` in bytes (memory beyond the process's own), `seconds`, and the way of training."""
+
+    reading: int
+    memory: int
+    seconds: float
+    way: str
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    work()
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def measured(passes: Sequence[Pass]) -> Speeds:
+    """Measure the speeds in about a second: one block of the first pass's store, one product, a few steps, a few maps."""
+    reader = open_store(passes[0].train)
+    name = min(reader.spec.arrays, key=lambda array: row_bytes(reader.spec, [array]))
+    stop = reader.bounds[0][1]
+    read = row_bytes(reader.spec, [name]) * stop / _seconds(lambda: reader.read(name, 0, stop))
+    wide = torch.randn(8, 136, 676, dtype=torch.float64)
+    multiply = 2 * 8 * 136**2 * 676 / _seconds(lambda: wide @ wide.transpose(1, 2))
+    second = torch.eye(136, dtype=torch.float64).repeat(4, 1, 1)
+    moments = ImageMoments(second, torch.zeros(4, 1, 136, dtype=torch.float64), 676)
+    order, head = [np.arange(4)] * 500, Group(3, 0, (0,), torch.zeros(1, 26, 26, dtype=torch.float64))
+    step = _seconds(lambda: train_in_gram_space(moments, lambda epoch: order, 15, head, Report(epochs=1))) / len(order)
+    maps = np.random.default_rng(0).normal(size=(100, 26, 26))
+    scored = _seconds(lambda: score(maps, maps[0])) / len(maps)
+    return Speeds(read, multiply, step, scored)
+
+
+def cost_of(one: Pass, specs: Mapping[str, StoreSpec], speeds: Speeds) -> Cost:
+    """Return what a pass will cost; `specs` holds every store's spec by its fingerprint."""
+    spec = specs[one.cells[0].store]
+    source, rows = parse_input(one.input, spec), one.cells[0].train_rows
+    made = families(one.cells, source, spec)
+    tests = [(specs[fingerprint], specs[fingerprint].rows) for fingerprint in one.cells[0].tests]
+    tests.append((spec, spec.rows - rows))
+    tested = sum(count for _, count in tests)
+    seconds = tested * len(one.cells) * speeds.score
+    reading = sum(row_bytes(store, source.arrays) * count for store, count in tests)
+    largest = max(store.block_rows for store, count in tests if count)
+    width = max(len(family.cells) for family in made)
+    scoring = largest * (source.channels * GRID**2 * 12 + width * MAP_BYTES)
+    block = spec.block_rows * (row_bytes(spec, source.arrays) + source.channels * GRID**2 * 8)
+    train = _report if isinstance(one.protocol, Report) else _ridge
+    scans, held, working, way = train(one, source, made, rows, speeds)
+    read = row_bytes(spec, source.arrays) * rows
+    memory = held + max(block, scoring)
+    return Cost(reading + scans * read, memory, seconds + working + (reading + scans * read) / speeds.read, way)
+
+
+def _report(one: Pass, source: Input, made: Sequence[Family], rows: int, speeds: Speeds) -> tuple[int, int, float, str]:
+    """Scans of the training rows, bytes held, seconds at work, way."""
+    if not isinstance(one.protocol, Report):
+        raise TypeError(one.protocol)
+    small, large = units(made, source.channels, partial(fits, rows))
+    epochs = one.protocol.epochs_over(rows)
+    steps = epochs * -(-rows // one.protocol.batch_size)
+    held, seconds = STEP_MEMORY if small else 0, 0.0
+    for unit in small:
+        size, area = unit.width * unit.shape[0] ** 2 + 1, output_size(*unit.shape) ** 2
+        held += rows * (size + len(unit.goals())) * size * 8
+        seconds += 2 * rows * size**2 * area / speeds.multiply
+        for family in unit.families:
+            mine = family.width * unit.shape[0] ** 2 + 1
+            eights = -(-len(family.cells) // 8)
+            seconds += steps * (speeds.step + (eights - 1) * 16 * mine**2 / speeds.multiply)
+    partial_sizes = [f.width * f.shape[0] ** 2 + 1 for unit in small for f in unit.families if unit.features(f) is not None]
+    held += rows * max(partial_sizes, default=0) ** 2 * 8
+    for family in large:
+        flops = 6 * family.width * family.shape[0] ** 2 * output_size(*family.shape) ** 2 * len(family.cells)
+        seconds += epochs * rows * flops / speeds.multiply
+    kept = bool(large) and in_memory(rows, source.channels)
+    held += rows * source.channels * GRID**2 * 4 * 2 if kept else 0
+    scans = int(bool(small)) + (0 if not large else 1 if kept else epochs)
+    way = "+".join(["gram"] * bool(small) + (["convolution, in memory" if kept else "convolution, streamed"] if large else []))
+    return scans, held, seconds, way
+
+
+def _ridge(one: Pass, source: Input, made: Sequence[Family], rows: int, speeds: Speeds) -> tuple[int, int, float, str]:
+    small, large = units(made, source.channels, solvable)
+    seconds, held = 0.0, 0
+    for unit in small:
+        size, area = unit.width * unit.shape[0] ** 2, output_size(*unit.shape) ** 2
+        held += 3 * (size**2 + size * area) * 8
+        seconds += 2 * rows * size**2 * area / speeds.multiply
+        # an eigendecomposition of fitting rows and of all: about 9 n^3 each, at a third of the speed of a product
+        seconds += sum(2 * 27 * (f.width * f.shape[0] ** 2) ** 3 / speeds.multiply for f in unit.families)
+    largest = max((unit.width * unit.shape[0] ** 2 for unit in small), default=0)
+    return 1, held + 6 * largest**2 * 8, seconds, "exact" if not large else "exact (some heads are too large)"
