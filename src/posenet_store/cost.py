@@ -13,7 +13,7 @@ import torch
 
 from posenet_store.blocks import row_bytes
 from posenet_store.cells import Report, output_size
-from posenet_store.families import Family, families, units
+from posenet_store.families import Family, Unit, families, shifts, units
 from posenet_store.gram import ImageMoments, fits, train_in_gram_space
 from posenet_store.inputs import Input, parse_input
 from posenet_store.metrics import score
@@ -100,10 +100,11 @@ def _report(one: Pass, source: Input, made: Sequence[Family], rows: int, speeds:
     small, large = units(made, source.channels, partial(fits, rows))
     epochs = one.protocol.epochs_over(rows)
     steps = epochs * -(-rows // one.protocol.batch_size)
+    runs = shifts(small, rows)
     held, seconds = STEP_MEMORY if small else 0, 0.0
+    held += max((sum(_moments_of(unit, rows) for unit in run) for run in runs), default=0)
     for unit in small:
         size, area = unit.width * unit.shape[0] ** 2 + 1, output_size(*unit.shape) ** 2
-        held += rows * (size + len(unit.goals())) * size * 8
         seconds += 2 * rows * size**2 * area / speeds.multiply
         for family in unit.families:
             mine = family.width * unit.shape[0] ** 2 + 1
@@ -116,9 +117,14 @@ def _report(one: Pass, source: Input, made: Sequence[Family], rows: int, speeds:
         seconds += epochs * rows * flops / speeds.multiply
     kept = bool(large) and in_memory(rows, source.channels)
     held += rows * source.channels * GRID**2 * 4 * 2 if kept else 0
-    scans = int(bool(small)) + (0 if not large else 1 if kept else epochs)
+    scans = len(runs) + (0 if not large else 1 if kept else epochs)
     way = "+".join(["gram"] * bool(small) + (["convolution, in memory" if kept else "convolution, streamed"] if large else []))
     return scans, held, seconds, way
+
+
+def _moments_of(unit: Unit, rows: int) -> int:
+    size = unit.width * unit.shape[0] ** 2 + 1
+    return rows * (size + len(unit.goals())) * size * 8
 
 
 def _ridge(one: Pass, source: Input, made: Sequence[Family], rows: int, speeds: Speeds) -> tuple[int, int, float, str]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from posenet_store.cells import Cell, Report, target_of
+from posenet_store.gram import MAX_BYTES, moment_bytes
 from posenet_store.inputs import Input, parse_input
 from posenet_store.report_protocol import Group
 from posenet_store.specs import StoreSpec
@@ -53,8 +54,8 @@ class Unit:
 
     def goals(self) -> Goals:
         """Return each distinct target map [h, w], float64, by what makes it, in the order of the cells."""
-        cells = (cell for family in self.families for cell in family.cells)
-        return {goal_of(cell): torch.from_numpy(target_of(vars(cell)).copy()) for cell in cells}
+        distinct = {goal_of(cell): cell for family in self.families for cell in family.cells}
+        return {goal: torch.from_numpy(target_of(vars(cell)).copy()) for goal, cell in distinct.items()}
 
     def key(self, source: Input) -> dict[str, Any]:
         """Return what tells this unit's moments from others of one store: the channels that are summed, kernel, padding."""
@@ -106,6 +107,20 @@ def units(made: Sequence[Family], channels: int, fits: Callable[[int, int], bool
         found += [Unit((one,), one.channels, one.width) for one in members if fits(one.width, kernel)]
         rest += [one for one in members if not fits(one.width, kernel)]
     return found, rest
+
+
+def shifts(made: Sequence[Unit], images: int) -> list[list[Unit]]:
+    """Split units into runs whose moments of `images` images stay within 1 GiB together: each run is one scan."""
+    runs: list[list[Unit]] = []
+    held = 0
+    for unit in made:
+        size = moment_bytes(images, unit.width, unit.shape[0])
+        if not runs or held + size > MAX_BYTES:
+            runs.append([])
+            held = 0
+        runs[-1].append(unit)
+        held += size
+    return runs
 
 
 def group_of(family: Family, goals: Goals) -> Group:

@@ -48,9 +48,14 @@ class ImageMoments:
         return ImageMoments(self.second[:, kept][:, :, kept], self.cross[:, :, kept], self.positions)
 
 
+def moment_bytes(images: int, channels: int, kernel: int) -> int:
+    """Return the bytes of the second moments of that many images."""
+    return images * (channels * kernel**2 + 1) ** 2 * 8
+
+
 def fits(images: int, channels: int, kernel: int) -> bool:
     """Return whether the moments of that many images stay within 1 GiB."""
-    return images * (channels * kernel**2 + 1) ** 2 * 8 <= MAX_BYTES
+    return moment_bytes(images, channels, kernel) <= MAX_BYTES
 
 
 def image_moments(block: Tensor, kernel: int, padding: int, targets: Tensor) -> ImageMoments:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from posenet_store.cells import HELD_OUT, Cell, Report, Ridge, target_of
 from posenet_store.errors import StoreError
-from posenet_store.families import Family, Goals, Unit, chosen, families, group_of, units
+from posenet_store.families import Family, Goals, Unit, chosen, families, group_of, shifts, units
 from posenet_store.files import sha256, write_json
 from posenet_store.gram import Collector, ImageMoments, fits, image_moments, train_in_gram_space
 from posenet_store.heads import Heads, save_head
@@ -62,16 +62,18 @@ def fit_report(reader: Reader, source: Input, cells: Sequence[Cell], protocol: R
 def _in_gram_space(
     reader: Reader, source: Input, rows: int, made: Sequence[Unit], protocol: Report, shelf: Shelf
 ) -> list[Fitted]:
-    """One scan for the moments of those units that have none on the shelf, then each family's steps without reading again."""
-    goals = [unit.goals() for unit in made]
-    moments = _of_images(reader, source, rows, made, goals, shelf)
+    """One scan for the moments of as many units as fit in memory together, then their steps without reading again."""
     batches = partial(_batches, reader, source, rows, protocol)
     fitted = []
-    for unit, maps, whole in zip(made, goals, moments, strict=True):
-        for family in unit.families:
-            mine = whole.of(unit.features(family))
-            heads = train_in_gram_space(mine, batches, family.width, group_of(family, maps), protocol)
-            fitted.append(Fitted(family, heads, _divergence(heads)))
+    for some in shifts(made, rows):
+        goals = [unit.goals() for unit in some]
+        moments = _of_images(reader, source, rows, some, goals, shelf)
+        for unit, maps in zip(some, goals, strict=True):
+            whole = moments.pop(0)
+            for family in unit.families:
+                mine = whole.of(unit.features(family))
+                heads = train_in_gram_space(mine, batches, family.width, group_of(family, maps), protocol)
+                fitted.append(Fitted(family, heads, _divergence(heads)))
     return fitted
 
 

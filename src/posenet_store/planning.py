@@ -16,6 +16,8 @@ from posenet_store.sweep_spec import SweepSpec
 from posenet_store.taps import PIXELS
 
 MIN_TRAIN_ROWS = 32
+MAX_CELLS = 600
+"""Heads of a pass are written when it ends: more of them would be too much to lose with a worker, and too few to share out."""
 PREFERRED = ("aligned", "native", "readout")  # the last one first: it is read fastest
 
 
@@ -160,6 +162,8 @@ def _shared(planned: Sequence[tuple[Entry, Sequence[Entry], Sequence[Cell]]], mo
         key = (entry.path, tuple(test.path for test in tests), cells[0].input.partition(":")[0], recipe)
         groups.setdefault(key, []).append((entry, tests, cells))
     for (path, tests, _, recipe), members in groups.items():
-        cells = tuple(cell for _, _, some in members for cell in some)
-        text = together(dict.fromkeys(cell.input for cell in cells), members[0][0].spec)
-        yield Pass(path, tests, text, recipe, cells, moments)
+        cells = sorted((cell for _, _, some in members for cell in some), key=lambda cell: (cell.kernel, cell.padding))
+        for start in range(0, len(cells), MAX_CELLS):
+            some = tuple(cells[start : start + MAX_CELLS])
+            text = together(dict.fromkeys(cell.input for cell in some), members[0][0].spec)
+            yield Pass(path, tests, text, recipe, some, moments)

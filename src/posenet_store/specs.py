@@ -1,6 +1,7 @@
 """What a store is made of, as frozen values: Tap, Preprocess, StoreSpec and its fingerprint."""
 
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 from posenet_store.errors import StoreError, UsageError, unknown
@@ -78,7 +79,7 @@ class StoreSpec:
         if self.format not in FORMATS:
             raise unknown("format", self.format, FORMATS)
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over the format version and every field but the human-readable labels."""
         fields = asdict(self) | {"version": FORMAT_VERSION}
@@ -91,7 +92,7 @@ class StoreSpec:
         parts = [self.backbone, self.weights, self.tap_set]
         return "-".join(part for part in parts if part and part != "report")
 
-    @property
+    @cached_property
     def network_key(self) -> str:
         """SHA-256 of what must agree between a head's training store and its test store."""
         fields = asdict(self)

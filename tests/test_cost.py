@@ -1,0 +1,152 @@
+"""What a plan says a pass will cost is what it costs: bytes read exactly, the way of training, no memory without a bound."""
+
+import itertools
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from posenet_store import cost as cost_module
+from posenet_store import gram, passes, report_protocol
+from posenet_store.catalogue import Entry, stores
+from posenet_store.cells import Report
+from posenet_store.cost import Cost, Speeds, cost_of, measured
+from posenet_store.families import families, shifts, units
+from posenet_store.heads import load_head
+from posenet_store.inputs import parse_input
+from posenet_store.passes import run_pass
+from posenet_store.planning import MAX_CELLS, Pass, plan_sweep
+from posenet_store.reader import Reader
+from posenet_store.results import RunFiles
+from posenet_store.sweep_spec import SweepSpec
+from support import store_with_probes
+
+SPEEDS = Speeds(read=1e9, multiply=5e10, step=1e-4, score=1e-4)
+SPEC = SweepSpec(title="t", train=("photos",), targets=("H", "G"), seeds=(0,), report=Report(epochs=3))
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cost")
+    store_with_probes(folder / "stores", folder / "photos")
+    return folder / "stores"
+
+
+def planned(root: Path, spec: SweepSpec) -> tuple[Pass, Cost]:
+    found = stores(root)[0]
+    (one,) = plan_sweep(spec, found, root, keep_moments=False).passes
+    return one, cost_of(one, {entry.spec.fingerprint: entry.spec for entry in found}, SPEEDS)
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The bytes of every read of a store."""
+    sizes: list[int] = []
+    original = Reader.read
+
+    def counted(self: Reader, name: str, start: int, stop: int, out: NDArray[Any] | None = None) -> NDArray[Any]:
+        values = original(self, name, start, stop, out)
+        sizes.append(values.nbytes)
+        return values
+
+    monkeypatch.setattr(Reader, "read", counted)
+    return sizes
+
+
+@pytest.mark.parametrize("inputs", [("aligned", "aligned:f2"), ("full:f1", "full:f3")])
+@pytest.mark.parametrize(
+    ("protocol", "fits", "held", "way"),
+    [
+        ("report", True, True, "gram"),
+        ("report", False, True, "convolution, in memory"),
+        ("report", False, False, "convolution, streamed"),
+        ("ridge", True, True, "exact"),
+    ],
+)
+def test_the_bytes_read_are_those_that_were_said(
+    root: Path, tmp_path: Path, read: list[int], monkeypatch: pytest.MonkeyPatch,
+    inputs: tuple[str, ...], protocol: str, fits: bool, held: bool, way: str,
+) -> None:  # fmt: skip
+    for module, name, value in ((passes, "fits", fits), (cost_module, "fits", fits), (passes, "in_memory", held),
+                                (cost_module, "in_memory", held)):  # fmt: skip
+        monkeypatch.setattr(module, name, lambda *_, value=value: value)
+    one, said = planned(root, replace(SPEC, inputs=inputs, protocols=(protocol,), kernels=(1, 3)))
+    RunFiles(tmp_path).create()
+    run_pass(one, tmp_path, 1)
+    assert (said.reading, said.way) == (sum(read), way)
+    assert said.memory > 0
+    assert said.seconds > 0
+
+
+def test_memory_is_bounded_whatever_is_asked(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sixteen kernels and paddings would hold sixteen sets of moments: they are taken in turns, each a scan."""
+    spec = replace(SPEC, kernels=(1, 3, 5, 7), paddings=(0, 1, 2, 3))
+    _, before = planned(root, spec)
+    limit = 11 * (9 * 49 + 1) ** 2 * 8
+    monkeypatch.setattr("posenet_store.gram.MAX_BYTES", limit)
+    monkeypatch.setattr("posenet_store.families.MAX_BYTES", limit)
+    one, after = planned(root, spec)
+    reader = Reader(one.train)
+    source = parse_input(one.input, reader.spec)
+    small, large = units(families(one.cells, source, reader.spec), source.channels, lambda c, k: gram.fits(11, c, k))
+    assert not large
+    assert [[unit.shape[0] for unit in run] for run in shifts(small, 11)] == [
+        [1] * 4 + [3] * 4,
+        [5] * 3,
+        [5],
+        [7],
+        [7],
+        [7],
+        [7],
+    ]
+    assert after.memory < before.memory
+    assert after.reading > before.reading
+
+
+def test_turns_change_no_head(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, _ = planned(root, replace(SPEC, kernels=(1, 3)))
+    weights = []
+    for name in ("together", "in turns"):
+        RunFiles(tmp_path / name).create()
+        run_pass(one, tmp_path / name, 1)
+        weights.append([load_head(RunFiles(tmp_path / name).head(cell.id))[0].weight for cell in one.cells])
+        monkeypatch.setattr("posenet_store.families.MAX_BYTES", 1)
+    assert all(torch.equal(first, second) for first, second in zip(*weights, strict=True))
+
+
+def test_input_beyond_the_limit_is_streamed() -> None:
+    assert report_protocol.in_memory(5019, 15)
+    assert not report_protocol.in_memory(5019, 1472)
+
+
+def test_speeds_are_measured_on_the_users_own_store(root: Path) -> None:
+    one, _ = planned(root, SPEC)
+    speeds = measured([one])
+    assert 1e4 < speeds.read < 1e12
+    assert 1e8 < speeds.multiply < 1e14
+    assert 1e-6 < speeds.step < 1
+    assert 1e-7 < speeds.score < 1
+
+
+def test_a_grid_of_a_hundred_thousand_heads_is_planned_in_passes_that_can_be_lost(root: Path) -> None:
+    """Five targets, four kernels, four paddings, three networks, every stage subset, three rates, five seeds."""
+    base = next(entry for entry in stores(root)[0] if entry.spec.images == "photos")
+    entries = [
+        Entry(Path(f"/s/{name}"), replace(base.spec, backbone=name, images="duts", rows=5019), True, 1, 1, 1, 0)
+        for name in ("vgg16", "resnet152", "resnet50")
+    ]
+    names = [tap.name for tap in base.spec.taps]
+    subsets = [some for count in range(1, 4) for some in itertools.combinations(names, count)]
+    spec = SweepSpec(
+        title="grid", tests=(), inputs=tuple(f"aligned:{'+'.join(some)}" for some in subsets), kernels=(1, 3, 5, 7),
+        paddings=(0, 1, 2, 3), learning_rates=(1e-4, 1e-3, 1e-2), seeds=(0, 1, 2, 3, 4),
+    )  # fmt: skip
+    plan = plan_sweep(spec, entries, Path("/s"))
+    assert len(plan.cells) == len({cell.id for cell in plan.cells}) == 5 * 4 * 4 * 3 * 7 * 3 * 5
+    assert max(len(one.cells) for one in plan.passes) == MAX_CELLS
+    specs = {entry.spec.fingerprint: entry.spec for entry in entries}
+    assert np.isfinite([cost_of(one, specs, SPEEDS).seconds for one in plan.passes]).all()
