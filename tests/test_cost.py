@@ -95,8 +95,7 @@ def test_memory_is_bounded_whatever_is_asked(root: Path, monkeypatch: pytest.Mon
     small, large = units(families(one.cells, source, reader.spec), source.channels, lambda c, k: gram.fits(11, c, k))
     assert not large
     assert [[unit.shape[0] for unit in run] for run in shifts(small, 11)] == [
-        [1] * 4 + [3] * 4,
-        [5] * 3,
+        [1] * 4 + [3] * 4 + [5] * 3,
         [5],
         [7],
         [7],
