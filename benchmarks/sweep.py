@@ -33,6 +33,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
 
 from posenet_store.backbones import Backbone, tap_shapes
 from posenet_store.catalogue import stores
@@ -54,6 +55,7 @@ from posenet_store.threads import processors
 from posenet_store.weights import state_digest
 
 EPOCHS, LOOP_EPOCHS = 15, 2
+RESIZED = transforms.Compose([transforms.Resize((26, 26)), transforms.ToTensor()])
 SPEC = SweepSpec(title="bench", train=("noise",), tests=(), holdout=0.1, targets=TARGETS, seeds=(0,))
 
 
@@ -87,7 +89,7 @@ def built(root: Path, images: int, seed: int = 0, layout: str = "aligned", chann
 
 
 class Report2020(Dataset[tuple[Tensor, Tensor]]):
-    """The report's dataset, restated: features of an image, and the target opened from its image file for every item."""
+    """The report's dataset, restated: features of an image; the target is opened and resized for every item, as published."""
 
     def __init__(self, features: Tensor, target: Path) -> None:
         self.features, self.target = features, target
@@ -96,8 +98,7 @@ class Report2020(Dataset[tuple[Tensor, Tensor]]):
         return len(self.features)
 
     def __getitem__(self, row: int) -> tuple[Tensor, Tensor]:
-        goal = torch.from_numpy(np.asarray(Image.open(self.target), dtype=np.float32) / 255)
-        return self.features[row], goal
+        return self.features[row], RESIZED(Image.open(self.target))[0]
 
 
 def _trained(batches: Callable[[], object], epochs: int) -> float:
@@ -116,11 +117,10 @@ def _trained(batches: Callable[[], object], epochs: int) -> float:
 def loops(features: Tensor, root: Path) -> tuple[float, float]:
     """Seconds a head of the report's loop, and of the plain loop with everything in memory."""
     path = root / "target.png"
-    goal = target_map("H", 26).astype(np.float32)
-    Image.fromarray((goal * 255).astype(np.uint8)).save(path)
+    Image.fromarray((target_map("H", 256) * 255).astype(np.uint8)).save(path)
     loader = DataLoader(Report2020(features, path), batch_size=4, shuffle=True)
     report = _trained(lambda: loader, LOOP_EPOCHS)
-    target = torch.from_numpy(goal)
+    target = torch.from_numpy(target_map("H", 26).astype(np.float32))
 
     def in_memory() -> object:
         order = torch.randperm(len(features))

@@ -8,7 +8,7 @@ import click
 import pytest
 
 from posenet_store.cli import main
-from posenet_store.sweep_spec import SweepSpec
+from posenet_store.sweep_spec import LISTS, SweepSpec
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [
@@ -50,7 +50,7 @@ def test_every_experiment_is_in_the_list() -> None:
 
 def test_every_key_of_a_sweep_is_explained() -> None:
     listed = (ROOT / "pipeline/README.md").read_text()
-    for key in SweepSpec.__dataclass_fields__:
+    for key in set(SweepSpec.__dataclass_fields__) - set(LISTS.values()):
         assert f"`{key}`" in listed or f"`[{key}]`" in listed, key
 
 

@@ -99,3 +99,14 @@ def test_finished_cells_leave_the_plan(found: list[Entry]) -> None:
 def test_everything_that_decides_a_cell_is_in_its_id(found: list[Entry], change: dict[str, object]) -> None:
     cell = plan_sweep(replace(SPEC, train=("photos",)), found, Path()).cells[0]
     assert replace(cell, **change).id != cell.id  # type: ignore[arg-type]
+
+
+def test_readouts_with_too_many_unknowns_are_left_out_with_a_note(found: list[Entry], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("posenet_store.ridge.MAX_UNKNOWNS", 16 * 9)
+    spec = replace(SPEC, train=("photos",), inputs=("full", "full:f3"), kernels=(1, 3), protocols=("ridge", "report"))
+    plan = plan_sweep(spec, found, Path())
+    ridge = [cell for cell in plan.cells if cell.protocol.name == "ridge"]
+    assert {(cell.input, cell.kernel) for cell in ridge} == {("full", 1), ("full:f3", 1), ("full:f3", 3)}
+    assert len([cell for cell in plan.cells if cell.protocol.name == "report"]) == 5 * 3 * 4
+    (note,) = plan.notes
+    assert "left out: ridge for tiny-random0 on 'full' with kernel 3 has 324 unknowns" in note

@@ -5,7 +5,9 @@ for ridge. It is a cache: keyed by the store's content and what was summed, chec
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from torch import Tensor
 from posenet_store.files import canonical_json, crc32c, replacing, sha256
 
 VERSION = 1
+Keep = Callable[[Mapping[str, Any], Mapping[str, Tensor]], object]
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,12 @@ class Shelf:
                 save_file(dict(tensors), temporary, metadata={"key": key, "checks": _checks(tensors)})
         except (SafetensorError, OSError):
             return
+
+    @contextmanager
+    def meanwhile(self) -> Iterator[Keep]:
+        """Yield a `keep` that writes in a thread while the caller goes on; at the end of the block all is written."""
+        with ThreadPoolExecutor(1) as writer:
+            yield lambda what, tensors: writer.submit(self.keep, what, tensors)
 
 
 def _checks(tensors: Mapping[str, Tensor]) -> str:

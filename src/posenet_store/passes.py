@@ -19,7 +19,7 @@ from posenet_store.files import sha256, write_json
 from posenet_store.gram import Collector, ImageMoments, fits, image_moments, train_in_gram_space
 from posenet_store.heads import Heads, save_head
 from posenet_store.inputs import Input, parse_input
-from posenet_store.moments import Shelf
+from posenet_store.moments import Keep, Shelf
 from posenet_store.planning import Pass
 from posenet_store.provenance import provenance
 from posenet_store.reader import Reader, open_store
@@ -67,13 +67,13 @@ def _in_gram_space(
     fitted = []
     for some in shifts(made, rows):
         goals = [unit.goals() for unit in some]
-        moments = _of_images(reader, source, rows, some, goals, shelf)
-        for unit, maps in zip(some, goals, strict=True):
-            whole = moments.pop(0)
-            for family in unit.families:
-                mine = whole.of(unit.features(family))
-                heads = train_in_gram_space(mine, batches, family.width, group_of(family, maps), protocol)
-                fitted.append(Fitted(family, heads, _divergence(heads)))
+        with shelf.meanwhile() as keep:  # the disk is written to while heads are trained
+            moments = _of_images(reader, source, rows, some, goals, shelf, keep)
+            for unit, maps, whole in zip(some, goals, moments, strict=True):
+                for family in unit.families:
+                    mine = whole.of(unit.features(family))
+                    heads = train_in_gram_space(mine, batches, family.width, group_of(family, maps), protocol)
+                    fitted.append(Fitted(family, heads, _divergence(heads)))
     return fitted
 
 
@@ -85,7 +85,7 @@ def _batches(reader: Reader, source: Input, rows: int, protocol: Report, epoch: 
 
 
 def _of_images(
-    reader: Reader, source: Input, rows: int, made: Sequence[Unit], goals: Sequence[Goals], shelf: Shelf
+    reader: Reader, source: Input, rows: int, made: Sequence[Unit], goals: Sequence[Goals], shelf: Shelf, keep: Keep
 ) -> list[ImageMoments]:
     """Return each unit's moments of every image: from the shelf, or summed in one scan and kept there."""
     keys = [{"kind": "images", "rows": rows} | unit.key(source) for unit in made]
@@ -97,9 +97,9 @@ def _of_images(
             collector.add(image_moments(chosen(block, made[place].channels), *made[place].shape, targets))
     for place, collector in collectors.items():
         whole = collector.whole()
-        shelf.keep(keys[place], {"second": whole.second})
+        keep(keys[place], {"second": whole.second})
         for number, target in enumerate(goals[place].values()):
-            shelf.keep(keys[place] | {"target": _digest(target)}, {"cross": whole.cross[:, number].contiguous()})
+            keep(keys[place] | {"target": _digest(target)}, {"cross": whole.cross[:, number].contiguous()})
         found[place] = whole
     return [one for one in found if one is not None]
 
