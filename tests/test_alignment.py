@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from posenet_store.alignment import aligned, full
+from posenet_store.alignment import aligned, on_grid
 
 SHAPES = ((64, 112, 112), (128, 56, 56), (256, 28, 28), (512, 14, 14), (512, 7, 7))
 # C channels to 3: output d reads around (d + 1/2) C/3 - 1/2, so two neighbours each
@@ -53,12 +53,13 @@ def test_only_six_channels_of_a_tap_are_read(number: int) -> None:
 def test_an_image_at_the_grids_own_size_is_left_alone() -> None:
     image = torch.rand(2, 3, 28, 28, generator=torch.Generator().manual_seed(0)) * 255
     assert torch.equal(aligned([image]), image)
-    assert torch.equal(full([image]), image)
+    assert torch.equal(on_grid(image, False), image)
+    assert torch.equal(on_grid(image, True), image)
 
 
-def test_full_keeps_all_channels() -> None:
-    taps = features()
-    found = full(taps)
-    assert found.shape == (2, 1472, 28, 28)
-    expected = [F.interpolate(tap, (28, 28), mode="bilinear", align_corners=False) for tap in taps]
-    torch.testing.assert_close(found, torch.cat(expected, dim=1), rtol=1e-6, atol=1e-6)
+@pytest.mark.parametrize("corners", [False, True])
+@pytest.mark.parametrize("number", range(5))
+def test_all_channels_are_resized_as_torch_does(number: int, corners: bool) -> None:
+    tap = features()[number]
+    expected = F.interpolate(tap, (28, 28), mode="bilinear", align_corners=corners)
+    torch.testing.assert_close(on_grid(tap, corners), expected, rtol=1e-6, atol=1e-6)

@@ -1,7 +1,7 @@
 """Bringing taps of different sizes to one 28x28 grid: the report's three channels a tap, or all channels on one of two grids.
 
 `aligned` is the report's transformation (its Section 2.1, Eq. 2): each tap [C, H, W] resized *trilinearly* to
-[3, 28, 28], which reads 6 of the C channels only, then concatenated. `full` keeps all channels and resizes bilinearly.
+[3, 28, 28], which reads 6 of the C channels only, then concatenated. `on_grid` keeps all channels and resizes bilinearly.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,15 +33,6 @@ def on_grid(feature: Tensor, corners: bool) -> Tensor:
     torch.Size([2, 64, 28, 28])
     """
     return F.interpolate(feature, (GRID, GRID), mode="bilinear", align_corners=corners)
-
-
-def full(features: Sequence[Tensor], corners: bool = False) -> Tensor:
-    """Concatenate all channels of taps [B, C, H, W] into [B, sum of C, 28, 28].
-
-    >>> full([torch.ones(2, 64, 56, 56), torch.ones(2, 512, 7, 7)]).shape
-    torch.Size([2, 576, 28, 28])
-    """
-    return torch.cat([on_grid(feature, corners) for feature in features], dim=1)
 
 
 def stored(taps: Mapping[str, Tensor], arrays: Mapping[str, tuple[int, int, int]]) -> dict[str, Tensor]:

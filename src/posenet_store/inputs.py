@@ -9,12 +9,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from posenet_store.alignment import full
+from posenet_store.alignment import on_grid
 from posenet_store.errors import UsageError, unknown
 from posenet_store.specs import ALIGNED, ALIGNED_CHANNELS, CORNERS_SUFFIX, StoreSpec
 
 FORMS = "aligned, aligned:f1+f2, full, full:f5, corners, corners:f5"
 CORNERS = "corners"
+ROWS_AT_A_TIME = 4
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,12 @@ class Input:
             stored = torch.from_numpy(values[ALIGNED])
             picked = [stored[:, ALIGNED_CHANNELS * tap : ALIGNED_CHANNELS * (tap + 1)] for tap in self.taps]
             return torch.cat(picked, dim=1).to(torch.float32)
-        return full([torch.from_numpy(values[name]).to(torch.float32) for name in self.arrays], self.kind == CORNERS)
+        return torch.cat([self._resized(values[name]) for name in self.arrays], dim=1)
+
+    def _resized(self, values: NDArray[Any]) -> Tensor:
+        """Widen and resize a few rows at a time: a block of a large tap as float32 would not stay in the cache."""
+        few = torch.from_numpy(values).split(ROWS_AT_A_TIME)
+        return torch.cat([on_grid(rows.to(torch.float32), self.kind == CORNERS) for rows in few])
 
 
 def all_channels(text: str) -> bool:

@@ -1,0 +1,107 @@
+"""A store far larger than memory: what does a sweep of it hold, and do two sweeps at once disturb each other?
+
+A store of one tap [64, 112, 112], float16, 4.3 GB before compression, is swept (exact and Gram space heads on all its
+channels, kernel 1) by a process that may not hold more than 1.5 GB; then by two such processes at once.
+
+held_vs_limit   the most that the process held : 1.5 GB (below 1 is within)
+planned_vs_held the memory that the plan said, with what the libraries hold : the most that it held
+two_vs_one      seconds of two sweeps at once : of one alone
+
+    python benchmarks/streaming.py [--images 2680] [--json]
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from posenet_store.files import sha256
+from posenet_store.layout import Plan
+from posenet_store.reader import open_store
+from posenet_store.specs import Preprocess, StoreSpec, Tap
+from posenet_store.store import StoreWriter
+
+LIMIT = 1.5e9
+SHAPE = (64, 112, 112)
+SWEEP = """
+import sys, time
+from pathlib import Path
+import torch
+from posenet_store.catalogue import stores
+from posenet_store.cost import cost_of, measured
+from posenet_store.planning import plan_sweep
+from posenet_store.sweep import run_sweep
+from posenet_store.sweep_spec import SweepSpec
+root, run = Path(sys.argv[1]), Path(sys.argv[2])
+def held(key):
+    return int(Path("/proc/self/status").read_text().split(key)[1].split()[0]) * 1024
+found = stores(root)[0]
+spec = SweepSpec(title="t", inputs=("full",), kernels=(1,), protocols=("ridge", "report"), seeds=(0,), tests=())
+plan = plan_sweep(spec, found, root, keep_moments=False)
+speeds = measured(plan.passes)  # loads what the libraries load on first use
+before = held("VmRSS:")
+costs = [cost_of(one, {e.spec.fingerprint: e.spec for e in found}, speeds) for one in plan.passes]
+began = time.perf_counter()
+outcome = run_sweep(spec, plan, run, scheduler="inline")
+assert not outcome.failures, outcome.failures
+print(held("VmHWM:"), before + max(cost.memory for cost in costs), time.perf_counter() - began)
+"""
+
+
+def large_store(root: Path, images: int) -> float:
+    """Write the store; the features are noise, rectified as a network's. Return its bytes before compression."""
+    preprocess = Preprocess(224, 1.0, (0.0,) * 3, (1.0,) * 3)
+    taps = (Tap("f1", "features", SHAPE),)
+    spec = StoreSpec("large", "noise", "00", "report", taps, preprocess, "noise", "00", images, "native", "float16", 64)
+    ids = tuple(f"{row:05d}" for row in range(images))
+    writer = StoreWriter.open(root, Plan(spec, ids, tuple(sha256(i.encode()) for i in ids), tuple(range(images)), {}))
+    rng = np.random.default_rng(0)
+    for block, (start, stop) in enumerate(writer.plan.bounds):
+        values = np.maximum(rng.standard_normal((stop - start, *SHAPE), dtype=np.float32), 0).astype(np.float16)
+        writer.commit(block, {"f1": values, "aligned": values[:, :3, :28, :28].copy()}, [])
+    writer.seal({})
+    open_store(writer.files.root)
+    return float(images * np.prod(SHAPE) * 2)
+
+
+def swept(root: Path, names: list[str]) -> list[tuple[float, float, float]]:
+    """Sweep in processes of their own, at once; return bytes held, bytes planned and seconds of each."""
+    commands = [[sys.executable, "-c", SWEEP, str(root), str(root.parent / name)] for name in names]
+    children = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for command in commands]
+    found = [child.communicate()[0].split() for child in children]
+    return [(float(held), float(planned), float(seconds)) for held, planned, seconds in found]
+
+
+def measured(images: int, root: Path) -> tuple[dict[str, float], dict[str, float]]:
+    """Return ratios, and the figures behind them."""
+    size = large_store(root / "stores", images)
+    ((held, planned, seconds),) = swept(root / "stores", ["alone"])
+    began = time.perf_counter()
+    swept(root / "stores", ["one", "other"])
+    both = time.perf_counter() - began
+    ratios = {"held_vs_limit": held / LIMIT, "planned_vs_held": planned / held, "two_vs_one": both / seconds}
+    return ratios, {"store GB": size / 1e9, "held MB": held / 1e6, "planned MB": planned / 1e6, "seconds": seconds}
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=2680)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        ratios, facts = measured(options.images, Path(folder))
+    if options.json:
+        print(json.dumps({name: round(value, 3) for name, value in ratios.items()}))
+        return
+    for name, value in (facts | ratios).items():
+        print(f"{name:40} {value:9.3f}")
+
+
+if __name__ == "__main__":
+    main()
