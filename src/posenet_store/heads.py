@@ -12,11 +12,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from posenet_store.errors import UsageError
-from posenet_store.files import replacing
+from posenet_store.files import write_atomic
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,7 @@ def initial_head(channels: int, kernel: int, seed: int) -> tuple[Tensor, Tensor]
 def save_head(path: Path, weight: Tensor, bias: Tensor, metadata: dict[str, Any]) -> None:
     """Write one head as safetensors: `weight` [1, C, k, k], `bias` [1], and how it was made as metadata, atomically."""
     tensors = {"weight": weight[None].contiguous(), "bias": bias.reshape(1).contiguous()}
-    with replacing(path) as temporary:
-        save_file(tensors, temporary, metadata={key: json.dumps(value) for key, value in metadata.items()})
+    write_atomic(path, save(tensors, metadata={key: json.dumps(value) for key, value in metadata.items()}))
 
 
 def load_head(path: Path) -> tuple[Heads, dict[str, Any]]:

@@ -14,7 +14,6 @@ from posenet_store.heads import Heads, initial_head
 from posenet_store.optimizers import Adam, per_head
 from posenet_store.specs import GRID
 
-
 MAX_BYTES = 1 << 30
 
 

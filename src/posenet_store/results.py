@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from posenet_store.cells import Cell
 from posenet_store.errors import StoreError, UsageError
-from posenet_store.files import read_json, replacing, write_atomic, write_json
+from posenet_store.files import read_json, write_atomic, write_json
 
 
 @dataclass(frozen=True)
@@ -63,14 +63,14 @@ class RunFiles:
 
     def finished(self, cells: Iterable[Cell]) -> list[str]:
         """Return the ids of those cells that are finished, head and scores included."""
-        ids = [cell.id for cell in cells]
+        there = {path.stem for path in self.record("").parent.glob("*.json")}
+        ids = [i for cell in cells if (i := cell.id) in there] if there else []
         return [i for i in ids if self.record(i).is_file() and self.head(i).is_file() and self.scores(i).is_file()]
 
 
 def write_scores(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
     """Write named arrays as safetensors, atomically."""
-    with replacing(path) as temporary:
-        save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, temporary)
+    write_atomic(path, save({name: np.ascontiguousarray(array) for name, array in arrays.items()}))
 
 
 def read_scores(path: Path) -> dict[str, NDArray[Any]]:

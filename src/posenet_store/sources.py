@@ -103,6 +103,16 @@ def _duts(name: str, data_root: Path | None) -> ImageSet:
     return images
 
 
+def absolute(source: str) -> str:
+    """Return what names the same images to a process in another folder.
+
+    >>> absolute("probes")
+    'probes'
+    """
+    named = source in (*DUTS, "probes", "photos") or source.startswith("synthetic:")
+    return source if named else str(Path(source).expanduser().resolve())
+
+
 def image_set(source: str, data_root: Path | None = None) -> ImageSet:
     """Return the ImageSet that `source` names; raises UsageError if there is no such set.
 

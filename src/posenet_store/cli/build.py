@@ -11,6 +11,7 @@ import click
 
 from posenet_store.blocks import row_bytes
 from posenet_store.cli.options import (
+    above,
     backbone_options,
     human_bytes,
     human_time,
@@ -50,10 +51,12 @@ def _existing(path: Path) -> Path:
               help="Extract every N-th block from the I-th; in any order, on any machine; the last one seals.")  # fmt: skip
 @click.option(
     "--scheduler",
-    metavar="local|ADDR",
-    help="Extract on Dask workers, here or those of a scheduler (tcp://host:8786); all must see images and store.",
+    metavar="local|slurm|ADDR",
+    help="Extract on Dask workers: here, in Slurm jobs (pipeline/launch/slurm.toml, or slurm:FILE), or those of a "
+    "scheduler (tcp://host:8786); all must see images and store.",
 )
-@click.option("--workers", type=click.IntRange(1), help="Worker processes of --scheduler local.  [default: one a processor]")
+@click.option("--workers", type=click.IntRange(1),
+              help="Local worker processes, or Slurm jobs.  [default: one a processor; what the file says]")  # fmt: skip
 @click.option("--limit", type=int, help="Take the first N images only.")
 @click.option("--max-unreadable", type=click.FloatRange(0, 1), default=0.01, show_default=True,
               help="Share of unreadable images above which the build stops.")  # fmt: skip
@@ -72,7 +75,7 @@ def build_store(
     from posenet_store.backbones import load_backbone
     from posenet_store.extract import measured_rate, plan_store
     from posenet_store.parts import Part
-    from posenet_store.sources import image_set, probe_set
+    from posenet_store.sources import absolute, image_set, probe_set
 
     images = image_set(source, data_root).limited(limit)
     if images.ignored:
@@ -87,8 +90,9 @@ def build_store(
     if scheduler is not None:
         if part != (1, 1):
             raise click.UsageError("--scheduler deals out the parts itself; leave --part out")
-        network_of = (backbone, _absolute(weights), taps, device)
-        job = Part(_absolute(source), data_root and data_root.resolve(), limit, network_of, layout, dtype, file_format,
+        weights_of = str(Path(weights).resolve()) if Path(weights).is_file() else weights
+        network_of = (backbone, weights_of, taps, device)
+        job = Part(absolute(source), data_root and data_root.resolve(), limit, network_of, layout, dtype, file_format,
                    root.resolve(), batch_size, max_unreadable, plan.spec.fingerprint, part)  # fmt: skip
         _on_workers(job, len(plan.bounds), scheduler, workers)
     sets = [images] if no_probes or source == "probes" else [probe_set(), images]
@@ -101,11 +105,6 @@ def build_store(
         click.echo(outcome.path)
 
 
-def _absolute(text: str) -> str:
-    """Make a path mean the same to a worker in another folder; anything else stays as it is."""
-    return str(Path(text).resolve()) if Path(text).exists() else text
-
-
 def _on_workers(job: "Part", blocks: int, scheduler: str, workers: int | None) -> None:
     """Build all parts on Dask workers; those that fail are reported, and what they committed stays."""
     from posenet_store.executors import run_tasks, workers_at
@@ -116,7 +115,7 @@ def _on_workers(job: "Part", blocks: int, scheduler: str, workers: int | None) -
     failed = 0
     with progress() as bars:
         bar = bars.add_task(printable(f"{job.network[0]} on {Path(job.source).name}"), total=count, unit="parts")
-        for part, outcome in run_tasks(build_part, parts, scheduler, workers):
+        for part, outcome in run_tasks(build_part, parts, scheduler, workers, above(bars)):
             if isinstance(outcome, PosenetStoreError):
                 failed += 1
                 click.echo(f"part {part.part[0]}/{count} failed: {outcome}", err=True)
@@ -133,7 +132,7 @@ def _part(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def _terminated(*_: object) -> None:
+def terminated(*_: object) -> None:
     """SIGTERM, as schedulers send it: drop the block in hand and go, with the exit code they expect."""
     click.echo("terminated; everything committed is safe, type the same command again to go on", err=True)
     raise SystemExit(128 + signal.SIGTERM)
@@ -151,7 +150,7 @@ def built(
     """Build one store under a progress bar and say what happened on standard error."""
     from posenet_store.extract import build, part_of, rows_in
 
-    signal.signal(signal.SIGTERM, _terminated)
+    signal.signal(signal.SIGTERM, terminated)
     total = rows_in(plan, part_of(range(len(plan.bounds)), part))
     with progress() as bars:
         bar = bars.add_task(printable(f"{plan.spec.network} on {images.name}"), total=total, unit="images")

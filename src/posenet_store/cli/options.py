@@ -11,12 +11,15 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     SpinnerColumn,
+    Task,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 Command = Callable[..., Any]
 
@@ -75,8 +78,21 @@ def console() -> Console:
     return out if out.is_terminal else Console(highlight=False, width=200)
 
 
-def progress() -> Progress:
-    """Return a progress display on standard error, so that standard output stays clean."""
+class CoarseTimeLeft(ProgressColumn):
+    """Time left at the mean speed since the start; field `before` is what was complete then.
+
+    Rich's own column looks at the last half minute, in which no long step ends.
+    """
+
+    def render(self, task: Task) -> Text:
+        """Return the time, or a question mark before the first step."""
+        done = task.completed - task.fields["before"]
+        seconds = (task.elapsed or 0) * (task.remaining or 0) / max(done, 1)
+        return Text(human_time(seconds) if done or task.finished else "?", style="progress.remaining")
+
+
+def progress(coarse: bool = False) -> Progress:
+    """Return a progress display on standard error, so that standard output stays clean; `coarse`: of few, long steps."""
     return Progress(
         SpinnerColumn(),
         TextColumn("{task.description}", markup=False),
@@ -85,9 +101,14 @@ def progress() -> Progress:
         TextColumn("{task.fields[unit]}"),
         TimeElapsedColumn(),
         TextColumn("left"),
-        TimeRemainingColumn(),
+        CoarseTimeLeft() if coarse else TimeRemainingColumn(),
         console=Console(stderr=True),
     )
+
+
+def above(bars: Progress) -> Callable[[str], None]:
+    """Return what prints a line above a progress display, on standard error too."""
+    return lambda line: bars.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def print_json(value: object) -> None:

@@ -1,24 +1,35 @@
 """sweep and evaluate: heads from stores, never a backbone."""
 
+import signal
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from posenet_store.cli.build import built
+from posenet_store.cli.build import built, terminated
 from posenet_store.cli.options import (
+    above,
     backbone_options,
+    human_bytes,
+    human_time,
     image_options,
     json_option,
     print_json,
     print_table,
+    printable,
     progress,
     stores_option,
 )
 
+SHOWN = 20  # passes of a plan; more would scroll the sum away
+
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from posenet_store.planning import SweepPlan
     from posenet_store.results import RunFiles
+    from posenet_store.specs import StoreSpec
     from posenet_store.sweep import SweepOutcome
 
 
@@ -26,13 +37,18 @@ if TYPE_CHECKING:
 @click.argument("spec", type=click.Path(path_type=Path))
 @stores_option
 @click.option("--run", type=click.Path(path_type=Path), help="Folder of the results.  [default: runs/NAME OF SPEC]")
-@click.option("--scheduler", default="local", show_default=True, metavar="local|inline|ADDR",
-              help="local: worker processes here; inline: this process; ADDR: a Dask scheduler, tcp://host:8786.")  # fmt: skip
-@click.option("--workers", type=click.IntRange(1), help="Local worker processes.  [default: one a processor]")
-@click.option("--plan", "plan_only", is_flag=True, help="Print cells and passes; run nothing.")
+@click.option("--scheduler", default="local", show_default=True, metavar="local|inline|slurm|ADDR",
+              help="local: worker processes here; inline: this process; slurm: jobs as pipeline/launch/slurm.toml says, "
+                   "slurm:FILE: as another file does; ADDR: a Dask scheduler, tcp://host:8786.")  # fmt: skip
+@click.option("--workers", type=click.IntRange(1),
+              help="Local worker processes, or Slurm jobs.  [default: one a processor; what the file says]")  # fmt: skip
+@click.option("--keep-moments/--no-keep-moments", default=True, show_default=True,
+              help="Keep what was summed beside the stores: the next sweep need not read them to train.")  # fmt: skip
+@click.option("--plan", "plan_only", is_flag=True, help="Print passes, bytes, memory and time; run nothing.")
 @json_option
 def sweep(
-    spec: Path, root: Path, run: Path | None, scheduler: str, workers: int | None, plan_only: bool, as_json: bool
+    spec: Path, root: Path, run: Path | None, scheduler: str, workers: int | None, keep_moments: bool, plan_only: bool,
+    as_json: bool,
 ) -> None:  # fmt: skip
     """Train and score every head that SPEC (a TOML file) asks for, from the stores at hand.
 
@@ -46,38 +62,75 @@ def sweep(
 
     asked = load_sweep(spec)
     found, damaged = stores(root)
-    plan = plan_sweep(asked, found, root)
-    for note in (*damaged, *plan.notes):
-        click.echo(f"note: {note}", err=True)
+    for line in damaged:
+        click.echo(f"damaged: {printable(line)}", err=True)
+    plan = plan_sweep(asked, found, root, keep_moments)
+    for note in plan.notes:
+        click.echo(f"note: {printable(note)}", err=True)
     files = RunFiles(run or Path("runs", spec.stem))
+    finished = files.finished(plan.cells)
     if plan_only:
-        _print_plan(plan, len(files.finished(plan.cells)), as_json)
+        _print_plan(plan, finished, {entry.spec.fingerprint: entry.spec for entry in found}, as_json)
         return
-    with progress() as bars:
-        bar = bars.add_task(f"{spec.stem}: {len(plan.passes)} passes", total=len(plan.cells), unit="heads")
+    signal.signal(signal.SIGTERM, terminated)
+    passes = count(len(plan.passes) - len(plan.without(finished).passes))
+
+    def title() -> str:
+        return f"{spec.stem}: {next(passes)}/{len(plan.passes)} passes"
+
+    with progress(coarse=True) as bars:
+        bar = bars.add_task(title(), total=len(plan.cells), completed=len(finished), before=len(finished), unit="heads")
         outcome = run_sweep(
-            asked, plan, files.root, scheduler=scheduler, workers=workers, advance=lambda count: bars.advance(bar, count)
-        )
+            asked, plan, files.root, scheduler=scheduler, workers=workers, announce=above(bars),
+            advance=lambda heads: bars.update(bar, advance=heads, description=title()),
+        )  # fmt: skip
     _print_outcome(outcome, files, as_json)
     if outcome.failures:
         raise click.exceptions.Exit(1)
 
 
-def _print_plan(plan: "SweepPlan", finished: int, as_json: bool) -> None:
+def _print_plan(plan: "SweepPlan", finished: "Sequence[str]", specs: "Mapping[str, StoreSpec]", as_json: bool) -> None:
+    """Print what is left to do, pass by pass, with what each will cost on this machine."""
+    from posenet_store.cost import cost_of, measured
+
+    left = plan.without(finished).passes
+    speeds = measured(left) if left else None
+    costs = [cost_of(one, specs, speeds) for one in left if speeds]
+    networks = {cell.store for cell in plan.cells}
+    reading, memory = sum(cost.reading for cost in costs), max((cost.memory for cost in costs), default=0)
+    seconds = round(sum(cost.seconds for cost in costs), 1)
+    avoided = len(plan.cells) - len(networks)
+    facts = {"cells": len(plan.cells), "finished": len(finished), "backbone_runs_avoided": avoided, "bytes": reading}
     passes = [
-        {"store": one.train.name, "input": one.input, "protocol": one.protocol.name, "cells": len(one.cells)}
-        for one in plan.passes
-    ]
+        {"store": one.train.name, "input": one.input, "protocol": one.protocol.name, "cells": len(one.cells), "way": cost.way,
+         "bytes": cost.reading, "memory": cost.memory, "seconds": round(cost.seconds, 1)}
+        for one, cost in zip(left, costs, strict=True)
+    ]  # fmt: skip
     if as_json:
-        print_json({"cells": len(plan.cells), "finished": finished, "passes": passes})
-    else:
-        title = f"{len(plan.cells)} cells in {len(passes)} passes, {finished} finished"
-        print_table(list(passes[0]), [[str(value) for value in one.values()] for one in passes], title)
+        print_json(facts | {"memory": memory, "seconds": seconds, "passes": passes})
+        return
+    if passes:
+        rows = [
+            [one.train.name, one.input, one.protocol.name, str(len(one.cells)), cost.way, human_bytes(cost.reading),
+             human_bytes(cost.memory), human_time(cost.seconds)]
+            for one, cost in list(zip(left, costs, strict=True))[:SHOWN]
+        ]  # fmt: skip
+        print_table(["store", "input", "protocol", "heads", "trained by", "reads", "memory", "time"], rows)
+    if len(passes) > SHOWN:
+        click.echo(f"... and {len(passes) - SHOWN} passes more (--json has all)")
+    click.echo(
+        f"{len(plan.cells):,} heads, {len(finished):,} finished; {len(passes)} passes to go: they read "
+        f"{human_bytes(reading)}, hold up to {human_bytes(memory)} beside the libraries, and take about "
+        f"{human_time(seconds)} on this machine, one after another"
+    )
+    click.echo(f"the network runs {len(networks)} times instead of once or more for each of {len(plan.cells):,} heads")
 
 
 def _print_outcome(outcome: "SweepOutcome", files: "RunFiles", as_json: bool) -> None:
     for failure in outcome.failures:
         click.echo(f"failed: {failure}", err=True)
+    if outcome.failures:
+        click.echo("type the same command again to do what failed; what is finished is kept", err=True)
     if outcome.before + outcome.now:
         from posenet_store.report.page import write_page
 

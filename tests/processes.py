@@ -1,0 +1,98 @@
+"""Processes for tests of faults: a Dask scheduler and workers of its own, to be killed, frozen and started again."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+
+import psutil
+
+HERE = Path(__file__).parent
+
+
+def waited(what: Callable[[], bool], seconds: float) -> bool:
+    """Wait until `what()` holds; returns whether it does."""
+    deadline = time.monotonic() + seconds
+    while not (true := what()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return true
+
+
+def free_ports(count: int) -> list[int]:
+    """Return ports of loopback that nobody listens on."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+def end(process: subprocess.Popen[str]) -> None:
+    """Kill a process and its children, and wait for them."""
+    if process.poll() is None:
+        family = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
+        for one in family:
+            one.kill()
+        psutil.wait_procs(family, timeout=10)
+    process.communicate()
+
+
+class DaskProcesses:
+    """A scheduler at a fixed address and any number of workers; all end with the `with` block."""
+
+    def __init__(self) -> None:
+        (port,) = free_ports(1)
+        self.address = f"tcp://127.0.0.1:{port}"
+        self.running: list[subprocess.Popen[str]] = []
+
+    def __enter__(self) -> "DaskProcesses":
+        self.scheduler()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for process in self.running:
+            end(process)
+
+    def scheduler(self) -> subprocess.Popen[str]:
+        """Start the scheduler, for the first time or again, and wait until it listens."""
+        port = self.address.rpartition(":")[2]
+        process = self._start("scheduler", "--host", "127.0.0.1", "--port", port)
+        assert waited(lambda: _listens(int(port)), 30)
+        return process
+
+    def worker(self, *options: str, folder: Path = HERE) -> subprocess.Popen[str]:
+        """Start a worker of one thread, in `folder`."""
+        words = ("worker", self.address, "--nthreads", "1", "--host", "127.0.0.1", "--death-timeout", "30", *options)
+        return self._start(*words, folder=folder)
+
+    def _start(self, name: str, *words: str, folder: Path = HERE) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", f"distributed.cli.dask_{name}", *words, "--no-dashboard"]
+        path = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])  # tasks are functions of the tests
+        process = subprocess.Popen(
+            command, cwd=folder, env=os.environ | {"PYTHONPATH": path}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            text=True,
+        )  # fmt: skip
+        self.running.append(process)
+        return process
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as one:
+        return one.connect_ex(("127.0.0.1", port)) == 0
+
+
+@contextmanager
+def started(command: list[str], folder: Path, group: bool = False) -> Iterator[subprocess.Popen[str]]:
+    """Run a command; whatever happens, it and its children are gone at the end. `group`: in a process group of its own."""
+    process = subprocess.Popen(
+        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0 if group else None
+    )
+    try:
+        yield process
+    finally:
+        end(process)
