@@ -115,9 +115,21 @@ def test_a_sweep_leaves_a_page_and_a_rerun_does_nothing(home: Path) -> None:
     words: Words = ("sweep", home / "sweep.toml", "--stores", home / "stores", "--run", home / "run", "--json")
     assert json.loads(cli(*words).stdout) == {"run": str(home / "run"), "finished_before": 4, "finished_now": 0, "failed": []}
     assert json.loads(cli(*words, "--plan").stdout)["finished"] == 4
-    assert "4 cells in 4 passes, 4 finished" in cli(*words[:-1], "--plan").stdout
+    assert cli(*words[:-1], "--plan").stdout == "4 heads, all finished; nothing to do\n"
     page = cli("report", home / "run", "--out", home / "page.html")
     assert Path(page.stdout.strip()) == home / "page.html"
+
+
+def test_a_plan_of_a_sweep_says_what_it_will_cost(home: Path, tmp_path: Path) -> None:
+    words: Words = ("sweep", home / "sweep.toml", "--stores", home / "stores", "--run", tmp_path / "run", "--plan")
+    shown = cli(*words).stdout
+    assert "trained by" in shown
+    assert "4 heads, 0 finished; 4 passes to go: they read" in shown
+    facts = json.loads(cli(*words, "--json").stdout)
+    assert facts["bytes"] == sum(one["bytes"] for one in facts["passes"]) > 0
+    assert {one["way"] for one in facts["passes"]} == {"gram", "exact"}
+    assert (facts["cells"], facts["backbone_runs_avoided"]) == (4, 2)
+    assert not (tmp_path / "run").exists()
 
 
 def test_evaluate_on_a_store_and_on_an_image(home: Path) -> None:

@@ -109,13 +109,15 @@ def _print_plan(plan: "SweepPlan", finished: "Sequence[str]", specs: "Mapping[st
     if as_json:
         print_json(facts | {"memory": memory, "seconds": seconds, "passes": passes})
         return
-    if passes:
-        rows = [
-            [one.train.name, one.input, one.protocol.name, str(len(one.cells)), cost.way, human_bytes(cost.reading),
-             human_bytes(cost.memory), human_time(cost.seconds)]
-            for one, cost in list(zip(left, costs, strict=True))[:SHOWN]
-        ]  # fmt: skip
-        print_table(["store", "input", "protocol", "heads", "trained by", "reads", "memory", "time"], rows)
+    if not passes:
+        click.echo(f"{len(plan.cells):,} heads, all finished; nothing to do")
+        return
+    rows = [
+        [one.train.name, one.input, one.protocol.name, str(len(one.cells)), cost.way, human_bytes(cost.reading),
+         human_bytes(cost.memory), human_time(cost.seconds)]
+        for one, cost in list(zip(left, costs, strict=True))[:SHOWN]
+    ]  # fmt: skip
+    print_table(["store", "input", "protocol", "heads", "trained by", "reads", "memory", "time"], rows)
     if len(passes) > SHOWN:
         click.echo(f"... and {len(passes) - SHOWN} passes more (--json has all)")
     click.echo(
@@ -123,7 +125,7 @@ def _print_plan(plan: "SweepPlan", finished: "Sequence[str]", specs: "Mapping[st
         f"{human_bytes(reading)}, hold up to {human_bytes(memory)} beside the libraries, and take about "
         f"{human_time(seconds)} on this machine, one after another"
     )
-    click.echo(f"the network runs {len(networks)} times instead of once or more for each of {len(plan.cells):,} heads")
+    click.echo(f"a network ran once for each of {len(networks)} stores, not for each of {len(plan.cells):,} heads")
 
 
 def _print_outcome(outcome: "SweepOutcome", files: "RunFiles", as_json: bool) -> None:
