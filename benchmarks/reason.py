@@ -25,7 +25,7 @@ from posenet_store.alignment import aligned
 from posenet_store.backbones import Backbone, load_backbone
 from posenet_store.cells import Report
 from posenet_store.extract import build, plan_store
-from posenet_store.gram import image_moments, joined, train_in_gram_space
+from posenet_store.gram import image_moments, train_in_gram_space
 from posenet_store.heads import Heads
 from posenet_store.images import ImageSet
 from posenet_store.inputs import parse_input
@@ -61,7 +61,7 @@ def from_store(reader: Reader) -> Heads:
     """Read the store once and train the five heads."""
     heads = group(TARGETS)
     blocks = stream(reader, parse_input("aligned", reader.spec), 0, reader.spec.rows)
-    moments = joined((image_moments(block, 3, 0, heads.targets) for block in blocks), reader.spec.rows)
+    moments = image_moments(blocks, reader.spec.rows, 3, 0, heads.targets)
     return train_in_gram_space(moments, lambda epoch: order(reader, epoch), 15, heads, PROTOCOL)
 
 

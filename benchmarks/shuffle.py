@@ -24,7 +24,7 @@ from posenet_store.backbones import load_backbone
 from posenet_store.blocks import epoch_pools
 from posenet_store.cells import Report
 from posenet_store.extract import build, plan_store
-from posenet_store.gram import image_moments, joined, train_in_gram_space
+from posenet_store.gram import image_moments, train_in_gram_space
 from posenet_store.inputs import parse_input
 from posenet_store.reader import Reader, open_store
 from posenet_store.report_protocol import Group
@@ -67,7 +67,7 @@ def measured(images: int, root: Path) -> dict[str, float]:
     features, goal = parse_input("aligned", reader.spec), target_map("H", 26)
     targets = torch.from_numpy(goal.copy())[None]
     blocks = list(stream(reader, features, 0, rows))
-    moments = joined((image_moments(block, 3, 0, targets) for block in blocks), rows)
+    moments = image_moments(blocks, rows, 3, 0, targets)
     means = torch.cat(blocks).double().mean(dim=(1, 2, 3)).numpy()
     variances: dict[str, float] = {}
     scores: dict[str, list[float]] = {}

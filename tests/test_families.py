@@ -179,8 +179,8 @@ def test_lists_in_the_protocols_table_make_heads_each(tmp_path: Path, text: str,
 def test_moments_of_some_features_are_those_of_a_stream_of_them() -> None:
     block = torch.randn(5, 4, 28, 28, generator=torch.Generator().manual_seed(0))
     goals = torch.randn(2, 26, 26, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    whole = gram.image_moments(block, 3, 0, goals)
+    whole = gram.image_moments([block], 5, 3, 0, goals)
     places = torch.tensor([9, 10, 11, 12, 13, 14, 15, 16, 17, 27, 28, 29, 30, 31, 32, 33, 34, 35])
-    part, own = whole.of(places), gram.image_moments(block[:, [1, 3]], 3, 0, goals)
+    part, own = whole.of(places), gram.image_moments([block[:, [1, 3]]], 5, 3, 0, goals)
     torch.testing.assert_close(part.second, own.second, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(part.cross, own.cross, rtol=1e-12, atol=1e-12)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from posenet_store.cells import Report
-from posenet_store.gram import fits, image_moments, joined, train_in_gram_space
+from posenet_store.gram import fits, image_moments, train_in_gram_space
 from posenet_store.heads import Heads, initial_head
 from posenet_store.report_protocol import Group, train
 from posenet_store.targets import TARGETS, target_map
@@ -55,8 +55,7 @@ def plain_torch(name: str, seed: int, kernel: int, padding: int) -> nn.Conv2d:
 
 
 def in_gram_space(one: Group, protocol: Report = PROTOCOL) -> Heads:
-    parts = (image_moments(block, one.kernel, one.padding, one.targets) for block in FEATURES.split(5))
-    moments = joined(parts, len(FEATURES))
+    moments = image_moments(FEATURES.split(5), len(FEATURES), one.kernel, one.padding, one.targets)
     return train_in_gram_space(moments, order, 6, one, protocol)
 
 
@@ -94,7 +93,7 @@ def test_in_gram_space_a_head_is_the_same_to_the_last_bit(threads: int) -> None:
 
     def trained(names: tuple[str, ...]) -> Heads:
         one = group(names, (1,) * len(names))
-        moments = joined((image_moments(block, 3, 0, one.targets) for block in inputs.split(5)), len(inputs))
+        moments = image_moments(inputs.split(5), len(inputs), 3, 0, one.targets)
         return train_in_gram_space(moments, order, 3, one, protocol)
 
     try:

@@ -58,37 +58,32 @@ def fits(images: int, channels: int, kernel: int) -> bool:
     return moment_bytes(images, channels, kernel) <= MAX_BYTES
 
 
-def image_moments(block: Tensor, kernel: int, padding: int, targets: Tensor) -> ImageMoments:
-    """Return the moments of each image of a block [B, C, 28, 28] for target maps [T, h, w]."""
-    goals = targets.flatten(1)
-    idle = goals.new_zeros(-len(goals) % TOGETHER, goals.shape[1])  # a target is rounded alike whatever its company
-    eights = [some.T.contiguous() for some in torch.cat([goals, idle]).split(TOGETHER)]
-    seconds, crosses = [], []
-    images = images_a_step(block.shape[1], kernel, goals.shape[1])
-    ones = torch.ones(images, block.shape[1] * kernel**2 + 1, goals.shape[1], dtype=torch.float64)  # the last is the bias
-    for part in block.split(images):
-        features = neighbourhoods(part, kernel, padding, ones[: len(part)])
-        seconds.append(features @ features.transpose(1, 2))
-        crosses.append(torch.cat([features @ some for some in eights], dim=2)[:, :, : len(goals)].transpose(1, 2))
-    return ImageMoments(torch.cat(seconds), torch.cat(crosses).contiguous(), goals.shape[1])
-
-
 class Collector:
-    """Gathers the moments of `images` images into one allocation; blocks come in order."""
+    """Gathers the moments of `images` images for target maps [T, h, w], in one allocation; blocks come in order."""
 
-    def __init__(self, images: int) -> None:
-        self._images, self._held = images, 0
+    def __init__(self, images: int, kernel: int, padding: int, targets: Tensor) -> None:
+        self._images, self._kernel, self._padding, self._held = images, kernel, padding, 0
+        goals = targets.flatten(1)
+        idle = goals.new_zeros(-len(goals) % TOGETHER, goals.shape[1])  # a target is rounded alike whatever its company
+        self._targets, self._positions = goals.shape
+        self._eights = [some.T.contiguous() for some in torch.cat([goals, idle]).split(TOGETHER)]
         self._whole: ImageMoments | None = None
 
-    def add(self, part: ImageMoments) -> None:
-        """Take the moments of the next images."""
+    def add(self, block: Tensor) -> None:
+        """Add the images of a block [B, C, 28, 28]."""
+        size = block.shape[1] * self._kernel**2 + 1
         if self._whole is None:
-            shapes = [(self._images, *one.shape[1:]) for one in (part.second, part.cross)]
-            second, cross = (torch.empty(shape, dtype=torch.float64) for shape in shapes)
-            self._whole = ImageMoments(second, cross, part.positions)
-        place = slice(self._held, self._held + len(part.second))
-        self._whole.second[place], self._whole.cross[place] = part.second, part.cross
-        self._held += len(part.second)
+            second = torch.empty(self._images, size, size, dtype=torch.float64)
+            self._whole = ImageMoments(second, second.new_empty(self._images, self._targets, size), self._positions)
+        images = images_a_step(block.shape[1], self._kernel, self._positions)
+        ones = torch.ones(images, size, self._positions, dtype=torch.float64)  # the last feature is the bias
+        for part in block.split(images):
+            features = neighbourhoods(part, self._kernel, self._padding, ones[: len(part)])
+            place = slice(self._held, self._held + len(part))
+            torch.bmm(features, features.transpose(1, 2), out=self._whole.second[place])
+            crosses = torch.cat([features @ some for some in self._eights], dim=2)[:, :, : self._targets]
+            self._whole.cross[place] = crosses.transpose(1, 2)
+            self._held += len(part)
 
     def whole(self) -> ImageMoments:
         """Return all moments; raises ValueError if there was no image."""
@@ -97,11 +92,14 @@ class Collector:
         return self._whole
 
 
-def joined(parts: Iterable[ImageMoments], images: int) -> ImageMoments:
-    """Return the moments of several blocks, `images` images together; raises ValueError if there are none."""
-    collector = Collector(images)
-    for part in parts:
-        collector.add(part)
+def image_moments(blocks: Iterable[Tensor], images: int, kernel: int, padding: int, targets: Tensor) -> ImageMoments:
+    """Return the moments of each image of some blocks [B, C, 28, 28], `images` together, for target maps [T, h, w].
+
+    Raises ValueError if there is no image.
+    """
+    collector = Collector(images, kernel, padding, targets)
+    for block in blocks:
+        collector.add(block)
     return collector.whole()
 
 
@@ -117,7 +115,7 @@ def train_in_gram_space(
     `moments.cross` holds one entry a target of the group.
     """
     drawn = [initial_head(channels, group.kernel, seed) for seed in group.seeds]
-    heads, padded, places = len(drawn), len(drawn) + -len(drawn) % TOGETHER, group.places
+    heads, padded, places = len(drawn), len(drawn) + -len(drawn) % TOGETHER, np.array(group.places)
     parameters = np.zeros((padded, moments.second.shape[1]))
     for row, (weight, bias) in enumerate(drawn):
         parameters[row] = torch.cat([weight.flatten(), bias.reshape(1)]).numpy()
@@ -126,12 +124,14 @@ def train_in_gram_space(
     decays = np.zeros(padded)
     decays[:heads] = per_head(group.decays, heads, protocol.weight_decay)
     optimizer, gradient = Adam(parameters, rates, decays), np.zeros_like(parameters)
+    mine, goals = gradient[:heads], np.empty((heads, parameters.shape[1]))
     steps = chain.from_iterable(batches(epoch) for epoch in range(protocol.epochs_over(len(moments.second))))
     with np.errstate(over="ignore", invalid="ignore"):  # a head that diverges ends as NaN, alone
         for count, second, cross in _sums(moments, steps):
             for first in range(0, padded, TOGETHER):
                 np.matmul(parameters[first : first + TOGETHER], second, out=gradient[first : first + TOGETHER])
-            gradient[:heads] -= cross[places]
+            np.take(cross, places, axis=0, out=goals, mode="clip")
+            np.subtract(mine, goals, out=mine)
             np.multiply(gradient, 2 / (count * moments.positions), out=gradient)
             optimizer.step(gradient)
     trained = torch.from_numpy(parameters[:heads])

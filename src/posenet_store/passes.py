@@ -16,7 +16,7 @@ from posenet_store.cells import HELD_OUT, Cell, Report, Ridge, target_of
 from posenet_store.errors import StoreError
 from posenet_store.families import Family, Goals, Unit, chosen, families, group_of, shifts, units
 from posenet_store.files import sha256, write_json
-from posenet_store.gram import Collector, ImageMoments, fits, image_moments, train_in_gram_space
+from posenet_store.gram import Collector, ImageMoments, fits, train_in_gram_space
 from posenet_store.heads import Heads, save_head
 from posenet_store.inputs import Input, parse_input
 from posenet_store.moments import Keep, Shelf
@@ -90,11 +90,15 @@ def _of_images(
     """Return each unit's moments of every image: from the shelf, or summed in one scan and kept there."""
     keys = [{"kind": "images", "rows": rows} | unit.key(source) for unit in made]
     found = [_from_shelf(shelf, key, maps) for key, maps in zip(keys, goals, strict=True)]
-    collectors = {place: Collector(int(reader.readable[:rows].sum())) for place, one in enumerate(found) if one is None}
+    images = int(reader.readable[:rows].sum())
+    collectors = {
+        place: Collector(images, *made[place].shape, torch.stack(list(goals[place].values())))
+        for place, one in enumerate(found)
+        if one is None
+    }
     for block in stream(reader, source, 0, rows if collectors else 0):
         for place, collector in collectors.items():
-            targets = torch.stack(list(goals[place].values()))
-            collector.add(image_moments(chosen(block, made[place].channels), *made[place].shape, targets))
+            collector.add(chosen(block, made[place].channels))
     for place, collector in collectors.items():
         whole = collector.whole()
         keep(keys[place], {"second": whole.second})

@@ -88,16 +88,17 @@ class Accumulator:
                 f"{MAX_UNKNOWNS:,} are solved exactly: use kernel 1, or one tap at a time (input full:f5)"
             )
         for part in block.split(images_a_step(channels, kernel, positions_of(block, kernel, padding))):
-            features = neighbourhoods(part, kernel, padding)
+            size, positions = channels * kernel**2, positions_of(block, kernel, padding)
+            features = torch.empty(size, len(part), positions, dtype=torch.float64)  # all samples of a feature in a row
+            neighbourhoods(part, kernel, padding, features.transpose(0, 1))
             if self._total is None:
-                start = features.mean((0, 2)) if self._shift is None else self._shift
-                size, positions = features.shape[1:]
+                start = features.mean((1, 2)) if self._shift is None else self._shift
                 zero = features.new_zeros
                 self._total = Moments(kernel, padding, start, 0, zero(size, size), zero(size, positions))
-            features -= self._total.shift[None, :, None]
-            wide = features.transpose(0, 1).reshape(features.shape[1], -1)
+            features -= self._total.shift[:, None, None]
+            wide = features.flatten(1)
             self._total.second.addmm_(wide, wide.T)
-            self._total.position += features.sum(0)
+            self._total.position += features.sum(1)
             self._total.images += len(part)
 
     def moments(self) -> Moments | None:
