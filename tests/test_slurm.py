@@ -66,7 +66,10 @@ def program(name: str) -> str:
         install = ["apt-get", "install", "-y", "--no-install-recommends", *PACKAGES]
         for command in (["apt-get", "update"], install):
             quiet = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-            done = subprocess.run(command, capture_output=True, text=True, check=False, env=quiet)
+            try:
+                done = subprocess.run(command, capture_output=True, text=True, check=False, env=quiet, timeout=300)
+            except subprocess.TimeoutExpired:
+                pytest.skip(f"{' '.join(command)} did not end in five minutes")
             if done.returncode:
                 pytest.skip(f"{' '.join(command)} failed: {(done.stderr.strip() or done.stdout.strip()).splitlines()[-1]}")
     return str(shutil.which(name, path=SEARCHED))
