@@ -85,7 +85,7 @@ def cost_of(one: Pass, specs: Mapping[str, StoreSpec], speeds: Speeds) -> Cost:
     largest = max(store.block_rows for store, count in tests if count)
     width = max(len(family.cells) for family in made)
     scoring = largest * (source.channels * GRID**2 * 12 + width * MAP_BYTES)
-    block = spec.block_rows * (2 * row_bytes(spec, source.arrays) + source.channels * GRID**2 * 8)  # the last one is still held
+    block = spec.block_rows * (row_bytes(spec, source.arrays) + source.channels * GRID**2 * 8)
     train = _report if isinstance(one.protocol, Report) else _ridge
     scans, held, working, way = train(one, source, made, rows, speeds)
     read = row_bytes(spec, source.arrays) * rows

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from posenet_store.alignment import on_grid
 from posenet_store.errors import UsageError, unknown
-from posenet_store.specs import ALIGNED, ALIGNED_CHANNELS, CORNERS_SUFFIX, StoreSpec
+from posenet_store.specs import ALIGNED, ALIGNED_CHANNELS, CORNERS_SUFFIX, GRID, StoreSpec
 
 FORMS = "aligned, aligned:f1+f2, full, full:f5, corners, corners:f5"
 CORNERS = "corners"
@@ -50,9 +50,13 @@ class Input:
         return torch.cat([self._resized(values[name]) for name in self.arrays], dim=1)
 
     def _resized(self, values: NDArray[Any]) -> Tensor:
-        """Widen and resize a few rows at a time: a block of a large tap as float32 would not stay in the cache."""
-        few = torch.from_numpy(values).split(ROWS_AT_A_TIME)
-        return torch.cat([on_grid(rows.to(torch.float32), self.kind == CORNERS) for rows in few])
+        """Widen and resize a few rows at a time, through one buffer: pieces of the heap for each would tear it up."""
+        stored = torch.from_numpy(values)
+        resized = torch.empty(len(values), values.shape[1], GRID, GRID)
+        wide = torch.empty(min(len(values), ROWS_AT_A_TIME), *values.shape[1:])
+        for rows, target in zip(stored.split(ROWS_AT_A_TIME), resized.split(ROWS_AT_A_TIME), strict=True):
+            target.copy_(on_grid(wide[: len(rows)].copy_(rows), self.kind == CORNERS))
+        return resized
 
 
 def all_channels(text: str) -> bool:

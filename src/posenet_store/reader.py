@@ -168,10 +168,14 @@ class Reader:
         for block in overlapping(self.bounds, start, end):
             first, last = self.bounds[block]
             first, last = max(first, start), min(last, end)
-            keep = self.readable[first:last]
-            if keep.any():
-                values = {name: self.read(name, first, last) for name in names}
-                yield values if keep.all() else {name: value[keep] for name, value in values.items()}
+            if self.readable[first:last].any():
+                yield self._kept(names, first, last)  # not held here: the next block is read into what this one frees
+
+    def _kept(self, names: Sequence[str], start: int, stop: int) -> dict[str, NDArray[Any]]:
+        """Return the readable rows of [start, stop)."""
+        keep = self.readable[start:stop]
+        values = {name: self.read(name, start, stop) for name in names}
+        return values if keep.all() else {name: value[keep] for name, value in values.items()}
 
     def epoch(self, names: Sequence[str], start: int, stop: int, *, seed: int, epoch: int) -> list[Rows]:
         """Return the rows that `batches` visits, pool by pool; a pool is at most 256 MiB of the arrays `names`, or a block."""

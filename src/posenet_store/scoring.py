@@ -27,8 +27,7 @@ class Scored:
 def stream(reader: Reader, source: Input, start: int, stop: int) -> Iterator[Tensor]:
     """Yield a head's input [B, C, 28, 28] for the readable rows of [start, stop), in stored order."""
     if start < stop:
-        for values in reader.scan(source.arrays, start, stop):
-            yield source.assemble(values)
+        yield from map(source.assemble, reader.scan(source.arrays, start, stop))  # holds no block while the next is read
 
 
 def columns_of(reader: Reader, source: Input) -> Iterator[tuple[str, Iterator[Tensor]]]:
