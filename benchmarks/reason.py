@@ -10,9 +10,6 @@ store            ours: build the store (1 pass), then train the five heads from 
     python benchmarks/reason.py [--images 8] [--json]
 """
 
-import argparse
-import json
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from command import run
 from posenet_store.alignment import aligned
 from posenet_store.backbones import Backbone, load_backbone
 from posenet_store.cells import Report
@@ -65,8 +63,9 @@ def from_store(reader: Reader) -> Heads:
     return train_in_gram_space(moments, lambda epoch: order(reader, epoch), 15, heads, PROTOCOL)
 
 
-def measured(images: ImageSet, root: Path) -> dict[str, float]:
-    """Run all three and return seconds; raises AssertionError if their heads differ."""
+def measured(count: int, root: Path) -> tuple[dict[str, float], dict[str, float]]:
+    """Run all three and return ratios and seconds; raises AssertionError if their heads differ."""
+    images = image_set(f"synthetic:dead-leaves?n={count}")
     backbone = load_backbone("vgg16", "hed", device="cpu")
     backbone.features(torch.zeros(4, 224, 224, 3, dtype=torch.uint8))
     began = time.perf_counter()
@@ -82,17 +81,7 @@ def measured(images: ImageSet, root: Path) -> dict[str, float]:
     ended = time.perf_counter()
     # Batches of other images round differently in the network; 15 epochs of Adam amplify it a little.
     torch.testing.assert_close(ours.weight, fused.weight, rtol=1e-3, atol=1e-6)
-    return {"build": built - began, "sweep": swept - built, "recompute_fused": shared - swept, "recompute": ended - shared}
-
-
-def main() -> None:
-    """Measure and print seconds and ratios."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=8)
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        seconds = measured(image_set(f"synthetic:dead-leaves?n={options.images}"), Path(folder))
+    seconds = {"build": built - began, "sweep": swept - built, "recompute_fused": shared - swept, "recompute": ended - shared}
     first, later = seconds["build"] + seconds["sweep"], seconds["sweep"]
     ratios = {
         "recompute_vs_first_sweep": seconds["recompute"] / first,
@@ -100,14 +89,8 @@ def main() -> None:
         "recompute_fused_vs_first_sweep": seconds["recompute_fused"] / first,
         "recompute_fused_vs_later_sweep": seconds["recompute_fused"] / later,
     }
-    if options.json:
-        print(json.dumps({name: round(value, 2) for name, value in ratios.items()}))
-        return
-    for name, value in seconds.items():
-        print(f"{name:32} {value:8.2f} s")
-    for name, value in ratios.items():
-        print(f"{name:32} {value:8.1f} times")
+    return ratios, {f"seconds, {name}": value for name, value in seconds.items()}
 
 
 if __name__ == "__main__":
-    main()
+    run(__doc__, 8, measured)

@@ -10,9 +10,6 @@ spc_gap_N         difference of the mean held-out SPC of H (report's recipe, 8 s
     python benchmarks/shuffle.py [--images 256] [--json]
 """
 
-import argparse
-import json
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from command import run
 from posenet_store.backbones import load_backbone
 from posenet_store.blocks import epoch_pools
 from posenet_store.cells import Report
@@ -58,8 +56,8 @@ def batch_variance(order: Order, means: NDArray[np.float64]) -> float:
     return float(np.var([values[first : first + size].mean() for values in drawn for first in range(0, len(values), size)]))
 
 
-def measured(images: int, root: Path) -> dict[str, float]:
-    """Return the ratios."""
+def measured(images: int, root: Path) -> tuple[dict[str, float], dict[str, float]]:
+    """Return ratios, and the scores behind them."""
     source, backbone = image_set(f"synthetic:dead-leaves?n={images}"), load_backbone("vgg16", "hed", device="cpu")
     plan = plan_store(source, backbone, "aligned", "float32", block_rows=BLOCK_ROWS)
     reader = open_store(build(source, backbone, plan, root).path)
@@ -86,23 +84,8 @@ def measured(images: int, root: Path) -> dict[str, float]:
     spread = float(np.std(scores["full"], ddof=1))
     ratios = {f"batch_variance_{n}": variances[str(n)] / variances["full"] for n in POOLS}
     ratios |= {f"spc_gap_{n}": abs(float(np.mean(scores[str(n)]) - np.mean(scores["full"]))) / spread for n in POOLS}
-    return ratios | {"spc_full": float(np.mean(scores["full"])), "spc_spread": spread}
-
-
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=256)
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        ratios = measured(options.images, Path(folder))
-    if options.json:
-        print(json.dumps({name: round(value, 4) for name, value in ratios.items()}))
-        return
-    for name, value in ratios.items():
-        print(f"{name:40} {value:8.4f}")
+    return ratios, {"SPC, full shuffle": float(np.mean(scores["full"])), "its spread over seeds": spread}
 
 
 if __name__ == "__main__":
-    main()
+    run(__doc__, 256, measured)

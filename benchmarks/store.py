@@ -15,10 +15,8 @@ writer_share        the part of a build's time in which blocks are committed and
     python benchmarks/store.py [--images 128] [--json]
 """
 
-import argparse
 import json
 import multiprocessing
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from multiprocessing.synchronize import Barrier
@@ -32,6 +30,7 @@ from numcodecs.zstd import Zstd
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from command import run
 from posenet_store.backbones import load_backbone
 from posenet_store.blocks import row_bytes
 from posenet_store.extract import build, plan_store
@@ -221,23 +220,6 @@ def measured(images: int, root: Path) -> tuple[dict[str, float], dict[str, float
     return ratios, facts | {"MB that reading takes a process": peak / 1e6}
 
 
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=128)
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
-    torch.set_num_threads(processors())
-    with tempfile.TemporaryDirectory() as folder:
-        ratios, facts = measured(options.images, Path(folder))
-    if options.json:
-        print(json.dumps({name: round(value, 3) for name, value in ratios.items()}))
-        return
-    for name, value in facts.items():
-        print(f"{name:40} {value:8.0f}")
-    for name, value in ratios.items():
-        print(f"{name:40} {value:8.2f}")
-
-
 if __name__ == "__main__":
-    main()
+    torch.set_num_threads(processors())
+    run(__doc__, 128, measured)

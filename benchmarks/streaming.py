@@ -10,16 +10,14 @@ two_vs_one      seconds of two sweeps at once : of one alone
     python benchmarks/streaming.py [--images 2680] [--json]
 """
 
-import argparse
-import json
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 
+from command import run
 from posenet_store.files import sha256
 from posenet_store.layout import Plan
 from posenet_store.reader import open_store
@@ -88,20 +86,5 @@ def measured(images: int, root: Path) -> tuple[dict[str, float], dict[str, float
     return ratios, {"store GB": size / 1e9, "held MB": held / 1e6, "planned MB": planned / 1e6, "seconds": seconds}
 
 
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=2680)
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        ratios, facts = measured(options.images, Path(folder))
-    if options.json:
-        print(json.dumps({name: round(value, 3) for name, value in ratios.items()}))
-        return
-    for name, value in (facts | ratios).items():
-        print(f"{name:40} {value:9.3f}")
-
-
 if __name__ == "__main__":
-    main()
+    run(__doc__, 2680, measured)

@@ -1,6 +1,7 @@
 """What a sweep costs a head, beside the report's training loop and beside the best plain loop, on the report's own amounts.
 
-5,019 images, aligned features [15, 28, 28], Adam, 15 epochs, batches of 4, kernel 3, five targets. All in one run. The
+5,019 images (nine tenths of --images), aligned features [15, 28, 28], Adam, 15 epochs, batches of 4, kernel 3, five targets.
+All in one run. The
 features are those of a small untrained zero-padded network (timing does not depend on them; its heads do find position).
 
 report_5        the report's loop, seconds a head : ours, five heads (reading, moments and steps)
@@ -15,14 +16,11 @@ plan_memory_error  the memory that the plan said of fifteen heads, against the p
 The loops are run for two epochs and counted 7.5 times; the loop of the report draws its target from an image file for
 every item, as published.
 
-    python benchmarks/sweep.py [--images 5019] [--json]
+    python benchmarks/sweep.py [--images 5577] [--json]
 """
 
-import argparse
-import json
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -35,6 +33,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
+from command import run
 from posenet_store.backbones import Backbone, tap_shapes
 from posenet_store.catalogue import stores
 from posenet_store.cells import Report, Ridge
@@ -235,21 +234,6 @@ def all_measured(images: int, root: Path) -> tuple[dict[str, float], dict[str, f
     return ratios, facts
 
 
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=5577, help="Of these nine tenths, 5,019, train.")
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
-    torch.set_num_threads(processors())
-    with tempfile.TemporaryDirectory() as folder:
-        ratios, facts = all_measured(options.images, Path(folder))
-    if options.json:
-        print(json.dumps({name: round(value, 3) for name, value in ratios.items()}))
-        return
-    for name, value in (facts | ratios).items():
-        print(f"{name:40} {value:9.3f}")
-
-
 if __name__ == "__main__":
-    main()
+    torch.set_num_threads(processors())
+    run(__doc__, 5577, all_measured)

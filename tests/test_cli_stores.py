@@ -1,9 +1,6 @@
 """The command line around stores: builds on Dask workers, copies, probes, and stores behind URLs."""
 
-import functools
-import http.server
 import json
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +10,7 @@ from distributed import LocalCluster
 
 from posenet_store.cli import main
 from posenet_store.reader import open_store
-from support import contents, write_images
+from support import contents, served, write_images
 
 RESNET = ("--backbone", "resnet18", "--weights", "random:0", "--dtype", "float32", "--layout", "aligned", "--no-probes")
 
@@ -96,17 +93,8 @@ def test_inspect_shows_spread_and_compression_and_of_a_growing_store_too(store: 
 
 @pytest.fixture
 def url(store: Path) -> Iterator[str]:
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(store.parent)))
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}/{store.name}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with served(store) as place:
+        yield place
 
 
 def test_convert_prints_the_copys_path(store: Path, url: str, tmp_path: Path) -> None:

@@ -1,12 +1,9 @@
 """Stores behind URLs: real servers on loopback, the same rows and the same errors as from a folder."""
 
-import functools
-import http.server
 import multiprocessing
 import shutil
 import socket
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,16 +15,9 @@ from posenet_store.errors import PosenetStoreError, StoreError, UsageError
 from posenet_store.reader import Reader, open_store
 from posenet_store.sources import image_set
 from posenet_store.specs import FORMATS
-from support import built_store, tiny_backbone, write_images
+from support import built_store, served, tiny_backbone, write_images
 
 ROWS = 14
-
-
-class _Quiet(http.server.SimpleHTTPRequestHandler):
-    """The plainest static server there is: it does not even know ranges."""
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-        pass
 
 
 @pytest.fixture(scope="module")
@@ -46,13 +36,8 @@ def local(request: pytest.FixtureRequest, readers: dict[str, Reader], tmp_path: 
 
 @pytest.fixture
 def url(local: Path) -> Iterator[str]:
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Quiet, directory=str(local.parent)))
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}/{local.name}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with served(local) as place:
+        yield place
 
 
 def test_a_static_web_server_gives_the_same_rows(local: Path, url: str) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from posenet_store.blocks import row_bytes
 from posenet_store.errors import StoreError
-from posenet_store.layout import MANIFEST, RESTORE, commit_name, read_manifest, read_plan, read_record
+from posenet_store.layout import MANIFEST, RESTORE, read_manifest, read_plan, records_so_far
 from posenet_store.remote import files_at
 from posenet_store.specs import StoreSpec
 
@@ -50,8 +50,7 @@ def entry(place: Path | str) -> Entry:
         manifest = read_manifest(files)
         committed, size, bad = len(plan.bounds), int(manifest["bytes"]), len(manifest["quarantined"])
     else:
-        blocks = [block for block in range(len(plan.bounds)) if files.size(commit_name(block)) is not None]
-        records = [read_record(files, block) for block in blocks]
+        records = list(records_so_far(files, plan).values())
         committed = len(records)
         try:
             size = sum(file["bytes"] for record in records for file in record["files"])

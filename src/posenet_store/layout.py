@@ -175,6 +175,12 @@ def read_record(files: Files, block: int) -> dict[str, Any]:
     return content
 
 
+def records_so_far(files: Files, plan: Plan) -> dict[int, dict[str, Any]]:
+    """Return the records of the blocks that are committed now; raises StoreError if one is damaged."""
+    committed = [block for block in range(len(plan.bounds)) if files.size(commit_name(block)) is not None]
+    return {block: read_record(files, block) for block in committed}
+
+
 def read_plan(files: Files) -> Plan:
     """Read plan.json; raises StoreError if this is no store, of another version, or does not match its fingerprint."""
     where = f"{files}/{PLAN}"

@@ -22,6 +22,7 @@ from posenet_store.layout import (
     read_manifest,
     read_plan,
     read_record,
+    records_so_far,
 )
 from posenet_store.remote import files_at
 from posenet_store.specs import StoreSpec
@@ -64,9 +65,7 @@ class Reader:
 
     def _so_far(self) -> dict[str, Any]:
         """What a manifest would say of the blocks that are committed now; they are looked for once."""
-        for block in range(len(self.bounds)):
-            if self.files.size(commit_name(block)) is not None:
-                self._records[block] = read_record(self.files, block)
+        self._records = records_so_far(self.files, self.plan)
         records = list(self._records.values())
         return {
             "fingerprint": self.spec.fingerprint,

@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from posenet_store.families import Places, chosen
 from posenet_store.heads import Heads
 from posenet_store.inputs import Input
 from posenet_store.metrics import Scores, score
@@ -45,7 +46,7 @@ class Scorable:
 
     heads: Heads
     targets: Sequence[NDArray[np.float64]]
-    channels: Sequence[int] | None = None
+    channels: Places = None
 
 
 @torch.inference_mode()
@@ -56,8 +57,7 @@ def score_heads(blocks: Iterable[Tensor], groups: Sequence[Scorable]) -> list[li
     for block in blocks:
         for number, group in enumerate(groups):
             targets = group.targets
-            read = block if group.channels is None else block[:, list(group.channels)]
-            maps = group.heads.predict(read).numpy()
+            maps = group.heads.predict(chosen(block, group.channels)).numpy()
             if not samples[number]:
                 samples[number] = [maps[0, head].astype(np.float32) for head in range(len(targets))]
             for head, target in enumerate(targets):
