@@ -21,19 +21,19 @@ from torch import Tensor
 from command import run
 from posenet_store.alignment import aligned
 from posenet_store.backbones import Backbone, load_backbone
-from posenet_store.cells import Report
 from posenet_store.extract import build, plan_store
+from posenet_store.fused import Group, train
 from posenet_store.gram import image_moments, train_in_gram_space
 from posenet_store.heads import Heads
 from posenet_store.images import ImageSet
 from posenet_store.inputs import parse_input
 from posenet_store.reader import Reader, open_store
-from posenet_store.report_protocol import Group, train
+from posenet_store.recipes import Recipe
 from posenet_store.scoring import stream
 from posenet_store.sources import image_set
 from posenet_store.targets import TARGETS, target_map
 
-PROTOCOL = Report()
+PROTOCOL = Recipe()
 
 
 def order(reader: Reader, epoch: int) -> list[np.ndarray[tuple[int], np.dtype[np.int64]]]:
@@ -52,7 +52,7 @@ def forward(backbone: Backbone, images: ImageSet, reader: Reader, epoch: int) ->
 
 def group(names: tuple[str, ...]) -> Group:
     """One head a target, seed 0."""
-    return Group(3, 0, (0,) * len(names), torch.stack([torch.from_numpy(target_map(n, 26).copy()) for n in names]))
+    return Group(3, 0, PROTOCOL, (0,) * len(names), torch.stack([torch.from_numpy(target_map(n, 26).copy()) for n in names]))
 
 
 def from_store(reader: Reader) -> Heads:
@@ -60,7 +60,7 @@ def from_store(reader: Reader) -> Heads:
     heads = group(TARGETS)
     blocks = stream(reader, parse_input("aligned", reader.spec), 0, reader.spec.rows)
     moments = image_moments(blocks, reader.spec.rows, 3, 0, heads.targets)
-    return train_in_gram_space(moments, lambda epoch: order(reader, epoch), 15, heads, PROTOCOL)
+    return train_in_gram_space(moments, lambda epoch: order(reader, epoch), 15, heads)
 
 
 def measured(count: int, root: Path) -> tuple[dict[str, float], dict[str, float]]:
@@ -74,10 +74,10 @@ def measured(count: int, root: Path) -> tuple[dict[str, float], dict[str, float]
     ours = from_store(reader)
     swept = time.perf_counter()
     epochs = PROTOCOL.epochs
-    (fused,) = train(lambda e: forward(backbone, images, reader, e), epochs, 15, [group(TARGETS)], PROTOCOL)
+    (fused,) = train(lambda e: forward(backbone, images, reader, e), epochs, 15, [group(TARGETS)])
     shared = time.perf_counter()
     for name in TARGETS:
-        train(lambda e: forward(backbone, images, reader, e), epochs, 15, [group((name,))], PROTOCOL)
+        train(lambda e: forward(backbone, images, reader, e), epochs, 15, [group((name,))])
     ended = time.perf_counter()
     # Batches of other images round differently in the network; 15 epochs of Adam amplify it a little.
     torch.testing.assert_close(ours.weight, fused.weight, rtol=1e-3, atol=1e-6)

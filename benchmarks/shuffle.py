@@ -20,18 +20,18 @@ from numpy.typing import NDArray
 from command import run
 from posenet_store.backbones import load_backbone
 from posenet_store.blocks import epoch_pools
-from posenet_store.cells import Report
 from posenet_store.extract import build, plan_store
+from posenet_store.fused import Group
 from posenet_store.gram import image_moments, train_in_gram_space
 from posenet_store.inputs import parse_input
 from posenet_store.reader import Reader, open_store
-from posenet_store.report_protocol import Group
+from posenet_store.recipes import Recipe
 from posenet_store.scoring import Scorable, score_heads, stream
 from posenet_store.sources import image_set
 from posenet_store.targets import target_map
 
 BLOCK_ROWS, SEEDS, POOLS = 8, 8, (1, 2, 4)
-PROTOCOL = Report(min_steps=4000)
+PROTOCOL = Recipe(min_steps=4000)
 Order = Callable[[int, int], NDArray[np.int64]]
 
 
@@ -78,7 +78,7 @@ def measured(images: int, root: Path) -> tuple[dict[str, float], dict[str, float
                 drawn = order(seed, epoch)
                 return [drawn[first : first + PROTOCOL.batch_size] for first in range(0, rows, PROTOCOL.batch_size)]
 
-            heads = train_in_gram_space(moments, batches, features.channels, Group(3, 0, (seed,), targets), PROTOCOL)
+            heads = train_in_gram_space(moments, batches, features.channels, Group(3, 0, PROTOCOL, (seed,), targets))
             held_out = stream(reader, features, rows, images)
             scores[name].append(float(np.nanmean(score_heads(held_out, [Scorable(heads, [goal])])[0][0].scores.spc)))
     spread = float(np.std(scores["full"], ddof=1))

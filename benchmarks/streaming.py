@@ -39,7 +39,7 @@ root, run = Path(sys.argv[1]), Path(sys.argv[2])
 def held(key):
     return int(Path("/proc/self/status").read_text().split(key)[1].split()[0]) * 1024
 found = stores(root)[0]
-spec = SweepSpec(title="t", inputs=("full",), kernels=(1,), protocols=("ridge", "report"), seeds=(0,), tests=())
+spec = SweepSpec(title="t", inputs=("full",), kernels=(1,), protocols=("ridge", "report-2020"), seeds=(0,), tests=())
 plan = plan_sweep(spec, found, root, keep_moments=False)
 speeds = measured(plan.passes)  # loads what the libraries load on first use
 before = held("VmRSS:")

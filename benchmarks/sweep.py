@@ -36,21 +36,23 @@ from torchvision import transforms
 from command import run
 from posenet_store.backbones import Backbone, tap_shapes
 from posenet_store.catalogue import stores
-from posenet_store.cells import Report, Ridge
 from posenet_store.cost import cost_of, measured
 from posenet_store.extract import build, plan_store
+from posenet_store.families import Fitted
 from posenet_store.images import ImageSet
 from posenet_store.inputs import parse_input
 from posenet_store.moments import Shelf
-from posenet_store.passes import Fitted, fit_report, fit_ridge
+from posenet_store.passes import fit_ridge, scorable_of
 from posenet_store.planning import Pass, plan_sweep
 from posenet_store.reader import Reader, open_store
+from posenet_store.recipes import Recipe, Ridge
 from posenet_store.scoring import score_heads, stream
 from posenet_store.specs import Preprocess
 from posenet_store.sweep import run_sweep
 from posenet_store.sweep_spec import SweepSpec
 from posenet_store.targets import TARGETS, target_map
 from posenet_store.threads import processors
+from posenet_store.training import fit_recipe
 from posenet_store.weights import state_digest
 
 EPOCHS, LOOP_EPOCHS = 15, 2
@@ -140,8 +142,8 @@ def fitted(reader: Reader, task: Pass, shelf: Shelf) -> tuple[float, list[Fitted
     """Seconds to train a pass, and its heads."""
     source = parse_input(task.input, reader.spec)
     began = time.perf_counter()
-    if isinstance(task.protocol, Report):
-        heads = fit_report(reader, source, task.cells, task.protocol, shelf)
+    if isinstance(task.protocol, Recipe):
+        heads = fit_recipe(reader, source, task.cells, task.protocol, shelf)
     else:
         heads = fit_ridge(reader, source, task.cells, task.protocol, shelf)
     return time.perf_counter() - began, heads
@@ -150,7 +152,7 @@ def fitted(reader: Reader, task: Pass, shelf: Shelf) -> tuple[float, list[Fitted
 def spc(reader: Reader, task: Pass, heads: list[Fitted]) -> dict[str, float]:
     """Mean SPC on the held-out rows of each target's head."""
     source, start = parse_input(task.input, reader.spec), task.cells[0].train_rows
-    ((*scored,),) = score_heads(stream(reader, source, start, reader.spec.rows), [one.scorable for one in heads])
+    ((*scored,),) = score_heads(stream(reader, source, start, reader.spec.rows), [scorable_of(one) for one in heads])
     found = [float(np.nanmean(one.scores.spc)) for one in scored]
     return {cell.target: value for cell, value in zip(heads[0].family.cells, found, strict=True)}
 
@@ -213,7 +215,7 @@ def all_measured(images: int, root: Path) -> tuple[dict[str, float], dict[str, f
     warm, _ = fitted(reader, tasks[15], shelf)
     sixty, _ = fitted(reader, tasks[60], none)
     lambdas = tuple(10.0**power for power in range(-9, 1))
-    ridge_task = one_pass(root / "one", reader, replace(SPEC, protocols=("ridge",), ridge=Ridge(lambdas=lambdas)))
+    ridge_task = one_pass(root / "one", reader, replace(SPEC, protocols=("ridge",), recipes=(Ridge(lambdas=lambdas),)))
     ridge, exact = fitted(reader, ridge_task, none)
     error, planned, grown = memory_error(root / "one", reader)
     ratios = {

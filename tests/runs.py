@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 from click.testing import CliRunner, Result
 
-from posenet_store.cells import Cell, Protocol, Report
+from posenet_store.cells import Cell
 from posenet_store.cli import main
 from posenet_store.files import write_json
 from posenet_store.metrics import Scores
+from posenet_store.recipes import Protocol, Recipe
 from posenet_store.report.pairs import Partner
 from posenet_store.results import RunFiles, write_run, write_scores
 
@@ -28,7 +29,7 @@ def cell(
         "value_range": (0.0, 1.0),
         "normalise": False,
     }
-    fields |= {"kernel": 3, "padding": 0, "seed": 0, "protocol": protocol or Report(), "tests": ()} | changes
+    fields |= {"kernel": 3, "padding": 0, "seed": 0, "protocol": protocol or Recipe(), "tests": ()} | changes
     made = Cell(store=f"{network} on {images}", **fields)
     scores = {test: Scores(np.array(spc, float), np.array(mae, float)) for test, (spc, mae) in columns.items()}
     record = {

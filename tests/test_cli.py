@@ -17,7 +17,7 @@ from support import write_images
 
 ROOT = Path(__file__).parents[1]
 Words = Sequence[str | Path]
-SWEEP = 'train = ["photos"]\ntargets = ["H"]\nseeds = [0]\nprotocols = ["report", "ridge"]\n[report]\nepochs = 1\n'
+SWEEP = 'train = ["photos"]\ntargets = ["H"]\nseeds = [0]\nprotocols = ["report-2020", "ridge"]\n[report-2020]\nepochs = 1\n'
 
 
 def cli(*words: str | Path) -> Result:

@@ -13,9 +13,9 @@ import scipy.stats
 from numpy.typing import NDArray
 
 from posenet_store.catalogue import stores
-from posenet_store.cells import Protocol, Report, Ridge
 from posenet_store.errors import UsageError
 from posenet_store.planning import plan_sweep
+from posenet_store.recipes import Protocol, Recipe, Ridge
 from posenet_store.report.compare import RESAMPLES, Difference, as_listing, compared, contrast, difference
 from posenet_store.report.pairs import Partner, Side, paired
 from posenet_store.results import RunFiles, load_run, read_scores
@@ -27,6 +27,8 @@ from support import store_with_probes
 NAN, INF = float("nan"), float("inf")
 NATURAL = {"natural": "held-out"}
 EXACT = 1e-12  # the same sums in another order, of numbers near 1
+
+BOTH = ("report-2020", "ridge")
 
 
 def scores(seed: int, images: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -136,7 +138,7 @@ def test_every_seed_is_compared_with_the_one_ridge_head() -> None:
 
 
 def test_settings_of_a_protocol_are_fields_like_any_other() -> None:
-    rates = [Report(learning_rate=rate) for rate in (0.1, 0.01)]
+    rates = [Recipe(learning_rate=rate) for rate in (0.1, 0.01)]
     found = paired(side("a", *heads(kernel=[3], protocol=[*rates, Ridge()])), side("b", *heads(kernel=[5], protocol=rates)))
     assert [[one.record["cell"]["protocol"]["learning_rate"] for one in pair] for pair in found.pairs] == [
         [0.1] * 2,
@@ -150,7 +152,7 @@ def test_settings_of_a_protocol_are_fields_like_any_other() -> None:
 
 
 def test_settings_that_only_one_protocol_has_are_no_columns() -> None:
-    both: list[Protocol] = [Report(), Ridge()]
+    both: list[Protocol] = [Recipe(), Ridge()]
     pairs = paired(side("a", *heads(kernel=[3], protocol=both)), side("b", *heads(kernel=[5], protocol=both))).pairs
     assert as_listing(compared(pairs, NATURAL)[0]).head[:2] == ["protocol", "test"]
 
@@ -199,11 +201,11 @@ def test_the_contrast_names_every_setting_that_differs() -> None:
         "kernel 3, value_range [0.0, 1.0], normalise False",
         "kernel 5, value_range [0.0, 255.0], normalise True",
     )
-    longer = cell(constant(0.5, test="black"), protocol=Report(epochs=30), train_rows=80)
+    longer = cell(constant(0.5, test="black"), protocol=Recipe(epochs=30), train_rows=80)
     found, _ = compared([(cell(constant(0.5, test="black")), longer)], {"black": "black"})
     assert contrast(found) == ("epochs 15, train_rows 40", "epochs 30, train_rows 80")
     found, _ = compared([(one, cell(constant(0.5), protocol=Ridge()))], NATURAL)
-    assert contrast(found) == ("protocol report", "protocol ridge")
+    assert contrast(found) == ("protocol report-2020", "protocol ridge")
 
 
 def test_a_field_in_which_partners_differ_is_shown_of_both() -> None:
@@ -221,7 +223,12 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("compare")
     reader = store_with_probes(root / "stores", root / "photos", 20)
     spec = SweepSpec(
-        "compare", train=(reader.spec.images,), targets=("H", "V"), kernels=(1, 3), protocols=("report", "ridge"), seeds=(0, 1)
+        "compare",
+        train=(reader.spec.images,),
+        targets=("H", "V"),
+        kernels=(1, 3),
+        protocols=("report-2020", "ridge"),
+        seeds=(0, 1),
     )
     plan = plan_sweep(spec, stores(root / "stores")[0], root)
     assert not run_sweep(spec, plan, root / "run", scheduler="inline").failures
@@ -236,7 +243,7 @@ def compare_json(*words: str | Path) -> list[dict[str, Any]]:
 
 
 def test_a_real_run_against_its_own_files(run: Path) -> None:
-    found = compare_json(run, "--between", "protocol=report,ridge")
+    found = compare_json(run, "--between", "protocol=report-2020,ridge")
     assert len(found) == 2 * 2 * 2 * 4  # targets, kernels, seeds of report; natural and three probes
     files, by_id = RunFiles(run), {record["id"]: record for record in load_run(run)[1]}
     for one in found:
@@ -248,7 +255,7 @@ def test_a_real_run_against_its_own_files(run: Path) -> None:
         assert one["mae_images"] == (4 if test == "held-out" else 1)
         assert one["spc_images"] + one["undefined"] == one["mae_images"]
         protocols = [by_id[one[place]]["cell"]["protocol"]["name"] for place in ("first", "second")]
-        assert protocols == ["report", "ridge"]
+        assert protocols == ["report-2020", "ridge"]
         for field in ("target", "kernel"):
             assert by_id[one["first"]]["cell"][field] == by_id[one["second"]]["cell"][field] == one[field]
     assert {(one["first_seed"], one["second_seed"]) for one in found} == {(0, None), (1, None)}
@@ -341,7 +348,10 @@ def test_damaged_scores_are_named(tmp_path: Path, harm: str) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["RUN"], "two runs, or one run and --between FIELD=A,B, such as protocol=report,ridge; there are 1 and no --between"),
+        (
+            ["RUN"],
+            "two runs, or one run and --between FIELD=A,B, such as protocol=report-2020,ridge; there are 1 and no --between",
+        ),
         (["RUN", "RUN", "RUN"], "there are 3"),
         (["RUN", "RUN", "--between", "kernel=1,3"], "there are 2 and --between kernel=1,3"),
         (["RUN", "--between", "kernel"], "--between 'kernel' is not accepted; give FIELD=VALUE"),

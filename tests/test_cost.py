@@ -11,9 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from posenet_store import cost as cost_module
-from posenet_store import gram, passes, report_protocol
+from posenet_store import fused, gram, training
 from posenet_store.catalogue import Entry, stores
-from posenet_store.cells import Report
 from posenet_store.cost import Cost, Speeds, cost_of, measured
 from posenet_store.families import families, shifts, units
 from posenet_store.heads import load_head
@@ -21,12 +20,13 @@ from posenet_store.inputs import parse_input
 from posenet_store.passes import run_pass
 from posenet_store.planning import MAX_CELLS, Pass, plan_sweep
 from posenet_store.reader import Reader
+from posenet_store.recipes import Recipe
 from posenet_store.results import RunFiles
 from posenet_store.sweep_spec import SweepSpec
 from support import store_with_probes
 
 SPEEDS = Speeds(read=1e9, multiply=5e10, step=1e-4, score=1e-4)
-SPEC = SweepSpec(title="t", train=("photos",), targets=("H", "G"), seeds=(0,), report=Report(epochs=3))
+SPEC = SweepSpec(title="t", train=("photos",), targets=("H", "G"), seeds=(0,), recipes=(Recipe(epochs=3),))
 
 
 @pytest.fixture(scope="module")
@@ -61,9 +61,9 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 @pytest.mark.parametrize(
     ("protocol", "fits", "held", "way"),
     [
-        ("report", True, True, "gram"),
-        ("report", False, True, "convolution, in memory"),
-        ("report", False, False, "convolution, streamed"),
+        ("report-2020", True, True, "gram"),
+        ("report-2020", False, True, "convolution, in memory"),
+        ("report-2020", False, False, "convolution, streamed"),
         ("ridge", True, True, "exact"),
     ],
 )
@@ -71,7 +71,7 @@ def test_the_bytes_read_are_those_that_were_said(
     root: Path, tmp_path: Path, read: list[int], monkeypatch: pytest.MonkeyPatch,
     inputs: tuple[str, ...], protocol: str, fits: bool, held: bool, way: str,
 ) -> None:  # fmt: skip
-    for module, name, value in ((passes, "fits", fits), (cost_module, "fits", fits), (passes, "in_memory", held),
+    for module, name, value in ((training, "fits", fits), (cost_module, "fits", fits), (training, "in_memory", held),
                                 (cost_module, "in_memory", held)):  # fmt: skip
         monkeypatch.setattr(module, name, lambda *_, value=value: value)
     one, said = planned(root, replace(SPEC, inputs=inputs, protocols=(protocol,), kernels=(1, 3)))
@@ -118,8 +118,8 @@ def test_turns_change_no_head(root: Path, tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_input_beyond_the_limit_is_streamed() -> None:
-    assert report_protocol.in_memory(5019, 15)
-    assert not report_protocol.in_memory(5019, 1472)
+    assert fused.in_memory(5019, 15)
+    assert not fused.in_memory(5019, 1472)
 
 
 def test_speeds_are_measured_on_the_users_own_store(root: Path) -> None:
@@ -142,7 +142,7 @@ def test_a_grid_of_a_hundred_thousand_heads_is_planned_in_passes_that_can_be_los
     subsets = [some for count in range(1, 4) for some in itertools.combinations(names, count)]
     spec = SweepSpec(
         title="grid", tests=(), inputs=tuple(f"aligned:{'+'.join(some)}" for some in subsets), kernels=(1, 3, 5, 7),
-        paddings=(0, 1, 2, 3), learning_rates=(1e-4, 1e-3, 1e-2), seeds=(0, 1, 2, 3, 4),
+        paddings=(0, 1, 2, 3), recipes=tuple(Recipe(learning_rate=rate) for rate in (1e-4, 1e-3, 1e-2)), seeds=(0, 1, 2, 3, 4),
     )  # fmt: skip
     plan = plan_sweep(spec, entries, Path("/s"))
     assert len(plan.cells) == len({cell.id for cell in plan.cells}) == 5 * 4 * 4 * 3 * 7 * 3 * 5

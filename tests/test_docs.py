@@ -8,7 +8,8 @@ import click
 import pytest
 
 from posenet_store.cli import main
-from posenet_store.sweep_spec import LISTS, SweepSpec
+from posenet_store.recipes import PROTOCOLS
+from posenet_store.sweep_spec import SweepSpec
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [
@@ -50,8 +51,12 @@ def test_every_experiment_is_in_the_list() -> None:
 
 def test_every_key_of_a_sweep_is_explained() -> None:
     listed = (ROOT / "pipeline/README.md").read_text()
-    for key in set(SweepSpec.__dataclass_fields__) - set(LISTS.values()):
-        assert f"`{key}`" in listed or f"`[{key}]`" in listed, key
+    for key in set(SweepSpec.__dataclass_fields__) - {"recipes"}:
+        assert f"`{key}`" in listed, key
+    for name, protocol in PROTOCOLS.items():
+        assert f"`[{name}]`" in listed
+        for key in vars(protocol):
+            assert key == "name" or f"`{key}`" in listed, key
 
 
 def test_the_version_is_the_changelogs() -> None:

@@ -10,24 +10,28 @@ import torch
 from torch import nn
 
 from posenet_store import families as families_module
-from posenet_store import gram, passes
+from posenet_store import gram, training
 from posenet_store.catalogue import stores
-from posenet_store.cells import Report
 from posenet_store.families import families, units
 from posenet_store.heads import initial_head, load_head
 from posenet_store.inputs import parse_input, together
 from posenet_store.planning import SweepPlan, plan_sweep
 from posenet_store.reader import Reader
+from posenet_store.recipes import Recipe
 from posenet_store.results import RunFiles, load_run
 from posenet_store.sweep import run_sweep
 from posenet_store.sweep_spec import SweepSpec, load_sweep
 from posenet_store.targets import target_map
 from support import store_with_probes
 
-SPEC = SweepSpec(title="t", train=("photos",), targets=("H", "VS"), seeds=(0, 1), report=Report(epochs=2))
+SPEC = SweepSpec(title="t", train=("photos",), targets=("H", "VS"), seeds=(0, 1), recipes=(Recipe(epochs=2),))
 SUBSETS = ("aligned", "aligned:f1", "aligned:f3", "aligned:f3+f1")
 FULL = ("full", "full:f2", "full:f3+f1")
 RTOL = 1e-6  # float64; the order of sums differs
+
+
+def recipes(rates: tuple[float, ...], decays: tuple[float, ...] = (1e-4,)) -> tuple[Recipe, ...]:
+    return tuple(Recipe(epochs=2, learning_rate=rate, weight_decay=decay) for rate in rates for decay in decays)
 
 
 @pytest.fixture(scope="module")
@@ -54,18 +58,18 @@ def weights(root: Path, run: Path, spec: SweepSpec) -> dict[str, torch.Tensor]:
 
 
 def test_every_subset_and_rate_shares_one_pass(root: Path) -> None:
-    spec = replace(SPEC, inputs=SUBSETS, learning_rates=(1e-3, 1e-2), weight_decays=(0.0, 1e-4), kernels=(1, 3))
+    spec = replace(SPEC, inputs=SUBSETS, recipes=recipes((1e-3, 1e-2), (0.0, 1e-4)), kernels=(1, 3))
     (one,) = planned(root, spec).passes
     assert len(one.cells) == len({cell.id for cell in one.cells}) == 4 * 2 * 2 * 2 * 2 * 2
     assert one.input == "aligned"
-    both = planned(root, replace(spec, inputs=(*SUBSETS, *FULL), protocols=("report", "ridge"))).passes
+    both = planned(root, replace(spec, inputs=(*SUBSETS, *FULL), protocols=("report-2020", "ridge"))).passes
     assert [(p.input, p.protocol.name) for p in both] == [
-        ("aligned", "report"), ("aligned", "ridge"), ("full", "report"), ("full", "ridge")
+        ("aligned", "report-2020"), ("aligned", "ridge"), ("full", "report-2020"), ("full", "ridge")
     ]  # fmt: skip
 
 
 @pytest.mark.parametrize("inputs", [SUBSETS, FULL])
-@pytest.mark.parametrize("protocol", ["report", "ridge"])
+@pytest.mark.parametrize("protocol", ["report-2020", "ridge"])
 def test_a_head_on_some_stages_is_the_same_alone_and_among_others(
     root: Path, tmp_path: Path, inputs: tuple[str, ...], protocol: str
 ) -> None:
@@ -79,9 +83,9 @@ def test_a_head_on_some_stages_is_the_same_alone_and_among_others(
 def test_by_convolution_and_in_gram_space_subsets_are_the_same(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spec = replace(SPEC, inputs=SUBSETS, learning_rates=(1e-3, 3e-3), kernels=(1, 3), paddings=(0, 1))
+    spec = replace(SPEC, inputs=SUBSETS, recipes=recipes((1e-3, 3e-3)), kernels=(1, 3), paddings=(0, 1))
     in_gram_space = weights(root, tmp_path / "gram", spec)
-    monkeypatch.setattr(passes, "fits", lambda images, channels, kernel: False)
+    monkeypatch.setattr(training, "fits", lambda images, channels, kernel: False)
     for cell, weight in weights(root, tmp_path / "conv", spec).items():
         torch.testing.assert_close(in_gram_space[cell], weight, rtol=RTOL, atol=1e-9)
 
@@ -94,19 +98,19 @@ def test_where_the_whole_does_not_fit_each_family_has_its_own_moments(
     cells, source = planned(root, spec).cells, parse_input("aligned", reader.spec)
     found, rest = units(families(cells, source, reader.spec), source.channels, lambda channels, kernel: channels <= 3)
     assert ([unit.width for unit in found], [one.width for one in rest]) == ([3, 3], [9, 6])
-    monkeypatch.setattr(passes, "fits", lambda images, channels, kernel: channels <= 3)
+    monkeypatch.setattr(training, "fits", lambda images, channels, kernel: channels <= 3)
     for cell, weight in weights(root, tmp_path / "parts", spec).items():
         torch.testing.assert_close(weight, expected[cell], rtol=RTOL, atol=1e-9)
 
 
 def test_every_head_has_its_own_rate_and_decay(root: Path, reader: Reader, tmp_path: Path) -> None:
     """Against torch's own Adam, one head at a time on the same batches."""
-    spec = replace(SPEC, targets=("H",), seeds=(3,), learning_rates=(1e-3, 1e-1), weight_decays=(0.0, 1e-2))
+    spec = replace(SPEC, targets=("H",), seeds=(3,), recipes=recipes((1e-3, 1e-1), (0.0, 1e-2)))
     found = weights(root, tmp_path, spec)
     rows = planned(root, spec).cells[0].train_rows
     source, goal = parse_input("aligned", reader.spec), torch.from_numpy(target_map("H", 26).copy())
     for cell in planned(root, spec).cells:
-        assert isinstance(cell.protocol, Report)
+        assert isinstance(cell.protocol, Recipe)
         weight, bias = (nn.Parameter(one[None]) for one in initial_head(9, 3, 3))
         adam = torch.optim.Adam([weight, bias], lr=cell.protocol.learning_rate, weight_decay=cell.protocol.weight_decay)
         for epoch in range(2):
@@ -123,10 +127,10 @@ def test_a_head_that_runs_away_harms_no_neighbour_and_is_reported(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, convolution: bool
 ) -> None:
     if convolution:
-        monkeypatch.setattr(passes, "fits", lambda images, channels, kernel: False)
+        monkeypatch.setattr(training, "fits", lambda images, channels, kernel: False)
     rates = (1e-3, 1e300)
-    alone = weights(root, tmp_path / "alone", replace(SPEC, learning_rates=rates[:1]))
-    both = weights(root, tmp_path / "both", replace(SPEC, learning_rates=rates))
+    alone = weights(root, tmp_path / "alone", replace(SPEC, recipes=recipes(rates[:1])))
+    both = weights(root, tmp_path / "both", replace(SPEC, recipes=recipes(rates)))
     assert all(torch.equal(both[cell], weight) or not convolution for cell, weight in alone.items())
     for cell, weight in alone.items():
         torch.testing.assert_close(both[cell], weight, rtol=RTOL, atol=1e-12)
@@ -166,14 +170,17 @@ def test_a_stream_serves_all_its_inputs(reader: Reader, texts: list[str], expect
 
 
 @pytest.mark.parametrize(
-    ("text", "rates", "decays"),
-    [("[report]\nlearning_rate = [0.001, 0.1]\n", (0.001, 0.1), ()), ("[report]\nweight_decay = [0, 1e-3]\n", (), (0.0, 1e-3))],
+    ("text", "expected"),
+    [
+        ("learning_rate = [0.001, 0.1]\n", [{"learning_rate": 0.001}, {"learning_rate": 0.1}]),
+        ("weight_decay = [0, 1e-3]\nepochs = 2", [{"weight_decay": 0.0, "epochs": 2}, {"weight_decay": 1e-3, "epochs": 2}]),
+        ('optimizer = ["adam", "sgd"]\n', [{"optimizer": "adam"}, {"optimizer": "sgd"}]),
+        ("layers = [1, 2]\nhidden = [4, 8]\n", [{"layers": n, "hidden": width} for n in (1, 2) for width in (4, 8)]),
+    ],
 )
-def test_lists_in_the_protocols_table_make_heads_each(tmp_path: Path, text: str, rates: Any, decays: Any) -> None:
-    (tmp_path / "s.toml").write_text(text)
-    spec = load_sweep(tmp_path / "s.toml")
-    assert (spec.learning_rates, spec.weight_decays) == (rates, decays)
-    assert len(spec.recipes("report")) == 2
+def test_lists_in_the_protocols_table_make_heads_each(tmp_path: Path, text: str, expected: list[dict[str, Any]]) -> None:
+    (tmp_path / "s.toml").write_text("[report-2020]\n" + text)
+    assert load_sweep(tmp_path / "s.toml").recipes_of("report-2020") == tuple(Recipe(**changes) for changes in expected)
 
 
 def test_moments_of_some_features_are_those_of_a_stream_of_them() -> None:

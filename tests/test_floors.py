@@ -10,7 +10,7 @@ SOURCE = Path(__file__).parents[1] / "src/posenet_store"
 
 FLOORS = (
     ("errors",),
-    ("files", "provenance", "taps", "dead_leaves", "threads", "summary", "optimizers", "unfolding", "settings"),
+    ("files", "provenance", "taps", "dead_leaves", "threads", "summary", "optimizers", "unfolding", "settings", "recipes"),
     ("specs", "targets", "metrics", "images", "slurm", "report.published"),
     ("blocks", "layout", "cells", "alignment", "sources", "executors", "heads", "remote"),
     (
@@ -21,14 +21,16 @@ FLOORS = (
         "formats.zarr",
         "formats.hdf5",
         "inputs",
-        "report_protocol",
+        "decoders",
         "sweep_spec",
     ),
-    ("views", "loading", "store", "reader", "weights", "gram", "ridge", "catalogue", "results"),
-    ("backbones", "families"),
+    ("views", "loading", "store", "reader", "weights", "fused", "ridge", "catalogue", "results"),
+    ("backbones", "gram"),
+    ("families",),
     ("drift",),
     ("extract", "scoring", "planning", "verify", "convert"),
     ("parts",),
+    ("training",),
     ("passes", "evaluation", "cost"),
     ("sweep",),
     ("report", "report.listing", "report.fields"),

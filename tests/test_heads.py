@@ -37,7 +37,7 @@ def test_prediction_is_torchs_convolution(kernel: int, padding: int) -> None:
 
 def test_a_head_survives_its_file(tmp_path: Path) -> None:
     weight, bias = initial_head(15, 3, seed=0)
-    save_head(tmp_path / "head.safetensors", weight, bias, MADE | {"padding": 1})
+    save_head(tmp_path / "head.safetensors", Heads(weight[None], bias[None], 1), 0, MADE)
     heads, made = load_head(tmp_path / "head.safetensors")
     assert torch.equal(heads.weight[0], weight)
     assert torch.equal(heads.bias[0], bias)
@@ -61,6 +61,6 @@ def test_a_missing_head_says_where_heads_are(tmp_path: Path) -> None:
 
 def test_a_head_without_its_origin_is_refused(tmp_path: Path) -> None:
     weight, bias = initial_head(3, 3, seed=0)
-    save_head(tmp_path / "head.safetensors", weight, bias, {"padding": 0})
+    save_head(tmp_path / "head.safetensors", Heads(weight[None], bias[None], 0), 0, {})
     with pytest.raises(UsageError, match="network_key"):
         load_head(tmp_path / "head.safetensors")

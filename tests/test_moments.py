@@ -8,20 +8,20 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from posenet_store import passes, scoring
+from posenet_store import passes, scoring, training
 from posenet_store.catalogue import stores
-from posenet_store.cells import Report
 from posenet_store.heads import load_head
 from posenet_store.moments import Shelf
 from posenet_store.planning import plan_sweep
+from posenet_store.recipes import Recipe, Ridge
 from posenet_store.results import RunFiles
 from posenet_store.sweep import run_sweep
 from posenet_store.sweep_spec import SweepSpec
 from support import store_with_probes
 
 WHAT = {"kind": "images", "rows": 4}
-SPEC = SweepSpec(title="t", train=("photos",), targets=("H",), seeds=(0,), kernels=(3,), report=Report(epochs=2))
-BOTH = replace(SPEC, protocols=("report", "ridge"))
+SPEC = SweepSpec(title="t", train=("photos",), targets=("H",), seeds=(0,), kernels=(3,), recipes=(Recipe(epochs=2),))
+BOTH = replace(SPEC, protocols=("report-2020", "ridge"))
 
 
 def tensors() -> dict[str, torch.Tensor]:
@@ -85,7 +85,8 @@ def scans(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
             seen.append((start, stop))
         return real(reader, source, start, stop)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(passes, "stream", heard)
+    for module in (passes, training):
+        monkeypatch.setattr(module, "stream", heard)
     return seen
 
 
@@ -102,8 +103,8 @@ def test_the_next_sweep_reads_only_what_it_tests_on(root: Path, scans: list[tupl
 def test_other_seeds_rates_stages_and_penalties_need_no_reading(root: Path, scans: list[tuple[int, int]]) -> None:
     swept(root, "first", BOTH)
     scans.clear()
-    ridge = replace(BOTH.ridge, lambdas=(1e-3, 10.0))
-    other = replace(BOTH, seeds=(1, 2), learning_rates=(1e-2,), inputs=("aligned", "aligned:f2"), ridge=ridge)
+    changed = (Recipe(epochs=2, learning_rate=1e-2), Ridge(lambdas=(1e-3, 10.0)))
+    other = replace(BOTH, seeds=(1, 2), recipes=changed, inputs=("aligned", "aligned:f2"))
     swept(root, "second", other)
     assert [span for span in scans if span != (11, 14)] == []
     swept(root, "third", replace(other, targets=("V",)))  # ridge has all maps; the recipe's moments know their target

@@ -41,7 +41,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Path]]:
     images = image_set(str(write_images(root / "photos", 12)))
     built_store(root / "stores", image_set("probes"), backbone)
     built_store(root / "stores", replace(images, name="evil <b>"), backbone)
-    spec = SweepSpec(title=HOSTILE, train=("evil*", "evil <b>"), protocols=("report", "ridge"), seeds=(0, 1))
+    spec = SweepSpec(title=HOSTILE, train=("evil*", "evil <b>"), protocols=("report-2020", "ridge"), seeds=(0, 1))
     found = stores(root / "stores")[0]
     made = []
     for name, one in (("table2", spec), ("kernels", replace(spec, kernels=(1, 3), paddings=(0, 1), protocols=("ridge",)))):

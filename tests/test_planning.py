@@ -30,9 +30,9 @@ SPEC = SweepSpec(title="t")
 
 
 def test_all_targets_seeds_kernels_and_paddings_share_a_pass(found: list[Entry]) -> None:
-    spec = replace(SPEC, train=("photos",), kernels=(1, 3), paddings=(0, 1), protocols=("report", "ridge"))
+    spec = replace(SPEC, train=("photos",), kernels=(1, 3), paddings=(0, 1), protocols=("report-2020", "ridge"))
     plan = plan_sweep(spec, found, Path())
-    assert [(one.protocol.name, len(one.cells)) for one in plan.passes] == [("report", 5 * 3 * 4), ("ridge", 5 * 4)]
+    assert [(one.protocol.name, len(one.cells)) for one in plan.passes] == [("report-2020", 5 * 3 * 4), ("ridge", 5 * 4)]
     assert len({cell.id for cell in plan.cells}) == 80
     assert plan.notes == ()
 
@@ -103,10 +103,10 @@ def test_everything_that_decides_a_cell_is_in_its_id(found: list[Entry], change:
 
 def test_readouts_with_too_many_unknowns_are_left_out_with_a_note(found: list[Entry], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("posenet_store.ridge.MAX_UNKNOWNS", 16 * 9)
-    spec = replace(SPEC, train=("photos",), inputs=("full", "full:f3"), kernels=(1, 3), protocols=("ridge", "report"))
+    spec = replace(SPEC, train=("photos",), inputs=("full", "full:f3"), kernels=(1, 3), protocols=("ridge", "report-2020"))
     plan = plan_sweep(spec, found, Path())
     ridge = [cell for cell in plan.cells if cell.protocol.name == "ridge"]
     assert {(cell.input, cell.kernel) for cell in ridge} == {("full", 1), ("full:f3", 1), ("full:f3", 3)}
-    assert len([cell for cell in plan.cells if cell.protocol.name == "report"]) == 5 * 3 * 4
+    assert len([cell for cell in plan.cells if cell.protocol.name == "report-2020"]) == 5 * 3 * 4
     (note,) = plan.notes
     assert "left out: ridge for tiny-random0 on 'full' with kernel 3 has 324 unknowns" in note

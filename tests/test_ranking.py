@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from posenet_store.cells import Report, Ridge
+from posenet_store.recipes import Recipe, Ridge
 from posenet_store.report.fields import where
 from posenet_store.report.ranking import Group, chosen_fields, grouped, ranked, ranking
 from posenet_store.report.table import Value, chosen_columns
@@ -69,7 +69,7 @@ def test_the_spread_is_over_seeds_never_over_what_else_a_group_pools(run: Path) 
 
 def test_learning_rates_are_no_seeds() -> None:
     heads = [
-        cell(constant(10 * rate + 0.01 * seed), protocol=Report(learning_rate=rate), seed=seed).record
+        cell(constant(10 * rate + 0.01 * seed), protocol=Recipe(learning_rate=rate), seed=seed).record
         for rate, seed in product((0.01, 0.05), (0, 1))
     ]
     (group,) = grouped(heads, ["network"], NATURAL)
@@ -77,7 +77,7 @@ def test_learning_rates_are_no_seeds() -> None:
     listing = ranking([*heads, cell(constant(0.3), protocol=Ridge()).record], (), NATURAL)
     assert listing.head == ["protocol", "learning_rate", "heads", "natural SPC / MAE"]
     assert [row[:3] for row in listing.rows] == [
-        ["report", ("0.05",), ("2",)], ["ridge", "", ("1",)], ["report", ("0.01",), ("2",)],
+        ["report-2020", ("0.05",), ("2",)], ["ridge", "", ("1",)], ["report-2020", ("0.01",), ("2",)],
     ]  # fmt: skip
 
 

@@ -54,8 +54,8 @@ workers = 2
 interface = "lo"
 """
 BASE = 'train = ["photos"]\ntargets = ["H"]\nseeds = [0]\n'
-SHORT = BASE + 'networks = ["tiny-random0"]\nprotocols = ["report", "ridge"]\n[report]\nepochs = 2\n'
-LONG = BASE + "[report]\nepochs = {}\n"  # three networks: three passes of some seconds each
+SHORT = BASE + 'networks = ["tiny-random0"]\nprotocols = ["report-2020", "ridge"]\n[report-2020]\nepochs = 2\n'
+LONG = BASE + "[report-2020]\nepochs = {}\n"  # three networks: three passes of some seconds each
 
 
 def program(name: str) -> str:

@@ -23,7 +23,9 @@ from posenet_store.sweep_spec import SweepSpec
 from posenet_store.targets import target_map
 from support import folder, store_with_probes
 
-SPEC = SweepSpec(title="t", train=("photos",), targets=("H", "G"), protocols=("report", "ridge"), seeds=(0, 1), kernels=(1, 3))
+SPEC = SweepSpec(
+    title="t", train=("photos",), targets=("H", "G"), protocols=("report-2020", "ridge"), seeds=(0, 1), kernels=(1, 3)
+)
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +65,7 @@ def test_the_table_has_one_row_a_cell_and_no_nan(run: Path) -> None:
     assert len(rows) == len(lines) == 12
     assert {row["held-out:images"] for row in rows} == {3}
     assert {(row["target"], row["kernel"], row["protocol"], row["seed"]) for row in rows} == {
-        *((t, k, "report", s) for t in ("H", "G") for k in (1, 3) for s in (0, 1)),
+        *((t, k, "report-2020", s) for t in ("H", "G") for k in (1, 3) for s in (0, 1)),
         *((t, k, "ridge", 0) for t in ("H", "G") for k in (1, 3)),
     }
     assert "nan" not in (run / "results.csv").read_text().lower().replace("nonfinite", "")

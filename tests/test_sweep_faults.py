@@ -26,7 +26,7 @@ from support import store_with_probes
 NETWORKS = 3
 CELLS = 2 * NETWORKS
 # One pass a network, of two cells; `some` take some seconds, so that there is a middle to fail in.
-SPEC = 'train = ["photos"]\ntargets = ["H", "V"]\nseeds = [0]\n[report]\nepochs = {}\n'
+SPEC = 'train = ["photos"]\ntargets = ["H", "V"]\nseeds = [0]\n[report-2020]\nepochs = {}\n'
 EPOCHS = {"quick": 2, "some": 4000}
 # A shell starts background jobs with SIGINT ignored; whoever runs the tests, the sweep hears it as in a terminal.
 MAIN = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from posenet_store.cli import main; main()"

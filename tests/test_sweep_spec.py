@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from posenet_store.cells import Report
 from posenet_store.errors import UsageError
+from posenet_store.recipes import Recipe
 from posenet_store.sweep_spec import SweepSpec, load_sweep
 
 EXPERIMENTS = sorted((Path(__file__).parents[1] / "pipeline/experiments").glob("*.toml"))
@@ -22,11 +22,11 @@ def test_an_empty_file_is_the_default_sweep(tmp_path: Path) -> None:
 
 
 def test_values_replace_defaults(tmp_path: Path) -> None:
-    spec = load_sweep(written(tmp_path, "kernels = [1, 7]\nholdout = 0\nrange = [-1, 1]\n[report]\nlearning_rate = 1\n"))
+    spec = load_sweep(written(tmp_path, "kernels = [1, 7]\nholdout = 0\nrange = [-1, 1]\n[report-2020]\nlearning_rate = 1\n"))
     assert spec.kernels == (1, 7)
     assert spec.holdout == 0.0
     assert spec.range == (-1.0, 1.0)
-    assert spec.report == Report(learning_rate=1.0)
+    assert spec.recipes == (Recipe(learning_rate=1.0),)
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
@@ -38,12 +38,19 @@ def test_the_shipped_experiments_are_valid_and_say_their_question(path: Path) ->
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("kernals = [3]", r"key in .*'kernals' \(did you mean 'kernels'\?\); accepted: title, networks.*\[report\]"),
-        ("[report]\nepoch = 3", "did you mean 'epochs'"),
-        ("[report]\nname = 'x'", "unknown key"),
-        ("report = 3", r"write a table \[report\]"),
+        ("kernals = [3]", r"key in .*'kernals' \(did you mean 'kernels'\?\); accepted: title, networks.*\[report-2020\]"),
+        ("[report-2020]\nepoch = 3", "did you mean 'epochs'"),
+        ("[report-2020]\nname = 'x'", "unknown key"),
+        ("report-2020 = 3", r"write a table \[report-2020\]"),
+        ("report = 3", r"did you mean '\[report-2020\]'"),
+        ("[official-2021]\noptimizer = 'lbfgs'", "unknown optimizer .*accepted: adam, sgd"),
+        ("[paper]\nmomentum = 1.0", "momentum must be less than 1"),
+        ("[report-2020]\nmomentum = 0.9", "SGD's only"),
+        ("[official-2021]\nlayers = [1, 0]", "layers = 0 is not accepted; it must be positive"),
+        ("[official-2021]\nhidden = -1", "hidden = -1 is not accepted; it must be at least 0"),
+        ("protocols = ['official-2021']\nkernels = [15]\n[official-2021]\nlayers = 2", "in 2 layers leaves a 0x0 map"),
         ("targets = ['HH']", "unknown target .*accepted: H, V, G, HS, VS"),
-        ("protocols = ['sgd']", "unknown protocol .*accepted: report, ridge"),
+        ("protocols = ['sgd']", "unknown protocol .*accepted: report-2020, official-2021, paper, standard, ridge"),
         ("kernels = 3", "give a list"),
         ("kernels = []", "at least one"),
         ("kernels = ['3']", "give a whole number"),
@@ -58,7 +65,7 @@ def test_the_shipped_experiments_are_valid_and_say_their_question(path: Path) ->
         ("range = [0]", r"give \[low, high\]"),
         ("normalise = 1", "give true or false"),
         ("seeds = [-1]", "at least 0"),
-        ("[report]\nepochs = 0", "must be positive"),
+        ("[report-2020]\nepochs = 0", "must be positive"),
         ("[ridge]\nlambdas = [0.0]", "must be positive"),
         ("[ridge]\nvalidation = 1.0", "between 0 and 1"),
         ("kernels = [3", "not valid TOML"),

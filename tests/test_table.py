@@ -11,7 +11,7 @@ from posenet_store.report.table import as_rows, our_lines, table2, table_lines
 
 
 def record(seed: int, spc: float | None, network: str = "vgg16-hed", **cell: Any) -> dict[str, Any]:
-    base = {"target": "H", "kernel": 3, "padding": 0, "input": "aligned", "seed": seed, "protocol": {"name": "report"}}
+    base = {"target": "H", "kernel": 3, "padding": 0, "input": "aligned", "seed": seed, "protocol": {"name": "report-2020"}}
     summary = {"spc": spc, "mae": 0.25, "images": 10, "undefined": 10 if spc is None else 0, "nonfinite": 0}
     return {
         "id": f"{network}{seed}",
@@ -44,10 +44,10 @@ def test_undefined_is_a_word_never_a_number() -> None:
 def test_published_rows_stand_below_their_backbone() -> None:
     lines = table_lines([record(0, 0.4), record(0, 0.1, network="pixels")])
     assert [(line.network, line.source) for line in lines] == [
-        ("vgg16-hed", "ours: report"),
+        ("vgg16-hed", "ours: report-2020"),
         ("VGG", "published: report"),
         ("VGG", "published: paper"),
-        ("pixels", "ours: report"),
+        ("pixels", "ours: report-2020"),
         ("PosENet", "published: report"),
         ("PosENet", "published: paper"),
     ]
@@ -78,10 +78,14 @@ def test_several_training_sets_are_told_apart() -> None:
 
 
 def test_learning_rates_are_told_apart_never_pooled_as_seeds() -> None:
-    protocols = [{"name": "report", "learning_rate": 0.1}, {"name": "report", "learning_rate": 0.01}, {"name": "ridge"}]
+    protocols = [
+        {"name": "report-2020", "learning_rate": 0.1},
+        {"name": "report-2020", "learning_rate": 0.01},
+        {"name": "ridge"},
+    ]
     lines = our_lines([record(seed, 0.4 + seed, protocol=protocol) for protocol in protocols for seed in (0, 1)])
     assert [line.source for line in lines] == [
-        "ours: report, learning_rate 0.1", "ours: report, learning_rate 0.01", "ours: ridge",
+        "ours: report-2020, learning_rate 0.1", "ours: report-2020, learning_rate 0.01", "ours: ridge",
     ]  # fmt: skip
     assert [line.values["natural"].spc for line in lines] == pytest.approx([0.9] * 3)
 
@@ -92,7 +96,7 @@ def test_untrained_networks_say_so() -> None:
 
 def test_markdown_and_csv_hold_the_same_numbers() -> None:
     listing = table2([record(0, 0.4), record(1, 0.5)])
-    assert "| H | vgg16-hed | ours: report | .450 ±.071 / .250 |" in listing.markdown()
+    assert "| H | vgg16-hed | ours: report-2020 | .450 ±.071 / .250 |" in listing.markdown()
     rows = list(csv.DictReader(io.StringIO(listing.csv())))
     assert len(rows) == len(listing.records) == 3 + 4 + 4
     assert rows[0]["test"] == "white"

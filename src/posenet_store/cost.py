@@ -12,14 +12,15 @@ import numpy as np
 import torch
 
 from posenet_store.blocks import row_bytes
-from posenet_store.cells import Report, output_size
+from posenet_store.cells import output_size
 from posenet_store.families import Family, Unit, families, shifts, units
+from posenet_store.fused import Group, in_memory
 from posenet_store.gram import ImageMoments, fits, train_in_gram_space
 from posenet_store.inputs import Input, parse_input
 from posenet_store.metrics import score
 from posenet_store.planning import Pass
 from posenet_store.reader import open_store
-from posenet_store.report_protocol import Group, in_memory
+from posenet_store.recipes import Recipe
 from posenet_store.ridge import solvable
 from posenet_store.specs import GRID, StoreSpec
 
@@ -65,8 +66,8 @@ def measured(passes: Sequence[Pass]) -> Speeds:
     multiply = 2 * 8 * 136**2 * 676 / _seconds(lambda: wide @ wide.transpose(1, 2))
     second = torch.eye(136, dtype=torch.float64).repeat(4, 1, 1)
     moments = ImageMoments(second, torch.zeros(4, 1, 136, dtype=torch.float64), 676)
-    order, head = [np.arange(4)] * 500, Group(3, 0, (0,), torch.zeros(1, 26, 26, dtype=torch.float64))
-    step = _seconds(lambda: train_in_gram_space(moments, lambda epoch: order, 15, head, Report(epochs=1))) / len(order)
+    order, head = [np.arange(4)] * 500, Group(3, 0, Recipe(epochs=1), (0,), torch.zeros(1, 26, 26, dtype=torch.float64))
+    step = _seconds(lambda: train_in_gram_space(moments, lambda epoch: order, 15, head)) / len(order)
     maps = np.random.default_rng(0).normal(size=(100, 26, 26))
     scored = _seconds(lambda: score(maps, maps[0])) / len(maps)
     return Speeds(read, multiply, step, scored)
@@ -86,21 +87,19 @@ def cost_of(one: Pass, specs: Mapping[str, StoreSpec], speeds: Speeds) -> Cost:
     width = max(len(family.cells) for family in made)
     scoring = largest * (source.channels * GRID**2 * 12 + width * MAP_BYTES)
     block = spec.block_rows * (row_bytes(spec, source.arrays) + source.channels * GRID**2 * 8)
-    train = _report if isinstance(one.protocol, Report) else _ridge
+    train = _recipe if isinstance(one.protocol, Recipe) else _ridge
     scans, held, working, way = train(one, source, made, rows, speeds)
     read = row_bytes(spec, source.arrays) * rows
     memory = held + max(block, scoring)
     return Cost(reading + scans * read, memory, seconds + working + (reading + scans * read) / speeds.read, way)
 
 
-def _report(one: Pass, source: Input, made: Sequence[Family], rows: int, speeds: Speeds) -> tuple[int, int, float, str]:
+def _recipe(one: Pass, source: Input, made: Sequence[Family], rows: int, speeds: Speeds) -> tuple[int, int, float, str]:
     """Scans of the training rows, bytes held, seconds at work, way."""
-    if not isinstance(one.protocol, Report):
-        raise TypeError(one.protocol)
-    small, large = units(made, source.channels, partial(fits, rows))
-    epochs = one.protocol.epochs_over(rows)
-    steps = epochs * -(-rows // one.protocol.batch_size)
-    runs = shifts(small, rows)
+    recipe = made[0].recipe
+    small, large = units([family for family in made if family.recipe.linear], source.channels, partial(fits, rows))
+    large += [family for family in made if not family.recipe.linear]
+    epochs, runs = recipe.epochs_over(rows), shifts(small, rows)
     held, seconds = STEP_MEMORY if small else 0, 0.0
     held += max((sum(_moments_of(unit, rows) for unit in run) for run in runs), default=0)
     for unit in small:
@@ -109,17 +108,27 @@ def _report(one: Pass, source: Input, made: Sequence[Family], rows: int, speeds:
         for family in unit.families:
             mine = family.width * unit.shape[0] ** 2 + 1
             eights = -(-len(family.cells) // 8)
-            seconds += steps * (speeds.step + (eights - 1) * 16 * mine**2 / speeds.multiply)
+            seconds += epochs * recipe.steps_over(rows) * (speeds.step + (eights - 1) * 16 * mine**2 / speeds.multiply)
     partial_sizes = [f.width * f.shape[0] ** 2 + 1 for unit in small for f in unit.families if unit.features(f) is not None]
     held += rows * max(partial_sizes, default=0) ** 2 * 8
-    for family in large:
-        flops = 6 * family.width * family.shape[0] ** 2 * output_size(*family.shape) ** 2 * len(family.cells)
-        seconds += epochs * rows * flops / speeds.multiply
+    seconds += sum(epochs * rows * _operations(family) / speeds.multiply for family in large)
     kept = bool(large) and in_memory(rows, source.channels)
-    held += rows * source.channels * GRID**2 * 4 * 2 if kept else 0
-    scans = len(runs) + (0 if not large else 1 if kept else epochs)
+    wide = 8 if recipe.standardise else 4  # bytes a number
+    held += rows * source.channels * GRID**2 * wide * 2 if kept else 0
+    scans = len(runs) + (0 if not large else 1 if kept else epochs) + (1 if recipe.standardise else 0)
     way = "+".join(["gram"] * bool(small) + (["convolution, in memory" if kept else "convolution, streamed"] if large else []))
     return scans, held, seconds, way
+
+
+def _operations(family: Family) -> int:
+    """Operations of one image in a step: of each layer a product forward, one back to its weights and one to its inputs."""
+    recipe, (kernel, padding) = family.recipe, family.shape
+    hidden = recipe.hidden or family.width
+    total = 6 * family.width * kernel**2 * output_size(kernel, padding) ** 2 * (hidden if recipe.layers > 1 else 1)
+    for layer in range(2, recipe.layers + 1):
+        outputs = 1 if layer == recipe.layers else hidden
+        total += 6 * hidden * outputs * kernel**2 * output_size(kernel, padding, layer) ** 2
+    return total * len(family.cells)
 
 
 def _moments_of(unit: Unit, rows: int) -> int:

@@ -8,10 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from posenet_store.cells import Cell, Report, target_of
+from posenet_store.cells import Cell, target_of
+from posenet_store.fused import Group
 from posenet_store.gram import MAX_BYTES, moment_bytes
+from posenet_store.heads import Heads
 from posenet_store.inputs import Input, parse_input
-from posenet_store.report_protocol import Group
+from posenet_store.recipes import Protocol, Recipe
 from posenet_store.specs import StoreSpec
 
 Goals = dict[tuple[object, ...], Tensor]
@@ -27,7 +29,7 @@ def chosen(block: Tensor, channels: Places) -> Tensor:
 
 @dataclass(frozen=True)
 class Family:
-    """Cells of one kernel, padding and input: their heads are one convolution over `channels` of the pass's stream."""
+    """Cells whose heads have one shape and input: they are one convolution over `channels` of the pass's stream."""
 
     cells: tuple[Cell, ...]
     channels: Places
@@ -37,6 +39,23 @@ class Family:
     def shape(self) -> tuple[int, int]:
         """Kernel and padding."""
         return self.cells[0].kernel, self.cells[0].padding
+
+    @property
+    def recipe(self) -> Recipe:
+        """What trains these heads; raises TypeError if they are solved exactly."""
+        protocol = self.cells[0].protocol
+        if not isinstance(protocol, Recipe):
+            raise TypeError(f"{protocol.name} trains by no gradient step")
+        return protocol
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """The heads of a family, in the order of its cells, and for each what the fit says of itself."""
+
+    family: Family
+    heads: Heads
+    facts: tuple[dict[str, float], ...]
 
 
 @dataclass(frozen=True)
@@ -55,7 +74,7 @@ class Unit:
     def goals(self) -> Goals:
         """Return each distinct target map [h, w], float64, by what makes it, in the order of the cells."""
         distinct = {goal_of(cell): cell for family in self.families for cell in family.cells}
-        return {goal: torch.from_numpy(target_of(vars(cell)).copy()) for goal, cell in distinct.items()}
+        return {goal: torch.from_numpy(target_of(cell.to_dict()).copy()) for goal, cell in distinct.items()}
 
     def key(self, source: Input) -> dict[str, Any]:
         """Return what tells this unit's moments from others of one store: the channels that are summed, kernel, padding."""
@@ -81,11 +100,11 @@ def goal_of(cell: Cell) -> tuple[object, ...]:
 def families(cells: Sequence[Cell], source: Input, spec: StoreSpec) -> list[Family]:
     """Split the cells of a pass, whose stream is `source`, into families."""
 
-    def key(cell: Cell) -> tuple[int, int, str]:
-        return cell.kernel, cell.padding, cell.input
+    def key(cell: Cell) -> tuple[int, int, str, str]:
+        return cell.kernel, cell.padding, cell.input, repr(shape_of(cell.protocol))
 
     made = []
-    for (_, _, text), group in groupby(sorted(cells, key=key), key=key):
+    for (_, _, text, _), group in groupby(sorted(cells, key=key), key=key):
         part = parse_input(text, spec)
         channels = source.places(part)
         everything = channels == tuple(range(source.channels))
@@ -125,18 +144,32 @@ def shifts(made: Sequence[Unit], images: int) -> list[list[Unit]]:
 
 def group_of(family: Family, goals: Goals) -> Group:
     """Return a family's heads as a training group: seeds, targets, and each head's learning rate and weight decay."""
-    numbers = {goal: number for number, goal in enumerate(goals)}
-    recipes = [cell.protocol for cell in family.cells if isinstance(cell.protocol, Report)]
+    recipes = [cell.protocol for cell in family.cells if isinstance(cell.protocol, Recipe)]
     return Group(
         *family.shape,
+        recipe=family.recipe,
         seeds=tuple(cell.seed for cell in family.cells),
         targets=torch.stack(list(goals.values())),
-        goals=tuple(numbers[goal_of(cell)] for cell in family.cells),
+        goals=places_of(family, goals),
         rates=tuple(recipe.learning_rate for recipe in recipes),
         decays=tuple(recipe.weight_decay for recipe in recipes),
     )
 
 
-def stream_of(protocol: Report) -> Report:
-    """Return what heads must agree in to share a stream of batches: everything but learning rate and weight decay."""
-    return replace(protocol, learning_rate=0.0, weight_decay=0.0)
+def places_of(family: Family, goals: Goals) -> tuple[int, ...]:
+    """Return where each head's target stands among the goals."""
+    numbers = {goal: number for number, goal in enumerate(goals)}
+    return tuple(numbers[goal_of(cell)] for cell in family.cells)
+
+
+def shape_of(protocol: Protocol) -> Protocol:
+    """Return what heads of a family must agree in: everything but learning rate and weight decay."""
+    return replace(protocol, learning_rate=0.0, weight_decay=0.0) if isinstance(protocol, Recipe) else protocol
+
+
+def stream_of(protocol: Protocol) -> tuple[object, ...]:
+    """Return what heads of a pass must agree in: the order and size of batches, and what is done to the inputs."""
+    if not isinstance(protocol, Recipe):
+        return (protocol,)
+    order = protocol.batch_size, protocol.epochs, protocol.min_steps, protocol.order_seed
+    return (protocol.name, *order, protocol.standardise)

@@ -1,10 +1,10 @@
-"""The report's recipe in Gram space: the same Adam steps from per-image second moments, without touching features again.
+"""Linear heads in Gram space: the same gradient steps from per-image second moments, without touching features again.
 
 For a linear head the gradient of a batch's mean squared error is 2 / (B * P) * (A w - s), where A is the sum of the
 images' f f' over positions and s the sum of f * target, f being a k x k neighbourhood and a constant 1 for the bias.
 A step then costs one small matrix product whatever the number of positions; the trajectory is the convolution's.
 
-On raw pixels (0..255) the recipe is chaotic: after 18,825 steps a difference of 1e-16 has grown to 5 %. So heads are
+On raw pixels (0..255) the report's recipe is chaotic: after 18,825 steps a difference of 1e-16 has grown to 5 %. So heads are
 computed eight at a time, filled up with idle ones: a matrix product of one shape rounds each row alike, whoever its
 neighbours are, and a head is the same to the last bit alone and among a hundred.
 """
@@ -20,10 +20,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from posenet_store.cells import Report
-from posenet_store.heads import Heads, initial_head
-from posenet_store.optimizers import Adam, per_head
-from posenet_store.report_protocol import Group
+from posenet_store.fused import Group
+from posenet_store.heads import Heads, Standard
 from posenet_store.unfolding import images_a_step, neighbourhoods
 
 MAX_BYTES = 1 << 30
@@ -108,35 +106,30 @@ def train_in_gram_space(
     batches: Callable[[int], Iterable[Images]],
     channels: int,
     group: Group,
-    protocol: Report,
+    standard: Standard | None = None,
 ) -> Heads:
-    """Train a group of heads; `batches(epoch)` yields the images of each step as positions in `moments`.
+    """Train a group of linear heads; `batches(epoch)` yields the images of each step as positions in `moments`.
 
-    `moments.cross` holds one entry a target of the group.
+    `moments.cross` holds one entry a target of the group; `standard` is what was done to the inputs before summing.
     """
-    drawn = [initial_head(channels, group.kernel, seed) for seed in group.seeds]
-    heads, padded, places = len(drawn), len(drawn) + -len(drawn) % TOGETHER, np.array(group.places)
-    parameters = np.zeros((padded, moments.second.shape[1]))
-    for row, (weight, bias) in enumerate(drawn):
-        parameters[row] = torch.cat([weight.flatten(), bias.reshape(1)]).numpy()
-    rates = np.zeros(padded)
-    rates[:heads] = per_head(group.rates, heads, protocol.learning_rate)
-    decays = np.zeros(padded)
-    decays[:heads] = per_head(group.decays, heads, protocol.weight_decay)
-    optimizer, gradient = Adam(parameters, rates, decays), np.zeros_like(parameters)
+    decoder, recipe, places = group.decoder(channels), group.recipe, np.array(group.places)
+    heads = len(group.seeds)
+    parameters = np.zeros((heads + -heads % TOGETHER, moments.second.shape[1]))
+    parameters[:heads] = torch.stack([decoder.initial(seed) for seed in group.seeds]).numpy()
+    optimizer, gradient = group.optimizer(parameters), np.zeros_like(parameters)
     mine, goals = gradient[:heads], np.empty((heads, parameters.shape[1]))
-    steps = chain.from_iterable(batches(epoch) for epoch in range(protocol.epochs_over(len(moments.second))))
+    images = len(moments.second)
+    epochs, steps = recipe.epochs_over(images), recipe.steps_over(images)
+    stream = chain.from_iterable(batches(epoch) for epoch in range(epochs))
     with np.errstate(over="ignore", invalid="ignore"):  # a head that diverges ends as NaN, alone
-        for count, second, cross in _sums(moments, steps):
-            for first in range(0, padded, TOGETHER):
+        for number, (count, second, cross) in enumerate(_sums(moments, stream)):
+            for first in range(0, len(parameters), TOGETHER):
                 np.matmul(parameters[first : first + TOGETHER], second, out=gradient[first : first + TOGETHER])
             np.take(cross, places, axis=0, out=goals, mode="clip")
             np.subtract(mine, goals, out=mine)
             np.multiply(gradient, 2 / (count * moments.positions), out=gradient)
-            optimizer.step(gradient)
-    trained = torch.from_numpy(parameters[:heads])
-    weight = trained[:, :-1].reshape(-1, channels, group.kernel, group.kernel)
-    return Heads(weight.clone(), trained[:, -1].clone(), group.padding)
+            optimizer.step(gradient, recipe.factor(number // steps, epochs))
+    return decoder.heads(torch.from_numpy(parameters[:heads]), [], standard)
 
 
 def _sums(moments: ImageMoments, steps: Iterable[Images]) -> Iterator[tuple[int, NDArray[np.float64], NDArray[np.float64]]]:

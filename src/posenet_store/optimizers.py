@@ -23,8 +23,8 @@ class Adam:
         self._mean, self._square, self._scratch = (np.zeros_like(parameters) for _ in range(3))
         self._steps = 0
 
-    def step(self, gradient: Array) -> None:
-        """Take one step; `gradient` [n, D] is used as scratch space."""
+    def step(self, gradient: Array, factor: float) -> None:
+        """Take one step at `factor` times the rates; `gradient` [n, D] is used as scratch space."""
         self._steps += 1
         mean, square, scratch = self._mean, self._square, self._scratch
         np.multiply(self._parameters, self._decays, out=scratch)
@@ -40,8 +40,31 @@ class Adam:
         np.divide(scratch, np.sqrt(1 - 0.999**self._steps), out=scratch)
         np.add(scratch, 1e-8, out=scratch)
         np.divide(mean, scratch, out=scratch)
-        np.multiply(scratch, self._rates / (1 - 0.9**self._steps), out=scratch)
+        np.multiply(scratch, self._rates * (factor / (1 - 0.9**self._steps)), out=scratch)
         np.subtract(self._parameters, scratch, out=self._parameters)
+
+
+class SGD:
+    """`torch.optim.SGD` with momentum (no dampening, no Nesterov, decay added to the gradient) on rows, as `Adam`."""
+
+    def __init__(self, parameters: Array, rates: Array, decays: Array, momentum: float) -> None:
+        self._parameters, self._rates, self._decays = parameters, rates[:, None], decays[:, None]
+        self._momentum, self._velocity, self._scratch = momentum, np.zeros_like(parameters), np.zeros_like(parameters)
+
+    def step(self, gradient: Array, factor: float) -> None:
+        """Take one step at `factor` times the rates."""
+        velocity, scratch = self._velocity, self._scratch
+        np.multiply(self._parameters, self._decays, out=scratch)
+        np.multiply(velocity, self._momentum, out=velocity)
+        np.add(velocity, gradient, out=velocity)
+        np.add(velocity, scratch, out=velocity)
+        np.multiply(velocity, self._rates * factor, out=scratch)
+        np.subtract(self._parameters, scratch, out=self._parameters)
+
+
+def optimizer_named(name: str, parameters: Array, rates: Array, decays: Array, momentum: float) -> Adam | SGD:
+    """Return the optimiser `name` ("adam" or "sgd") on the rows of `parameters`; Adam has no use for `momentum`."""
+    return Adam(parameters, rates, decays) if name == "adam" else SGD(parameters, rates, decays, momentum)
 
 
 def per_head(values: Any, heads: int, default: float) -> Array:

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from posenet_store.catalogue import Entry
-from posenet_store.cells import Cell, Protocol, Report
+from posenet_store.cells import Cell
 from posenet_store.errors import UsageError
 from posenet_store.families import stream_of
 from posenet_store.inputs import all_channels, parse_input, together
+from posenet_store.recipes import Protocol, Recipe
 from posenet_store.ridge import MAX_UNKNOWNS, solvable
 from posenet_store.sweep_spec import SweepSpec
 from posenet_store.taps import PIXELS
@@ -89,9 +90,9 @@ def _one_each(entries: Iterable[Entry]) -> list[Entry]:
     return sorted(best.values(), key=lambda e: (e.spec.network != PIXELS, e.spec.network, e.spec.images))
 
 
-def _cells(spec: SweepSpec, entry: Entry, tests: Sequence[Entry], source: str, protocol: str) -> list[Cell]:
+def _cells(spec: SweepSpec, entry: Entry, tests: Sequence[Entry], source: str, protocol: Protocol) -> list[Cell]:
     held_out = round(spec.holdout * entry.spec.rows)
-    seeds = spec.seeds if protocol == "report" else spec.seeds[:1]  # exact least squares draws nothing
+    seeds = spec.seeds if isinstance(protocol, Recipe) else spec.seeds[:1]  # exact least squares draws nothing
     return [
         Cell(
             store=entry.spec.fingerprint,
@@ -100,13 +101,12 @@ def _cells(spec: SweepSpec, entry: Entry, tests: Sequence[Entry], source: str, p
             input=source,
             target=target,
             value_range=(spec.range[0], spec.range[1]),
-            normalise=spec.normalise,
+            normalise=spec.normalise or protocol.normalise,
             kernel=kernel,
             padding=padding,
-            protocol=recipe,
+            protocol=protocol,
             seed=seed,
         )
-        for recipe in spec.recipes(protocol)
         for kernel, padding, target, seed in product(spec.kernels, spec.paddings, spec.targets, seeds)
     ]
 
@@ -116,7 +116,7 @@ def _solvable(cells: list[Cell], entry: Entry, notes: list[str]) -> list[Cell]:
     widths = {cell.input: parse_input(cell.input, entry.spec).channels for cell in cells}
 
     def possible(cell: Cell) -> bool:
-        return isinstance(cell.protocol, Report) or solvable(widths[cell.input], cell.kernel)
+        return isinstance(cell.protocol, Recipe) or solvable(widths[cell.input], cell.kernel)
 
     left = [cell for cell in cells if not possible(cell)]
     notes += [
@@ -143,7 +143,9 @@ def plan_sweep(spec: SweepSpec, found: Sequence[Entry], root: Path, keep_moments
     usable = _usable(found, spec, notes)
     planned: list[tuple[Entry, Sequence[Entry], Sequence[Cell]]] = []
     trainable = [e for e in usable if _trains(e, spec)]
-    for source, protocol in product(spec.inputs, spec.protocols):
+    protocols = [recipe for name in spec.protocols for recipe in spec.recipes_of(name)]
+    for asked, protocol in product(spec.inputs or ("",), protocols):
+        source = asked or protocol.input
         fitting = [e for e in trainable if _holds(e, source)]
         for entry in _one_each(fitting):
             others = [e for e in usable if e.spec.network_key == entry.spec.network_key and _tests(e, spec)]
@@ -167,7 +169,8 @@ def plan_sweep(spec: SweepSpec, found: Sequence[Entry], root: Path, keep_moments
         names = ", ".join(sorted({f"{e.spec.network} on {e.spec.images}" for e in found})) or "none"
         raise UsageError(
             f"no sealed store below {root} fits networks {list(spec.networks)}, train {list(spec.train)} and inputs "
-            f"{list(spec.inputs)}; there are: {names}. Build one: cli.py build-store --backbone resnet152 --images FOLDER"
+            f"{list(spec.inputs) or [recipe.input for recipe in protocols]}; there are: {names}. "
+            "Build one: cli.py build-store --backbone resnet152 --images FOLDER"
         )
     return SweepPlan(tuple(_shared(planned, root / "moments" if keep_moments else None)), tuple(dict.fromkeys(notes)))
 
@@ -176,13 +179,11 @@ def _shared(planned: Sequence[tuple[Entry, Sequence[Entry], Sequence[Cell]]], mo
     """Merge cells into passes: all that train on one store, are tested on the same, and can share its stream."""
     groups: dict[tuple[Any, ...], list[tuple[Entry, Sequence[Entry], Sequence[Cell]]]] = {}
     for entry, tests, cells in planned:
-        first = cells[0].protocol
-        recipe = stream_of(first) if isinstance(first, Report) else first
-        key = (entry.path, tuple(test.path for test in tests), cells[0].input.partition(":")[0], recipe)
+        key = (entry.path, tuple(test.path for test in tests), cells[0].input.partition(":")[0], stream_of(cells[0].protocol))
         groups.setdefault(key, []).append((entry, tests, cells))
-    for (path, tests, _, recipe), members in groups.items():
+    for (path, tests, *_), members in groups.items():
         cells = sorted((cell for _, _, some in members for cell in some), key=lambda cell: (cell.kernel, cell.padding))
         for start in range(0, len(cells), MAX_CELLS):
             some = tuple(cells[start : start + MAX_CELLS])
             text = together(dict.fromkeys(cell.input for cell in some), members[0][0].spec)
-            yield Pass(path, tests, text, recipe, some, moments)
+            yield Pass(path, tests, text, some[0].protocol, some, moments)

@@ -1,16 +1,16 @@
 """A sweep as the user writes it: a TOML file, checked key by key, as a frozen SweepSpec."""
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
-from posenet_store.cells import PROTOCOLS, Protocol, Report, Ridge, output_size
+from posenet_store.cells import output_size
 from posenet_store.errors import UsageError, unknown
+from posenet_store.recipes import OPTIMIZERS, PROTOCOLS, Protocol, Recipe
 from posenet_store.settings import filled, read_toml, typed
 from posenet_store.targets import TARGETS, target_map
-
-LISTS = {"learning_rate": "learning_rates", "weight_decay": "weight_decays"}
-"""Keys of [report] that may be lists: each entry makes heads of its own."""
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,8 @@ class SweepSpec:
     """A product of choices. `networks`, `train` and `tests` are patterns over the stores below the root.
 
     `holdout` is the share of each training store's rows that is kept for testing; with `tests`, further image sets
-    of the same network are scored. `learning_rates` and `weight_decays` are set where [report] gives lists of them.
+    of the same network are scored. Without `inputs` each protocol reads its own. `recipes` are protocols with other
+    settings than their own, one entry for each combination that the sweep tries.
     """
 
     title: str
@@ -26,26 +27,19 @@ class SweepSpec:
     train: tuple[str, ...] = ("*",)
     tests: tuple[str, ...] = ("probes",)
     holdout: float = 0.2
-    inputs: tuple[str, ...] = ("aligned",)
+    inputs: tuple[str, ...] = ()
     targets: tuple[str, ...] = TARGETS
     range: tuple[float, float] = (0.0, 1.0)
     normalise: bool = False
     kernels: tuple[int, ...] = (3,)
     paddings: tuple[int, ...] = (0,)
-    protocols: tuple[str, ...] = ("report",)
+    protocols: tuple[str, ...] = ("report-2020",)
     seeds: tuple[int, ...] = (0, 1, 2)
-    learning_rates: tuple[float, ...] = ()
-    weight_decays: tuple[float, ...] = ()
-    report: Report = field(default_factory=Report)
-    ridge: Ridge = field(default_factory=Ridge)
+    recipes: tuple[Protocol, ...] = ()
 
-    def recipes(self, name: str) -> list[Protocol]:
-        """Return the settings of the protocol `name`: of `report` one for each learning rate and weight decay."""
-        if name != "report":
-            return [self.ridge]
-        rates = self.learning_rates or (self.report.learning_rate,)
-        decays = self.weight_decays or (self.report.weight_decay,)
-        return [replace(self.report, learning_rate=rate, weight_decay=decay) for rate in rates for decay in decays]
+    def recipes_of(self, name: str) -> tuple[Protocol, ...]:
+        """Return the settings of the protocol `name` that the sweep tries: one, or one for each of its lists' combinations."""
+        return tuple(recipe for recipe in self.recipes if recipe.name == name) or (PROTOCOLS[name],)
 
 
 def _check(spec: SweepSpec, where: str) -> SweepSpec:
@@ -57,37 +51,57 @@ def _check(spec: SweepSpec, where: str) -> SweepSpec:
         raise UsageError(f"{where}: holdout = {spec.holdout} is not accepted; give 0 to less than 1")
     if len(spec.range) != 2:
         raise UsageError(f"{where}: range = {list(spec.range)} is not accepted; give [low, high]")
-    for kernel in spec.kernels:
-        for padding in spec.paddings:
-            target_map("H", output_size(kernel, padding), (spec.range[0], spec.range[1]))
-    positive = (
-        *spec.learning_rates,
-        spec.report.learning_rate,
-        spec.report.epochs,
-        spec.report.batch_size,
-        *spec.ridge.lambdas,
-    )
-    at_least_zero = (*spec.weight_decays, spec.report.weight_decay, spec.report.min_steps, spec.report.order_seed, *spec.seeds)
-    if min(positive) <= 0 or min(at_least_zero) < 0 or not 0 < spec.ridge.validation < 1:
-        raise UsageError(
-            f"{where}: learning_rate, epochs, batch_size and lambdas must be positive, weight_decay, "
-            "min_steps, order_seed and seeds at least 0, validation between 0 and 1"
-        )
+    if min(spec.seeds) < 0:
+        raise UsageError(f"{where}: seeds = {list(spec.seeds)} is not accepted; give at least 0")
+    layers = {recipe.layers for name in spec.protocols for recipe in spec.recipes_of(name) if isinstance(recipe, Recipe)}
+    for kernel, padding, deep in product(spec.kernels, spec.paddings, layers | {1}):
+        target_map("H", output_size(kernel, padding, deep), (spec.range[0], spec.range[1]))
     return spec
+
+
+def _check_recipe(recipe: Protocol, where: str) -> Protocol:
+    """Check one protocol's settings; raises UsageError that names the key, what came and what is accepted."""
+    if not isinstance(recipe, Recipe):
+        if min(recipe.lambdas) <= 0 or not 0 < recipe.validation < 1:
+            raise UsageError(f"{where}: lambdas must be positive, validation between 0 and 1")
+        return recipe
+    if recipe.optimizer not in OPTIMIZERS:
+        raise unknown(f"optimizer in {where}", recipe.optimizer, OPTIMIZERS)
+    for name in ("learning_rate", "epochs", "batch_size", "layers"):
+        if getattr(recipe, name) <= 0:
+            raise UsageError(f"{where}: {name} = {getattr(recipe, name)} is not accepted; it must be positive")
+    for name in ("weight_decay", "momentum", "drop", "min_steps", "order_seed", "hidden", "size"):
+        if getattr(recipe, name) < 0:
+            raise UsageError(f"{where}: {name} = {getattr(recipe, name)} is not accepted; it must be at least 0")
+    if recipe.momentum >= 1 or recipe.size == 1 or (recipe.optimizer == "adam" and recipe.momentum):
+        raise UsageError(f"{where}: momentum must be less than 1 (and is SGD's only), size 0 or at least 2")
+    return recipe
+
+
+def _recipes(name: str, section: Mapping[str, Any], where: str) -> list[Protocol]:
+    """Return the protocol `name` with the settings of its table; a list where one value is expected makes a recipe of each."""
+    default = PROTOCOLS[name]
+    lists = {
+        key: typed(value, (getattr(default, key),), f"{where}: {key}")
+        for key, value in section.items()
+        if isinstance(value, list) and hasattr(default, key) and not isinstance(getattr(default, key), tuple)
+    }
+    single = {key: value for key, value in section.items() if key not in lists}
+    base = filled(default, single, where, hidden=("name",))
+    found: list[Protocol] = [replace(base, **dict(zip(lists, values, strict=True))) for values in product(*lists.values())]
+    return [_check_recipe(recipe, where) for recipe in found]
 
 
 def load_sweep(path: Path) -> SweepSpec:
     """Read a sweep's TOML file; raises UsageError that names the key and what is accepted."""
     table = read_toml(path, "sweep file", "the ready ones are in pipeline/experiments/")
-    nested: dict[str, Protocol] = {}
-    lists: dict[str, Any] = {}
-    for name, kind in PROTOCOLS.items():
-        section = table.pop(name, {})
+    recipes: list[Protocol] = []
+    for name in PROTOCOLS:
+        section = table.pop(name, None)
+        if section is None:
+            continue
         if not isinstance(section, dict):
             raise UsageError(f"{path}: {name} = {section!r} is not accepted; write a table [{name}]")
-        if name == "report":
-            lists = {key: section.pop(key) for key in LISTS if isinstance(section.get(key), list)}
-        nested[name] = filled(kind(), section, f"{path} [{name}]", hidden=("name",))
-    plural = {LISTS[key]: typed(value, (0.1,), f"{path} [report]: {key}") for key, value in lists.items()}
-    spec = filled(SweepSpec(title=path.stem), table, str(path), hidden=tuple(LISTS.values()), sections=tuple(PROTOCOLS))
-    return _check(replace(spec, **nested, **plural), str(path))
+        recipes += _recipes(name, section, f"{path} [{name}]")
+    spec = filled(SweepSpec(title=path.stem), table, str(path), hidden=("recipes",), sections=tuple(PROTOCOLS))
+    return _check(replace(spec, recipes=tuple(recipes)), str(path))

@@ -134,7 +134,7 @@ def table(
 
 @click.command()
 @click.argument("runs", nargs=-1, required=True, metavar="RUN [RUN]", type=click.Path(path_type=Path))
-@click.option("--between", metavar="FIELD=A,B", help="Compare cells of one run instead, such as protocol=report,ridge.")
+@click.option("--between", metavar="FIELD=A,B", help="Compare cells of one run instead, such as protocol=report-2020,ridge.")
 @test_option
 @where_option
 @format_option

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from typing import Any
 
-from posenet_store.cells import PROTOCOLS
 from posenet_store.errors import UsageError, unknown
+from posenet_store.recipes import PROTOCOLS
 from posenet_store.results import COLUMNS
 
 Record = dict[str, Any]
@@ -14,13 +14,13 @@ Record = dict[str, Any]
 SETTINGS = tuple(dict.fromkeys(one.name for kind in PROTOCOLS.values() for one in fields(kind) if one.name != "name"))
 """What protocols can be told, such as `learning_rate`."""
 
-FIELDS = (*COLUMNS[1:], "value_range", "normalise", *SETTINGS)
+FIELDS = tuple(dict.fromkeys((*COLUMNS[1:], "value_range", "normalise", *SETTINGS)))
 
 
 def fields_of(record: Record) -> dict[str, Any]:
     """Return a record's fields by name; a list is text, a setting that its protocol does not have is None."""
     cell = record["cell"]
-    known = cell | record["labels"] | cell["protocol"] | {"protocol": cell["protocol"]["name"]}
+    known = cell["protocol"] | cell | record["labels"] | {"protocol": cell["protocol"]["name"]}
     values = {name: known.get(name) for name in FIELDS}
     return {name: str(list(value)) if isinstance(value, list | tuple) else value for name, value in values.items()}
 

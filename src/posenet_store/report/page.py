@@ -35,7 +35,7 @@ class _Maps:
 
 def _by_protocol(lines: Sequence[Line]) -> list[list[Line]]:
     """The lines of each protocol, the report's first."""
-    names = sorted({protocol_of(line) for line in lines}, key=lambda name: name != "report")
+    names = sorted({protocol_of(line) for line in lines}, key=lambda name: name != "report-2020")
     return [[line for line in lines if protocol_of(line) == name] for name in names]
 
 

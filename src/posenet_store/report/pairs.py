@@ -59,12 +59,12 @@ def read_sides(runs: Sequence[Path], between: str | None, conditions: Sequence[s
         field, text = assigned(between, "--between")
         values = text.split(",")
         if len(set(values)) != 2 or len(values) != 2:
-            raise UsageError(f"--between {between!r} is not accepted; give two values, such as protocol=report,ridge")
+            raise UsageError(f"--between {between!r} is not accepted; give two values, such as protocol=report-2020,ridge")
         records = where(load_run(runs[0])[1], conditions)
         first, second = ((f"{field} {value}", runs[0], holding(records, field, [value])) for value in values)
     else:
         raise UsageError(
-            f"compare takes two runs, or one run and --between FIELD=A,B, such as protocol=report,ridge; "
+            f"compare takes two runs, or one run and --between FIELD=A,B, such as protocol=report-2020,ridge; "
             f"there are {len(runs)} and {'no --between' if between is None else '--between ' + between}"
         )
     return _read(*first), _read(*second)
