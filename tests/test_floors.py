@@ -12,7 +12,7 @@ FLOORS = (
     ("errors",),
     ("files", "provenance", "taps", "dead_leaves", "threads", "summary", "optimizers", "unfolding", "settings", "recipes"),
     ("specs", "targets", "metrics", "images", "slurm", "report.published"),
-    ("blocks", "layout", "cells", "alignment", "sources", "executors", "heads", "remote"),
+    ("blocks", "layout", "cells", "alignment", "canvas", "sources", "executors", "heads", "remote"),
     (
         "gather",
         "moments",
@@ -44,7 +44,8 @@ FLOORS = (
     ("",),
 )
 WITHIN = {
-    ("layout", "blocks"), ("remote", "layout"), ("formats.zarr", "formats.shards"), ("formats.zarr", "formats"),
+    ("layout", "blocks"), ("sources", "canvas"),
+    ("remote", "layout"), ("formats.zarr", "formats.shards"), ("formats.zarr", "formats"),
     ("reader", "views"), ("reader", "loading"), ("cli.train", "cli.build"), ("cli.verify", "cli.build"),
 }  # fmt: skip
 OWNERS = {

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from posenet_store.canvas import canvas_named, shown
 from posenet_store.dead_leaves import VERSION, dead_leaves
 from posenet_store.errors import UsageError, unknown
 from posenet_store.files import sha256
@@ -109,18 +110,29 @@ def absolute(source: str) -> str:
     >>> absolute("probes")
     'probes'
     """
-    named = source in (*DUTS, "probes", "photos") or source.startswith("synthetic:")
-    return source if named else str(Path(source).expanduser().resolve())
+    plain, canvas = _split(source)
+    named = plain in (*DUTS, "probes", "photos") or plain.startswith("synthetic:")
+    return source if named else "@".join([str(Path(plain).expanduser().resolve()), *canvas])
+
+
+def _split(source: str) -> tuple[str, list[str]]:
+    """Split SRC@CANVAS; what exists under the whole name is meant as it is."""
+    plain, mark, canvas = source.rpartition("@")
+    return (plain, [canvas]) if mark and not Path(source).expanduser().exists() else (source, [])
 
 
 def image_set(source: str, data_root: Path | None = None) -> ImageSet:
     """Return the ImageSet that `source` names; raises UsageError if there is no such set.
 
-    Accepted: a folder, an image file, `duts-te`, `duts-tr`, `probes`, `photos`, `synthetic:dead-leaves?n=512&seed=0`.
+    Accepted: a folder, an image file, `duts-te`, `duts-tr`, `probes`, `photos`, `synthetic:dead-leaves?n=512&seed=0`; behind
+    each `@transposed`, `@border:16:black` or `@canvas:32:white` (see `canvas`).
 
     >>> image_set("probes").ids, len(image_set("synthetic:dead-leaves?n=7"))
     (('black', 'white', 'noise'), 7)
     """
+    plain, canvas = _split(source)
+    if canvas:
+        return shown(image_set(plain, data_root), canvas_named(canvas[0]))
     kind, _, rest = source.partition(":")
     if kind == "synthetic":
         return _synthetic(rest)
