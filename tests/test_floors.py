@@ -10,7 +10,19 @@ SOURCE = Path(__file__).parents[1] / "src/posenet_store"
 
 FLOORS = (
     ("errors",),
-    ("files", "provenance", "taps", "dead_leaves", "threads", "summary", "optimizers", "unfolding", "settings", "recipes"),
+    (
+        "files",
+        "provenance",
+        "taps",
+        "dead_leaves",
+        "threads",
+        "summary",
+        "optimizers",
+        "unfolding",
+        "settings",
+        "recipes",
+        "states",
+    ),
     ("specs", "targets", "metrics", "images", "slurm", "report.published"),
     ("blocks", "layout", "cells", "alignment", "canvas", "sources", "executors", "heads", "remote"),
     (
@@ -39,14 +51,14 @@ FLOORS = (
     ("report.page", "report.ranking", "report.pairs"),
     ("report.compare",),
     ("cli.options",),
-    ("cli.bench", "cli.build", "cli.train", "cli.show", "cli.verify"),
+    ("cli.bench", "cli.build", "cli.evaluate", "cli.train", "cli.show", "cli.verify"),
     ("cli",),
     ("",),
 )
 WITHIN = {
     ("layout", "blocks"), ("sources", "canvas"),
     ("remote", "layout"), ("formats.zarr", "formats.shards"), ("formats.zarr", "formats"),
-    ("reader", "views"), ("reader", "loading"), ("cli.train", "cli.build"), ("cli.verify", "cli.build"),
+    ("reader", "views"), ("reader", "loading"), ("cli.train", "cli.build"), ("cli.evaluate", "cli.build"), ("cli.verify", "cli.build"),
 }  # fmt: skip
 OWNERS = {
     "zarr": {"formats.zarr"},
@@ -61,7 +73,7 @@ OWNERS = {
     "dask_jobqueue": {"slurm"},
     "matplotlib": {"report.figures"},
     "jinja2": {"report.page"},
-    "click": {"cli", "cli.options", "cli.bench", "cli.build", "cli.train", "cli.show", "cli.verify"},
+    "click": {"cli", "cli.options", "cli.bench", "cli.build", "cli.evaluate", "cli.train", "cli.show", "cli.verify"},
     "rich": {"cli.options"},
 }
 # The store is all that lies between: neither side may reach the other, at any distance.

@@ -117,13 +117,13 @@ def disk(folder: Path, size: str) -> Iterator[None]:
 def test_a_killed_worker_costs_nothing_but_its_pass_again(lab: Path) -> None:
     run = lab / "worker"
     with process(lab, "some", run, "--workers", "2") as sweep:
-        assert waited(lambda: some(run), 60)
+        assert waited(lambda: some(run), 240)
         workers = [one for one in psutil.Process(sweep.pid).children() if "spawn_main" in " ".join(one.cmdline())]
         assert len(workers) == 2
         for worker in workers:
             worker.kill()
         assert len(records(run)) < CELLS
-        _, errors = sweep.communicate(timeout=90)
+        _, errors = sweep.communicate(timeout=240)
     assert sweep.returncode == 0, errors
     assert f"{CELLS} heads trained" in errors
     whole(lab, "some", run)
@@ -132,7 +132,7 @@ def test_a_killed_worker_costs_nothing_but_its_pass_again(lab: Path) -> None:
 def test_a_killed_driver_leaves_no_process_and_the_same_command_does_the_rest(lab: Path) -> None:
     run = lab / "killed"
     with process(lab, "some", run, "--workers", "2") as sweep:
-        assert waited(lambda: some(run), 60)
+        assert waited(lambda: some(run), 240)
         children = psutil.Process(sweep.pid).children(recursive=True)
         sweep.kill()
         assert psutil.wait_procs(children, timeout=20)[1] == []
@@ -147,9 +147,9 @@ def test_a_driver_asked_to_stop_says_one_sentence(lab: Path, sent: signal.Signal
     """To the whole group, as a terminal or a batch system does. Workers may end what they are at, so any cell may be there."""
     run = lab / sent.name
     with process(lab, "some", run, "--workers", "1", group=True) as sweep:
-        assert waited(lambda: some(run), 60)
+        assert waited(lambda: some(run), 240)
         os.killpg(sweep.pid, sent)
-        _, errors = sweep.communicate(timeout=60)
+        _, errors = sweep.communicate(timeout=240)
     assert sweep.returncode == code
     assert f"{sentence}; everything committed is safe, type the same command again to go on" in errors.splitlines()
     assert "Traceback" not in errors
@@ -162,9 +162,9 @@ def test_a_killed_scheduler_is_one_sentence_and_the_same_command_does_the_rest(l
     with DaskProcesses() as dask:
         dask.worker()
         with process(lab, "some", run, "--scheduler", dask.address) as sweep:
-            assert waited(lambda: some(run), 60)
+            assert waited(lambda: some(run), 240)
             dask.running[0].kill()
-            _, errors = sweep.communicate(timeout=60)
+            _, errors = sweep.communicate(timeout=240)
     assert sweep.returncode == 1
     assert errors.splitlines()[-1].startswith(f"error: the Dask scheduler of {dask.address} was lost or restarted;")
     assert "Traceback" not in errors

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from posenet_store.errors import PosenetStoreError, UsageError, first_line, unknown
 from posenet_store.specs import Preprocess, Tap
+from posenet_store.states import unwrapped
 from posenet_store.taps import PIXELS, tap_modules
-from posenet_store.weights import Weights, resolve, state_digest, unwrapped
+from posenet_store.weights import Weights, resolve, state_digest
 
 
 class _LastTap(Exception):

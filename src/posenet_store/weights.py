@@ -1,10 +1,9 @@
 """From what the user types after `--weights` to parameters: imagenet, a file, hed, or random:SEED.
 
 Preprocessing belongs to the weights: torchvision's expect RGB with the ImageNet mean and deviation, HED's (trained in
-Caffe) BGR with a mean only. No pickle is ever executed: `.pth` files are read with `weights_only=True`.
+Caffe) BGR with a mean only.
 """
 
-import pickle
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,14 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from posenet_store import taps
-from posenet_store.errors import PosenetStoreError, UsageError, first_line
+from posenet_store.errors import UsageError
 from posenet_store.files import canonical_json, sha256
 from posenet_store.formats.hdf5 import read_arrays
 from posenet_store.specs import Preprocess
+from posenet_store.states import read_state
 
 IMAGENET = Preprocess(224, 1 / 255, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HED = Preprocess(224, 1.0, (104.00699, 116.66877, 122.67892), (1.0, 1.0, 1.0), order="BGR")
@@ -55,34 +54,6 @@ def state_digest(state: Mapping[str, Tensor]) -> str:
         value = state[name].detach().cpu().contiguous()
         entries.append([name, str(value.dtype), list(value.shape), sha256(value.reshape(-1).view(torch.uint8).numpy().data)])
     return sha256(canonical_json(entries))
-
-
-def unwrapped(loaded: object, path: Path) -> dict[str, Tensor]:
-    """Accept a state dict, or a training checkpoint that holds one, saved from a plain or a parallel model.
-
-    Raises UsageError if `loaded`, the content of `path`, is neither.
-    """
-    for key in ("state_dict", "model", "model_state_dict"):
-        if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
-            loaded = loaded[key]
-    entries = loaded.items() if isinstance(loaded, dict) else ()
-    if not entries or not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in entries):
-        raise UsageError(f"{path} holds no state dict (names -> tensors); save it with torch.save(model.state_dict(), ...)")
-    return {re.sub(r"^(module\.)+", "", name): value for name, value in entries}
-
-
-def _from_file(path: Path) -> dict[str, Tensor]:
-    try:
-        safe = path.suffix == ".safetensors"
-        loaded: object = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise UsageError(
-            f"{path} can't be read as tensors: it is damaged, or it holds code, which is never run; "
-            "save it again with torch.save(model.state_dict(), ...)"
-        ) from None
-    except Exception as error:  # a flipped bit can end anywhere in torch's reader: IndexError, struct.error, ...
-        raise PosenetStoreError(f"{path} is damaged or cut short: {first_line(error)}") from None
-    return unwrapped(loaded, path)
 
 
 def _hed_file() -> Path:
@@ -130,5 +101,5 @@ def resolve(source: str, backbone: str) -> Weights:
     if path.suffix in (".pth", ".pt", ".safetensors"):
         if not path.is_file():
             raise UsageError(f"weights file {path} does not exist; accepted: {ACCEPTED}")
-        return Weights(path.stem, IMAGENET, _from_file(path))
+        return Weights(path.stem, IMAGENET, read_state(path))
     raise UsageError(f"unknown weights {source!r}; accepted: {ACCEPTED}")

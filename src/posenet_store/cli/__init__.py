@@ -7,9 +7,10 @@ import click
 
 from posenet_store.cli.bench import bench
 from posenet_store.cli.build import build_store
+from posenet_store.cli.evaluate import evaluate
 from posenet_store.cli.options import printable
 from posenet_store.cli.show import compare, inspect, report, stores, table
-from posenet_store.cli.train import evaluate, sweep
+from posenet_store.cli.train import sweep
 from posenet_store.cli.verify import convert, verify
 from posenet_store.errors import PosenetStoreError
 

@@ -1,4 +1,4 @@
-"""sweep and evaluate: heads from stores, never a backbone."""
+"""sweep: heads from stores, never a backbone."""
 
 import signal
 from itertools import count
@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from posenet_store.cli.build import built, terminated
+from posenet_store.cli.build import terminated
 from posenet_store.cli.options import (
     above,
-    backbone_options,
     human_bytes,
     human_time,
-    image_options,
     json_option,
     print_json,
     print_table,
@@ -144,55 +142,3 @@ def _print_outcome(outcome: "SweepOutcome", files: "RunFiles", as_json: bool) ->
         print_json({"run": str(files.root)} | facts)
     else:
         click.echo(files.root)
-
-
-@click.command()
-@click.option("--head", type=click.Path(path_type=Path), required=True, help="A head of a sweep: RUN/heads/*.safetensors.")
-@click.option("--store", type=click.Path(path_type=Path), help="A store of the head's network.")
-@image_options(required=False)
-@backbone_options(backbone_required=False)
-@stores_option
-@json_option
-def evaluate(
-    head: Path, store: Path | None, source: str | None, data_root: Path | None, backbone: str | None, weights: str, taps: str,
-    device: str, batch_size: int, root: Path, as_json: bool,
-) -> None:  # fmt: skip
-    """Score one trained head on a store, or on images (whose store is then built, or found)."""
-    from posenet_store.evaluation import evaluate_head
-    from posenet_store.reader import open_store
-
-    if store is not None and source is None:
-        chosen = store
-    elif source is not None and store is None:
-        network = (backbone, weights, taps, device)
-        chosen = _store_of(head, source, data_root, network, root, batch_size)
-    else:
-        raise click.UsageError("give either --store or --images")
-    rows = evaluate_head(head, open_store(chosen))
-    if as_json:
-        print_json(rows)
-    else:
-        print_table(list(rows[0]), [[_shown(value) for value in row.values()] for row in rows])
-
-
-def _shown(value: object) -> str:
-    return "undef." if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
-
-
-def _store_of(
-    head: Path, source: str, data_root: Path | None, network: tuple[str | None, str, str, str], root: Path, batch_size: int
-) -> Path:  # fmt: skip
-    """Build, or find, the store of the images that a head is to be scored on."""
-    from posenet_store.backbones import load_backbone
-    from posenet_store.extract import plan_store
-    from posenet_store.heads import load_head
-    from posenet_store.inputs import all_channels
-    from posenet_store.sources import image_set
-
-    _, made = load_head(head)
-    name, *others = network
-    frozen = load_backbone(name or made["backbone"], *others)
-    images = image_set(source, data_root)
-    layout = "native" if all_channels(made["cell"]["input"]) else "aligned"
-    plan = plan_store(images, frozen, layout, "float32")
-    return built(images, frozen, plan, root, batch_size, max_unreadable=0.01).path

@@ -1,0 +1,77 @@
+"""evaluate: score one head."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from posenet_store.cli.build import built
+from posenet_store.cli.options import backbone_options, image_options, json_option, print_json, print_table, stores_option
+from posenet_store.targets import TARGETS
+
+if TYPE_CHECKING:  # the real imports are in the commands: --help must not load torch
+    from posenet_store.evaluation import Question
+
+
+@click.command()
+@click.option("--head", type=click.Path(path_type=Path), required=True,
+              help="A head of a sweep (RUN/heads/*.safetensors); with --target, a state dict of one torch.nn.Conv2d.")  # fmt: skip
+@click.option("--store", type=click.Path(path_type=Path), help="A store of the head's network.")
+@click.option("--target", type=click.Choice(TARGETS), help="The map that a head from elsewhere must paint.")
+@click.option("--input", "source_text", default="aligned", show_default=True, help="What a head from elsewhere reads.")
+@click.option("--padding", type=click.IntRange(0), default=0, show_default=True, help="Zero padding of a head from elsewhere.")
+@image_options(required=False)
+@backbone_options(backbone_required=False)
+@stores_option
+@json_option
+def evaluate(
+    head: Path, store: Path | None, source: str | None, data_root: Path | None, backbone: str | None, weights: str, taps: str,
+    device: str, batch_size: int, root: Path, as_json: bool, target: str | None, source_text: str, padding: int,
+) -> None:  # fmt: skip
+    """Score one trained head on a store, or on images (whose store is then built, or found).
+
+    The report's notebook transposes its test images: --images photo.jpg@transposed.
+    """
+    from posenet_store.evaluation import Question, evaluate_foreign, evaluate_head
+    from posenet_store.reader import open_store
+
+    question = Question(target, source_text, padding) if target else None
+    if store is not None and source is None:
+        chosen = store
+    elif source is not None and store is None:
+        network = (backbone, weights, taps, device)
+        chosen = _store_of(head, question, source, data_root, network, root, batch_size)
+    else:
+        raise click.UsageError("give either --store or --images")
+    opened = open_store(chosen)
+    rows = evaluate_foreign(head, opened, question) if question else evaluate_head(head, opened)
+    if as_json:
+        print_json(rows)
+    else:
+        print_table(list(rows[0]), [[_shown(value) for value in row.values()] for row in rows])
+
+
+def _shown(value: object) -> str:
+    return "undef." if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+def _store_of(
+    head: Path, question: "Question | None", source: str, data_root: Path | None,
+    network: tuple[str | None, str, str, str], root: Path, batch_size: int,
+) -> Path:  # fmt: skip
+    """Build, or find, the store of the images that a head is to be scored on."""
+    from posenet_store.backbones import load_backbone
+    from posenet_store.extract import plan_store
+    from posenet_store.heads import load_head
+    from posenet_store.inputs import all_channels
+    from posenet_store.sources import image_set
+
+    name, *others = network
+    made = {} if question else load_head(head)[1]
+    if question and name is None:
+        raise click.UsageError("a head from elsewhere does not say which network it reads: give --backbone")
+    frozen = load_backbone(name or made["backbone"], *others)
+    images = image_set(source, data_root)
+    layout = "native" if all_channels(question.input if question else made["cell"]["input"]) else "aligned"
+    plan = plan_store(images, frozen, layout, "float32")
+    return built(images, frozen, plan, root, batch_size, max_unreadable=0.01).path

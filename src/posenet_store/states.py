@@ -1,0 +1,40 @@
+"""State dicts from files: tensors by name, from `.pth` or `.safetensors`; no code in a file is ever run."""
+
+import pickle
+import re
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from posenet_store.errors import PosenetStoreError, UsageError, first_line
+
+
+def unwrapped(loaded: object, path: Path) -> dict[str, Tensor]:
+    """Accept a state dict, or a training checkpoint that holds one, saved from a plain or a parallel model.
+
+    Raises UsageError if `loaded`, the content of `path`, is neither.
+    """
+    for key in ("state_dict", "model", "model_state_dict"):
+        if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
+            loaded = loaded[key]
+    entries = loaded.items() if isinstance(loaded, dict) else ()
+    if not entries or not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in entries):
+        raise UsageError(f"{path} holds no state dict (names -> tensors); save it with torch.save(model.state_dict(), ...)")
+    return {re.sub(r"^(module\.)+", "", name): value for name, value in entries}
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """Read a file's state dict; raises UsageError if it holds another thing, PosenetStoreError if it is damaged."""
+    try:
+        safe = path.suffix == ".safetensors"
+        loaded: object = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise UsageError(
+            f"{path} can't be read as tensors: it is damaged, or it holds code, which is never run; "
+            "save it again with torch.save(model.state_dict(), ...)"
+        ) from None
+    except Exception as error:  # a flipped bit can end anywhere in torch's reader: IndexError, struct.error, ...
+        raise PosenetStoreError(f"{path} is damaged or cut short: {first_line(error)}") from None
+    return unwrapped(loaded, path)

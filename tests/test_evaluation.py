@@ -1,0 +1,78 @@
+"""Heads that another program trained: one convolution in a state dict, on any store."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from scipy.stats import spearmanr
+from torch import Tensor, nn
+
+from posenet_store.errors import UsageError
+from posenet_store.evaluation import Question, evaluate_foreign
+from posenet_store.images import folder_set
+from posenet_store.reader import Reader
+from posenet_store.targets import target_map
+from support import built_store, tiny_backbone, write_images
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory: pytest.TempPathFactory) -> Reader:
+    folder = tmp_path_factory.mktemp("evaluation")
+    return built_store(folder / "stores", folder_set(write_images(folder / "photos", 6)), tiny_backbone(), "aligned")
+
+
+def saved(path: Path, state: dict[str, Tensor]) -> Path:
+    if path.suffix == ".safetensors":
+        save_file(state, path)
+    else:
+        torch.save(state, path)
+    return path
+
+
+@pytest.mark.parametrize("name", ["conv.pth", "conv.safetensors"])
+@pytest.mark.parametrize("bias", [True, False])
+def test_scores_are_those_of_the_convolution_itself(reader: Reader, tmp_path: Path, name: str, bias: bool) -> None:
+    torch.manual_seed(0)
+    conv = nn.Conv2d(9, 1, 5, padding=1, bias=bias)
+    state = {f"module.readout.{key}": value.detach() for key, value in conv.state_dict().items()}
+    (row,) = evaluate_foreign(saved(tmp_path / name, state), reader, Question("V", padding=1))
+    features = torch.from_numpy(reader.read("aligned", 0, 6).astype(np.float32))
+    goal = target_map("V", 26)
+    maps = conv(features).detach().numpy()[:, 0]
+    spc = [spearmanr(one.ravel(), goal.ravel()).statistic for one in maps]
+    assert row["spc"] == pytest.approx(np.mean(spc), abs=2e-4)  # a float32 convolution ranks near ties otherwise
+    assert row["mae"] == pytest.approx(np.abs(maps - goal).mean(), rel=1e-5)
+    assert (row["target"], row["images"]) == ("V", 6)
+
+
+def test_the_convolution_must_fit_the_features(reader: Reader, tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.pth", nn.Conv2d(15, 1, 3).state_dict())
+    with pytest.raises(UsageError, match="reads 15 channels; 'aligned' of .* has 9"):
+        evaluate_foreign(path, reader, Question("H"))
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        {"w": torch.zeros(2, 9, 3, 3), "b": torch.zeros(2)},
+        {"w": torch.zeros(1, 9, 3, 2)},
+        {"w": torch.zeros(1, 9, 3, 3), "b": torch.zeros(1), "gain": torch.zeros(1)},
+        {"w": torch.zeros(9)},
+    ],
+)
+def test_anything_but_one_convolution_is_refused(reader: Reader, tmp_path: Path, state: dict[str, Tensor]) -> None:
+    with pytest.raises(UsageError, match="no single convolution with one output"):
+        evaluate_foreign(saved(tmp_path / "a.pth", state), reader, Question("H"))
+
+
+def test_code_in_a_file_is_never_run(reader: Reader, tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return (Path(tmp_path / "ran").write_text, ("",))
+
+    torch.save({"w": Evil()}, tmp_path / "a.pth")
+    with pytest.raises(UsageError, match="code, which is never run"):
+        evaluate_foreign(tmp_path / "a.pth", reader, Question("H"))
+    assert not (tmp_path / "ran").exists()
