@@ -49,7 +49,7 @@ def test_scores_are_those_of_the_convolution_itself(reader: Reader, tmp_path: Pa
 
 def test_the_convolution_must_fit_the_features(reader: Reader, tmp_path: Path) -> None:
     path = saved(tmp_path / "a.pth", nn.Conv2d(15, 1, 3).state_dict())
-    with pytest.raises(UsageError, match="reads 15 channels; 'aligned' of .* has 9"):
+    with pytest.raises(UsageError, match=r"reads 15 channels; 'aligned' of .* has 9"):
         evaluate_foreign(path, reader, Question("H"))
 
 

@@ -58,7 +58,8 @@ FLOORS = (
 WITHIN = {
     ("layout", "blocks"), ("sources", "canvas"),
     ("remote", "layout"), ("formats.zarr", "formats.shards"), ("formats.zarr", "formats"),
-    ("reader", "views"), ("reader", "loading"), ("cli.train", "cli.build"), ("cli.evaluate", "cli.build"), ("cli.verify", "cli.build"),
+    ("reader", "views"), ("reader", "loading"), ("cli.train", "cli.build"), ("cli.evaluate", "cli.build"),
+    ("cli.verify", "cli.build"),
 }  # fmt: skip
 OWNERS = {
     "zarr": {"formats.zarr"},

@@ -198,7 +198,7 @@ def test_a_broken_store_fails_its_pass_on_a_worker_too(lab: Path, tmp_path: Path
     next(broken.glob("data.zarr/aligned/c.0.0.0.0")).unlink()
     done = here(copy, "quick", copy / "run", "--workers", "2")
     assert done.exit_code == 1
-    assert re.search(rf"^failed: {broken.name}, aligned.*, report \(2 cells\): .*is missing", done.stderr, re.MULTILINE)
+    assert re.search(rf"^failed: {broken.name}, aligned.*, report-2020 \(2 cells\): .*is missing", done.stderr, re.MULTILINE)
     assert done.stderr.count("failed:") == 1
     assert "type the same command again to do what failed; what is finished is kept" in done.stderr
     assert len(records(copy / "run")) == CELLS - 2

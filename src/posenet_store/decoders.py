@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from posenet_store.heads import Heads, Standard, drawn
+from posenet_store.heads import Heads, Standard, drawn, grouped
 from posenet_store.recipes import Recipe
 
 EPSILON = 1e-5
@@ -73,7 +73,7 @@ class Decoder:
         each = 4 if self.recipe.sigmoid else 2
         for layer in range(0, len(parts), each):
             weight, bias, *gains = parts[layer : layer + each]
-            values = F.conv2d(values, weight.flatten(0, 1), bias.flatten(), padding=self.padding, groups=groups)
+            values = grouped(values, weight.flatten(0, 1), bias.flatten(), self.padding, groups)
             if gains:
                 mean, variance = running[layer // each]
                 gain, offset = (one.flatten() for one in gains)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # the real imports are in the commands: --help must not load 
 
 @click.command()
 @click.option("--head", type=click.Path(path_type=Path), required=True,
-              help="A head of a sweep (RUN/heads/*.safetensors); with --target, a state dict of one torch.nn.Conv2d.")  # fmt: skip
+              help="RUN/heads/*.safetensors of a sweep; with --target, a state dict of one torch.nn.Conv2d.")  # fmt: skip
 @click.option("--store", type=click.Path(path_type=Path), help="A store of the head's network.")
 @click.option("--target", type=click.Choice(TARGETS), help="The map that a head from elsewhere must paint.")
 @click.option("--input", "source_text", default="aligned", show_default=True, help="What a head from elsewhere reads.")

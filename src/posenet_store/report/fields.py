@@ -11,8 +11,9 @@ from posenet_store.results import COLUMNS
 Record = dict[str, Any]
 """What a run keeps about a finished cell."""
 
-SETTINGS = tuple(dict.fromkeys(one.name for kind in PROTOCOLS.values() for one in fields(kind) if one.name != "name"))
-"""What protocols can be told, such as `learning_rate`."""
+_OF_CELLS = ("name", "input", "normalise")
+SETTINGS = tuple(dict.fromkeys(f.name for kind in PROTOCOLS.values() for f in fields(kind) if f.name not in _OF_CELLS))
+"""What protocols can be told, such as `learning_rate`; what a cell says itself is not among them."""
 
 FIELDS = tuple(dict.fromkeys((*COLUMNS[1:], "value_range", "normalise", *SETTINGS)))
 

@@ -103,13 +103,21 @@ def _column(test: str) -> str:
     return COLUMNS[0] if test == HELD_OUT else test
 
 
+def _told_apart(records: Sequence[dict[str, Any]]) -> dict[str, list[str]]:
+    """Return of each protocol the settings that vary among its own cells."""
+    named: dict[str, list[dict[str, Any]]] = {}
+    for record in records:
+        named.setdefault(record["cell"]["protocol"]["name"], []).append(record)
+    return {name: [one for one in varying(some) if one in SETTINGS] for name, some in named.items()}
+
+
 def our_lines(records: Sequence[dict[str, Any]]) -> list[Line]:
     """Return one line a (target, network, images, setting, protocol with what varies of its settings), seeds pooled."""
-    told_apart = [name for name in varying(records) if name in SETTINGS]
+    told_apart = _told_apart(records)
     pooled: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for record in records:
         cell, labels, values = record["cell"], record["labels"], fields_of(record)
-        settings = [f"{name} {values[name]}" for name in told_apart if values[name] is not None]
+        settings = [f"{name} {values[name]}" for name in told_apart[cell["protocol"]["name"]]]
         source = f"ours: {', '.join([cell['protocol']['name'], *settings])}"
         key = (cell["target"], labels["network"], labels["images"], setting_of(cell), source)
         pooled.setdefault(key, []).append(record)
