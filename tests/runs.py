@@ -24,6 +24,7 @@ def cell(
     """Return a finished cell; `columns` are (SPC, MAE) an image by test, `changes` other fields of a Cell."""
     fields: dict[str, Any] = {
         "train_rows": 40,
+        "held_out": 40,
         "input": "aligned",
         "target": "H",
         "value_range": (0.0, 1.0),

@@ -173,8 +173,8 @@ def test_no_partner_though_every_field_has_common_values() -> None:
     ("other", "reason"),
     [
         (cell(constant(0.5, images=5), kernel=5), "natural: 4 images on one side, 5 on the other"),
-        (cell(constant(0.5), images="duts-tr"), "held-out images differ (duts-te after 40 rows, duts-tr after 40 rows)"),
-        (cell(constant(0.5), train_rows=30), "held-out images differ (duts-te after 40 rows, duts-te after 30 rows)"),
+        (cell(constant(0.5), images="duts-tr"), "held-out images differ (duts-te from row 40, duts-tr from row 40)"),
+        (cell(constant(0.5), held_out=30), "held-out images differ (duts-te from row 40, duts-te from row 30)"),
         (cell(constant(0.5, test="black"), kernel=5), "natural: not on both sides"),
     ],
 )
@@ -203,7 +203,7 @@ def test_the_contrast_names_every_setting_that_differs() -> None:
     )
     longer = cell(constant(0.5, test="black"), protocol=Recipe(epochs=30), train_rows=80)
     found, _ = compared([(cell(constant(0.5, test="black")), longer)], {"black": "black"})
-    assert contrast(found) == ("epochs 15, train_rows 40", "epochs 30, train_rows 80")
+    assert contrast(found) == ("train_rows 40, epochs 15", "train_rows 80, epochs 30")
     found, _ = compared([(one, cell(constant(0.5), protocol=Ridge()))], NATURAL)
     assert contrast(found) == ("protocol report-2020", "protocol ridge")
 

@@ -110,3 +110,10 @@ def test_readouts_with_too_many_unknowns_are_left_out_with_a_note(found: list[En
     assert len([cell for cell in plan.cells if cell.protocol.name == "report-2020"]) == 5 * 3 * 4
     (note,) = plan.notes
     assert "left out: ridge for tiny-random0 on 'full' with kernel 3 has 324 unknowns" in note
+
+
+def test_fewer_training_images_are_tested_on_the_same_rows(found: list[Entry]) -> None:
+    spec = replace(SPEC, train=("photos",), train_images=(0, 3, 99), targets=("H",), seeds=(0,))
+    plan = plan_sweep(spec, found, Path())
+    assert [(one.cells[0].train_rows, one.cells[0].held_out) for one in plan.passes] == [(5, 5), (3, 5)]
+    assert any("99 training images" in note for note in plan.notes)

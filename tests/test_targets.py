@@ -53,6 +53,41 @@ def test_horizontal_stripes_vary_along_y_only() -> None:
     assert np.ptp(native_map("HS")[:, 0]) == 255
 
 
+def test_patterns_of_the_published_numbers_are_the_published_maps() -> None:
+    for pattern, name in (("ramp:0", "H"), ("ramp:90", "V"), ("gaussian:0.5", "G")):
+        assert (native_map(pattern) == native_map(name)).all()
+    for pattern, name in (("stripes:2.5:0", "VS"), ("stripes:2.5:90", "HS")):
+        assert np.abs(native_map(pattern).astype(int) - native_map(name)).max() <= 4  # the published ends leave the cosine
+
+
+@pytest.mark.parametrize("angle", [30.0, 45.0, 120.0, -15.0])
+def test_a_ramp_grows_in_its_direction(angle: float) -> None:
+    ramp = native_map(f"ramp:{angle}").astype(float)
+    down, across = (np.diff(ramp, axis=axis).mean() for axis in (0, 1))
+    assert math.degrees(math.atan2(down, across)) == pytest.approx(angle, abs=0.5)
+    assert (ramp.min(), ramp.max()) == (0, 255)
+
+
+def test_a_narrower_gaussian_falls_faster() -> None:
+    narrow, wide = native_map("gaussian:0.1"), native_map("gaussian:2")
+    assert narrow[128, 128] == wide[128, 128] == 255
+    assert narrow[128, 200] < native_map("G")[128, 200] < wide[128, 200]
+
+
+@pytest.mark.parametrize("periods", [1, 4, 13])
+def test_stripes_have_their_periods(periods: int) -> None:
+    spectrum = np.abs(np.fft.rfft(native_map(f"stripes:{periods}:0")[0].astype(float) - 127.5))
+    assert spectrum.argmax() == periods
+
+
+@pytest.mark.parametrize(
+    "name", ["ramp", "ramp:", "ramp:x", "ramp:nan", "gaussian:0", "gaussian:99", "stripes:4", "stripes:14:0"]
+)
+def test_a_pattern_without_its_numbers_is_refused(name: str) -> None:
+    with pytest.raises(UsageError, match="accepted: H, V, G, HS, VS, ramp:ANGLE, gaussian:SIGMA, stripes:PERIODS:ANGLE"):
+        native_map(name)
+
+
 @pytest.mark.parametrize(("name", "transposed"), [("H", "V"), ("HS", "VS")])
 def test_targets_are_transposes_of_each_other(name: str, transposed: str) -> None:
     assert (native_map(name) == native_map(transposed).T).all()

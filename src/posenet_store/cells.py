@@ -26,11 +26,12 @@ def _settings(protocol: Protocol) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Cell:
-    """One head: `store` and `tests` are fingerprints; rows [0, train_rows) of the store train, the rest is held out."""
+    """One head: `store` and `tests` are fingerprints; rows [0, train_rows) of the store train, those from `held_out` test."""
 
     store: str
     tests: tuple[str, ...]
     train_rows: int
+    held_out: int
     input: str
     target: str
     value_range: tuple[float, float]

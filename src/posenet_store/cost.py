@@ -79,7 +79,7 @@ def cost_of(one: Pass, specs: Mapping[str, StoreSpec], speeds: Speeds) -> Cost:
     source, rows = parse_input(one.input, spec), one.cells[0].train_rows
     made = families(one.cells, source, spec)
     tests = [(specs[fingerprint], specs[fingerprint].rows) for fingerprint in one.cells[0].tests]
-    tests.append((spec, spec.rows - rows))
+    tests.append((spec, spec.rows - one.cells[0].held_out))
     tested = sum(count for _, count in tests)
     seconds = tested * len(one.cells) * speeds.score
     reading = sum(row_bytes(store, source.arrays) * count for store, count in tests)

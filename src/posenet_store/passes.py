@@ -101,7 +101,7 @@ def run_pass(task: Pass, run: Path, threads: int) -> list[str]:
         fitted = fit_ridge(reader, source, task.cells, task.protocol, shelf)
     scorable = [scorable_of(one) for one in fitted]
     columns: dict[str, list[list[Scored]]] = {}
-    for name, blocks in _test_columns(reader, tests, source, task.cells[0].train_rows):
+    for name, blocks in _test_columns(reader, tests, source, task.cells[0].held_out):
         columns[name] = score_heads(blocks, scorable)
     seconds = (time.perf_counter() - began) / len(task.cells)
     for number, group in enumerate(fitted):

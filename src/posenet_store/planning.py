@@ -90,14 +90,20 @@ def _one_each(entries: Iterable[Entry]) -> list[Entry]:
     return sorted(best.values(), key=lambda e: (e.spec.network != PIXELS, e.spec.network, e.spec.images))
 
 
+def _most(spec: SweepSpec, entry: Entry) -> int:
+    """The rows that may train."""
+    return entry.spec.rows - round(spec.holdout * entry.spec.rows)
+
+
 def _cells(spec: SweepSpec, entry: Entry, tests: Sequence[Entry], source: str, protocol: Protocol) -> list[Cell]:
-    held_out = round(spec.holdout * entry.spec.rows)
+    most = _most(spec, entry)
     seeds = spec.seeds if isinstance(protocol, Recipe) else spec.seeds[:1]  # exact least squares draws nothing
     return [
         Cell(
             store=entry.spec.fingerprint,
             tests=tuple(test.spec.fingerprint for test in tests),
-            train_rows=entry.spec.rows - held_out,
+            train_rows=images or most,
+            held_out=most,
             input=source,
             target=target,
             value_range=(spec.range[0], spec.range[1]),
@@ -107,6 +113,8 @@ def _cells(spec: SweepSpec, entry: Entry, tests: Sequence[Entry], source: str, p
             protocol=protocol,
             seed=seed,
         )
+        for images in spec.train_images
+        if images <= most
         for kernel, padding, target, seed in product(spec.kernels, spec.paddings, spec.targets, seeds)
     ]
 
@@ -158,9 +166,12 @@ def plan_sweep(spec: SweepSpec, found: Sequence[Entry], root: Path, keep_moments
                 notes.append(f"left out: {error}")
                 continue
             cells = _solvable(_cells(spec, entry, tests, source, protocol), entry, notes)
+            rows = _most(spec, entry)
+            large = [images for images in spec.train_images if images > rows]
+            notes += [f"left out: {images} training images; {entry.path.name} has {rows}" for images in large]
             if not cells:
                 continue
-            if cells[0].train_rows == entry.spec.rows and not tests:
+            if cells[0].held_out == entry.spec.rows and not tests:
                 raise UsageError(
                     f"nothing to test {entry.spec.network} on: holdout is 0 and no store matches tests {spec.tests}"
                 )
@@ -176,14 +187,18 @@ def plan_sweep(spec: SweepSpec, found: Sequence[Entry], root: Path, keep_moments
 
 
 def _shared(planned: Sequence[tuple[Entry, Sequence[Entry], Sequence[Cell]]], moments: Path | None) -> Iterator[Pass]:
-    """Merge cells into passes: all that train on one store, are tested on the same, and can share its stream."""
-    groups: dict[tuple[Any, ...], list[tuple[Entry, Sequence[Entry], Sequence[Cell]]]] = {}
+    """Merge cells into passes: all that train on the same rows, are tested on the same, and can share a stream."""
+    groups: dict[tuple[Any, ...], list[Cell]] = {}
+    specs = {entry.path: entry.spec for entry, _, _ in planned}
     for entry, tests, cells in planned:
-        key = (entry.path, tuple(test.path for test in tests), cells[0].input.partition(":")[0], stream_of(cells[0].protocol))
-        groups.setdefault(key, []).append((entry, tests, cells))
+        first = cells[0]
+        shared = (first.input.partition(":")[0], stream_of(first.protocol))
+        key = (entry.path, tuple(test.path for test in tests), *shared)
+        for cell in cells:
+            groups.setdefault((*key, cell.train_rows), []).append(cell)
     for (path, tests, *_), members in groups.items():
-        cells = sorted((cell for _, _, some in members for cell in some), key=lambda cell: (cell.kernel, cell.padding))
+        cells = sorted(members, key=lambda cell: (cell.kernel, cell.padding))
         for start in range(0, len(cells), MAX_CELLS):
             some = tuple(cells[start : start + MAX_CELLS])
-            text = together(dict.fromkeys(cell.input for cell in some), members[0][0].spec)
+            text = together(dict.fromkeys(cell.input for cell in some), specs[path])
             yield Pass(path, tests, text, some[0].protocol, some, moments)

@@ -10,7 +10,7 @@ from posenet_store.cells import output_size
 from posenet_store.errors import UsageError, unknown
 from posenet_store.recipes import OPTIMIZERS, PROTOCOLS, Protocol, Recipe
 from posenet_store.settings import filled, read_toml, typed
-from posenet_store.targets import TARGETS, target_map
+from posenet_store.targets import TARGETS, native_map, target_map
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,8 @@ class SweepSpec:
     """A product of choices. `networks`, `train` and `tests` are patterns over the stores below the root.
 
     `holdout` is the share of each training store's rows that is kept for testing; with `tests`, further image sets
-    of the same network are scored. Without `inputs` each protocol reads its own. `recipes` are protocols with other
+    of the same network are scored. `train_images` are how many of the other rows train,
+    0 for all. Without `inputs` each protocol reads its own. `recipes` are protocols with other
     settings than their own, one entry for each combination that the sweep tries.
     """
 
@@ -27,6 +28,7 @@ class SweepSpec:
     train: tuple[str, ...] = ("*",)
     tests: tuple[str, ...] = ("probes",)
     holdout: float = 0.2
+    train_images: tuple[int, ...] = (0,)
     inputs: tuple[str, ...] = ()
     targets: tuple[str, ...] = TARGETS
     range: tuple[float, float] = (0.0, 1.0)
@@ -43,16 +45,18 @@ class SweepSpec:
 
 
 def _check(spec: SweepSpec, where: str) -> SweepSpec:
-    for name, table, known in (("target", spec.targets, TARGETS), ("protocol", spec.protocols, tuple(PROTOCOLS))):
-        for entry in table:
-            if entry not in known:
-                raise unknown(f"{name} in {where}", entry, known)
+    for entry in spec.protocols:
+        if entry not in PROTOCOLS:
+            raise unknown(f"protocol in {where}", entry, tuple(PROTOCOLS))
+    for entry in spec.targets:
+        native_map(entry)
     if not 0 <= spec.holdout < 1:
         raise UsageError(f"{where}: holdout = {spec.holdout} is not accepted; give 0 to less than 1")
     if len(spec.range) != 2:
         raise UsageError(f"{where}: range = {list(spec.range)} is not accepted; give [low, high]")
-    if min(spec.seeds) < 0:
-        raise UsageError(f"{where}: seeds = {list(spec.seeds)} is not accepted; give at least 0")
+    for name, numbers in (("seeds", spec.seeds), ("train_images", spec.train_images)):
+        if min(numbers) < 0:
+            raise UsageError(f"{where}: {name} = {list(numbers)} is not accepted; give at least 0")
     layers = {recipe.layers for name in spec.protocols for recipe in spec.recipes_of(name) if isinstance(recipe, Recipe)}
     for kernel, padding, deep in product(spec.kernels, spec.paddings, layers | {1}):
         target_map("H", output_size(kernel, padding, deep), (spec.range[0], spec.range[1]))

@@ -1,5 +1,8 @@
 """The position maps that a head must paint: H, V, G, HS, VS as functions of a size.
 
+Patterns with other numbers are spelled `ramp:30` (degrees from H to V), `gaussian:0.25` (sigma in sides, 0.5 is G) and
+`stripes:4:90` (periods, up to 13, which 26 positions still resolve; direction).
+
 The formulas restate the 256x256 8-bit maps of the authors' code (islamamirul/position_information, gt_*.png;
 the paper's Fig. 2). x is the column and y the row. "H" grows along x, "V" along y; "HS" (horizontal stripes) varies
 along y and "VS" along x, as the authors name them. Other sizes are PIL's antialiased bilinear resize of the 8-bit
@@ -16,6 +19,7 @@ from posenet_store.errors import UsageError, unknown
 
 NATIVE_SIZE = 256
 TARGETS = ("H", "V", "G", "HS", "VS")
+PATTERNS = ("ramp:ANGLE", "gaussian:SIGMA", "stripes:PERIODS:ANGLE")
 DESCRIPTIONS = {
     "H": "horizontal ramp",
     "V": "vertical ramp",
@@ -25,12 +29,12 @@ DESCRIPTIONS = {
 }
 
 
-def _gaussian() -> NDArray[np.uint8]:
-    """sigma = N/2 about pixel (N/2, N/2), stretched so that exp(-1) is black: asymmetric by one pixel, as published."""
+def _gaussian(sigma: float) -> NDArray[np.uint8]:
+    """Of `sigma` sides about pixel (N/2, N/2), the far corner black: asymmetric by one pixel, as published with sigma 1/2."""
     axis = np.arange(NATIVE_SIZE) - NATIVE_SIZE / 2
     squared = axis[:, None] ** 2 + axis[None, :] ** 2
-    bell = np.exp(-squared / (2 * (NATIVE_SIZE / 2) ** 2))
-    return np.asarray(np.floor(255 * (bell - np.exp(-1)) / (1 - np.exp(-1))), dtype=np.uint8)
+    bell = np.exp(-squared / (2 * (NATIVE_SIZE * sigma) ** 2))
+    return np.asarray(np.floor(255 * (bell - bell[0, 0]) / (1 - bell[0, 0])), dtype=np.uint8)
 
 
 def _stripe_profile() -> NDArray[np.uint8]:
@@ -41,11 +45,42 @@ def _stripe_profile() -> NDArray[np.uint8]:
     return profile
 
 
-def native_map(name: str) -> NDArray[np.uint8]:
-    """Return the published 256x256 8-bit map `name`; raises UsageError for an unknown name.
+def _ramp(angle: float) -> NDArray[np.uint8]:
+    """A ramp that grows in the direction of `angle` degrees, from right (0) over down (90); 0 is H and 90 is V."""
+    axis = np.arange(NATIVE_SIZE)
+    across, down = np.cos(np.radians(angle)), np.sin(np.radians(angle))
+    ramp = across * axis[None, :] + down * axis[:, None]
+    return np.asarray(np.round(255 * (ramp - ramp.min()) / np.ptp(ramp)), dtype=np.uint8)
 
-    >>> native_map("H")[0, [0, 255]].tolist(), native_map("V")[255, 0].item()
-    ([0, 255], 255)
+
+def _stripes(periods: float, angle: float) -> NDArray[np.uint8]:
+    """`periods` of a cosine along the same direction as a ramp's, bright where the ramp is black."""
+    place = (_ramp(angle).astype(np.float64) + 0.5) / NATIVE_SIZE
+    return np.asarray(np.round(127.5 + 127.5 * np.cos(2 * np.pi * periods * place)), dtype=np.uint8)
+
+
+def _pattern(name: str) -> NDArray[np.uint8]:
+    """A map with numbers of the user's own; raises UsageError for an unknown name or numbers that make no map."""
+    kind, *texts = name.split(":")
+    try:
+        numbers = [float(text) for text in texts]
+    except ValueError:
+        numbers = []
+    match kind, numbers:
+        case "ramp", [angle] if np.isfinite(angle):
+            return _ramp(angle)
+        case "gaussian", [sigma] if 0.02 <= sigma <= 10:
+            return _gaussian(sigma)
+        case "stripes", [periods, angle] if 0 < periods <= 13 and np.isfinite(angle):
+            return _stripes(periods, angle)
+    raise unknown("target", name, (*TARGETS, *PATTERNS))
+
+
+def native_map(name: str) -> NDArray[np.uint8]:
+    """Return the 256x256 8-bit map `name`: one of the published five, or a pattern; raises UsageError for an unknown name.
+
+    >>> native_map("H")[0, [0, 255]].tolist(), native_map("V")[255, 0].item(), native_map("ramp:45")[255, 255].item()
+    ([0, 255], 255, 255)
     """
     ramp = np.arange(NATIVE_SIZE, dtype=np.uint8)
     rows = np.ones((NATIVE_SIZE, 1), dtype=np.uint8)
@@ -55,13 +90,22 @@ def native_map(name: str) -> NDArray[np.uint8]:
         case "V":
             return (rows * ramp).T.copy()
         case "G":
-            return _gaussian()
+            return _gaussian(0.5)
         case "HS":
             return (rows * _stripe_profile()).T.copy()
         case "VS":
             return rows * _stripe_profile()
         case _:
-            raise unknown("target", name, TARGETS)
+            return _pattern(name)
+
+
+def description(name: str) -> str:
+    """Return a target's name for people.
+
+    >>> description("H"), description("ramp:30")
+    ('horizontal ramp', 'ramp:30')
+    """
+    return DESCRIPTIONS.get(name, name)
 
 
 @lru_cache(maxsize=256)

@@ -7,7 +7,7 @@ import click
 
 from posenet_store.cli.build import built
 from posenet_store.cli.options import backbone_options, image_options, json_option, print_json, print_table, stores_option
-from posenet_store.targets import TARGETS
+from posenet_store.targets import PATTERNS, TARGETS
 
 if TYPE_CHECKING:  # the real imports are in the commands: --help must not load torch
     from posenet_store.evaluation import Question
@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # the real imports are in the commands: --help must not load 
 @click.option("--head", type=click.Path(path_type=Path), required=True,
               help="RUN/heads/*.safetensors of a sweep; with --target, a state dict of one torch.nn.Conv2d.")  # fmt: skip
 @click.option("--store", type=click.Path(path_type=Path), help="A store of the head's network.")
-@click.option("--target", type=click.Choice(TARGETS), help="The map that a head from elsewhere must paint.")
+@click.option("--target", help=f"The map that a head from elsewhere must paint: {', '.join((*TARGETS, *PATTERNS))}.")
 @click.option("--input", "source_text", default="aligned", show_default=True, help="What a head from elsewhere reads.")
 @click.option("--padding", type=click.IntRange(0), default=0, show_default=True, help="Zero padding of a head from elsewhere.")
 @image_options(required=False)

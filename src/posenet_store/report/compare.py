@@ -120,7 +120,7 @@ def _mismatch(first: Partner, second: Partner, test: str) -> str | None:
     if any(test not in record["scores"] for record in records):
         return "not on both sides"
     if test == HELD_OUT:
-        sets = [f"{record['labels']['images']} after {record['cell']['train_rows']} rows" for record in records]
+        sets = [f"{record['labels']['images']} from row {record['cell']['held_out']}" for record in records]
         if sets[0] != sets[1]:
             return f"held-out images differ ({sets[0]}, {sets[1]})"
     counts = [len(cell.scores[f"spc/{test}"]) for cell in (first, second)]
@@ -130,9 +130,9 @@ def _mismatch(first: Partner, second: Partner, test: str) -> str | None:
 def contrast(comparisons: Sequence[Comparison]) -> tuple[str, str]:
     """Return what each side has throughout and the other side has otherwise, such as "kernel 3" and "kernel 5"."""
     pairs = ([one.first for one in comparisons], [one.second for one in comparisons])
-    sides = [[partner_fields(record) | {"train_rows": record["cell"]["train_rows"]} for record in side] for side in pairs]
+    sides = [[partner_fields(record) for record in side] for side in pairs]
     texts: tuple[list[str], list[str]] = ([], [])
-    for name in (*FIELDS, "train_rows"):
+    for name in FIELDS:
         one, other = ({values[name] for values in side} for side in sides)
         if len(one) == len(other) == 1 and one != other and None not in one | other:
             for text, value in zip(texts, (one, other), strict=True):

@@ -15,7 +15,7 @@ _OF_CELLS = ("name", "input", "normalise")
 SETTINGS = tuple(dict.fromkeys(f.name for kind in PROTOCOLS.values() for f in fields(kind) if f.name not in _OF_CELLS))
 """What protocols can be told, such as `learning_rate`; what a cell says itself is not among them."""
 
-FIELDS = tuple(dict.fromkeys((*COLUMNS[1:], "value_range", "normalise", *SETTINGS)))
+FIELDS = tuple(dict.fromkeys((*COLUMNS[1:], "train_rows", "value_range", "normalise", *SETTINGS)))
 
 
 def fields_of(record: Record) -> dict[str, Any]:

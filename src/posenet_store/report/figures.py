@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from posenet_store.cells import HELD_OUT, target_of
 from posenet_store.report.table import Line, in_order, network_title
-from posenet_store.targets import DESCRIPTIONS
+from posenet_store.targets import description
 
 matplotlib.use("Agg")
 matplotlib.rcParams.update(
@@ -81,7 +81,7 @@ def predicted_maps(lines: Sequence[Line], map_of: MapOf) -> Picture | None:
     for column, target in enumerate(targets):
         base = next(line for line in lines if line.target == target)
         limits = tuple(base.records[0]["cell"]["value_range"])
-        _show(grid[0][column], _target_of(base), f"{target}: {DESCRIPTIONS[target]}", limits)
+        _show(grid[0][column], _target_of(base), f"{target}: {description(target)}", limits)
         for row, (network, test) in enumerate(rows, 1):
             line = placed.get((target, network))
             _show(grid[row][column], map_of(_first(line)["id"], test) if line else None, "", limits)
@@ -120,7 +120,7 @@ def effect(lines: Sequence[Line], key: str, name: str, figure_number: int, map_o
         for number, network in enumerate(networks):
             held = {x: at[target, network, x] for x in settings if (target, network, x) in at}
             _curve(axes, held, COLOURS[number % len(COLOURS)], network)
-        axes.set(title=f"{target} ({DESCRIPTIONS[target]})", xlabel=name, ylabel="SPC, held-out images", xticks=settings)
+        axes.set(title=f"{target} ({description(target)})", xlabel=name, ylabel="SPC, held-out images", xticks=settings)
     upper.axes[-1].legend(fontsize=7, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
     grid = lower.subplots(len(networks), len(settings) + 1, squeeze=False)
     for row, network in enumerate(networks):

@@ -103,12 +103,16 @@ def _column(test: str) -> str:
     return COLUMNS[0] if test == HELD_OUT else test
 
 
-def _told_apart(records: Sequence[dict[str, Any]]) -> dict[str, list[str]]:
-    """Return of each protocol the settings that vary among its own cells."""
-    named: dict[str, list[dict[str, Any]]] = {}
+def _told_apart(records: Sequence[dict[str, Any]]) -> dict[tuple[str, ...], list[str]]:
+    """Return of each store and protocol the settings, and the amount of training images, that vary among its cells."""
+    named: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for record in records:
-        named.setdefault(record["cell"]["protocol"]["name"], []).append(record)
-    return {name: [one for one in varying(some) if one in SETTINGS] for name, some in named.items()}
+        named.setdefault(_alike(record), []).append(record)
+    return {name: [one for one in varying(some) if one in (*SETTINGS, "train_rows")] for name, some in named.items()}
+
+
+def _alike(record: dict[str, Any]) -> tuple[str, ...]:
+    return record["labels"]["network"], record["labels"]["images"], record["cell"]["protocol"]["name"]
 
 
 def our_lines(records: Sequence[dict[str, Any]]) -> list[Line]:
@@ -117,7 +121,7 @@ def our_lines(records: Sequence[dict[str, Any]]) -> list[Line]:
     pooled: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for record in records:
         cell, labels, values = record["cell"], record["labels"], fields_of(record)
-        settings = [f"{name} {values[name]}" for name in told_apart[cell["protocol"]["name"]]]
+        settings = [f"{name} {values[name]}" for name in told_apart[_alike(record)]]
         source = f"ours: {', '.join([cell['protocol']['name'], *settings])}"
         key = (cell["target"], labels["network"], labels["images"], setting_of(cell), source)
         pooled.setdefault(key, []).append(record)
@@ -136,7 +140,7 @@ def table_lines(records: Sequence[dict[str, Any]]) -> list[Line]:
     ours = our_lines(records)
     order = {name: place for place, name in enumerate(dict.fromkeys(line.network for line in ours))}
     lines: list[Line] = []
-    for target in TARGETS:
+    for target in sorted({line.target for line in ours}, key=lambda name: (*TARGETS, name).index(name)):
         here = sorted((line for line in ours if line.target == target), key=lambda line: order[line.network])
         backbones = dict.fromkeys(_backbone(line) for line in here)
         for backbone in backbones:
