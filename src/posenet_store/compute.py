@@ -52,7 +52,7 @@ def fold(module: nn.Module, taps: Collection[str]) -> None:
         read = any(_inside(name, tap) and not _inside(after, tap) for tap in taps)
         if type(conv) is nn.Conv2d and once and not read:
             module.set_submodule(name, fuse_conv_bn_eval(conv, norm))
-            module.set_submodule(after, nn.Identity())
+            module.set_submodule(after, nn.Identity().eval())
 
 
 def prepare(module: nn.Module, taps: Collection[str], compute: str) -> nn.Module:

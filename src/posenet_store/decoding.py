@@ -1,7 +1,7 @@
 """From an image set to batches of pixels: threads read and decode ahead of the network."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -57,10 +57,11 @@ def _read(images: ImageSet, plan: Plan, clock: Clock, place: Tensor, row: int) -
 
 def decoded(
     images: ImageSet, plan: Plan, blocks: Iterable[int], batch_size: int, clock: Clock | None = None, pinned: bool = False
-) -> Iterator[Batch]:
+) -> Generator[Batch]:
     """Yield the batches of `blocks` in order; threads decode two batches ahead, so memory does not grow.
 
-    A batch never crosses a block, so what a row is computed with does not depend on where a build was resumed.
+    A batch never crosses a block, so what a row is computed with does not depend on where a build was resumed. Closing the
+    generator ends its threads.
     """
     watch, size = clock or Clock(), plan.spec.preprocess.size
     spans = [(b, row, min(row + batch_size, plan.bounds[b][1])) for b in blocks for row in range(*plan.bounds[b], batch_size)]

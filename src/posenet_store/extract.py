@@ -9,6 +9,7 @@ Everything runs at once, each stage at most a little ahead of the next, so memor
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -183,9 +184,12 @@ def _extracted(
     """Extract and commit blocks; return the images that can't be read, `known` ones first."""
     plan, bad, cuda = writer.plan, list(known), backbone.device.type == "cuda"
     buffers = [Buffer(plan, cuda) for _ in range(min(BUFFERS, len(blocks)))]
-    batches = decoded(images, plan, blocks, batch_size, clock, cuda)
-    with Committer(writer, clock) as committer:
-        for batch, buffer in _computed(batches, Forward(backbone, plan.spec.arrays, clock), plan, buffers, clock, int(cuda)):
+    forward = Forward(backbone, plan.spec.arrays, clock)
+    with (
+        Committer(writer, clock) as committer,
+        closing(decoded(images, plan, blocks, batch_size, clock, cuda)) as batches,
+    ):
+        for batch, buffer in _computed(batches, forward, plan, buffers, clock, ahead=int(cuda)):
             start, stop = plan.bounds[batch.block]
             bad += batch.quarantined
             _check_quarantine(bad, plan.spec.rows, max_unreadable)

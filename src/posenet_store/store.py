@@ -1,7 +1,7 @@
 """The writing side of a store: create, commit one block at a time, resume, seal.
 
 The order of every block is data, fsync, rename, record: a block counts when its record in commits/ exists, and the record
-names the bytes by their digest. A kill at any moment therefore loses at most the block in hand.
+names the bytes by their digest. A kill at any moment therefore loses at most what is not written yet.
 """
 
 import shutil
