@@ -68,6 +68,8 @@ def calibrated(path: Path, pixels: Tensor) -> str:
     for part in module.modules():
         if isinstance(part, nn.BatchNorm2d):
             part.momentum = None  # the mean over all that it sees
+        if isinstance(part, torchvision.models.resnet.Bottleneck):
+            nn.init.constant_(part.bn3.weight, 0.2)  # as in trained networks, a block adds little to what it is given
     with torch.no_grad():
         module.train()(pixels)
     torch.save(module.state_dict(), path)
@@ -119,8 +121,9 @@ def report_rate(weights: str, images: ImageSet, store: Path, count: int) -> floa
         features = [prefix(inputs) for prefix in prefixes]
         spent += time.perf_counter() - began
         for tap, value in zip(reader.spec.taps, features, strict=True):
-            found = torch.from_numpy(reader.read(tap.name, row, row + 1)).float()
-            torch.testing.assert_close(found, value, rtol=2e-3, atol=1e-3 * value.abs().max().item())
+            error = torch.from_numpy(reader.read(tap.name, row, row + 1)).float() - value
+            # float16 rounds to 3e-4; 152 random layers make 1e-3 of float32's rounding, folded or not
+            assert error.square().mean() < (2e-3**2) * value.square().mean(), tap.name
     return count / spent
 
 

@@ -142,7 +142,7 @@ def _part(text: str) -> tuple[int, int]:
 
 
 def terminated(*_: object) -> None:
-    """SIGTERM, as schedulers send it: commit what is complete, drop the block in hand and go, with the exit code they expect."""
+    """SIGTERM, as schedulers send it: drop the block in hand, commit full ones and go, with the exit code they expect."""
     click.echo("terminated; everything committed is safe, type the same command again to go on", err=True)
     raise SystemExit(128 + signal.SIGTERM)
 
