@@ -89,9 +89,10 @@ def forward_rate(module: nn.Module, count: int) -> float:
     pixels = torch.randn(BATCH, 3, 224, 224)
     module(pixels)
     began = time.perf_counter()
-    for _ in range(count // BATCH):
+    passes = max(1, count // BATCH)
+    for _ in range(passes):
         module(pixels)
-    return count // BATCH * BATCH / (time.perf_counter() - began)
+    return passes * BATCH / (time.perf_counter() - began)
 
 
 def built(images: ImageSet, backbone: Backbone, root: Path, **options: Any) -> Outcome:

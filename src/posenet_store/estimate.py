@@ -13,7 +13,7 @@ from posenet_store.formats import format_named
 from posenet_store.forward import Forward, host_arrays
 from posenet_store.images import ImageSet
 from posenet_store.layout import Plan
-from posenet_store.stages import Clock, peak_memory
+from posenet_store.stages import Clock, forget_peak, peak_memory
 from posenet_store.threads import processors
 
 
@@ -31,7 +31,8 @@ def estimate(images: ImageSet, backbone: Backbone, plan: Plan, batch_size: int) 
 
     On CUDA the stages run beside each other and the slowest counts; on a processor they share it and add up.
     """
-    clock, spec = Clock(), plan.spec
+    clock, spec, loading = Clock(), plan.spec, peak_memory()
+    forget_peak()  # what loading held for a moment is free by now
     count = min(batch_size, spec.block_rows, len(images))
     forward = Forward(backbone, spec.arrays, Clock())
     pixels = torch.zeros((count, spec.preprocess.size, spec.preprocess.size, 3), dtype=torch.uint8)
@@ -57,4 +58,4 @@ def estimate(images: ImageSet, backbone: Backbone, plan: Plan, batch_size: int) 
     # one block encoded and one at the disk; where features hardly compress they are as large as the buffers
     block = min(spec.block_rows, spec.rows) * (BUFFERS * row_bytes(spec) + 2 * size // count)
     ahead = (BATCHES_AHEAD + 1) * pixels.numel()
-    return Estimate(seconds, peak_memory() + block + ahead, size * spec.rows // count)
+    return Estimate(seconds, max(loading, peak_memory() + block + ahead), size * spec.rows // count)
