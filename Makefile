@@ -34,7 +34,7 @@ check: $(STAMP)  ## lint, format, types
 	$(BIN)/mypy
 
 bench: $(STAMP)  ## speed as ratios against named baselines
-	@for name in reason store sweep streaming shuffle; do echo "== $$name"; $(BIN)/python cli.py bench $$name; done
+	@for name in reason store extract sweep streaming shuffle; do echo "== $$name"; $(BIN)/python cli.py bench $$name; done
 
 torture: $(STAMP)  ## SIGKILL a build 100 times at random moments, in both formats: nothing may differ
 	$(BIN)/python tests/torture.py --kills 100

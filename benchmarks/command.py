@@ -3,13 +3,15 @@
 import argparse
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-Figures = dict[str, float]
+Figures = dict[str, float | str]
 
 
-def run(doc: str | None, images: int, measured: Callable[[int, Path], tuple[Figures, Figures]]) -> None:
+def run(
+    doc: str | None, images: int, measured: Callable[[int, Path], tuple[Mapping[str, float | str], Mapping[str, float | str]]]
+) -> None:
     """Measure in a temporary folder and print; `measured(images, folder)` returns ratios and figures, `doc` is the help."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=images)
@@ -18,7 +20,7 @@ def run(doc: str | None, images: int, measured: Callable[[int, Path], tuple[Figu
     with tempfile.TemporaryDirectory() as folder:
         ratios, facts = measured(options.images, Path(folder))
     if options.json:
-        print(json.dumps({name: round(value, 4) for name, value in ratios.items()}))
+        print(json.dumps({name: value if isinstance(value, str) else round(value, 4) for name, value in ratios.items()}))
         return
-    for name, value in (facts | ratios).items():
-        print(f"{name:40} {value:11.3f}")
+    for name, value in {**facts, **ratios}.items():
+        print(f"{name:40} {value:>11}" if isinstance(value, str) else f"{name:40} {value:11.3f}")

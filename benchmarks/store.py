@@ -10,7 +10,7 @@ loaders_vs_loaders  our batches in a DataLoader : the same rows by h5py, both wi
 readers2_vs_1       two processes that share an epoch : one that reads all of it
 write_vs_codec      a committed block (statistics, checksums, digests, fsync) : zstd alone, one thread
 write_vs_threads    the same : zstd alone, on all processors
-writer_share        the part of a build's time in which blocks are committed and the network stands still (a share, not a ratio)
+writer_share        the part of a build's time in which the network waits for blocks to be committed (a share, not a ratio)
 
     python benchmarks/store.py [--images 128] [--json]
 """
@@ -155,22 +155,10 @@ def in_processes(path: str, count: int) -> tuple[float, int]:
 
 
 def built(images: int, root: Path) -> tuple[Reader, float]:
-    """Build the store; return it and the share of the time in which blocks were committed."""
-    committing = [0.0]
-    commit = StoreWriter.commit
-
-    def timed(self: StoreWriter, *words: Any) -> None:
-        began = time.perf_counter()
-        commit(self, *words)
-        committing[0] += time.perf_counter() - began
-
+    """Build the store; return it and the share of the time in which the network waited for a block to be encoded or written."""
     backbone, source = load_backbone("vgg16", "hed", device="cpu"), image_set(f"synthetic:dead-leaves?n={images}")
-    StoreWriter.commit = timed  # type: ignore[method-assign, assignment]
-    try:
-        outcome = build(source, backbone, plan_store(source, backbone, "native", "float16"), root)
-    finally:
-        StoreWriter.commit = commit  # type: ignore[method-assign]
-    return open_store(outcome.path), committing[0] / outcome.seconds
+    outcome = build(source, backbone, plan_store(source, backbone, "native", "float16"), root)
+    return open_store(outcome.path), outcome.speed["waited_for"]["buffers"] / outcome.seconds
 
 
 def writing(reader: Reader, root: Path) -> Iterator[tuple[str, float]]:

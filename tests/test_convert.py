@@ -76,12 +76,12 @@ def test_a_damaged_original_stops_the_copy_and_is_named(stores: dict[str, Path],
 def test_a_block_that_does_not_read_back_does_not_count(
     stores: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write = hdf5.write_block
+    encode = hdf5.encoded_block
 
-    def careless(place: Path, spec: Any, block: int, arrays: dict[str, Any], ids: Any) -> None:
-        write(place, spec, block, {name: values + 1 for name, values in arrays.items()}, ids)
+    def careless(spec: Any, block: int, arrays: dict[str, Any], ids: Any) -> Any:
+        return encode(spec, block, {name: values + 1 for name, values in arrays.items()}, ids)
 
-    monkeypatch.setattr(hdf5, "write_block", careless)
+    monkeypatch.setattr(hdf5, "encoded_block", careless)
     with pytest.raises(BuildError, match="block 0 of f1 does not read back"):
         convert(open_store(stores["zarr"]), "hdf5", tmp_path)
     assert not list(tmp_path.rglob("b00000.json"))

@@ -18,8 +18,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from posenet_store.backbones import Backbone
+from posenet_store.decoding import decoded
 from posenet_store.errors import BuildError, StoreError
-from posenet_store.extract import build, decoded, plan_store
+from posenet_store.extract import build, plan_store
 from posenet_store.images import ImageSet
 from posenet_store.reader import open_store
 from posenet_store.sources import image_set

@@ -24,6 +24,7 @@ from posenet_store.cli import main
 from posenet_store.files import sha256_file
 from posenet_store.reader import open_store
 from posenet_store.sources import image_set
+from processes import waited
 from support import tiny_backbone
 from torture import one_build
 
@@ -208,6 +209,7 @@ def test_a_builder_that_is_overtaken_does_no_harm(lab: Lab) -> None:
 
     def overtake(count: int) -> None:
         if count and not seen:
+            assert waited((lab.root / lab.sound.name / "commits/b00000.json").exists, 30)
             assert lab.build(lab.root) == 10
         if count:
             seen.append(lab.whole(lab.root / lab.sound.name))

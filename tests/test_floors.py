@@ -23,7 +23,7 @@ FLOORS = (
         "recipes",
         "states",
     ),
-    ("specs", "targets", "metrics", "images", "slurm", "report.published"),
+    ("stages", "specs", "targets", "metrics", "images", "slurm", "report.published"),
     ("blocks", "layout", "cells", "alignment", "canvas", "sources", "executors", "heads", "remote"),
     (
         "gather",
@@ -36,12 +36,13 @@ FLOORS = (
         "decoders",
         "sweep_spec",
     ),
-    ("views", "loading", "store", "reader", "weights", "fused", "ridge", "catalogue", "results"),
+    ("compute", "views", "loading", "store", "reader", "weights", "fused", "ridge", "catalogue", "results"),
     ("backbones", "gram"),
     ("families",),
-    ("drift",),
+    ("drift", "forward", "decoding"),
+    ("committing",),
     ("extract", "scoring", "planning", "verify", "convert"),
-    ("parts",),
+    ("parts", "estimate"),
     ("training",),
     ("passes", "evaluation", "cost"),
     ("sweep",),
@@ -80,7 +81,20 @@ OWNERS = {
 # The store is all that lies between: neither side may reach the other, at any distance.
 APART = (
     (
-        {"extract", "parts", "drift", "backbones", "weights", "images", "sources"},
+        {
+            "extract",
+            "estimate",
+            "parts",
+            "drift",
+            "decoding",
+            "forward",
+            "committing",
+            "compute",
+            "backbones",
+            "weights",
+            "images",
+            "sources",
+        },
         {"passes", "sweep", "planning", "report.page", "evaluation"},
     ),
 )

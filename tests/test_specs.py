@@ -40,8 +40,9 @@ MATTERING: dict[str, Any] = {
     "block_rows": 65,
     "format": "hdf5",
     "permutation_seed": 1,
+    "compute": "bfloat16",
 }
-OF_THE_NETWORK = {"backbone", "weights_sha256", "tap_set", "taps", "preprocess"}
+OF_THE_NETWORK = {"backbone", "weights_sha256", "tap_set", "taps", "preprocess", "compute"}
 
 
 def test_the_tables_of_this_file_name_every_field() -> None:

@@ -4,14 +4,18 @@ import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import cast
 from urllib.error import URLError
 
 import torch
 import torchvision
 from torch import Tensor, nn
+from torchvision.models.feature_extraction import create_feature_extractor
 
+from posenet_store.compute import autocast, check_compute, is_compiled, prepare
 from posenet_store.errors import PosenetStoreError, UsageError, first_line, unknown
 from posenet_store.specs import Preprocess, Tap
 from posenet_store.states import unwrapped
@@ -47,15 +51,28 @@ class Backbone:
     preprocess: Preprocess
     module: nn.Module
     device: torch.device
+    compute: str = "float32"
 
     def inputs(self, images: Tensor) -> Tensor:
         """Preprocess uint8 [B, S, S, 3] into float32 [B, 3, S, S] on the backbone's device."""
-        return preprocess(images.to(self.device), self.preprocess)
+        return preprocess(images.to(self.device, non_blocking=True), self.preprocess)
 
     @torch.inference_mode()
     def features(self, images: Tensor) -> dict[str, Tensor]:
         """Return {tap name: float32 [B, C, H, W]} of uint8 images [B, S, S, 3], from one forward pass."""
-        return tapped(self.module, [(tap.name, tap.module) for tap in self.taps], self.inputs(images))
+        with autocast(self.compute, self.device):
+            if is_compiled(self.compute):
+                outputs: dict[str, Tensor] = self.module(self.inputs(images))
+            else:
+                outputs = tapped(self.module, [(tap.name, tap.module) for tap in self.taps], self.inputs(images))
+        return {tap.name: outputs[tap.name].float() for tap in self.taps}
+
+
+@lru_cache
+def _constants(spec: Preprocess, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Mean and deviation, float32 [1, 3, 1, 1]; kept, as sending them to a GPU would wait for what runs there."""
+    mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (spec.mean, spec.std))
+    return mean, std
 
 
 def preprocess(images: Tensor, spec: Preprocess) -> Tensor:
@@ -67,7 +84,7 @@ def preprocess(images: Tensor, spec: Preprocess) -> Tensor:
     channels = images.permute(0, 3, 1, 2)
     if spec.order == "BGR":
         channels = channels.flip(1)
-    mean, std = (torch.tensor(v, device=images.device).view(1, 3, 1, 1) for v in (spec.mean, spec.std))
+    mean, std = _constants(spec, images.device)
     return (channels.to(torch.float32) * spec.scale - mean) / std
 
 
@@ -185,14 +202,35 @@ def device_named(name: str) -> torch.device:
     return torch.device(name)
 
 
-def load_backbone(name: str, weights: str = "imagenet", tap_set: str = "report", device: str = "auto") -> Backbone:
+def _compiled(module: nn.Module, taps: Sequence[Tap], example: Tensor, compute: str) -> nn.Module:
+    """Return a compiled network that returns its taps, run once; raises PosenetStoreError where torch can't compile it."""
+    cut = create_feature_extractor(module, {tap.module: tap.name for tap in taps}, suppress_diff_warning=True)
+    compiled = cast(nn.Module, torch.compile(cut.eval()))
+    try:
+        with torch.inference_mode(), autocast(compute, example.device):
+            compiled(example)
+    except Exception as error:  # a missing compiler, an operation it can't do: whatever ends its own machinery
+        raise PosenetStoreError(
+            f"torch can't compile this network here ({first_line(error)}); leave --compile out, or install a C++ compiler"
+        ) from None
+    return compiled
+
+
+def load_backbone(
+    name: str, weights: str = "imagenet", tap_set: str = "report", device: str = "auto", compute: str = "float32"
+) -> Backbone:
     """Return the frozen Backbone `name`; raises UsageError for unknown names, PosenetStoreError for broken weights.
+
+    `compute` is one of `specs.COMPUTES`: the precision of convolutions (others than float32 by autocast), and whether the
+    network is compiled. In each of them batch normalisation is folded into the convolutions before it.
 
     >>> backbone = load_backbone("pixels", device="cpu")
     >>> {tap: tuple(value.shape) for tap, value in backbone.features(torch.zeros(2, 28, 28, 3, dtype=torch.uint8)).items()}
     {'f1': (2, 3, 28, 28)}
     """
     where = device_named(device)
+    check_compute(compute, where)
+    compute = "float32" if name == PIXELS else compute  # nothing is computed
     modules = tap_modules(name, tap_set)
     if name != PIXELS and name not in torchvision.models.list_models(module=torchvision.models):
         raise unknown("backbone", name, (PIXELS, *torchvision.models.list_models(module=torchvision.models)))
@@ -200,5 +238,9 @@ def load_backbone(name: str, weights: str = "imagenet", tap_set: str = "report",
     module, digest = _parametrised(name, found)
     module = _without_classifier(module).eval().requires_grad_(False)
     taps = tap_shapes(module, modules, found.preprocess.size)
+    module = prepare(module.to(where), modules, compute)
+    if is_compiled(compute):
+        size = found.preprocess.size
+        module = _compiled(module, taps, torch.zeros(1, 3, size, size, device=where), compute)
     kept_set = "" if name == PIXELS else tap_set
-    return Backbone(name, found.label, digest, kept_set, taps, found.preprocess, module.to(where), where)
+    return Backbone(name, found.label, digest, kept_set, taps, found.preprocess, module, where, compute)

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,18 @@ def canonical_json(value: object) -> bytes:
 def sha256(data: bytes | memoryview) -> str:
     """Return the SHA-256 of `data` in hexadecimal."""
     return hashlib.sha256(data).hexdigest()
+
+
+def sha256_pieces(pieces: Iterable[bytes | memoryview]) -> str:
+    """Return the SHA-256 of pieces one after another, in hexadecimal.
+
+    >>> sha256_pieces([b"a", b"b"]) == sha256(b"ab")
+    True
+    """
+    digest = hashlib.sha256()
+    for piece in pieces:
+        digest.update(piece)
+    return digest.hexdigest()
 
 
 def crc32c(data: bytes | memoryview) -> int:
@@ -76,6 +88,12 @@ def write_atomic(path: Path, data: bytes | memoryview) -> None:
     """Write `data` to `path` so that a reader sees the old file or the whole new one, never a part."""
     with replacing(path) as temporary:
         temporary.write_bytes(data)
+
+
+def write_pieces(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
+    """Write `pieces` one after another, as `write_atomic` does."""
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        file.writelines(pieces)
 
 
 def write_json(path: Path, value: object) -> None:

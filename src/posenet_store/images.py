@@ -8,7 +8,7 @@ Resizing is PIL's antialiased bilinear to size x size, the filter that torchvisi
 
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,6 +117,24 @@ def _unreadable_folder(error: OSError) -> None:
     raise UsageError(f"folder {error.filename} can't be read ({error.strerror}); mend its permissions or leave it out")
 
 
+@dataclass(frozen=True)
+class FileReader:
+    """Reads images of files, in two steps that a build times apart: `fetch` the bytes, `decode` them."""
+
+    paths: Sequence[Path]
+    digests: Sequence[str]
+
+    def fetch(self, index: int) -> bytes:
+        """Return a file's bytes; raises ImageError if they are not those that were hashed when the set was made."""
+        data = _read_bytes(self.paths[index])
+        if sha256(data) != self.digests[index]:
+            raise ImageError("the file changed while the store was being built")
+        return data
+
+    def __call__(self, index: int, size: int) -> NDArray[np.uint8]:
+        return decode(self.fetch(index), size)
+
+
 def file_set(name: str, root: Path, paths: list[Path], ignored: tuple[str, ...] = ()) -> ImageSet:
     """Return the ImageSet of files below `root`, in the given order; every file is hashed once here.
 
@@ -124,14 +142,7 @@ def file_set(name: str, root: Path, paths: list[Path], ignored: tuple[str, ...] 
     """
     with ThreadPoolExecutor() as pool:
         digests = tuple(pool.map(_digest, paths))
-
-    def read(index: int, size: int) -> NDArray[np.uint8]:
-        data = _read_bytes(paths[index])
-        if sha256(data) != digests[index]:
-            raise ImageError("the file changed while the store was being built")
-        return decode(data, size)
-
-    return ImageSet(name, tuple(_name(path, root) for path in paths), digests, read, ignored)
+    return ImageSet(name, tuple(_name(path, root) for path in paths), digests, FileReader(paths, digests), ignored)
 
 
 def folder_set(folder: Path, name: str | None = None) -> ImageSet:

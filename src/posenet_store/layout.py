@@ -1,17 +1,20 @@
 """The files of a store, spelled once: plan.json, commits/, manifest.json, and the records in them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from posenet_store.blocks import block_bounds
 from posenet_store.errors import StoreError
-from posenet_store.files import canonical_json, parsed_json, sha256, sha256_file
+from posenet_store.files import canonical_json, parsed_json, sha256, sha256_file, sha256_pieces
 from posenet_store.specs import FORMAT_VERSION, StoreSpec
 
 PLAN = "plan.json"
 MANIFEST = "manifest.json"
 RESTORE = "the store's build-store command, typed again, restores what is damaged"
+Encoded = dict[str, list[bytes | memoryview]]
+"""Files by name, relative to the store, as pieces one after another."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +123,11 @@ class StoreFiles:
 def file_entry(root: Path, path: Path) -> dict[str, Any]:
     """Return what a record says of a file: its path below `root`, its bytes, its SHA-256."""
     return {"path": path.relative_to(root).as_posix(), "bytes": path.stat().st_size, "sha256": sha256_file(path)}
+
+
+def pieces_entry(name: str, pieces: Sequence[bytes | memoryview]) -> dict[str, Any]:
+    """Return the same of a file that is still in memory."""
+    return {"path": name, "bytes": sum(map(len, pieces)), "sha256": sha256_pieces(pieces)}
 
 
 def fault_of(files: Files, entry: dict[str, Any], deep: bool) -> str | None:

@@ -20,12 +20,12 @@ class Part:
     source: str
     data_root: Path | None
     limit: int | None
-    network: tuple[str, str, str, str]
+    network: tuple[str, str, str, str, str]
     layout: str
     dtype: str
     file_format: str
     root: Path
-    batch_size: int
+    batch_size: int | None
     max_unreadable: float
     fingerprint: str
     part: tuple[int, int]
@@ -37,8 +37,8 @@ def _images(source: str, data_root: Path | None, limit: int | None) -> ImageSet:
 
 
 @lru_cache(maxsize=1)
-def _backbone(name: str, weights: str, taps: str, device: str) -> Backbone:
-    return load_backbone(name, weights, taps, device)
+def _backbone(name: str, weights: str, taps: str, device: str, compute: str) -> Backbone:
+    return load_backbone(name, weights, taps, device, compute)
 
 
 def build_part(part: Part, threads: int) -> Outcome:

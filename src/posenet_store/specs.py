@@ -11,12 +11,25 @@ FORMAT_VERSION = 1
 DTYPES = ("float16", "float32")
 LAYOUTS = ("native", "readout", "aligned")
 FORMATS = ("zarr", "hdf5")
+PRECISIONS = ("float32", "bfloat16", "float16")
+"""What a network computes in; what a store holds is its `dtype`."""
+COMPILED = "+compile"
+COMPUTES = tuple(precision + suffix for precision in PRECISIONS for suffix in ("", COMPILED))
 ALIGNED = "aligned"
 ALIGNED_CHANNELS = 3
 GRID = 28
 """The side of the grid that all heads read: every tap is resized to it."""
 CORNERS_SUFFIX = "_corners"
 """Ends the name of an array on the grid of aligned corners, where that differs from the other one."""
+
+
+def precision_of(compute: str) -> str:
+    """Return the precision of a way to compute.
+
+    >>> precision_of("bfloat16+compile")
+    'bfloat16'
+    """
+    return compute.removesuffix(COMPILED)
 
 
 @dataclass(frozen=True)
@@ -70,6 +83,7 @@ class StoreSpec:
     block_rows: int
     format: str = "zarr"
     permutation_seed: int = 0
+    compute: str = PRECISIONS[0]
 
     def __post_init__(self) -> None:
         if self.layout not in LAYOUTS:
@@ -78,26 +92,28 @@ class StoreSpec:
             raise unknown("dtype", self.dtype, DTYPES)
         if self.format not in FORMATS:
             raise unknown("format", self.format, FORMATS)
+        if self.compute not in COMPUTES:
+            raise unknown("way to compute", self.compute, COMPUTES)
 
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over the format version and every field but the human-readable labels."""
-        fields = asdict(self) | {"version": FORMAT_VERSION}
+        fields = self.to_dict() | {"version": FORMAT_VERSION}
         del fields["weights"], fields["images"]
         return sha256(canonical_json(fields))
 
     @property
     def network(self) -> str:
-        """The short name of the frozen network: backbone, weights and, if not the default, tap set."""
-        parts = [self.backbone, self.weights, self.tap_set]
-        return "-".join(part for part in parts if part and part != "report")
+        """The short name of the frozen network: backbone, weights and, if not the default, tap set and way to compute."""
+        parts = [self.backbone, self.weights, self.tap_set, self.compute]
+        return "-".join(part for part in parts if part not in ("", "report", PRECISIONS[0]))
 
     @cached_property
     def network_key(self) -> str:
         """SHA-256 of what must agree between a head's training store and its test store."""
-        fields = asdict(self)
-        kept = ("backbone", "weights_sha256", "tap_set", "taps", "preprocess")
-        return sha256(canonical_json({name: fields[name] for name in kept}))
+        fields = self.to_dict()
+        kept = ("backbone", "weights_sha256", "tap_set", "taps", "preprocess", "compute")
+        return sha256(canonical_json({name: fields[name] for name in kept if name in fields}))
 
     @property
     def folder(self) -> str:
@@ -114,8 +130,9 @@ class StoreSpec:
         return kept | aligned
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as plain JSON values."""
-        return asdict(self)
+        """Return the fields as plain JSON values; `compute` is left out where it is float32, as the first stores had none."""
+        fields = asdict(self)
+        return fields if self.compute != PRECISIONS[0] else {name: fields[name] for name in fields if name != "compute"}
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> "StoreSpec":

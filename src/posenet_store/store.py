@@ -1,7 +1,7 @@
 """The writing side of a store: create, commit one block at a time, resume, seal.
 
 The order of every block is data, fsync, rename, record: a block counts when its record in commits/ exists, and the record
-names the bytes by their digest. A kill at any moment therefore loses at most the block in hand.
+names the bytes by their digest. A kill at any moment therefore loses at most what is not written yet.
 """
 
 import shutil
@@ -9,18 +9,28 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from posenet_store.errors import BuildError, StoreError
-from posenet_store.files import canonical_json, fsync, sha256, sha256_file, write_json
+from posenet_store.files import canonical_json, fsync, sha256, sha256_file, write_json, write_pieces
 from posenet_store.formats import format_named
-from posenet_store.layout import Plan, StoreFiles, fault_of, file_entry, read_manifest, read_plan, read_record, signed
-from posenet_store.summary import pooled, statistics
+from posenet_store.layout import (
+    Encoded,
+    Plan,
+    StoreFiles,
+    fault_of,
+    file_entry,
+    pieces_entry,
+    read_manifest,
+    read_plan,
+    read_record,
+    signed,
+)
+from posenet_store.summary import pooled, row_statistics
 from posenet_store.threads import on_threads
 
 FLOAT16_MAX = 65504.0
@@ -35,24 +45,27 @@ class Quarantined:
     reason: str
 
 
-def cast(values: NDArray[np.float32], dtype: str, name: str, rows: Sequence[int]) -> NDArray[Any]:
-    """Cast features to the store's dtype; `rows` are those that hold an image.
+@dataclass(frozen=True)
+class EncodedBlock:
+    """A block as it goes to the disk: its files as pieces, and the record that makes it count."""
 
-    Raises BuildError naming the array and the maximum if a value would become infinite, or is not finite already.
+    block: int
+    files: Encoded
+    record: dict[str, Any]
 
-    >>> cast(np.float32([[1.0]]), "float16", "f1", [0]).dtype
-    dtype('float16')
+
+def check_range(name: str, low: float, high: float, dtype: str) -> None:
+    """Raise BuildError naming the array and its extreme if a value is not finite, or would not be in the store's dtype.
+
+    >>> check_range("f1", 0.0, 1.0, "float16")
     """
-    held = torch.from_numpy(values if len(rows) == len(values) else values[list(rows)])
-    low, high = (float(bound) for bound in held.aminmax()) if held.numel() else (0.0, 0.0)
-    if not (np.isfinite(low) and np.isfinite(high)):
+    if not (isfinite(low) and isfinite(high)):
         raise BuildError(f"tap {name} holds NaN or infinite features before any cast; are the weights intact?")
     if dtype == "float16" and max(-low, high) > FLOAT16_MAX:
         largest = max(-low, high)
         raise BuildError(
             f"tap {name} reaches {largest:.4g}, more than float16 holds ({FLOAT16_MAX:.0f}); build again with --dtype float32"
         )
-    return torch.from_numpy(values).to(getattr(torch, dtype)).numpy()  # numpy casts three times slower
 
 
 def file_count(plan: Plan) -> int:
@@ -177,26 +190,37 @@ class StoreWriter:
         """Return the blocks still to be extracted."""
         return [block for block in range(len(self.plan.bounds)) if self.record(block) is None]
 
-    def commit(self, block: int, arrays: Mapping[str, NDArray[Any]], quarantined: Sequence[Quarantined]) -> None:
-        """Write one block: all arrays durably, then the record that makes them count.
-
-        Nothing is removed first: a valid block that is written again, by this or another process, stays valid throughout.
-        """
+    def encode(self, block: int, arrays: Mapping[str, NDArray[Any]], quarantined: Sequence[Quarantined]) -> "EncodedBlock":
+        """Turn a block's arrays into the bytes and the record that `write` puts on the disk; nothing is written."""
         start, stop = self.plan.bounds[block]
         unreadable = {entry.row for entry in quarantined}
         rows = [row - start for row in range(start, stop) if row not in unreadable]
-        kind, root, spec = format_named(self.plan.spec.format), self.files.root, self.plan.spec
-        kind.write_block(root, spec, block, arrays, self.plan.ids[start:stop])
-        counted = on_threads(lambda values: statistics(values, rows), arrays.values())
+        kind, spec = format_named(self.plan.spec.format), self.plan.spec
+        files = kind.encoded_block(spec, block, arrays, self.plan.ids[start:stop])
+        places = [(name, row) for name in arrays for row in rows]
+        counted = on_threads(lambda place: row_statistics(arrays[place[0]][place[1]]), places)
+        of_array = {name: counted[number * len(rows) : (number + 1) * len(rows)] for number, name in enumerate(arrays)}
         content = {
             "block": block,
             "rows": [start, stop],
             "fingerprint": spec.fingerprint,
-            "files": on_threads(lambda name: file_entry(root, root / name), kind.block_files(spec, block)),
-            "statistics": dict(zip(arrays, counted, strict=True)),
+            "files": on_threads(lambda name: pieces_entry(name, files[name]), files),
+            "statistics": {name: pooled(parts) for name, parts in of_array.items()},
             "quarantined": [vars(entry) for entry in quarantined],
         }
-        write_json(self.files.commit(block), signed(content))
+        return EncodedBlock(block, files, signed(content))
+
+    def write(self, encoded: "EncodedBlock") -> None:
+        """Write one block: all files durably, then the record that makes them count.
+
+        Nothing is removed first: a valid block that is written again, by this or another process, stays valid throughout.
+        """
+        on_threads(lambda name: write_pieces(self.files.root / name, encoded.files[name]), encoded.files)
+        write_json(self.files.commit(encoded.block), encoded.record)
+
+    def commit(self, block: int, arrays: Mapping[str, NDArray[Any]], quarantined: Sequence[Quarantined]) -> None:
+        """Encode one block and write it."""
+        self.write(self.encode(block, arrays, quarantined))
 
     def records(self) -> list[dict[str, Any]]:
         """Return the records of all committed blocks."""

@@ -17,11 +17,12 @@ def statistics(values: NDArray[Any], rows: Sequence[int]) -> dict[str, float]:
     >>> statistics(np.float32([[0.0], [2.0], [9.0]]), rows=[0, 1])["mean"]
     1.0
     """
-    return pooled([_of_row(torch.from_numpy(values[row]).to(torch.float32).numpy()) for row in rows])
+    return pooled([row_statistics(values[row]) for row in rows])
 
 
-def _of_row(values: NDArray[np.float32]) -> dict[str, float]:
-    """numpy's sums are pairwise and do not depend on the number of threads, so records are the same everywhere."""
+def row_statistics(stored: NDArray[Any]) -> dict[str, float]:
+    """Return the same of one row; numpy's sums are pairwise on any number of threads, so records are the same everywhere."""
+    values = torch.from_numpy(stored).to(torch.float32).numpy()
     low, high = float(values.min()), float(values.max())
     safe = values if max(-low, high) < SQUARED_SAFELY else values.astype(np.float64)
     return {
@@ -30,7 +31,7 @@ def _of_row(values: NDArray[np.float32]) -> dict[str, float]:
         "max": high,
         "mean": float(safe.mean()),
         "mean_square": float(np.square(safe).mean()),
-        "zeros": 1 - int(np.count_nonzero(values)) / values.size,
+        "zeros": 1 - int(np.count_nonzero(values != 0)) / values.size,
     }
 
 

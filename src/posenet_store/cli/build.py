@@ -13,6 +13,7 @@ from posenet_store.blocks import row_bytes
 from posenet_store.cli.options import (
     above,
     backbone_options,
+    compute_options,
     human_bytes,
     human_time,
     image_options,
@@ -20,13 +21,15 @@ from posenet_store.cli.options import (
     print_json,
     printable,
     progress,
+    speed_line,
     stores_option,
 )
 from posenet_store.errors import BuildError, PosenetStoreError, UsageError
-from posenet_store.specs import DTYPES, FORMATS, LAYOUTS
+from posenet_store.specs import COMPILED, DTYPES, FORMATS, LAYOUTS
 
 if TYPE_CHECKING:  # the real imports are in the commands: --help must not load torch
     from posenet_store.backbones import Backbone
+    from posenet_store.estimate import Estimate
     from posenet_store.extract import Outcome
     from posenet_store.images import ImageSet
     from posenet_store.layout import Plan
@@ -40,6 +43,7 @@ def _existing(path: Path) -> Path:
 
 @click.command("build-store")
 @backbone_options(backbone_required=True)
+@compute_options
 @image_options(required=True)
 @stores_option
 @click.option("--format", "file_format", type=click.Choice(FORMATS), default="zarr", show_default=True)
@@ -64,16 +68,19 @@ def _existing(path: Path) -> Path:
 @click.option("--plan", "plan_only", is_flag=True, help="Print size, files, time and free disk; build nothing.")
 @json_option
 def build_store(
-    backbone: str, weights: str, taps: str, device: str, batch_size: int, source: str, data_root: Path | None, root: Path,
-    file_format: str, layout: str, dtype: str, part: tuple[int, int], scheduler: str | None, workers: int | None,
-    limit: int | None, max_unreadable: float, no_probes: bool, plan_only: bool, as_json: bool,
+    backbone: str, weights: str, taps: str, device: str, batch_size: int | None, precision: str, compiled: bool, source: str,
+    data_root: Path | None, root: Path, file_format: str, layout: str, dtype: str, part: tuple[int, int],
+    scheduler: str | None, workers: int | None, limit: int | None, max_unreadable: float, no_probes: bool, plan_only: bool,
+    as_json: bool,
 ) -> None:  # fmt: skip
     """Run a frozen backbone once over images and keep its features.
 
     Resumes where an earlier build stopped; a store that is complete is left alone. The last line printed is its path.
     """
     from posenet_store.backbones import load_backbone
-    from posenet_store.extract import measured_rate, plan_store
+    from posenet_store.estimate import estimate
+    from posenet_store.extract import plan_store
+    from posenet_store.forward import default_batch_size
     from posenet_store.parts import Part
     from posenet_store.sources import absolute, image_set, probe_set
 
@@ -81,17 +88,19 @@ def build_store(
     if images.ignored:
         shown = ", ".join(map(printable, images.ignored[:3])) + (", ..." if len(images.ignored) > 3 else "")
         click.echo(f"{len(images.ignored)} files that are not images are left out: {shown}", err=True)
-    network = load_backbone(backbone, weights, taps, device)
+    compute = precision + COMPILED * compiled
+    network = load_backbone(backbone, weights, taps, device, compute)
     plan = plan_store(images, network, layout, dtype, file_format=file_format)
     if plan_only:
-        facts = _planned(plan, root, measured_rate(images, network, plan, batch_size))
+        size = batch_size or default_batch_size(network, plan.spec.block_rows)
+        facts = _planned(plan, root, estimate(images, network, plan, size))
         print_json(facts) if as_json else _print_plan(facts)
         return
     if scheduler is not None:
         if part != (1, 1):
             raise click.UsageError("--scheduler deals out the parts itself; leave --part out")
         weights_of = str(Path(weights).resolve()) if Path(weights).is_file() else weights
-        network_of = (backbone, weights_of, taps, device)
+        network_of = (backbone, weights_of, taps, device, compute)
         job = Part(absolute(source), data_root and data_root.resolve(), limit, network_of, layout, dtype, file_format,
                    root.resolve(), batch_size, max_unreadable, plan.spec.fingerprint, part)  # fmt: skip
         _on_workers(job, len(plan.bounds), scheduler, workers)
@@ -133,7 +142,7 @@ def _part(text: str) -> tuple[int, int]:
 
 
 def terminated(*_: object) -> None:
-    """SIGTERM, as schedulers send it: drop the block in hand and go, with the exit code they expect."""
+    """SIGTERM, as schedulers send it: drop the block in hand, commit full ones and go, with the exit code they expect."""
     click.echo("terminated; everything committed is safe, type the same command again to go on", err=True)
     raise SystemExit(128 + signal.SIGTERM)
 
@@ -143,25 +152,31 @@ def built(
     network: "Backbone",
     plan: "Plan",
     root: Path,
-    batch_size: int,
+    batch_size: int | None,
     max_unreadable: float,
     part: tuple[int, int] = (1, 1),
 ) -> "Outcome":
     """Build one store under a progress bar and say what happened on standard error."""
     from posenet_store.extract import build, part_of, rows_in
+    from posenet_store.stages import Clock
 
     signal.signal(signal.SIGTERM, terminated)
-    total = rows_in(plan, part_of(range(len(plan.bounds)), part))
+    total, clock = rows_in(plan, part_of(range(len(plan.bounds)), part)), Clock()
     with progress() as bars:
         bar = bars.add_task(printable(f"{plan.spec.network} on {images.name}"), total=total, unit="images")
+
+        def advance(count: int) -> None:
+            speed = bars.tasks[bar].speed
+            rate = f", {speed:.1f}/s: {clock.shares()}" if speed else ""
+            bars.update(bar, advance=count, unit=f"images{rate}")
+
         outcome = build(
             images, network, plan, root,
-            batch_size=batch_size, max_unreadable=max_unreadable, part=part, advance=lambda count: bars.advance(bar, count),
+            batch_size=batch_size, max_unreadable=max_unreadable, part=part, advance=advance, clock=clock,
         )  # fmt: skip
     name = printable(outcome.path.name)
     if outcome.extracted:
-        speed = outcome.extracted / max(outcome.seconds, 1e-9)
-        click.echo(f"{name}: {outcome.extracted} images, {speed:.1f} a second", err=True)
+        click.echo(f"{name}: {outcome.extracted} images, {speed_line(outcome.speed)}", err=True)
     if outcome.missing:
         click.echo(f"{name}: {outcome.missing} blocks of other parts are missing; the last part seals it", err=True)
     elif not outcome.extracted:
@@ -171,7 +186,7 @@ def built(
     return outcome
 
 
-def _planned(plan: "Plan", root: Path, seconds_per_image: float) -> dict[str, Any]:
+def _planned(plan: "Plan", root: Path, expected: "Estimate") -> dict[str, Any]:
     from posenet_store.store import file_count
 
     spec = plan.spec
@@ -180,9 +195,11 @@ def _planned(plan: "Plan", root: Path, seconds_per_image: float) -> dict[str, An
         "images": spec.rows,
         "taps": {tap.name: {"module": tap.module, "shape": list(tap.shape)} for tap in spec.taps},
         "bytes": row_bytes(spec) * spec.rows,
+        "bytes_on_disk": expected.bytes,
         "files": file_count(plan),
         "blocks": len(plan.bounds),
-        "seconds": round(seconds_per_image * spec.rows, 1),
+        "seconds": round(expected.seconds, 1),
+        "memory": expected.memory,
         "free_bytes": shutil.disk_usage(_existing(root)).free,
     }
 
@@ -192,10 +209,10 @@ def _print_plan(facts: dict[str, Any]) -> None:
     click.echo(f"images  {facts['images']:,} in {facts['blocks']:,} blocks")
     for name, tap in facts["taps"].items():
         click.echo(f"tap     {name}  {tap['module']}  {'x'.join(map(str, tap['shape']))}")
-    click.echo(
-        f"size    {human_bytes(facts['bytes'])} before compression, {facts['files']:,} files (zstd makes ReLU features a third)"
-    )
+    size, on_disk = human_bytes(facts["bytes"]), human_bytes(facts["bytes_on_disk"])
+    click.echo(f"size    about {on_disk} in {facts['files']:,} files, {size} before compression")
     click.echo(f"time    about {human_time(facts['seconds'])} on this machine, measured on one batch")
+    click.echo(f"memory  {human_bytes(facts['memory'])}, whatever the number of images")
     click.echo(f"free    {human_bytes(facts['free_bytes'])} on the disk of {facts['store']}")
     if facts["free_bytes"] < facts["bytes"]:
         click.echo("warning: the free disk is less than the uncompressed size", err=True)

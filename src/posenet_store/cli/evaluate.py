@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING
 import click
 
 from posenet_store.cli.build import built
-from posenet_store.cli.options import backbone_options, image_options, json_option, print_json, print_table, stores_option
+from posenet_store.cli.options import (
+    backbone_options,
+    compute_options,
+    image_options,
+    json_option,
+    print_json,
+    print_table,
+    stores_option,
+)
+from posenet_store.specs import COMPILED
 from posenet_store.targets import PATTERNS, TARGETS
 
 if TYPE_CHECKING:  # the real imports are in the commands: --help must not load torch
@@ -22,11 +31,13 @@ if TYPE_CHECKING:  # the real imports are in the commands: --help must not load 
 @click.option("--padding", type=click.IntRange(0), default=0, show_default=True, help="Zero padding of a head from elsewhere.")
 @image_options(required=False)
 @backbone_options(backbone_required=False)
+@compute_options
 @stores_option
 @json_option
 def evaluate(
     head: Path, store: Path | None, source: str | None, data_root: Path | None, backbone: str | None, weights: str, taps: str,
-    device: str, batch_size: int, root: Path, as_json: bool, target: str | None, source_text: str, padding: int,
+    device: str, batch_size: int | None, precision: str, compiled: bool, root: Path, as_json: bool, target: str | None,
+    source_text: str, padding: int,
 ) -> None:  # fmt: skip
     """Score one trained head on a store, or on images (whose store is then built, or found).
 
@@ -39,7 +50,7 @@ def evaluate(
     if store is not None and source is None:
         chosen = store
     elif source is not None and store is None:
-        network = (backbone, weights, taps, device)
+        network = (backbone, weights, taps, device, precision + COMPILED * compiled)
         chosen = _store_of(head, question, source, data_root, network, root, batch_size)
     else:
         raise click.UsageError("give either --store or --images")
@@ -57,7 +68,7 @@ def _shown(value: object) -> str:
 
 def _store_of(
     head: Path, question: "Question | None", source: str, data_root: Path | None,
-    network: tuple[str | None, str, str, str], root: Path, batch_size: int,
+    network: tuple[str | None, str, str, str, str], root: Path, batch_size: int | None,
 ) -> Path:  # fmt: skip
     """Build, or find, the store of the images that a head is to be scored on."""
     from posenet_store.backbones import load_backbone

@@ -1,7 +1,7 @@
 """Options that several commands share, and how results are shown."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from rich.progress import (
 )
 from rich.table import Table
 from rich.text import Text
+
+from posenet_store.specs import PRECISIONS
 
 Command = Callable[..., Any]
 
@@ -50,7 +52,8 @@ def image_options(required: bool) -> Callable[[Command], Command]:
 def backbone_options(backbone_required: bool) -> Callable[[Command], Command]:
     """Add --backbone, --weights, --taps, --device and --batch-size."""
     added = (
-        click.option("--batch-size", type=click.IntRange(1), default=16, show_default=True, help="Images a forward pass."),
+        click.option("--batch-size", type=click.IntRange(1),
+                     help="Images a forward pass.  [default: 16; on CUDA a block, halved while memory runs out]"),
         click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True),
         click.option(
             "--taps", type=click.Choice(["report", "official"]), default="report", show_default=True,
@@ -70,6 +73,31 @@ def backbone_options(backbone_required: bool) -> Callable[[Command], Command]:
         return command
 
     return add
+
+
+def compute_options(command: Command) -> Command:
+    """Add --precision and --compile: how the network computes, which is part of the store's identity."""
+    command = click.option(
+        "--compile", "compiled", is_flag=True, help="Let torch.compile translate the network; needs a C++ compiler."
+    )(command)
+    return click.option(
+        "--precision", type=click.Choice(PRECISIONS), default=PRECISIONS[0], show_default=True,
+        help="What convolutions compute in (autocast); float16 on CUDA only. What is stored is --dtype.",
+    )(command)  # fmt: skip
+
+
+def speed_line(speed: Mapping[str, Any]) -> str:
+    """Return a build's speed, the stages' shares of its time and what bound it, for people.
+
+    >>> stages = {"read": 0.0, "decode": 0.4, "forward": 9.6, "copy": 0.1, "encode": 0.3, "write": 0.2}
+    >>> speed_line({"images_per_s": 6.1, "seconds": 10.0, "stages": stages, "bound_by": "forward", "processors": 0.98})
+    '6.1 a second: forward 96 %, decode 4 %, encode 3 %, write 2 %, copy 1 %; bound by forward, processors 98 % busy'
+    """
+    seconds = max(speed["seconds"], 1e-9)
+    stages = sorted(speed["stages"].items(), key=lambda stage: -stage[1])
+    shares = ", ".join(f"{name} {100 * spent / seconds:.0f} %" for name, spent in stages if spent / seconds > 0.005)
+    bound = f"bound by {speed['bound_by']}, processors {100 * speed['processors']:.0f} % busy"
+    return f"{speed['images_per_s']:.1f} a second: {shares}; {bound}"
 
 
 def console() -> Console:

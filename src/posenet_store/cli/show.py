@@ -5,7 +5,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from posenet_store.cli.options import console, human_bytes, json_option, print_json, print_table, printable, stores_option
+from posenet_store.cli.options import (
+    console,
+    human_bytes,
+    json_option,
+    print_json,
+    print_table,
+    printable,
+    speed_line,
+    stores_option,
+)
 
 if TYPE_CHECKING:
     from posenet_store.report.listing import Listing
@@ -49,7 +58,8 @@ def inspect(store: str, as_json: bool) -> None:
         arrays[name] = {"shape": [reader.spec.rows, *shape]} | found | spread
     made, bad = reader.plan.provenance, reader.manifest["quarantined"]
     if as_json:
-        print_json(facts | {"arrays": arrays, "quarantined": bad, "spec": reader.spec.to_dict(), "provenance": made})
+        about = {"spec": reader.spec.to_dict(), "provenance": made, "summary": reader.manifest.get("summary")}
+        print_json(facts | {"arrays": arrays, "quarantined": bad} | about)
         return
     for name, value in facts.items():
         click.echo(f"{name:12} {human_bytes(value) if name == 'bytes' else value}")
@@ -57,6 +67,9 @@ def inspect(store: str, as_json: bool) -> None:
         if name != "probe":
             shown = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
             click.echo(f"{name:12} {printable(str(shown))}")
+    if (speed := reader.manifest.get("summary", {})).get("stages"):  # older stores' summaries have none
+        memory = human_bytes(speed["peak_memory"])
+        click.echo(f"{'build':12} {speed['extracted']} images, {speed_line(speed)}, {memory} of memory")
     keys = ("min", "max", "mean", "std", "zeros")
     rows = [
         [name, "x".join(map(str, a["shape"])), *(f"{a[k]:.4g}" if k in a else "" for k in keys)] for name, a in arrays.items()

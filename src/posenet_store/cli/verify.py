@@ -25,12 +25,12 @@ DIFFERENCES = {"the images differ": "images_sha256", "the weights differ": "weig
 @click.option("--weights", default="imagenet", show_default=True, metavar="W",
               help="With --repair or --probe: the weights of the build.")  # fmt: skip
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
-@click.option("--batch-size", type=click.IntRange(1), default=16, show_default=True,
-              help="With --repair: that of the build, on which the last bits of features may depend.")  # fmt: skip
+@click.option("--batch-size", type=click.IntRange(1),
+              help="With --repair: that of the build; the last bits of features may depend on it.")  # fmt: skip
 @json_option
 def verify(
     store: str, deep: bool, probe: bool, repair: bool, source: str | None, data_root: Path | None, weights: str, device: str,
-    batch_size: int, as_json: bool,
+    batch_size: int | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Check a store (a folder or a URL) against its records and name every damaged file.
 
@@ -70,7 +70,8 @@ def _differences(store: str, weights: str, device: str) -> dict[str, float]:
     plan = read_plan(files_at(store))
     if "probe" not in plan.provenance:
         raise UsageError(f"{store} has no probe on record: it was built before there were any")
-    return drift(plan.provenance["probe"], sample(load_backbone(plan.spec.backbone, weights, plan.spec.tap_set, device)))
+    network = load_backbone(plan.spec.backbone, weights, plan.spec.tap_set or "report", device, plan.spec.compute)
+    return drift(plan.provenance["probe"], sample(network))
 
 
 def _drifted(differences: dict[str, float]) -> bool:
@@ -82,7 +83,7 @@ def _drifted(differences: dict[str, float]) -> bool:
 
 
 def _repair(
-    store: Path, source: str, data_root: Path | None, how: tuple[str, str, int], blocks: list[int]
+    store: Path, source: str, data_root: Path | None, how: tuple[str, str, int | None], blocks: list[int]
 ) -> None:  # fmt: skip
     """`how`: weights, device and batch size."""
     from posenet_store.backbones import load_backbone
@@ -94,7 +95,7 @@ def _repair(
     spec = read_plan(StoreFiles(store)).spec
     images = image_set(source, data_root)
     weights, device, batch_size = how
-    network = load_backbone(spec.backbone, weights, spec.tap_set or "report", device)
+    network = load_backbone(spec.backbone, weights, spec.tap_set or "report", device, spec.compute)
     plan = plan_store(images.limited(spec.rows), network, spec.layout, spec.dtype, spec.block_rows, spec.format)
     _check_same(plan.spec, spec)
     StoreWriter(StoreFiles(store), plan).unseal(blocks)

@@ -11,7 +11,7 @@ from typing import Any, Protocol, cast
 from numpy.typing import NDArray
 
 from posenet_store.errors import unknown
-from posenet_store.layout import Files
+from posenet_store.layout import Encoded, Files
 from posenet_store.specs import FORMATS, StoreSpec
 
 
@@ -38,10 +38,8 @@ class Format(Protocol):
         """Return the files that hold one block of all arrays."""
         ...
 
-    def write_block(
-        self, folder: Path, spec: StoreSpec, block: int, arrays: Mapping[str, NDArray[Any]], ids: Sequence[str]
-    ) -> None:
-        """Write one block of all arrays durably: each file appears whole or not at all, whoever else writes it."""
+    def encoded_block(self, spec: StoreSpec, block: int, arrays: Mapping[str, NDArray[Any]], ids: Sequence[str]) -> Encoded:
+        """Return the bytes of one block of all arrays: for each of `block_files`, the pieces it is made of, in order."""
         ...
 
     def open_arrays(self, files: Files, spec: StoreSpec) -> Arrays:

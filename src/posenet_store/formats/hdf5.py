@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from posenet_store.blocks import block_bounds, chunk_rows, overlapping, row_bytes
 from posenet_store.errors import PosenetStoreError
 from posenet_store.files import fsync, write_atomic
-from posenet_store.layout import Files, StoreFiles
+from posenet_store.layout import Encoded, Files, StoreFiles
 from posenet_store.specs import StoreSpec
 
 PARTS = "parts"
@@ -45,8 +45,8 @@ def block_files(spec: StoreSpec, block: int) -> list[str]:
     return [_part(block)]
 
 
-def write_block(folder: Path, spec: StoreSpec, block: int, arrays: Mapping[str, NDArray[Any]], ids: Sequence[str]) -> None:
-    """Write one block of all arrays and its row names as a closed part."""
+def encoded_block(spec: StoreSpec, block: int, arrays: Mapping[str, NDArray[Any]], ids: Sequence[str]) -> Encoded:
+    """Make a closed part of one block of all arrays and its row names, in memory."""
     modules = {tap.name: tap.module for tap in spec.taps}
     part = io.BytesIO()  # HDF5 itself would take the process down with it on a full disk
     with h5py.File(part, "w", libver=("earliest", "v110")) as file:
@@ -57,7 +57,7 @@ def write_block(folder: Path, spec: StoreSpec, block: int, arrays: Mapping[str, 
             for axis, label in enumerate(("image", "channel", "y", "x")):
                 dataset.dims[axis].label = label
         file.create_dataset(IDS, data=list(ids), dtype=h5py.string_dtype())
-    write_atomic(folder / _part(block), part.getbuffer())
+    return {_part(block): [part.getbuffer()]}
 
 
 class _Arrays:

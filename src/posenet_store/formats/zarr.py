@@ -2,8 +2,8 @@
 
 Chunks are zstd level 1 with zstd's own checksum (3 times smaller on ReLU features, and a flipped bit is an error);
 the fill value is NaN, so that a missing piece can never be taken for a feature. zarr writes the group and its metadata;
-the shards are ours (see `shards`), each put in its place in one step, so two writers of one block do no harm and a torn
-shard never stands in the way.
+the shards are ours (see `shards`), each put in its place in one step by the store's writer, so two writers of one block do
+no harm and a torn shard never stands in the way.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,11 +17,10 @@ from zarr.codecs import ZstdCodec
 
 from posenet_store.blocks import block_bounds, chunk_rows, overlapping, row_bytes
 from posenet_store.errors import StoreError
-from posenet_store.files import fsync, replacing
+from posenet_store.files import fsync
 from posenet_store.formats import shards
-from posenet_store.layout import Files, read_object
+from posenet_store.layout import Encoded, Files, read_object
 from posenet_store.specs import StoreSpec
-from posenet_store.threads import on_threads
 
 GROUP = "data.zarr"
 IDS = "image_id"
@@ -70,15 +69,13 @@ def block_files(spec: StoreSpec, block: int) -> list[str]:
     return [_shard(name, block) for name in spec.arrays]
 
 
-def write_block(folder: Path, spec: StoreSpec, block: int, arrays: Mapping[str, NDArray[Any]], ids: Sequence[str]) -> None:
-    """Write one block of all arrays, each shard in one step; the row names are in the group already."""
-
-    def write(name: str) -> None:
-        chunk = chunk_rows(spec.block_rows, row_bytes(spec, [name]))
-        with replacing(folder / _shard(name, block)) as temporary, temporary.open("wb") as file:
-            file.writelines(shards.encoded(arrays[name], chunk, spec.block_rows // chunk))
-
-    on_threads(write, arrays)  # one waits for the disk while another compresses
+def encoded_block(spec: StoreSpec, block: int, arrays: Mapping[str, NDArray[Any]], ids: Sequence[str]) -> Encoded:
+    """Compress one block of all arrays, chunks on all processors; the row names are in the group already."""
+    rows = {name: chunk_rows(spec.block_rows, row_bytes(spec, [name])) for name in arrays}
+    return {
+        _shard(name, block): [*shards.encoded(values, rows[name], spec.block_rows // rows[name])]
+        for name, values in arrays.items()
+    }
 
 
 class _Arrays:

@@ -1,0 +1,251 @@
+"""How fast a store is built, beside the network alone and beside the report's extractor.
+
+JPEG files in (500x400, dead leaves), sealed store out: native layout, zstd, float16. VGG-16 has HED's weights; ResNet-152 is
+random, its batch statistics calibrated so that features are of a trained network's size.
+
+build_vs_forward_vgg16      images/s of the build : of the bare eager forward pass of torchvision's network, convolutions only,
+build_vs_forward_resnet152  same precision and batch, on pixels that are in memory
+build_vs_report             images/s of the ResNet-152 build : of five passes, one a prefix, a batch of one image (features are
+                            compared and must agree)
+bf16_vs_fp32                images/s of the VGG-16 build in bfloat16 : in float32
+outside_forward_share       processor time of the VGG-16 build with the pass replaced by its result : of the build (a share)
+parts2_identical            1 if two parts in two processes make the same sealed store, byte for byte, as one
+flat_memory                 peak memory of a build of 256 images : of 128
+memory_vs_plan              peak memory of that build : what --plan says
+simulated_gpu_*             a GPU of 5,000 images/s (a sleep, then VGG-16's features): images/s of the build on one core and on
+                            two, the share of the processors that was busy, and the stage that binds
+
+    python benchmarks/extract.py [--images 128] [--json]
+"""
+
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+import torchvision
+from PIL import Image
+from torch import Tensor, nn
+
+from command import Figures, run
+from posenet_store.alignment import stored
+from posenet_store.backbones import Backbone, load_backbone
+from posenet_store.dead_leaves import dead_leaves
+from posenet_store.estimate import estimate
+from posenet_store.extract import Outcome, build, plan_store
+from posenet_store.files import sha256_file
+from posenet_store.images import ImageSet
+from posenet_store.reader import open_store
+from posenet_store.sources import image_set
+from posenet_store.threads import processors
+from posenet_store.weights import resolve
+
+BATCH = 16
+RATE = 5000
+
+
+def photographs(folder: Path, count: int) -> Path:
+    """Write `count` JPEG files: four dead-leaves images side by side, cut to 500x400."""
+    folder.mkdir()
+    leaves = [dead_leaves(0, number) for number in range(64)]
+    rng = np.random.default_rng(0)
+    for number in range(count):
+        a, b, c, d = (leaves[place] for place in rng.choice(len(leaves), 4, replace=False))
+        Image.fromarray(np.block([[[a], [b]], [[c], [d]]])[:400, :500]).save(folder / f"{number:04d}.jpg", quality=90)
+    return folder
+
+
+def calibrated(path: Path, pixels: Tensor) -> str:
+    """Write a random ResNet-152 whose batch normalisation knows the statistics of `pixels` float32 [B, 3, S, S]."""
+    torch.manual_seed(0)
+    module = torchvision.models.resnet152(weights=None)
+    for part in module.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            part.momentum = None  # the mean over all that it sees
+        if isinstance(part, torchvision.models.resnet.Bottleneck):
+            nn.init.constant_(part.bn3.weight, 0.2)  # as in trained networks, a block adds little to what it is given
+    with torch.no_grad():
+        module.train()(pixels)
+    torch.save(module.state_dict(), path)
+    return str(path)
+
+
+def bare(name: str, weights: str) -> nn.Module:
+    """torchvision's network up to the last tap, nothing of ours."""
+    module: nn.Module = torchvision.models.get_model(name, weights=None)
+    module.load_state_dict(dict(resolve(weights, name).state or {}), strict=False)
+    return module.eval().features if name == "vgg16" else nn.Sequential(*list(module.eval().children())[:-2])  # type: ignore[return-value]
+
+
+@torch.inference_mode()
+def forward_rate(module: nn.Module, count: int) -> float:
+    """Images/s of the bare pass."""
+    pixels = torch.randn(BATCH, 3, 224, 224)
+    module(pixels)
+    began = time.perf_counter()
+    passes = max(1, count // BATCH)
+    for _ in range(passes):
+        module(pixels)
+    return passes * BATCH / (time.perf_counter() - began)
+
+
+def built(images: ImageSet, backbone: Backbone, root: Path, **options: Any) -> Outcome:
+    """Build a store as the command does."""
+    return build(images, backbone, plan_store(images, backbone, "native", "float16"), root, batch_size=BATCH, **options)
+
+
+def beside(name: str, weights: str, images: ImageSet, root: Path) -> tuple[Outcome, float]:
+    """Build between two runs of the bare pass; return the build and the pass's images/s."""
+    module, backbone = bare(name, weights), load_backbone(name, weights, device="cpu")
+    before = forward_rate(module, len(images) // 2)
+    outcome = built(images, backbone, root)
+    return outcome, 2 / (1 / before + 1 / forward_rate(module, len(images) // 2))
+
+
+@torch.inference_mode()
+def report_rate(weights: str, images: ImageSet, store: Path, count: int) -> float:
+    """Images/s of the report's extractor: each prefix of the network runs from the start, on one image at a time."""
+    layers = list(bare("resnet152", weights).children())
+    prefixes = [nn.Sequential(*layers[:stop]) for stop in (4, 5, 6, 7, 8)]
+    reader, spec = open_store(store), load_backbone("resnet152", weights, device="cpu")
+    spent = 0.0
+    for row in range(count):
+        began = time.perf_counter()
+        pixels = images.read(reader.plan.order[row], 224)
+        inputs = spec.inputs(torch.from_numpy(pixels[None].copy())).contiguous()
+        features = [prefix(inputs) for prefix in prefixes]
+        spent += time.perf_counter() - began
+        for tap, value in zip(reader.spec.taps, features, strict=True):
+            error = torch.from_numpy(reader.read(tap.name, row, row + 1)).float() - value
+            # float16 rounds to 3e-4; 152 random layers make 1e-3 of float32's rounding, folded or not
+            assert error.square().mean() < (2e-3**2) * value.square().mean(), tap.name
+    return count / spent
+
+
+@dataclass(frozen=True)
+class Precomputed(Backbone):
+    """A network whose result is there already, after a sleep of `pause` seconds an image."""
+
+    result: Mapping[str, Tensor] = field(default_factory=dict, hash=False)
+    pause: float = 0.0
+
+    def features(self, images: Tensor) -> dict[str, Tensor]:
+        """Return the first features there are."""
+        time.sleep(self.pause * len(images))
+        return {name: values[: len(images)] for name, values in self.result.items()}
+
+
+def precomputed(backbone: Backbone, images: ImageSet, pause: float = 0.0) -> Precomputed:
+    """Compute one batch now."""
+    pixels = np.stack([images.read(index, 224) for index in range(BATCH)])
+    return Precomputed(**vars(backbone), result=backbone.features(torch.from_numpy(pixels)), pause=pause)
+
+
+def processor_seconds(outcome: Outcome) -> float:
+    """Seconds of all processors together that a build took."""
+    return float(outcome.speed["processors"] * outcome.seconds * processors())
+
+
+def in_process(work: Callable[..., Any], *words: Any) -> Any:
+    """Do `work(*words)` in a fresh process and return what it returns."""
+    spawn = multiprocessing.get_context("spawn")
+    with spawn.Pool(1) as pool:
+        return pool.apply(work, words)
+
+
+def one_part(photos: Path, weights: str, root: Path, part: tuple[int, int]) -> str:
+    """Build a part of a store with blocks of one batch; two of these run at once."""
+    images, backbone = image_set(str(photos)).limited(64), load_backbone("resnet152", weights, device="cpu")
+    plan = plan_store(images, backbone, "native", "float16", BATCH)
+    return str(build(images, backbone, plan, root, batch_size=BATCH, part=part).path)
+
+
+def contents(store: Path) -> dict[str, str]:
+    """Digests of a sealed store's data and records; plan and manifest carry times and commands."""
+    told_apart = ("plan.json", "manifest.json")
+    files = {path.relative_to(store).as_posix(): path for path in store.rglob("*") if path.is_file()}
+    store_id = str(open_store(store).manifest["store_id"])
+    return {name: sha256_file(path) for name, path in files.items() if name not in told_apart} | {"id": store_id}
+
+
+def parts_are_identical(photos: Path, weights: str, root: Path) -> bool:
+    """One process against two at once."""
+    whole = Path(in_process(one_part, photos, weights, root / "whole", (1, 1)))
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        parts = pool.starmap(one_part, [(photos, weights, root / "parts", (number, 2)) for number in (1, 2)])
+    return contents(whole) == contents(Path(parts[0]))
+
+
+def peak_of(photos: Path, count: int, root: Path) -> int:
+    """Peak bytes of a process that builds."""
+    outcome = built(image_set(str(photos)).limited(count), load_backbone("vgg16", "hed", "report", "cpu", "bfloat16"), root)
+    return int(outcome.speed["peak_memory"])
+
+
+def planned_memory(photos: Path) -> int:
+    """Bytes that a plan says."""
+    images, backbone = image_set(str(photos)), load_backbone("vgg16", "hed", "report", "cpu", "bfloat16")
+    return estimate(images, backbone, plan_store(images, backbone, "native", "float16"), BATCH).memory
+
+
+def simulated(photos: Path, cores: int, root: Path) -> dict[str, Any]:
+    """Build with a GPU that is not there: what it would have done (arrays, extremes, cast) is done beforehand."""
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
+    torch.set_num_threads(cores)
+    images = image_set(str(photos))
+    network = precomputed(load_backbone("vgg16", "hed", device="cpu"), images, 1 / RATE)
+    plan = plan_store(images, network, "native", "float16")
+    ready = {name: values.half().contiguous() for name, values in stored(network.result, plan.spec.arrays).items()}
+    with (
+        mock.patch("posenet_store.forward.stored", lambda taps, _: {n: v[: len(taps["f1"])] for n, v in ready.items()}),
+        mock.patch("posenet_store.forward._extremes", lambda *_: torch.zeros(2)),
+    ):
+        return dict(build(images, network, plan, root, batch_size=BATCH).speed)
+
+
+def measured(count: int, root: Path) -> tuple[Figures, Figures]:
+    """Return ratios, and the figures behind them."""
+    photos = photographs(root / "photos", 2 * count)
+    images = image_set(str(photos)).limited(count)
+    vgg = load_backbone("vgg16", "hed", device="cpu")
+    some = torch.from_numpy(np.stack([images.read(index, 224) for index in range(BATCH)]))
+    resnet152 = calibrated(root / "resnet152.pth", load_backbone("resnet18", "random:0", device="cpu").inputs(some))
+    first, vgg_forward = beside("vgg16", "hed", images, root / "vgg")
+    lower = built(images, load_backbone("vgg16", "hed", "report", "cpu", "bfloat16"), root / "bfloat16")
+    second, resnet_forward = beside("resnet152", resnet152, images, root / "resnet")
+    report = report_rate(resnet152, images, second.path, 16)
+    outside = built(images, precomputed(vgg, images), root / "outside")
+    rate = {name: float(one.speed["images_per_s"]) for name, one in (("vgg", first), ("bf16", lower), ("resnet", second))}
+    planned = in_process(planned_memory, photos)
+    small, large = (in_process(peak_of, photos, some, root / f"memory{some}") for some in (count, 2 * count))
+    gpu = {cores: in_process(simulated, photos, cores, root / f"gpu{cores}") for cores in (1, 2)}
+    ratios: Figures = {
+        "build_vs_forward_vgg16": rate["vgg"] / vgg_forward,
+        "build_vs_forward_resnet152": rate["resnet"] / resnet_forward,
+        "build_vs_report": rate["resnet"] / report,
+        "bf16_vs_fp32": rate["bf16"] / rate["vgg"],
+        "outside_forward_share": processor_seconds(outside) / processor_seconds(first),
+        "parts2_identical": float(parts_are_identical(photos, resnet152, root)),
+        "flat_memory": large / small,
+        "memory_vs_plan": large / planned,
+        "simulated_gpu_images_per_s_1core": gpu[1]["images_per_s"],
+        "simulated_gpu_images_per_s_2cores": gpu[2]["images_per_s"],
+        "simulated_gpu_processors_busy": gpu[2]["processors"],
+        "simulated_gpu_bound_by": gpu[2]["bound_by"],
+    }
+    facts: Figures = {f"build, images/s, {name}": value for name, value in rate.items()}
+    facts |= {"forward, images/s, vgg": vgg_forward, "forward, images/s, resnet": resnet_forward, "report, images/s": report}
+    facts |= {f"vgg build, {stage}, s": value for stage, value in first.speed["stages"].items()}
+    facts |= {f"{cores} cores, 5,000/s: {stage}, s": v for cores, speed in gpu.items() for stage, v in speed["stages"].items()}
+    return ratios, facts | {"peak MB": large / 1e6, "planned MB": planned / 1e6}
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(processors())
+    run(__doc__, 128, measured)
