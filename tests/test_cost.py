@@ -86,7 +86,7 @@ def test_memory_is_bounded_whatever_is_asked(root: Path, monkeypatch: pytest.Mon
     """Sixteen kernels and paddings would hold sixteen sets of moments: they are taken in turns, each a scan."""
     spec = replace(SPEC, kernels=(1, 3, 5, 7), paddings=(0, 1, 2, 3))
     _, before = planned(root, spec)
-    limit = 11 * (9 * 49 + 1) ** 2 * 8
+    limit = gram.moment_bytes(11, 9, 7)
     monkeypatch.setattr("posenet_store.gram.MAX_BYTES", limit)
     monkeypatch.setattr("posenet_store.families.MAX_BYTES", limit)
     one, after = planned(root, spec)

@@ -15,7 +15,7 @@ from posenet_store.blocks import row_bytes
 from posenet_store.cells import output_size
 from posenet_store.families import Family, Unit, families, shifts, units
 from posenet_store.fused import Group, in_memory
-from posenet_store.gram import ImageMoments, fits, train_in_gram_space
+from posenet_store.gram import ImageMoments, fits, moment_bytes, train_in_gram_space
 from posenet_store.inputs import Input, parse_input
 from posenet_store.metrics import score
 from posenet_store.planning import Pass
@@ -64,7 +64,7 @@ def measured(passes: Sequence[Pass]) -> Speeds:
     read = row_bytes(reader.spec, [name]) * stop / _seconds(lambda: reader.read(name, 0, stop))
     wide = torch.randn(8, 136, 676, dtype=torch.float64)
     multiply = 2 * 8 * 136**2 * 676 / _seconds(lambda: wide @ wide.transpose(1, 2))
-    second = torch.eye(136, dtype=torch.float64).repeat(4, 1, 1)
+    second = torch.ones(4, 136 * 137 // 2, dtype=torch.float64)
     moments = ImageMoments(second, torch.zeros(4, 1, 136, dtype=torch.float64), 676)
     order, head = [np.arange(4)] * 500, Group(3, 0, Recipe(epochs=1), (0,), torch.zeros(1, 26, 26, dtype=torch.float64))
     step = _seconds(lambda: train_in_gram_space(moments, lambda epoch: order, 15, head)) / len(order)
@@ -104,13 +104,13 @@ def _recipe(one: Pass, source: Input, made: Sequence[Family], rows: int, speeds:
     held += max((sum(_moments_of(unit, rows) for unit in run) for run in runs), default=0)
     for unit in small:
         size, area = unit.width * unit.shape[0] ** 2 + 1, output_size(*unit.shape) ** 2
-        seconds += 2 * rows * size**2 * area / speeds.multiply
+        seconds += rows * size**2 * area / speeds.multiply
         for family in unit.families:
             mine = family.width * unit.shape[0] ** 2 + 1
             eights = -(-len(family.cells) // 8)
             seconds += epochs * recipe.steps_over(rows) * (speeds.step + (eights - 1) * 16 * mine**2 / speeds.multiply)
-    partial_sizes = [f.width * f.shape[0] ** 2 + 1 for unit in small for f in unit.families if unit.features(f) is not None]
-    held += rows * max(partial_sizes, default=0) ** 2 * 8
+    of_some = [family for unit in small for family in unit.families if unit.features(family) is not None]
+    held += max((moment_bytes(rows, family.width, family.shape[0]) for family in of_some), default=0)
     seconds += sum(epochs * rows * _operations(family) / speeds.multiply for family in large)
     kept = bool(large) and in_memory(rows, source.channels)
     wide = 8 if recipe.standardise else 4  # bytes a number
@@ -133,7 +133,7 @@ def _operations(family: Family) -> int:
 
 def _moments_of(unit: Unit, rows: int) -> int:
     size = unit.width * unit.shape[0] ** 2 + 1
-    return rows * (size + len(unit.goals())) * size * 8
+    return moment_bytes(rows, unit.width, unit.shape[0]) + rows * len(unit.goals()) * size * 8
 
 
 def _ridge(one: Pass, source: Input, made: Sequence[Family], rows: int, speeds: Speeds) -> tuple[int, int, float, str]:

@@ -12,6 +12,7 @@ neighbours are, and a head is the same to the last bit alone and among a hundred
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache, partial
 from itertools import chain, islice
 
 import numpy as np
@@ -30,9 +31,27 @@ STEP_BYTES = 16 << 20
 Images = NDArray[np.int64]
 
 
+@cache
+def _lower(size: int) -> Images:
+    """Places of a matrix's lower triangle, row by row, in the flat matrix."""
+    rows, columns = np.tril_indices(size)
+    return np.asarray(rows * size + columns)
+
+
+@cache
+def _whole(size: int) -> Images:
+    """Places of every entry of a symmetric matrix [D, D] among those of its lower triangle."""
+    rows, columns = np.indices((size, size))
+    high = np.maximum(rows, columns)
+    return np.asarray(high * (high + 1) // 2 + np.minimum(rows, columns))
+
+
 @dataclass(frozen=True)
 class ImageMoments:
-    """Per-image sums over `positions`, float64: `second` [N, D, D] and `cross` [N, targets, D]; D counts the bias."""
+    """Per-image sums over `positions`, float64: `second` [N, D (D + 1) / 2] and `cross` [N, targets, D]; D counts the bias.
+
+    Of the symmetric second moments the lower triangle is kept, row by row: steps are as fast as memory gives it.
+    """
 
     second: Tensor
     cross: Tensor
@@ -42,13 +61,15 @@ class ImageMoments:
         """Return the moments of some features only (places among D without the bias), of all for None."""
         if features is None:
             return self
-        kept = torch.cat([features, features.new_tensor([self.second.shape[1] - 1])])
-        return ImageMoments(self.second[:, kept][:, :, kept], self.cross[:, :, kept], self.positions)
+        kept = torch.cat([features, features.new_tensor([self.cross.shape[2] - 1])]).numpy()
+        places = _whole(self.cross.shape[2])[np.ix_(kept, kept)].ravel()[_lower(len(kept))]
+        return ImageMoments(self.second[:, torch.from_numpy(places)], self.cross[:, :, kept], self.positions)
 
 
 def moment_bytes(images: int, channels: int, kernel: int) -> int:
     """Return the bytes of the second moments of that many images."""
-    return images * (channels * kernel**2 + 1) ** 2 * 8
+    size = channels * kernel**2 + 1
+    return images * size * (size + 1) // 2 * 8
 
 
 def fits(images: int, channels: int, kernel: int) -> bool:
@@ -64,30 +85,35 @@ class Collector:
         goals = targets.flatten(1)
         idle = goals.new_zeros(-len(goals) % TOGETHER, goals.shape[1])  # a target is rounded alike whatever its company
         self._targets, self._positions = goals.shape
-        self._eights = [some.T.contiguous() for some in torch.cat([goals, idle]).split(TOGETHER)]
-        self._whole: ImageMoments | None = None
+        self._eights = [some.T.contiguous().numpy() for some in torch.cat([goals, idle]).split(TOGETHER)]
+        self._moments: ImageMoments | None = None
 
     def add(self, block: Tensor) -> None:
         """Add the images of a block [B, C, 28, 28]."""
         size = block.shape[1] * self._kernel**2 + 1
-        if self._whole is None:
-            second = torch.empty(self._images, size, size, dtype=torch.float64)
-            self._whole = ImageMoments(second, second.new_empty(self._images, self._targets, size), self._positions)
+        if self._moments is None:
+            second = torch.empty(self._images, size * (size + 1) // 2, dtype=torch.float64)
+            self._moments = ImageMoments(second, second.new_empty(self._images, self._targets, size), self._positions)
         images = images_a_step(block.shape[1], self._kernel, self._positions)
         ones = torch.ones(images, size, self._positions, dtype=torch.float64)  # the last feature is the bias
-        for part in block.split(images):
-            features = neighbourhoods(part, self._kernel, self._padding, ones[: len(part)])
-            place = slice(self._held, self._held + len(part))
-            torch.bmm(features, features.transpose(1, 2), out=self._whole.second[place])
-            crosses = torch.cat([features @ some for some in self._eights], dim=2)[:, :, : self._targets]
-            self._whole.cross[place] = crosses.transpose(1, 2)
-            self._held += len(part)
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+            for part in block.split(images):
+                features = neighbourhoods(part, self._kernel, self._padding, ones[: len(part)]).numpy()
+                list(pool.map(partial(self._sum, self._moments), features, range(self._held, self._held + len(part))))
+                self._held += len(part)
+
+    def _sum(self, moments: ImageMoments, features: NDArray[np.float64], place: int) -> None:
+        """Sum one image's features [D, P]. NumPy multiplies a matrix by its own transpose at half the cost."""
+        product = features @ features.T
+        np.take(product.ravel(), _lower(len(features)), out=moments.second[place].numpy(), mode="clip")
+        crosses = np.concatenate([features @ some for some in self._eights], axis=1)[:, : self._targets]
+        moments.cross[place].numpy()[:] = crosses.T
 
     def whole(self) -> ImageMoments:
         """Return all moments; raises ValueError if there was no image."""
-        if self._whole is None:
+        if self._moments is None:
             raise ValueError("there are no moments of no image")
-        return self._whole
+        return self._moments
 
 
 def image_moments(blocks: Iterable[Tensor], images: int, kernel: int, padding: int, targets: Tensor) -> ImageMoments:
@@ -114,17 +140,19 @@ def train_in_gram_space(
     """
     decoder, recipe, places = group.decoder(channels), group.recipe, np.array(group.places)
     heads = len(group.seeds)
-    parameters = np.zeros((heads + -heads % TOGETHER, moments.second.shape[1]))
+    size = moments.cross.shape[2]
+    parameters, whole = np.zeros((heads + -heads % TOGETHER, size)), np.empty((size, size))
     parameters[:heads] = torch.stack([decoder.initial(seed) for seed in group.seeds]).numpy()
     optimizer, gradient = group.optimizer(parameters), np.zeros_like(parameters)
-    mine, goals = gradient[:heads], np.empty((heads, parameters.shape[1]))
+    mine, goals = gradient[:heads], np.empty((heads, size))
     images = len(moments.second)
     epochs, steps = recipe.epochs_over(images), recipe.steps_over(images)
     stream = chain.from_iterable(batches(epoch) for epoch in range(epochs))
     with np.errstate(over="ignore", invalid="ignore"):  # a head that diverges ends as NaN, alone
         for number, (count, second, cross) in enumerate(_sums(moments, stream)):
+            np.take(second, _whole(size), out=whole, mode="clip")
             for first in range(0, len(parameters), TOGETHER):
-                np.matmul(parameters[first : first + TOGETHER], second, out=gradient[first : first + TOGETHER])
+                np.matmul(parameters[first : first + TOGETHER], whole, out=gradient[first : first + TOGETHER])
             np.take(cross, places, axis=0, out=goals, mode="clip")
             np.subtract(mine, goals, out=mine)
             np.multiply(gradient, 2 / (count * moments.positions), out=gradient)
@@ -133,18 +161,18 @@ def train_in_gram_space(
 
 
 def _sums(moments: ImageMoments, steps: Iterable[Images]) -> Iterator[tuple[int, NDArray[np.float64], NDArray[np.float64]]]:
-    """Yield (images, second [D, D], cross [targets, D]) summed over the images of each step.
+    """Yield (images, lower triangle of second, cross [targets, D]) summed over the images of each step.
 
     They do not depend on the heads, so a thread sums some steps ahead while the caller works on those before.
     """
-    size, targets = moments.second.shape[1], moments.cross.shape[1]
-    together = max(1, STEP_BYTES // (size * (size + targets) * 8))
+    targets, size = moments.cross.shape[1:]
+    together = max(1, STEP_BYTES // ((moments.second.shape[1] + targets * size) * 8))
 
     def summed(some: list[Images]) -> list[tuple[int, NDArray[np.float64], NDArray[np.float64]]]:
         counts = [len(images) for images in some]
         offsets = torch.tensor([0, *np.cumsum(counts)[:-1]])
         rows = torch.from_numpy(np.concatenate(some))
-        second = F.embedding_bag(rows, moments.second.flatten(1), offsets, mode="sum").view(-1, size, size).numpy()
+        second = F.embedding_bag(rows, moments.second, offsets, mode="sum").numpy()
         cross = F.embedding_bag(rows, moments.cross.flatten(1), offsets, mode="sum").view(-1, targets, size).numpy()
         return list(zip(counts, second, cross, strict=True))
 

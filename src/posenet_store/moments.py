@@ -19,7 +19,7 @@ from torch import Tensor
 
 from posenet_store.files import canonical_json, crc32c, replacing, sha256
 
-VERSION = 1
+VERSION = 2
 Keep = Callable[[Mapping[str, Any], Mapping[str, Tensor]], object]
 
 
