@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test check bench torture
+.PHONY: demo test check bench science torture
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -35,6 +35,9 @@ check: $(STAMP)  ## lint, format, types
 
 bench: $(STAMP)  ## speed as ratios against named baselines
 	@for name in reason store extract sweep streaming shuffle; do echo "== $$name"; $(BIN)/python cli.py bench $$name; done
+
+science: $(STAMP)  ## every experiment at demo size, on one page: about 15 minutes on two cores; resumes
+	pipeline/science.sh $(BIN)/python
 
 torture: $(STAMP)  ## SIGKILL a build 100 times at random moments, in both formats: nothing may differ
 	$(BIN)/python tests/torture.py --kills 100
