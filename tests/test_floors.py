@@ -36,7 +36,7 @@ FLOORS = (
         "decoders",
         "sweep_spec",
     ),
-    ("compute", "views", "loading", "store", "reader", "weights", "fused", "ridge", "catalogue", "results"),
+    ("compute", "views", "loading", "store", "reader", "weights", "fused", "ridge", "catalogue", "results", "padding"),
     ("backbones", "gram"),
     ("families",),
     ("drift", "forward", "decoding"),
