@@ -33,6 +33,8 @@ stores_option = click.option(
 )  # fmt: skip
 device_option = click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda|cuda:K",
                              help="auto: the first GPU if there is one; cuda:K: the K-th, from 0.")  # fmt: skip
+data_root_option = click.option("--data-root", type=click.Path(path_type=Path, file_okay=False),
+                                help="Folder that holds DUT-S; default: $POSENET_DATA.")  # fmt: skip
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the facts as JSON.")
 
 
@@ -40,15 +42,10 @@ def image_options(required: bool) -> Callable[[Command], Command]:
     """Add --images and --data-root."""
 
     def add(command: Command) -> Command:
-        command = click.option(
-            "--data-root",
-            type=click.Path(path_type=Path, file_okay=False),
-            help="Folder that holds DUT-S; default: $POSENET_DATA.",
-        )(command)
         return click.option(
             "--images", "source", metavar="SRC", required=required,
             help="A folder, an image file, duts-te, duts-tr, probes, photos, or synthetic:dead-leaves?n=512&seed=0.",
-        )(command)  # fmt: skip
+        )(data_root_option(command))  # fmt: skip
 
     return add
 
