@@ -119,9 +119,10 @@ def _on_workers(job: "Part", blocks: int, scheduler: str, workers: int | None) -
     count = min(blocks, workers_at(scheduler, workers))
     parts = [replace(job, part=(number, count)) for number in range(1, count + 1)]
     failed = 0
+    card = None if job.network.device == "cpu" else "GPU"
     with progress() as bars:
         bar = bars.add_task(printable(f"{job.network.name} on {Path(job.source).name}"), total=count, unit="parts")
-        for part, outcome in run_tasks(build_part, parts, scheduler, workers, above(bars)):
+        for part, outcome in run_tasks(build_part, parts, scheduler, workers, above(bars), card):
             if isinstance(outcome, PosenetStoreError):
                 failed += 1
                 click.echo(f"part {part.part[0]}/{count} failed: {outcome}", err=True)
