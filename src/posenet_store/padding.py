@@ -1,6 +1,6 @@
 """Other paddings for a trained network: pure surgery on its modules, the parameters stay as they are.
 
-The paper's causal experiment (arXiv 2001.08248, Section 3.6 and Table 4) takes the zeros away from VGG's convolutions and
+The paper's causal experiment (arXiv 2001.08248, Table 4) takes the zeros away from VGG's convolutions and
 keeps the weights. VGG is a chain of convolutions and unpadded poolings; in a ResNet two more things are padded:
 
 - its max-pool, which torch pads with minus infinity: no value enters, a window at the border is smaller. `none` takes that
