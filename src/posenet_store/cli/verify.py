@@ -56,7 +56,7 @@ def verify(
         click.echo(f"{store.rstrip('/').rsplit('/')[-1]}: {len(found)} faults ({how})", err=True)
     if found and repair and source is not None:
         blocks = [one.block for one in found if one.block is not None]
-        _repair(Path(store), source, data_root, (weights, device, batch_size), blocks)
+        _repair(Path(store).resolve(), source, data_root, (weights, device, batch_size), blocks)
     elif found or _drifted(differences):
         raise click.exceptions.Exit(1)
 
