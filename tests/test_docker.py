@@ -20,7 +20,7 @@ from packaging.requirements import Requirement
 
 from posenet_store.cli import main
 from posenet_store.reader import open_store
-from processes import end, free_ports, waited
+from processes import free_ports, waited
 from support import store_with_probes
 
 ROOT = Path(__file__).parents[1]
@@ -168,7 +168,8 @@ def test_a_reader_reads_a_store_through_the_web_server(tmp_path: Path) -> None:
         assert status(f"{url}/{here.name}/plan.json", "PUT") == 405
         assert status(f"{url}/../../etc/passwd") in (400, 404)
     finally:
-        end(server)
+        server.terminate()  # the master ends its workers; killed, it would leave them, or replace those killed before it
+        server.wait(timeout=20)
 
 
 def status(url: str, method: str = "GET") -> int:
