@@ -68,8 +68,8 @@ def _existing(path: Path) -> Path:
 @json_option
 def build_store(
     network: "NetworkChoice", batch_size: int | None, source: str, data_root: Path | None, root: Path, file_format: str,
-    layout: str, dtype: str, part: tuple[int, int], scheduler: str | None, workers: int | None, limit: int | None, max_unreadable: float,
-    no_probes: bool, plan_only: bool, as_json: bool,
+    layout: str, dtype: str, part: tuple[int, int], scheduler: str | None, workers: int | None, limit: int | None,
+    max_unreadable: float, no_probes: bool, plan_only: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Run a frozen backbone once over images and keep its features.
 

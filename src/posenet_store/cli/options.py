@@ -55,7 +55,8 @@ def backbone_options(backbone_required: bool) -> Callable[[Command], Command]:
     added = (
         click.option("--batch-size", type=click.IntRange(1),
                      help="Images a forward pass.  [default: 16; on CUDA a block, halved while memory runs out]"),
-        click.option("--compile", "compiled", is_flag=True, help="Let torch.compile translate the network; needs a C++ compiler."),
+        click.option("--compile", "compiled", is_flag=True,
+                     help="Let torch.compile translate the network; needs a C++ compiler."),
         click.option(
             "--precision", type=click.Choice(PRECISIONS), default=PRECISIONS[0], show_default=True,
             help="What convolutions compute in (autocast); float16 on CUDA only. What is stored is --dtype.",
