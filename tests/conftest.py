@@ -1,5 +1,6 @@
 """Fixtures that several files share."""
 
 from lab import lab, labs
+from slurm_node import cluster
 
-__all__ = ["lab", "labs"]
+__all__ = ["cluster", "lab", "labs"]

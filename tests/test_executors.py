@@ -9,12 +9,13 @@ import urllib.request
 from collections import Counter
 from pathlib import Path
 
+import distributed
 import pytest
 
 from posenet_store import executors
 from posenet_store.errors import PosenetStoreError, UsageError
 from posenet_store.executors import run_tasks, workers_at
-from processes import DaskProcesses
+from processes import DaskProcesses, waited
 
 REAL_AND_HERE = pytest.mark.parametrize("scheduler", ["inline", "local"])
 
@@ -50,6 +51,10 @@ def die_once(task: Path, threads: int) -> int:
 def nap(task: tuple[int, float], threads: int) -> int:
     time.sleep(task[1])
     return task[0]
+
+
+def cards(task: int, threads: int) -> dict[str, float]:
+    return dict(distributed.get_worker().state.total_resources)
 
 
 def trouble(task: str, threads: int) -> str:
@@ -142,6 +147,18 @@ def test_an_address_is_used_and_threads_are_shared_among_tasks() -> None:
         assert dict(run_tasks(given, [1], dask.address)) == {1: 4}
         assert dict(run_tasks(given, [1, 2], dask.address)) == {1: 2, 2: 2}
         assert set(dict(run_tasks(given, list(range(9)), dask.address)).values()) == {1}
+
+
+def test_workers_that_announce_a_card_get_the_tasks_that_ask_for_one() -> None:
+    with DaskProcesses() as dask:
+        dask.worker()
+        assert waited(lambda: workers_at(dask.address) == 1 and list(run_tasks(cards, [0], dask.address)) == [(0, {})], 30)
+        assert list(run_tasks(cards, [0], dask.address, resource="GPU")) == [(0, {})]  # nobody has one
+        dask.worker("--resources", "GPU=1")
+        with distributed.Client(dask.address) as client:
+            client.wait_for_workers(2, timeout=30)
+        found = [value for _, value in run_tasks(cards, list(range(6)), dask.address, resource="GPU")]
+    assert found == [{"GPU": 1.0}] * 6
 
 
 def test_workers_whose_time_is_over_are_survived() -> None:

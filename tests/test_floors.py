@@ -22,8 +22,9 @@ FLOORS = (
         "settings",
         "recipes",
         "states",
+        "unpack",
     ),
-    ("stages", "specs", "targets", "metrics", "images", "slurm", "report.published"),
+    ("stages", "specs", "targets", "metrics", "images", "slurm", "report.published", "download"),
     ("blocks", "layout", "cells", "alignment", "canvas", "sources", "executors", "heads", "remote"),
     (
         "gather",
@@ -36,9 +37,9 @@ FLOORS = (
         "decoders",
         "sweep_spec",
     ),
-    ("compute", "views", "loading", "store", "reader", "weights", "fused", "ridge", "catalogue", "results"),
+    ("compute", "views", "loading", "store", "reader", "weights", "fused", "ridge", "catalogue", "results", "padding"),
     ("backbones", "gram"),
-    ("families",),
+    ("families", "fetch"),
     ("drift", "forward", "decoding"),
     ("committing",),
     ("extract", "scoring", "planning", "verify", "convert"),
@@ -52,7 +53,7 @@ FLOORS = (
     ("report.page", "report.ranking", "report.pairs"),
     ("report.compare",),
     ("cli.options",),
-    ("cli.bench", "cli.build", "cli.evaluate", "cli.train", "cli.show", "cli.verify"),
+    ("cli.bench", "cli.build", "cli.evaluate", "cli.fetch", "cli.train", "cli.show", "cli.verify"),
     ("cli",),
     ("",),
 )
@@ -75,7 +76,7 @@ OWNERS = {
     "dask_jobqueue": {"slurm"},
     "matplotlib": {"report.figures"},
     "jinja2": {"report.page"},
-    "click": {"cli", "cli.options", "cli.bench", "cli.build", "cli.evaluate", "cli.train", "cli.show", "cli.verify"},
+    "click": {"cli", *(f"cli.{name}" for name in "bench build evaluate fetch options show train verify".split())},  # noqa: SIM905
     "rich": {"cli.options"},
 }
 # The store is all that lies between: neither side may reach the other, at any distance.

@@ -1,13 +1,8 @@
-"""Sweeps as Slurm jobs, on a real Slurm of one node: the controller, the node and munge on loopback, from Debian's packages."""
+"""Sweeps as Slurm jobs, on a real Slurm of one node."""
 
-import getpass
 import json
-import os
-import shutil
-import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,36 +10,11 @@ import pytest
 from posenet_store.errors import UsageError
 from posenet_store.executors import run_tasks, workers_at
 from posenet_store.slurm import SlurmSettings, load_slurm
-from processes import free_ports, waited
+from processes import waited
+from slurm_node import slurm
 from support import store_with_probes
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("slurm-wlm", "munge")
-SEARCHED = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
-CONFIGURATION = """
-ClusterName=one
-SlurmctldHost=localhost(127.0.0.1)
-SlurmUser={user}
-SlurmdUser={user}
-SlurmctldPort={ports[0]}
-SlurmdPort={ports[1]}
-AuthInfo=socket={home}/munge.socket
-StateSaveLocation={home}/state
-SlurmdSpoolDir={home}/spool
-SlurmctldPidFile={home}/slurmctld.pid
-SlurmdPidFile={home}/slurmd.pid
-MailProg=/bin/true
-ProctrackType=proctrack/pgid
-TaskPlugin=task/none
-JobAcctGatherType=jobacct_gather/none
-SelectType=select/cons_tres
-SelectTypeParameters=CR_CPU
-SlurmdParameters=config_overrides
-SchedulerParameters=sched_interval=1,batch_sched_delay=0,bf_interval=1
-KillWait=2
-NodeName=node NodeHostname={host} NodeAddr=127.0.0.1 CPUs=2 RealMemory=4000
-PartitionName=tiny Nodes=node Default=YES State=UP
-"""
 SETTINGS = """
 partition = "tiny"
 cores = 1
@@ -56,72 +26,6 @@ interface = "lo"
 BASE = 'train = ["photos"]\ntargets = ["H"]\nseeds = [0]\n'
 SHORT = BASE + 'networks = ["tiny-random0"]\nprotocols = ["report-2020", "ridge"]\n[report-2020]\nepochs = 2\n'
 LONG = BASE + "[report-2020]\nepochs = {}\n"  # three networks: three passes of some seconds each
-
-
-def program(name: str) -> str:
-    """The path of one of Slurm's programs; installs them if that is possible, else skips."""
-    if shutil.which(name, path=SEARCHED) is None:
-        if shutil.which("apt-get") is None or os.geteuid() != 0:
-            pytest.skip(f"{name} is missing, and only root on Debian can install it: apt-get install {' '.join(PACKAGES)}")
-        install = ["apt-get", "install", "-y", "--no-install-recommends", *PACKAGES]
-        for command in (["apt-get", "update"], install):
-            quiet = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-            try:
-                done = subprocess.run(command, capture_output=True, text=True, check=False, env=quiet, timeout=300)
-            except subprocess.TimeoutExpired:
-                pytest.skip(f"{' '.join(command)} did not end in five minutes")
-            if done.returncode:
-                pytest.skip(f"{' '.join(command)} failed: {(done.stderr.strip() or done.stdout.strip()).splitlines()[-1]}")
-    return str(shutil.which(name, path=SEARCHED))
-
-
-def slurm(*words: str) -> str:
-    return subprocess.run(words, capture_output=True, text=True, check=True).stdout
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Slurm for this module's processes (SLURM_CONF); all it started ends with it."""
-    home = tmp_path_factory.mktemp("slurm")
-    for folder in ("state", "spool"):
-        (home / folder).mkdir()
-    key = home / "munge.key"
-    key.write_bytes(os.urandom(128))
-    key.chmod(0o400)
-    configuration = home / "slurm.conf"
-    facts = {"user": getpass.getuser(), "host": socket.gethostname().split(".")[0], "ports": free_ports(2), "home": home}
-    configuration.write_text(CONFIGURATION.format(**facts))
-    munge = {"key-file": key, "socket": home / "munge.socket", "pid-file": home / "munge.pid", "log-file": home / "munge.log",
-             "seed-file": home / "munge.seed"}  # fmt: skip
-    # --force: pytest's folders are private, and munged wants a socket that everyone reaches
-    daemons = (
-        [program("munged"), "--foreground", "--force", *(f"--{name}={value}" for name, value in munge.items())],
-        [program("slurmctld"), "-D"],
-        [program("slurmd"), "-D", "-N", "node"],
-    )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SLURM_CONF", str(configuration))
-        running: list[subprocess.Popen[bytes]] = []
-        with (home / "daemons.log").open("wb") as log:
-            try:
-                for command in daemons:
-                    running.append(subprocess.Popen(command, stdout=log, stderr=log))
-                    waited((home / "munge.socket").exists, 5)
-                if not waited(lambda: "idle" in _nodes(), 20):
-                    last = (home / "daemons.log").read_text(errors="replace").splitlines()[-5:]
-                    pytest.skip(f"Slurm does not start here: {' | '.join(last)}")
-                yield
-                slurm("scancel", "--me")
-                waited(lambda: not slurm("squeue", "--noheader"), 20)
-            finally:
-                for process in reversed(running):
-                    process.terminate()
-                for process in running:
-                    process.wait(timeout=20)
-
-
-def _nodes() -> str:
-    return subprocess.run(["sinfo", "--noheader", "--format=%T"], capture_output=True, text=True, check=False).stdout
 
 
 @pytest.fixture(scope="module")

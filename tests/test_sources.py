@@ -98,7 +98,9 @@ def test_duts_without_a_root_says_how_to_give_one(duts: Path) -> None:
 
 
 def test_duts_not_unpacked_names_the_folder_and_the_archive(duts: Path) -> None:
-    with pytest.raises(UsageError, match=r"DUTS-TR-Image does not exist; unpack DUTS-TR\.zip below ") as raised:
+    with pytest.raises(
+        UsageError, match=r"DUTS-TR-Image does not exist; `fetch duts-tr` brings it, or unpack DUTS-TR\.zip below "
+    ) as raised:
         image_set("duts-tr", duts)
     assert str(duts) in str(raised.value)
 

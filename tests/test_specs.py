@@ -8,7 +8,7 @@ import pytest
 
 from posenet_store import specs
 from posenet_store.errors import StoreError, UsageError
-from posenet_store.specs import Preprocess, StoreSpec, Tap
+from posenet_store.specs import NetworkChoice, Preprocess, StoreSpec, Tap, unit
 
 TAPS = (Tap("f1", "features.4", (8, 16, 16)), Tap("f2", "features.9", (12, 8, 8)))
 PREPROCESS = Preprocess(32, 1 / 255, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -41,8 +41,9 @@ MATTERING: dict[str, Any] = {
     "format": "hdf5",
     "permutation_seed": 1,
     "compute": "bfloat16",
+    "padding": "none",
 }
-OF_THE_NETWORK = {"backbone", "weights_sha256", "tap_set", "taps", "preprocess", "compute"}
+OF_THE_NETWORK = {"backbone", "weights_sha256", "tap_set", "taps", "preprocess", "compute", "padding"}
 
 
 def test_the_tables_of_this_file_name_every_field() -> None:
@@ -106,6 +107,14 @@ def test_fingerprints_of_existing_stores_are_still_found() -> None:
     assert SPEC.network_key == "c261870b0dfdd5a28cf75372bde83eb410bb7ee072b1e5d933cf71796445d86d"
 
 
+def test_a_field_younger_than_the_first_stores_is_written_only_where_it_says_something_new() -> None:
+    # older versions of this package read stores of the zeros that they know, and refuse the others
+    assert "padding" not in SPEC.to_dict()
+    other = replace(SPEC, padding="reflect")
+    assert other.to_dict()["padding"] == "reflect"
+    assert StoreSpec.from_dict(other.to_dict()) == other
+
+
 def test_a_spec_comes_back_from_json_unchanged() -> None:
     back = StoreSpec.from_dict(json.loads(json.dumps(SPEC.to_dict())))
     assert back == SPEC
@@ -155,6 +164,17 @@ def test_an_unknown_dtype_is_refused_with_what_is_accepted() -> None:
     assert str(raised.value) == "unknown dtype 'int8'; accepted: float16, float32"
 
 
+def test_an_unknown_padding_is_refused_with_what_is_accepted() -> None:
+    with pytest.raises(UsageError, match=r"unknown padding 'zero' .did you mean 'zeros'.*accepted: zeros, none, reflect"):
+        replace(SPEC, padding="zero")
+
+
+def test_a_spec_says_how_its_network_is_loaded_again() -> None:
+    spec = replace(SPEC, padding="none", preprocess=unit(448), compute="bfloat16")
+    assert spec.choice("hed", "cpu") == NetworkChoice("vgg16", "hed", "report", "cpu", "bfloat16", "none", "unit", 448)
+    assert SPEC.choice("imagenet", "cpu").preprocess == "weights"
+
+
 def test_a_spec_cannot_be_changed() -> None:
     with pytest.raises(FrozenInstanceError):
         SPEC.rows = 3  # type: ignore[misc]
@@ -171,6 +191,7 @@ def test_a_spec_cannot_be_changed() -> None:
 )
 def test_the_short_name_of_a_network(weights: str, tap_set: str, network: str) -> None:
     assert replace(SPEC, weights=weights, tap_set=tap_set).network == network
+    assert replace(SPEC, weights=weights, tap_set=tap_set, padding="none").network == f"{network}-padding-none"
 
 
 def test_the_folder_name_holds_the_fingerprint_so_that_stores_never_share_one() -> None:

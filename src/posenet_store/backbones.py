@@ -2,7 +2,9 @@
 
 import re
 import warnings
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -17,10 +19,14 @@ from torchvision.models.feature_extraction import create_feature_extractor
 
 from posenet_store.compute import autocast, check_compute, is_compiled, prepare
 from posenet_store.errors import PosenetStoreError, UsageError, first_line, unknown
-from posenet_store.specs import Preprocess, Tap
+from posenet_store.padding import check_padding, repad
+from posenet_store.specs import ZEROS, Preprocess, Tap
 from posenet_store.states import unwrapped
 from posenet_store.taps import PIXELS, tap_modules
-from posenet_store.weights import Weights, resolve, state_digest
+from posenet_store.weights import Weights, fed, resolve, state_digest
+
+LARGEST = 4097
+"""One more than the largest side of an image that is looked at for one that fits."""
 
 
 class _LastTap(Exception):
@@ -52,6 +58,7 @@ class Backbone:
     module: nn.Module
     device: torch.device
     compute: str = "float32"
+    padding: str = ZEROS
 
     def inputs(self, images: Tensor) -> Tensor:
         """Preprocess uint8 [B, S, S, 3] into float32 [B, 3, S, S] on the backbone's device."""
@@ -191,15 +198,44 @@ def tap_shapes(module: nn.Module, modules: Sequence[str], size: int) -> tuple[Ta
     return tuple(Tap(name, path, tuple(outputs[name].shape[1:])) for name, path in named)  # type: ignore[arg-type]
 
 
+def _taps_of(name: str, module: nn.Module, modules: Sequence[str], size: int) -> tuple[Tap, ...]:
+    """`tap_shapes`; where nothing is left of the image before the last tap, a UsageError with the size that it takes."""
+    try:
+        return tap_shapes(module, modules, size)
+    except RuntimeError:
+        bare = deepcopy(module).to("meta")  # shapes only
+        least = bisect_left(range(LARGEST), True, lo=size, key=lambda side: _fits(bare, modules, side))
+        if least == LARGEST:
+            raise
+        raise UsageError(
+            f"{name}: nothing is left of a {size}x{size} image before its last tap; give --size {least} or more"
+        ) from None
+
+
+def _fits(module: nn.Module, modules: Sequence[str], size: int) -> bool:
+    try:
+        tapped(module, list(zip(modules, modules, strict=True)), torch.zeros(1, 3, size, size, device="meta"))
+    except RuntimeError:
+        return False
+    return True
+
+
 def device_named(name: str) -> torch.device:
-    """Return the torch device for auto, cpu or cuda; raises UsageError if it does not exist here."""
+    """Return the torch device for auto, cpu, cuda or cuda:K; raises UsageError if it does not exist here."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name not in ("cpu", "cuda"):
-        raise unknown("device", name, ("auto", "cpu", "cuda"))
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UsageError("--device cuda: this machine has no usable CUDA device; use --device auto or cpu")
-    return torch.device(name)
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise unknown("device", name, ("auto", "cpu", "cuda", "cuda:K"))
+    if name == "cpu":
+        return torch.device(name)
+    if not torch.cuda.is_available():
+        raise UsageError(f"--device {name}: this machine has no usable CUDA device; use --device auto or cpu")
+    device, count = torch.device(name), torch.cuda.device_count()
+    if (device.index or 0) >= count:
+        raise UsageError(
+            f"--device {name}: this machine has {count} CUDA device{'s' * (count > 1)}, the last is cuda:{count - 1}"
+        )
+    return device
 
 
 def _compiled(module: nn.Module, taps: Sequence[Tap], example: Tensor, compute: str) -> nn.Module:
@@ -217,12 +253,21 @@ def _compiled(module: nn.Module, taps: Sequence[Tap], example: Tensor, compute: 
 
 
 def load_backbone(
-    name: str, weights: str = "imagenet", tap_set: str = "report", device: str = "auto", compute: str = "float32"
+    name: str,
+    weights: str = "imagenet",
+    tap_set: str = "report",
+    device: str = "auto",
+    compute: str = "float32",
+    padding: str = ZEROS,
+    preprocess: str = "weights",
+    size: int | None = None,
 ) -> Backbone:
     """Return the frozen Backbone `name`; raises UsageError for unknown names, PosenetStoreError for broken weights.
 
     `compute` is one of `specs.COMPUTES`: the precision of convolutions (others than float32 by autocast), and whether the
     network is compiled. In each of them batch normalisation is folded into the convolutions before it.
+    `padding` is the convolutions' (`padding.py`), `preprocess` and `size` are the input's (`weights.fed`); the parameters
+    are the same for all.
 
     >>> backbone = load_backbone("pixels", device="cpu")
     >>> {tap: tuple(value.shape) for tap, value in backbone.features(torch.zeros(2, 28, 28, 3, dtype=torch.uint8)).items()}
@@ -234,13 +279,14 @@ def load_backbone(
     modules = tap_modules(name, tap_set)
     if name != PIXELS and name not in torchvision.models.list_models(module=torchvision.models):
         raise unknown("backbone", name, (PIXELS, *torchvision.models.list_models(module=torchvision.models)))
-    found = resolve(weights, name)
+    check_padding(name, padding)
+    found = fed(resolve(weights, name), preprocess, size)
     module, digest = _parametrised(name, found)
-    module = _without_classifier(module).eval().requires_grad_(False)
-    taps = tap_shapes(module, modules, found.preprocess.size)
+    module = repad(_without_classifier(module), padding).eval().requires_grad_(False)
+    taps = _taps_of(name, module, modules, found.preprocess.size)
     module = prepare(module.to(where), modules, compute)
     if is_compiled(compute):
-        size = found.preprocess.size
-        module = _compiled(module, taps, torch.zeros(1, 3, size, size, device=where), compute)
+        side = found.preprocess.size
+        module = _compiled(module, taps, torch.zeros(1, 3, side, side, device=where), compute)
     kept_set = "" if name == PIXELS else tap_set
-    return Backbone(name, found.label, digest, kept_set, taps, found.preprocess, module, where, compute)
+    return Backbone(name, found.label, digest, kept_set, taps, found.preprocess, module, where, compute, padding)

@@ -35,7 +35,7 @@ def evaluate_head(path: Path, reader: Reader) -> list[dict[str, Any]]:
     if made["network_key"] != reader.spec.network_key:
         raise UsageError(
             f"{path.name} reads features of {made['network']}; {reader.name} holds those of "
-            f"{reader.spec.network} (backbone, weights, taps and preprocessing must be the same)"
+            f"{reader.spec.network} (backbone, weights, taps, padding and preprocessing must be the same)"
         )
     cell = made["cell"]
     return _rows(heads, cell["target"], target_of(cell), reader, parse_input(cell["input"], reader.spec))

@@ -59,8 +59,12 @@ def run_tasks(
     scheduler: str = "local",
     workers: int | None = None,
     announce: Announce = lambda line: None,
+    resource: str | None = None,
 ) -> Iterator[tuple[Task, Result | PosenetStoreError]]:
     """Yield (task, result) as tasks end; `work(task, threads)` gets the threads it may use.
+
+    If workers of a Dask scheduler announce `resource` (`dask worker --resources GPU=1`), tasks go to those only, one for
+    each unit of it.
 
     A task that fails with an error of this package, for want of disk or memory, or whose worker is lost for good,
     yields that error; others go on. Raises PosenetStoreError if the scheduler is lost. `announce` gets lines for people.
@@ -73,7 +77,7 @@ def run_tasks(
                 yield task, error
         return
     with _pool(scheduler, len(tasks), workers, announce) as pool:
-        yield from _on_dask(work, tasks, pool)
+        yield from _on_dask(work, tasks, pool, _resources(pool.client, resource))
 
 
 def _attempt(work: Callable[[Task, int], Result], task: Task, threads: int) -> Result:
@@ -91,12 +95,13 @@ def _attempt(work: Callable[[Task, int], Result], task: Task, threads: int) -> R
 
 
 def _on_dask(
-    work: Callable[[Task, int], Result], tasks: Sequence[Task], pool: _Pool
+    work: Callable[[Task, int], Result], tasks: Sequence[Task], pool: _Pool, resources: dict[str, float]
 ) -> Iterator[tuple[Task, Result | PosenetStoreError]]:
     """Yield tasks as they end and look after the workers meanwhile; raises if nothing can end any more."""
     from distributed import wait
 
-    futures = {pool.client.submit(partial(_attempt, work), task, pool.threads, pure=False): task for task in tasks}
+    submit = partial(pool.client.submit, partial(_attempt, work), pure=False, resources=resources)
+    futures = {submit(task, pool.threads): task for task in tasks}
     looked = alive = monotonic()
     try:
         while futures:
@@ -117,6 +122,17 @@ def _on_dask(
             f"the Dask scheduler of {pool.place} was lost or restarted; what is finished is safe: "
             "see that it runs and type the same command again to go on"
         ) from error
+
+
+def _resources(client: "Client", wanted: str | None) -> dict[str, float]:
+    """What a task takes of its worker: one unit of `wanted`, if any worker announces that."""
+    if wanted is None or not client.run_on_scheduler(_announced, resource=wanted):
+        return {}
+    return {wanted: 1}
+
+
+def _announced(resource: str, dask_scheduler: Any) -> bool:
+    return bool(dask_scheduler.resources.get(resource))
 
 
 def _outcome(future: "Future[Any]") -> Any:

@@ -67,6 +67,7 @@ def plan_store(
         block_rows=block_rows or default_block_rows(layout),
         format=file_format,
         compute=backbone.compute,
+        padding=backbone.padding,
     )
     order = row_order(spec.rows, spec.permutation_seed)
     ids, digests = (tuple(entries[index] for index in order) for entries in (images.ids, images.digests))

@@ -1,6 +1,6 @@
 """Parts of a build as tasks for Dask workers: each loads its inputs once a process and meets the others in the store."""
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from posenet_store.errors import BuildError
 from posenet_store.extract import Outcome, build, plan_store
 from posenet_store.images import ImageSet
 from posenet_store.sources import image_set
+from posenet_store.specs import NetworkChoice
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Part:
     source: str
     data_root: Path | None
     limit: int | None
-    network: tuple[str, str, str, str, str]
+    network: NetworkChoice
     layout: str
     dtype: str
     file_format: str
@@ -37,18 +38,18 @@ def _images(source: str, data_root: Path | None, limit: int | None) -> ImageSet:
 
 
 @lru_cache(maxsize=1)
-def _backbone(name: str, weights: str, taps: str, device: str, compute: str) -> Backbone:
-    return load_backbone(name, weights, taps, device, compute)
+def _backbone(network: NetworkChoice) -> Backbone:
+    return load_backbone(*astuple(network))
 
 
 def build_part(part: Part, threads: int) -> Outcome:
     """Build one part on `threads` threads; raises BuildError if this worker's images or weights are other ones."""
     torch.set_num_threads(threads)
-    images, backbone = _images(part.source, part.data_root, part.limit), _backbone(*part.network)
+    images, backbone = _images(part.source, part.data_root, part.limit), _backbone(part.network)
     plan = plan_store(images, backbone, part.layout, part.dtype, file_format=part.file_format)
     if plan.spec.fingerprint != part.fingerprint:
         raise BuildError(
-            f"a worker finds other images or weights at {part.source} and {part.network[1]} than the command did "
+            f"a worker finds other images or weights at {part.source} and {part.network.weights} than the command did "
             f"(fingerprint {plan.spec.fingerprint[:8]} instead of {part.fingerprint[:8]})"
         )
     return build(

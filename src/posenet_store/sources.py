@@ -87,14 +87,22 @@ def _synthetic(text: str) -> ImageSet:
     return dead_leaves_set(options["n"], options["seed"])
 
 
-def _duts(name: str, data_root: Path | None) -> ImageSet:
+def duts_root(name: str, data_root: Path | None) -> Path:
+    """Return the folder that holds DUT-S: `data_root`, else $POSENET_DATA; raises UsageError if neither is given."""
     root = data_root or (Path(os.environ["POSENET_DATA"]) if "POSENET_DATA" in os.environ else None)
     if root is None:
         raise UsageError(f"{name} needs the folder that holds DUT-S: give --data-root DIR or set POSENET_DATA")
+    return root
+
+
+def _duts(name: str, data_root: Path | None) -> ImageSet:
+    root = duts_root(name, data_root)
     subfolder, expected = DUTS[name]
     folder = root / subfolder
     if not folder.is_dir():
-        raise UsageError(f"{folder} does not exist; unpack {subfolder.split('/')[0]}.zip below {root}")
+        raise UsageError(
+            f"{folder} does not exist; `fetch {name}` brings it, or unpack {subfolder.split('/')[0]}.zip below {root}"
+        )
     images = folder_set(folder, name)
     if len(images) != expected:
         raise UsageError(

@@ -15,12 +15,17 @@ PRECISIONS = ("float32", "bfloat16", "float16")
 """What a network computes in; what a store holds is its `dtype`."""
 COMPILED = "+compile"
 COMPUTES = tuple(precision + suffix for precision in PRECISIONS for suffix in ("", COMPILED))
+ZEROS = "zeros"
+PADDINGS = (ZEROS, "none", "reflect", "replicate", "circular")
+PREPROCESSINGS = ("weights", "unit")
 ALIGNED = "aligned"
 ALIGNED_CHANNELS = 3
 GRID = 28
 """The side of the grid that all heads read: every tap is resized to it."""
 CORNERS_SUFFIX = "_corners"
 """Ends the name of an array on the grid of aligned corners, where that differs from the other one."""
+LATER = {"compute": PRECISIONS[0], "padding": ZEROS}
+"""Fields younger than the first stores, and what those stores mean: so written, a fingerprint is still the one it was."""
 
 
 def precision_of(compute: str) -> str:
@@ -45,6 +50,30 @@ class Preprocess:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     order: str = "RGB"
+
+    @property
+    def kind(self) -> str:
+        """`unit` for plain [0, 1] RGB, else `weights`: what --preprocess calls it."""
+        return "unit" if self == unit(self.size) else "weights"
+
+
+def unit(size: int) -> Preprocess:
+    """Pixels as [0, 1] RGB and nothing else: the official code's input, although its weights were trained on other values."""
+    return Preprocess(size, 1 / 255, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+
+
+@dataclass(frozen=True)
+class NetworkChoice:
+    """What the user asks for; the fields are the arguments of `load_backbone`. Without a name it is a head's own network."""
+
+    name: str | None
+    weights: str = "imagenet"
+    tap_set: str = "report"
+    device: str = "auto"
+    compute: str = PRECISIONS[0]
+    padding: str = ZEROS
+    preprocess: str = "weights"
+    size: int | None = None
 
 
 @dataclass(frozen=True)
@@ -84,6 +113,7 @@ class StoreSpec:
     format: str = "zarr"
     permutation_seed: int = 0
     compute: str = PRECISIONS[0]
+    padding: str = ZEROS
 
     def __post_init__(self) -> None:
         if self.layout not in LAYOUTS:
@@ -94,6 +124,8 @@ class StoreSpec:
             raise unknown("format", self.format, FORMATS)
         if self.compute not in COMPUTES:
             raise unknown("way to compute", self.compute, COMPUTES)
+        if self.padding not in PADDINGS:
+            raise unknown("padding", self.padding, PADDINGS)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -104,16 +136,21 @@ class StoreSpec:
 
     @property
     def network(self) -> str:
-        """The short name of the frozen network: backbone, weights and, if not the default, tap set and way to compute."""
-        parts = [self.backbone, self.weights, self.tap_set, self.compute]
+        """The short name of the frozen network: backbone, weights and, if not the default, tap set, way to compute and padding."""
+        padding = "" if self.padding == ZEROS else f"padding-{self.padding}"
+        parts = [self.backbone, self.weights, self.tap_set, self.compute, padding]
         return "-".join(part for part in parts if part not in ("", "report", PRECISIONS[0]))
 
     @cached_property
     def network_key(self) -> str:
         """SHA-256 of what must agree between a head's training store and its test store."""
-        fields = self.to_dict()
-        kept = ("backbone", "weights_sha256", "tap_set", "taps", "preprocess", "compute")
-        return sha256(canonical_json({name: fields[name] for name in kept if name in fields}))
+        kept = ("backbone", "weights_sha256", "tap_set", "taps", "preprocess", "compute", "padding")
+        return sha256(canonical_json({name: value for name, value in self.to_dict().items() if name in kept}))
+
+    def choice(self, weights: str, device: str) -> NetworkChoice:
+        """Return how to load the network again; what a store does not know is where its weights come from."""
+        tap_set, kind, size = self.tap_set or "report", self.preprocess.kind, self.preprocess.size
+        return NetworkChoice(self.backbone, weights, tap_set, device, self.compute, self.padding, kind, size)
 
     @property
     def folder(self) -> str:
@@ -130,9 +167,8 @@ class StoreSpec:
         return kept | aligned
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as plain JSON values; `compute` is left out where it is float32, as the first stores had none."""
-        fields = asdict(self)
-        return fields if self.compute != PRECISIONS[0] else {name: fields[name] for name in fields if name != "compute"}
+        """Return the fields as plain JSON values, without those in LATER that are as they always were."""
+        return {name: value for name, value in asdict(self).items() if name not in LATER or value != LATER[name]}
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> "StoreSpec":

@@ -6,7 +6,7 @@ Caffe) BGR with a mean only.
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from posenet_store import taps
-from posenet_store.errors import UsageError
+from posenet_store.errors import UsageError, unknown
 from posenet_store.files import canonical_json, sha256
 from posenet_store.formats.hdf5 import read_arrays
-from posenet_store.specs import Preprocess
+from posenet_store.specs import PREPROCESSINGS, Preprocess, unit
 from posenet_store.states import read_state
 
 IMAGENET = Preprocess(224, 1 / 255, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -103,3 +103,20 @@ def resolve(source: str, backbone: str) -> Weights:
             raise UsageError(f"weights file {path} does not exist; accepted: {ACCEPTED}")
         return Weights(path.stem, IMAGENET, read_state(path))
     raise UsageError(f"unknown weights {source!r}; accepted: {ACCEPTED}")
+
+
+def fed(weights: Weights, preprocess: str = "weights", size: int | None = None) -> Weights:
+    """Return the weights with another input than theirs, which their label then says.
+
+    `preprocess` is weights (theirs) or unit ([0, 1] RGB, without mean and deviation, as the official code does); `size`
+    is the side of the images in pixels. Raises UsageError for another word.
+
+    >>> fed(Weights("imagenet", IMAGENET), "unit", 448).label
+    'imagenet-unit-448px'
+    """
+    if preprocess not in PREPROCESSINGS:
+        raise unknown("preprocessing", preprocess, PREPROCESSINGS)
+    own = weights.preprocess
+    asked = replace(unit(own.size) if preprocess == "unit" else own, size=size or own.size)
+    remarks = ("unit" if preprocess == "unit" else "", f"{asked.size}px" if asked.size != own.size else "")
+    return replace(weights, label="-".join(part for part in (weights.label, *remarks) if part), preprocess=asked)

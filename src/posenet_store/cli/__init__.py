@@ -8,6 +8,7 @@ import click
 from posenet_store.cli.bench import bench
 from posenet_store.cli.build import build_store
 from posenet_store.cli.evaluate import evaluate
+from posenet_store.cli.fetch import fetch
 from posenet_store.cli.options import printable
 from posenet_store.cli.show import compare, inspect, report, stores, table
 from posenet_store.cli.train import sweep
@@ -48,5 +49,5 @@ def main() -> None:
     """Run a frozen CNN once, keep its features in a store, then train hundreds of readout heads from it."""
 
 
-for _command in (build_store, stores, inspect, verify, convert, sweep, evaluate, table, compare, report, bench):
+for _command in (build_store, stores, inspect, verify, convert, sweep, evaluate, table, compare, report, fetch, bench):
     main.add_command(_command)

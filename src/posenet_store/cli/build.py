@@ -3,7 +3,7 @@
 import re
 import shutil
 import signal
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,6 @@ from posenet_store.blocks import row_bytes
 from posenet_store.cli.options import (
     above,
     backbone_options,
-    compute_options,
     human_bytes,
     human_time,
     image_options,
@@ -25,7 +24,7 @@ from posenet_store.cli.options import (
     stores_option,
 )
 from posenet_store.errors import BuildError, PosenetStoreError, UsageError
-from posenet_store.specs import COMPILED, DTYPES, FORMATS, LAYOUTS
+from posenet_store.specs import DTYPES, FORMATS, LAYOUTS
 
 if TYPE_CHECKING:  # the real imports are in the commands: --help must not load torch
     from posenet_store.backbones import Backbone
@@ -34,6 +33,7 @@ if TYPE_CHECKING:  # the real imports are in the commands: --help must not load 
     from posenet_store.images import ImageSet
     from posenet_store.layout import Plan
     from posenet_store.parts import Part
+    from posenet_store.specs import NetworkChoice
 
 
 def _existing(path: Path) -> Path:
@@ -43,7 +43,6 @@ def _existing(path: Path) -> Path:
 
 @click.command("build-store")
 @backbone_options(backbone_required=True)
-@compute_options
 @image_options(required=True)
 @stores_option
 @click.option("--format", "file_format", type=click.Choice(FORMATS), default="zarr", show_default=True)
@@ -68,10 +67,9 @@ def _existing(path: Path) -> Path:
 @click.option("--plan", "plan_only", is_flag=True, help="Print size, files, time and free disk; build nothing.")
 @json_option
 def build_store(
-    backbone: str, weights: str, taps: str, device: str, batch_size: int | None, precision: str, compiled: bool, source: str,
-    data_root: Path | None, root: Path, file_format: str, layout: str, dtype: str, part: tuple[int, int],
-    scheduler: str | None, workers: int | None, limit: int | None, max_unreadable: float, no_probes: bool, plan_only: bool,
-    as_json: bool,
+    network: "NetworkChoice", batch_size: int | None, source: str, data_root: Path | None, root: Path, file_format: str,
+    layout: str, dtype: str, part: tuple[int, int], scheduler: str | None, workers: int | None, limit: int | None,
+    max_unreadable: float, no_probes: bool, plan_only: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Run a frozen backbone once over images and keep its features.
 
@@ -88,26 +86,25 @@ def build_store(
     if images.ignored:
         shown = ", ".join(map(printable, images.ignored[:3])) + (", ..." if len(images.ignored) > 3 else "")
         click.echo(f"{len(images.ignored)} files that are not images are left out: {shown}", err=True)
-    compute = precision + COMPILED * compiled
-    network = load_backbone(backbone, weights, taps, device, compute)
-    plan = plan_store(images, network, layout, dtype, file_format=file_format)
+    backbone = load_backbone(*astuple(network))
+    plan = plan_store(images, backbone, layout, dtype, file_format=file_format)
     if plan_only:
-        size = batch_size or default_batch_size(network, plan.spec.block_rows)
-        facts = _planned(plan, root, estimate(images, network, plan, size))
+        size = batch_size or default_batch_size(backbone, plan.spec.block_rows)
+        facts = _planned(plan, root, estimate(images, backbone, plan, size))
         print_json(facts) if as_json else _print_plan(facts)
         return
     if scheduler is not None:
         if part != (1, 1):
             raise click.UsageError("--scheduler deals out the parts itself; leave --part out")
-        weights_of = str(Path(weights).resolve()) if Path(weights).is_file() else weights
-        network_of = (backbone, weights_of, taps, device, compute)
-        job = Part(absolute(source), data_root and data_root.resolve(), limit, network_of, layout, dtype, file_format,
+        if Path(network.weights).is_file():
+            network = replace(network, weights=str(Path(network.weights).resolve()))
+        job = Part(absolute(source), data_root and data_root.resolve(), limit, network, layout, dtype, file_format,
                    root.resolve(), batch_size, max_unreadable, plan.spec.fingerprint, part)  # fmt: skip
         _on_workers(job, len(plan.bounds), scheduler, workers)
     sets = [images] if no_probes or source == "probes" else [probe_set(), images]
     for one in sets:
-        chosen = plan if one is images else plan_store(one, network, layout, dtype, file_format=file_format)
-        outcome = built(one, network, chosen, root, batch_size, max_unreadable, part if one is images else (1, 1))
+        chosen = plan if one is images else plan_store(one, backbone, layout, dtype, file_format=file_format)
+        outcome = built(one, backbone, chosen, root, batch_size, max_unreadable, part if one is images else (1, 1))
     if as_json:
         print_json(outcome.to_dict() | {"fingerprint": plan.spec.fingerprint})
     else:
@@ -122,9 +119,10 @@ def _on_workers(job: "Part", blocks: int, scheduler: str, workers: int | None) -
     count = min(blocks, workers_at(scheduler, workers))
     parts = [replace(job, part=(number, count)) for number in range(1, count + 1)]
     failed = 0
+    card = None if job.network.device == "cpu" else "GPU"
     with progress() as bars:
-        bar = bars.add_task(printable(f"{job.network[0]} on {Path(job.source).name}"), total=count, unit="parts")
-        for part, outcome in run_tasks(build_part, parts, scheduler, workers, above(bars)):
+        bar = bars.add_task(printable(f"{job.network.name} on {Path(job.source).name}"), total=count, unit="parts")
+        for part, outcome in run_tasks(build_part, parts, scheduler, workers, above(bars), card):
             if isinstance(outcome, PosenetStoreError):
                 failed += 1
                 click.echo(f"part {part.part[0]}/{count} failed: {outcome}", err=True)

@@ -1,5 +1,6 @@
 """evaluate: score one head."""
 
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,18 +9,17 @@ import click
 from posenet_store.cli.build import built
 from posenet_store.cli.options import (
     backbone_options,
-    compute_options,
     image_options,
     json_option,
     print_json,
     print_table,
     stores_option,
 )
-from posenet_store.specs import COMPILED
 from posenet_store.targets import PATTERNS, TARGETS
 
 if TYPE_CHECKING:  # the real imports are in the commands: --help must not load torch
     from posenet_store.evaluation import Question
+    from posenet_store.specs import NetworkChoice
 
 
 @click.command()
@@ -28,16 +28,15 @@ if TYPE_CHECKING:  # the real imports are in the commands: --help must not load 
 @click.option("--store", type=click.Path(path_type=Path), help="A store of the head's network.")
 @click.option("--target", help=f"The map that a head from elsewhere must paint: {', '.join((*TARGETS, *PATTERNS))}.")
 @click.option("--input", "source_text", default="aligned", show_default=True, help="What a head from elsewhere reads.")
-@click.option("--padding", type=click.IntRange(0), default=0, show_default=True, help="Zero padding of a head from elsewhere.")
+@click.option("--head-padding", type=click.IntRange(0), default=0, show_default=True,
+              help="Zero padding of a head from elsewhere.")  # fmt: skip
 @image_options(required=False)
 @backbone_options(backbone_required=False)
-@compute_options
 @stores_option
 @json_option
 def evaluate(
-    head: Path, store: Path | None, source: str | None, data_root: Path | None, backbone: str | None, weights: str, taps: str,
-    device: str, batch_size: int | None, precision: str, compiled: bool, root: Path, as_json: bool, target: str | None,
-    source_text: str, padding: int,
+    head: Path, store: Path | None, source: str | None, data_root: Path | None, network: "NetworkChoice",
+    batch_size: int | None, root: Path, as_json: bool, target: str | None, source_text: str, head_padding: int,
 ) -> None:  # fmt: skip
     """Score one trained head on a store, or on images (whose store is then built, or found).
 
@@ -46,11 +45,10 @@ def evaluate(
     from posenet_store.evaluation import Question, evaluate_foreign, evaluate_head
     from posenet_store.reader import open_store
 
-    question = Question(target, source_text, padding) if target else None
+    question = Question(target, source_text, head_padding) if target else None
     if store is not None and source is None:
         chosen = store
     elif source is not None and store is None:
-        network = (backbone, weights, taps, device, precision + COMPILED * compiled)
         chosen = _store_of(head, question, source, data_root, network, root, batch_size)
     else:
         raise click.UsageError("give either --store or --images")
@@ -67,8 +65,8 @@ def _shown(value: object) -> str:
 
 
 def _store_of(
-    head: Path, question: "Question | None", source: str, data_root: Path | None,
-    network: tuple[str | None, str, str, str, str], root: Path, batch_size: int | None,
+    head: Path, question: "Question | None", source: str, data_root: Path | None, network: "NetworkChoice", root: Path,
+    batch_size: int | None,
 ) -> Path:  # fmt: skip
     """Build, or find, the store of the images that a head is to be scored on."""
     from posenet_store.backbones import load_backbone
@@ -77,11 +75,10 @@ def _store_of(
     from posenet_store.inputs import all_channels
     from posenet_store.sources import image_set
 
-    name, *others = network
     made = {} if question else load_head(head)[1]
-    if question and name is None:
+    if question and network.name is None:
         raise click.UsageError("a head from elsewhere does not say which network it reads: give --backbone")
-    frozen = load_backbone(name or made["backbone"], *others)
+    frozen = load_backbone(*astuple(replace(network, name=network.name or made["backbone"])))
     images = image_set(source, data_root)
     layout = "native" if all_channels(question.input if question else made["cell"]["input"]) else "aligned"
     plan = plan_store(images, frozen, layout, "float32")

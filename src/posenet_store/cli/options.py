@@ -2,6 +2,8 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from posenet_store.specs import PRECISIONS
+from posenet_store.specs import COMPILED, PADDINGS, PRECISIONS, PREPROCESSINGS, NetworkChoice
 
 Command = Callable[..., Any]
 
@@ -29,6 +31,10 @@ stores_option = click.option(
     "--stores", "root", type=click.Path(path_type=Path), default="stores", envvar="POSENET_STORES", show_default=True,
     help="Folder that holds the stores.",
 )  # fmt: skip
+device_option = click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda|cuda:K",
+                             help="auto: the first GPU if there is one; cuda:K: the K-th, from 0.")  # fmt: skip
+data_root_option = click.option("--data-root", type=click.Path(path_type=Path, file_okay=False),
+                                help="Folder that holds DUT-S; default: $POSENET_DATA.")  # fmt: skip
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the facts as JSON.")
 
 
@@ -36,54 +42,60 @@ def image_options(required: bool) -> Callable[[Command], Command]:
     """Add --images and --data-root."""
 
     def add(command: Command) -> Command:
-        command = click.option(
-            "--data-root",
-            type=click.Path(path_type=Path, file_okay=False),
-            help="Folder that holds DUT-S; default: $POSENET_DATA.",
-        )(command)
         return click.option(
             "--images", "source", metavar="SRC", required=required,
             help="A folder, an image file, duts-te, duts-tr, probes, photos, or synthetic:dead-leaves?n=512&seed=0.",
-        )(command)  # fmt: skip
+        )(data_root_option(command))  # fmt: skip
 
     return add
 
 
 def backbone_options(backbone_required: bool) -> Callable[[Command], Command]:
-    """Add --backbone, --weights, --taps, --device and --batch-size."""
+    """Add --backbone, --weights, --taps and so on, which reach the command as one `network`, and --batch-size."""
     added = (
         click.option("--batch-size", type=click.IntRange(1),
                      help="Images a forward pass.  [default: 16; on CUDA a block, halved while memory runs out]"),
-        click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True),
+        click.option("--compile", "compiled", is_flag=True,
+                     help="Let torch.compile translate the network; needs a C++ compiler."),
         click.option(
-            "--taps", type=click.Choice(["report", "official"]), default="report", show_default=True,
+            "--precision", type=click.Choice(PRECISIONS), default=PRECISIONS[0], show_default=True,
+            help="What convolutions compute in (autocast); float16 on CUDA only. What is stored is --dtype.",
+        ),
+        device_option,
+        click.option("--size", type=click.IntRange(32, 4096), metavar="PIXELS",
+                     help="Side to which images are resized.  [default: that of the weights: 224]"),
+        click.option(
+            "--preprocess", type=click.Choice(PREPROCESSINGS), default="weights", show_default=True,
+            help="The input: what the weights were trained on, or [0, 1] RGB without mean and deviation (the official code).",
+        ),
+        click.option(
+            "--padding", type=click.Choice(PADDINGS), default="zeros", show_default=True,
+            help="Padding of VGG's and ResNet's convolutions; the trained weights stay as they are.",
+        ),
+        click.option(
+            "--taps", "tap_set", type=click.Choice(["report", "official"]), default="report", show_default=True,
             help="Where VGG is cut: after pooling, or at the ReLU before.",
         ),
         click.option(
             "--weights", default="imagenet", show_default=True, metavar="W",
             help="imagenet (torchvision's), a .pth or .safetensors file, hed (VGG-16), or random:SEED.",
         ),
-        click.option("--backbone", metavar="NAME", required=backbone_required,
+        click.option("--backbone", "name", metavar="NAME", required=backbone_required,
                      help="vgg16, resnet152, another torchvision CNN, or pixels."),
     )  # fmt: skip
 
     def add(command: Command) -> Command:
+        @wraps(command)
+        def collected(**options: Any) -> Any:
+            options["compute"] = options.pop("precision") + COMPILED * options.pop("compiled")
+            network = NetworkChoice(*(options.pop(field.name) for field in fields(NetworkChoice)))
+            return command(network=network, **options)
+
         for option in added:
-            command = option(command)
-        return command
+            collected = option(collected)
+        return collected
 
     return add
-
-
-def compute_options(command: Command) -> Command:
-    """Add --precision and --compile: how the network computes, which is part of the store's identity."""
-    command = click.option(
-        "--compile", "compiled", is_flag=True, help="Let torch.compile translate the network; needs a C++ compiler."
-    )(command)
-    return click.option(
-        "--precision", type=click.Choice(PRECISIONS), default=PRECISIONS[0], show_default=True,
-        help="What convolutions compute in (autocast); float16 on CUDA only. What is stored is --dtype.",
-    )(command)  # fmt: skip
 
 
 def speed_line(speed: Mapping[str, Any]) -> str:

@@ -1,12 +1,13 @@
 """verify and convert: is every byte of a store what was written, and if not, mend it; the same bytes in another format."""
 
+from dataclasses import astuple
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from posenet_store.cli.build import built
-from posenet_store.cli.options import image_options, json_option, print_json, printable, progress
+from posenet_store.cli.options import device_option, image_options, json_option, print_json, printable, progress
 from posenet_store.errors import UsageError
 from posenet_store.specs import FORMATS
 
@@ -24,7 +25,7 @@ DIFFERENCES = {"the images differ": "images_sha256", "the weights differ": "weig
 @image_options(required=False)
 @click.option("--weights", default="imagenet", show_default=True, metavar="W",
               help="With --repair or --probe: the weights of the build.")  # fmt: skip
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@device_option
 @click.option("--batch-size", type=click.IntRange(1),
               help="With --repair: that of the build; the last bits of features may depend on it.")  # fmt: skip
 @json_option
@@ -55,7 +56,7 @@ def verify(
         click.echo(f"{store.rstrip('/').rsplit('/')[-1]}: {len(found)} faults ({how})", err=True)
     if found and repair and source is not None:
         blocks = [one.block for one in found if one.block is not None]
-        _repair(Path(store), source, data_root, (weights, device, batch_size), blocks)
+        _repair(Path(store).resolve(), source, data_root, (weights, device, batch_size), blocks)
     elif found or _drifted(differences):
         raise click.exceptions.Exit(1)
 
@@ -70,8 +71,7 @@ def _differences(store: str, weights: str, device: str) -> dict[str, float]:
     plan = read_plan(files_at(store))
     if "probe" not in plan.provenance:
         raise UsageError(f"{store} has no probe on record: it was built before there were any")
-    network = load_backbone(plan.spec.backbone, weights, plan.spec.tap_set or "report", device, plan.spec.compute)
-    return drift(plan.provenance["probe"], sample(network))
+    return drift(plan.provenance["probe"], sample(load_backbone(*astuple(plan.spec.choice(weights, device)))))
 
 
 def _drifted(differences: dict[str, float]) -> bool:
@@ -95,7 +95,7 @@ def _repair(
     spec = read_plan(StoreFiles(store)).spec
     images = image_set(source, data_root)
     weights, device, batch_size = how
-    network = load_backbone(spec.backbone, weights, spec.tap_set or "report", device, spec.compute)
+    network = load_backbone(*astuple(spec.choice(weights, device)))
     plan = plan_store(images.limited(spec.rows), network, spec.layout, spec.dtype, spec.block_rows, spec.format)
     _check_same(plan.spec, spec)
     StoreWriter(StoreFiles(store), plan).unseal(blocks)

@@ -1,6 +1,7 @@
 """The report's Figures 3 to 5 from a run's records and predicted maps. The owner of matplotlib."""
 
 import io
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -85,7 +86,7 @@ def predicted_maps(lines: Sequence[Line], map_of: MapOf) -> Picture | None:
         for row, (network, test) in enumerate(rows, 1):
             line = placed.get((target, network))
             _show(grid[row][column], map_of(_first(line)["id"], test) if line else None, "", limits)
-    for row, label in enumerate(["target", *(f"{network}\n{test}" for network, test in rows)]):
+    for row, label in enumerate(["target", *(f"{in_lines(network)}\n{test}" for network, test in rows)]):
         grid[row][0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=8)
     return Picture(
         "Figure 3. Predicted maps",
@@ -94,6 +95,20 @@ def predicted_maps(lines: Sequence[Line], map_of: MapOf) -> Picture | None:
         "first image of each test set. Black and white are the target's range; a map of one grey carries no position.",
         f"Grid of small maps for targets {', '.join(targets)} and networks {', '.join(networks)}.",
     )
+
+
+def in_lines(network: str, width: int = 20) -> str:
+    """Break a network's name behind hyphens, so that a long one leaves room for the maps.
+
+    >>> in_lines("resnet18-random0-unit-64px-padding-reflect")
+    'resnet18-random0-\\nunit-64px-padding-\\nreflect'
+    """
+    lines = [""]
+    for part in re.split(r"(?<=-)", network):
+        if len(lines[-1]) + len(part) > width:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(line for line in lines if line)
 
 
 def _tests(lines: Sequence[Line], network: str) -> list[str]:
@@ -153,7 +168,7 @@ def _row_of_maps(
     target, settings, name = chosen
     base = next(line for (t, n, _), line in at.items() if (t, n) == (target, network))
     limits = tuple(base.records[0]["cell"]["value_range"])
-    _show(axes[0], _target_of(base), f"{network}\ntarget {target}", limits)
+    _show(axes[0], _target_of(base), f"{in_lines(network)}\ntarget {target}", limits)
     for column, x in enumerate(settings, 1):
         line = at.get((target, network, x))
         _show(axes[column], map_of(_first(line)["id"], HELD_OUT) if line else None, f"{name} {x}", limits)

@@ -54,14 +54,17 @@ class Line:
 
 
 def network_title(network: str) -> str:
-    """Return a network's name for people; untrained ones say so.
+    """Return a network's name for people; untrained ones and those of another padding say so.
 
-    >>> network_title("resnet152-random0"), network_title("pixels")
-    ('resnet152-random0 (untrained)', 'pixels (no network)')
+    >>> network_title("resnet152-random0"), network_title("pixels"), network_title("vgg16-hed-padding-none on photos")
+    ('resnet152-random0 (untrained)', 'pixels (no network)', 'vgg16-hed (no padding) on photos')
     """
-    kind, _, images = network.partition(" on ")
-    remark = " (no network)" if kind == "pixels" else " (untrained)" if "-random" in kind else ""
-    return kind + remark + (f" on {images}" if images else "")
+    whole, _, images = network.partition(" on ")
+    kind, _, padding = whole.partition("-padding-")
+    remarks = ["no network"] if kind.partition("-")[0] == "pixels" else ["untrained"] if "-random" in kind else []
+    if padding:
+        remarks.append(f"{'no' if padding == 'none' else padding} padding")
+    return kind + (f" ({', '.join(remarks)})" if remarks else "") + (f" on {images}" if images else "")
 
 
 def shown_field(name: str, value: Any) -> str:

@@ -1,0 +1,47 @@
+"""fetch: DUT-S from its home page."""
+
+import re
+from pathlib import Path
+
+import click
+
+from posenet_store.cli.options import data_root_option, progress
+from posenet_store.errors import UsageError
+
+WORDS = (("downloading", "MB"), ("unpacking", "files"))
+
+
+def _digest(_context: click.Context, _option: click.Parameter, text: str | None) -> str | None:
+    if text is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", text):
+        raise UsageError(f"--sha256 {text!r} is not accepted; give 64 hexadecimal digits")
+    return text and text.lower()
+
+
+@click.command()
+@click.argument("name", metavar="duts-te|duts-tr")
+@data_root_option
+@click.option("--url", help="Another place of the zip archive.  [default: saliencydetection.net]")
+@click.option(
+    "--sha256", metavar="HEX", callback=_digest, help="What the archive must be; what it was is recorded in any case."
+)
+def fetch(name: str, data_root: Path | None, url: str | None, sha256: str | None) -> None:
+    """Download DUT-S and unpack it where --images duts-te and duts-tr look for it; the last line is the folder.
+
+    Goes on where it stopped; does nothing if the images are there.
+    """
+    from posenet_store.fetch import fetch as fetched
+    from posenet_store.sources import duts_root
+
+    with progress() as bars:
+        line, files = (bars.add_task(f"{word} {name}", total=None, unit=unit, start=False) for word, unit in WORDS)
+
+        def downloaded(have: int, size: int | None) -> None:
+            bars.start_task(line)
+            bars.update(line, completed=have // 1_000_000, total=size and size // 1_000_000)
+
+        def unpacked(done: int, count: int | None) -> None:
+            bars.start_task(files)
+            bars.update(files, completed=done, total=count)
+
+        folder = fetched(name, duts_root(name, data_root), url, sha256, downloaded, unpacked)
+    click.echo(folder)
