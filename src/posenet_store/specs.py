@@ -136,7 +136,7 @@ class StoreSpec:
 
     @property
     def network(self) -> str:
-        """The short name of the frozen network: backbone, weights and, if not the default, tap set, way to compute and padding."""
+        """The short name of the frozen network: backbone, weights and what is not the default of taps, computing, padding."""
         padding = "" if self.padding == ZEROS else f"padding-{self.padding}"
         parts = [self.backbone, self.weights, self.tap_set, self.compute, padding]
         return "-".join(part for part in parts if part not in ("", "report", PRECISIONS[0]))
