@@ -38,7 +38,8 @@ FLOORS = (
         "sweep_spec",
     ),
     ("compute", "views", "loading", "store", "reader", "weights", "fused", "ridge", "catalogue", "results", "padding"),
-    ("backbones", "gram"),
+    ("networks", "gram"),
+    ("backbones",),
     ("families", "fetch"),
     ("drift", "forward", "decoding"),
     ("committing",),
@@ -58,7 +59,7 @@ FLOORS = (
     ("",),
 )
 WITHIN = {
-    ("layout", "blocks"), ("sources", "canvas"),
+    ("taps", "files"), ("layout", "blocks"), ("sources", "canvas"),
     ("remote", "layout"), ("formats.zarr", "formats.shards"), ("formats.zarr", "formats"),
     ("reader", "views"), ("reader", "loading"), ("cli.train", "cli.build"), ("cli.evaluate", "cli.build"),
     ("cli.verify", "cli.build"),
@@ -70,7 +71,7 @@ OWNERS = {
     "obstore": {"remote"},
     "xarray": {"views", "reader"},  # the reader names types only
     "h5py": {"formats.hdf5"},
-    "torchvision": {"backbones"},
+    "torchvision": {"networks"},
     "dask": {"executors", "views", "reader"},  # tasks; lazy arrays; types only
     "distributed": {"executors", "slurm"},  # tasks; the state of a job
     "dask_jobqueue": {"slurm"},
@@ -92,6 +93,7 @@ APART = (
             "committing",
             "compute",
             "backbones",
+            "networks",
             "weights",
             "images",
             "sources",

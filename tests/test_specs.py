@@ -184,9 +184,9 @@ def test_a_spec_cannot_be_changed() -> None:
     ("weights", "tap_set", "network"),
     [
         ("imagenet", "report", "vgg16-imagenet"),
-        ("imagenet", "all", "vgg16-imagenet-all"),
+        ("imagenet", "official", "vgg16-imagenet-official"),
         ("", "report", "vgg16"),
-        ("", "all", "vgg16-all"),
+        ("", "layer1.0,layer1.1", "vgg16-taps-cc52ae"),
     ],
 )
 def test_the_short_name_of_a_network(weights: str, tap_set: str, network: str) -> None:

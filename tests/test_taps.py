@@ -9,7 +9,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from posenet_store.backbones import tap_shapes, tapped
+from posenet_store.backbones import load_backbone, tap_shapes, tapped
 from posenet_store.errors import UsageError
 from posenet_store.specs import Tap
 from posenet_store.taps import tap_modules
@@ -174,5 +174,5 @@ def test_a_network_without_an_entry_is_answered_with_those_that_have_one(name: s
 
 
 def test_an_unknown_tap_set_names_the_known() -> None:
-    with pytest.raises(UsageError, match="accepted: report, official"):
-        tap_modules("vgg16", "papers")
+    with pytest.raises(UsageError, match="accepted: report, official, features"):
+        load_backbone("vgg11", "random:0", "papers", "cpu")

@@ -18,6 +18,7 @@ _HOMES = {
     "load_backbone": "backbones",
     "load_sweep": "sweep_spec",
     "open_store": "reader",
+    "own_backbone": "backbones",
     "plan_store": "extract",
     "plan_sweep": "planning",
     "run_sweep": "sweep",

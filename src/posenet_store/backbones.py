@@ -1,29 +1,23 @@
-"""Backbone: a frozen torchvision CNN with weights, preprocessing and named taps; the only owner of torchvision."""
+"""Backbone: a frozen CNN with weights, preprocessing and named taps, torchvision's or one's own."""
 
 import re
-import warnings
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
-from pickle import UnpicklingError
 from typing import cast
-from urllib.error import URLError
 
 import torch
-import torchvision
 from torch import Tensor, nn
-from torchvision.models.feature_extraction import create_feature_extractor
 
 from posenet_store.compute import autocast, check_compute, is_compiled, prepare
 from posenet_store.errors import PosenetStoreError, UsageError, first_line, unknown
+from posenet_store.networks import check_name, ending_in_taps, parametrised, without_classifier
 from posenet_store.padding import check_padding, repad
 from posenet_store.specs import ZEROS, Preprocess, Tap
-from posenet_store.states import unwrapped
-from posenet_store.taps import PIXELS, tap_modules
-from posenet_store.weights import Weights, fed, resolve, state_digest
+from posenet_store.taps import PIXELS, TAP_SETS, tap_modules
+from posenet_store.weights import IMAGENET, fed, resolve, state_digest
 
 LARGEST = 4097
 """One more than the largest side of an image that is looked at for one that fits."""
@@ -31,18 +25,6 @@ LARGEST = 4097
 
 class _LastTap(Exception):
     """Raised by the last tap's hook: nothing behind it is computed."""
-
-
-class _Pixels(nn.Module):
-    """No network at all: the preprocessed image is its only tap (the paper's "PosENet alone")."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.image = nn.Identity()
-
-    def forward(self, images: Tensor) -> Tensor:
-        pixels: Tensor = self.image(images)
-        return pixels
 
 
 @dataclass(frozen=True)
@@ -119,75 +101,26 @@ def tapped(module: nn.Module, taps: Sequence[tuple[str, str]], inputs: Tensor) -
     return outputs
 
 
-def _build(name: str) -> nn.Module:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        module: nn.Module = torchvision.models.get_model(name, weights=None)
-    return module
+def in_order(module: nn.Module, modules: Sequence[str], size: int) -> tuple[str, ...]:
+    """Return modules in the order in which a forward pass leaves them; raises UsageError for one that it does not pass once.
 
-
-def _imagenet_state(name: str) -> Mapping[str, Tensor]:
-    """torchvision's own IMAGENET1K_V1 file, downloaded once into torch's cache and checked by its hash."""
-    entry = getattr(torchvision.models.get_model_weights(name), "IMAGENET1K_V1", None)
-    if entry is None:
-        raise UsageError(f"torchvision has no `imagenet` weights for {name}; accepted here: a file, random:SEED")
-    cache = Path(torch.hub.get_dir(), "checkpoints")
-    kept = cache / Path(entry.url).name
+    >>> in_order(nn.Sequential(nn.Conv2d(3, 2, 1), nn.ReLU()), ["1", "0"], 8)
+    ('0', '1')
+    """
+    known = dict(module.named_modules())
+    if absent := [path for path in modules if path not in known or not path]:
+        raise unknown("tap set, or module of the network,", absent[0], [*TAP_SETS, *(path for path in known if path)])
+    passed: list[str] = []
+    handles = [known[path].register_forward_hook(lambda *_, path=path: passed.append(path)) for path in modules]
     try:
-        loaded: object = entry.get_state_dict(progress=True, check_hash=True, weights_only=True)
-    except (URLError, TimeoutError, ConnectionError) as error:
-        reason = getattr(error, "reason", error)
-        raise PosenetStoreError(
-            f"the weights of {name} can't be downloaded ({reason}). On a machine with network, fetch {entry.url} "
-            f"and place it in {cache}, or give the file: --weights FILE.pth"
-        ) from None
-    except OSError:
-        raise  # no room, or no permission: the file is not to blame
-    except Exception as error:  # a damaged file in the cache, whose hash torch does not check, can end anywhere in its reader
-        reason = first_line(error)
-        if isinstance(error, UnpicklingError):  # torch's own text advises to allow the code
-            reason = "there are no tensors in it, or there is code, which is never run"
-        raise PosenetStoreError(f"the downloaded weights of {name} are damaged: {reason}; delete {kept} if it exists") from None
-    return unwrapped(loaded, kept)
-
-
-def _load(module: nn.Module, state: Mapping[str, Tensor], name: str) -> None:
-    """Load `state`; parts of the network that no tap needs (its classifier) may be missing from it."""
-    own = module.state_dict()
-    foreign = sorted(set(state) - set(own))
-    wrong = sorted(key for key in set(state) & set(own) if state[key].shape != own[key].shape)
-    needed = (key for key in set(own) - set(state) if not key.endswith("num_batches_tracked"))
-    missing = sorted(key for key in needed if not key.startswith(("classifier.", "fc.")))
-    for problem, keys in (("has foreign entries", foreign), ("has entries of another shape", wrong), ("lacks", missing)):
-        if keys:
-            raise UsageError(f"the weights do not fit {name}: the file {problem}: {', '.join(keys[:3])} ({len(keys)} in all)")
-    own.update(state)  # `own` carries the version of each module, which MNASNet insists on and no safetensors file has
-    module.load_state_dict(own)
-
-
-def _parametrised(name: str, weights: Weights) -> tuple[nn.Module, str]:
-    """Return the network with its parameters, and their digest."""
-    if name == PIXELS:
-        return _Pixels(), state_digest({})
-    if weights.seed is not None:
-        with torch.random.fork_rng():
-            torch.manual_seed(weights.seed)
-            module = _build(name)
-        return module, state_digest(module.state_dict())
-    found = _imagenet_state(name) if weights.state is None else weights.state
-    # torchvision's DenseNet files still say `denselayer1.norm.1.weight`, its modules `denselayer1.norm1.weight`
-    state = {re.sub(r"(\.denselayer\d+\.(?:norm|conv))\.([12]\.)", r"\1\2", key): value for key, value in found.items()}
-    module = _build(name)
-    _load(module, state, name)
-    return module, state_digest(state)
-
-
-def _without_classifier(module: nn.Module) -> nn.Module:
-    """Drop the fully connected layers, which no tap reads (500 MB of VGG's)."""
-    for head in ("classifier", "fc"):
-        if hasattr(module, head):
-            setattr(module, head, nn.Identity())
-    return module
+        with torch.inference_mode():
+            module(torch.zeros(1, 3, size, size))
+    finally:
+        for handle in handles:
+            handle.remove()
+    if wrong := next((path for path in modules if passed.count(path) != 1), None):
+        raise UsageError(f"module {wrong} is named twice or not passed once in a forward pass; choose others as taps")
+    return tuple(passed)
 
 
 def tap_shapes(module: nn.Module, modules: Sequence[str], size: int) -> tuple[Tap, ...]:
@@ -195,6 +128,8 @@ def tap_shapes(module: nn.Module, modules: Sequence[str], size: int) -> tuple[Ta
     named = [(f"f{number}", path) for number, path in enumerate(modules, 1)]
     with torch.inference_mode():
         outputs = tapped(module, named, torch.zeros(1, 3, size, size))
+    if flat := [path for name, path in named if outputs[name].dim() != 4]:
+        raise UsageError(f"module {flat[0]} returns no map [B, C, H, W]; choose another as a tap")
     return tuple(Tap(name, path, tuple(outputs[name].shape[1:])) for name, path in named)  # type: ignore[arg-type]
 
 
@@ -240,8 +175,7 @@ def device_named(name: str) -> torch.device:
 
 def _compiled(module: nn.Module, taps: Sequence[Tap], example: Tensor, compute: str) -> nn.Module:
     """Return a compiled network that returns its taps, run once; raises PosenetStoreError where torch can't compile it."""
-    cut = create_feature_extractor(module, {tap.module: tap.name for tap in taps}, suppress_diff_warning=True)
-    compiled = cast(nn.Module, torch.compile(cut.eval()))
+    compiled = cast(nn.Module, torch.compile(ending_in_taps(module, taps)))
     try:
         with torch.inference_mode(), autocast(compute, example.device):
             compiled(example)
@@ -277,16 +211,40 @@ def load_backbone(
     check_compute(compute, where)
     compute = "float32" if name == PIXELS else compute  # nothing is computed
     modules = tap_modules(name, tap_set)
-    if name != PIXELS and name not in torchvision.models.list_models(module=torchvision.models):
-        raise unknown("backbone", name, (PIXELS, *torchvision.models.list_models(module=torchvision.models)))
+    check_name(name)
     check_padding(name, padding)
     found = fed(resolve(weights, name), preprocess, size)
-    module, digest = _parametrised(name, found)
-    module = repad(_without_classifier(module), padding).eval().requires_grad_(False)
+    module, digest = parametrised(name, found)
+    module = repad(without_classifier(module), padding).eval().requires_grad_(False)
+    if tap_set not in TAP_SETS:
+        modules = in_order(module, modules, found.preprocess.size)
     taps = _taps_of(name, module, modules, found.preprocess.size)
     module = prepare(module.to(where), modules, compute)
     if is_compiled(compute):
         side = found.preprocess.size
         module = _compiled(module, taps, torch.zeros(1, 3, side, side, device=where), compute)
-    kept_set = "" if name == PIXELS else tap_set
+    kept_set = "" if name == PIXELS else tap_set if tap_set in TAP_SETS else ",".join(modules)
     return Backbone(name, found.label, digest, kept_set, taps, found.preprocess, module, where, compute, padding)
+
+
+def own_backbone(
+    module: nn.Module, name: str, taps: Sequence[str], input_: Preprocess = IMAGENET, weights: str = "own", device: str = "auto"
+) -> Backbone:
+    """Return a network of one's own as a frozen Backbone: `module` takes float32 [B, 3, S, S] as `input_` says, `taps` are
+    names of its modules that return [B, C, H, W], in any order; `name` and `weights` name it in tables and folders.
+
+    The module itself is left as it is. Raises UsageError for a tap that does not exist or returns no map.
+
+    >>> net = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2))
+    >>> backbone = own_backbone(net, "mine", ["2", "1"], Preprocess(32, 1 / 255, (0.5,) * 3, (0.5,) * 3))
+    >>> [(tap.module, tap.shape) for tap in backbone.taps]
+    [('1', (4, 32, 32)), ('2', (4, 16, 16))]
+    """
+    if not re.fullmatch(r"[\w.-]+", name) or not re.fullmatch(r"[\w.-]+", weights):
+        raise UsageError(f"name {name!r} and weights {weights!r} become a folder's: letters, digits, dots and dashes only")
+    where, digest = device_named(device), state_digest(module.state_dict())
+    frozen = deepcopy(module).cpu().eval().requires_grad_(False)
+    modules = in_order(frozen, list(taps), input_.size)
+    found = tap_shapes(frozen, modules, input_.size)
+    tap_set = ",".join(modules)
+    return Backbone(name, weights, digest, tap_set, found, input_, prepare(frozen.to(where), modules, "float32"), where)

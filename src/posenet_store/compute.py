@@ -41,7 +41,11 @@ def fold(module: nn.Module, taps: Collection[str]) -> None:
     >>> fold(pair, ["2"]); pair[1]
     Identity()
     """
-    nodes = [node for node in torch.fx.Tracer().trace(module).nodes if node.op == "call_module"]
+    try:
+        graph = torch.fx.Tracer().trace(module)
+    except Exception:  # a network of the user's whose code depends on its input: it is computed as it is written
+        return
+    nodes = [node for node in graph.nodes if node.op == "call_module"]
     calls = Counter(node.target for node in nodes)
     for node in nodes:
         norm, source = module.get_submodule(str(node.target)), node.args[0]

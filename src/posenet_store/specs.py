@@ -6,6 +6,7 @@ from typing import Any
 
 from posenet_store.errors import StoreError, UsageError, unknown
 from posenet_store.files import canonical_json, sha256
+from posenet_store.taps import tap_label
 
 FORMAT_VERSION = 1
 DTYPES = ("float16", "float32")
@@ -138,7 +139,7 @@ class StoreSpec:
     def network(self) -> str:
         """The short name of the frozen network: backbone, weights and what is not the default of taps, computing, padding."""
         padding = "" if self.padding == ZEROS else f"padding-{self.padding}"
-        parts = [self.backbone, self.weights, self.tap_set, self.compute, padding]
+        parts = [self.backbone, self.weights, self.tap_set and tap_label(self.tap_set), self.compute, padding]
         return "-".join(part for part in parts if part not in ("", "report", PRECISIONS[0]))
 
     @cached_property

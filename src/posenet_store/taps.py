@@ -8,7 +8,8 @@ resolution.
 
 import re
 
-from posenet_store.errors import UsageError, unknown
+from posenet_store.errors import UsageError
+from posenet_store.files import sha256
 
 TAP_SETS = ("report", "official")
 PIXELS = "pixels"
@@ -58,17 +59,19 @@ _FAMILIES: tuple[tuple[str, dict[str, str]], ...] = (
 def tap_modules(backbone: str, tap_set: str = "report") -> tuple[str, ...]:
     """Return the module names of the taps f1, f2, ... of a torchvision model.
 
-    Raises UsageError for a model without an entry, or a tap set that does not exist.
+    A tap set may also be modules of the user's choice, separated by commas. Raises UsageError for a model without an entry.
 
     >>> tap_modules("resnet152")
     ('maxpool', 'layer1', 'layer2', 'layer3', 'layer4')
     >>> tap_modules("vgg16", "official")
     ('features.3', 'features.8', 'features.15', 'features.22', 'features.29')
+    >>> tap_modules("resnet18", "layer1.0,layer1.1"), tap_label("layer1.0,layer1.1")
+    (('layer1.0', 'layer1.1'), 'taps-cc52ae')
     """
-    if tap_set not in TAP_SETS:
-        raise unknown("tap set", tap_set, TAP_SETS)
     if backbone == PIXELS:
         return (PIXEL_TAP,)
+    if tap_set not in TAP_SETS:
+        return tuple(tap_set.split(","))
     for pattern, sets in _FAMILIES:
         if re.fullmatch(pattern, backbone):
             return tuple(sets.get(tap_set, sets["report"]).split())
@@ -76,3 +79,8 @@ def tap_modules(backbone: str, tap_set: str = "report") -> tuple[str, ...]:
         f"unknown backbone {backbone!r}; accepted: pixels, vgg16, resnet152 and torchvision's other vgg*, resnet*, "
         "resnext*, wide_resnet*, densenet*, regnet_*, convnext_*, efficientnet_*, mobilenet_*, mnasnet*, shufflenet_*"
     )
+
+
+def tap_label(tap_set: str) -> str:
+    """Return a tap set's short name in tables: its own, or a digest of the modules that the user chose."""
+    return tap_set if tap_set in TAP_SETS else f"taps-{sha256(tap_set.encode())[:6]}"

@@ -73,8 +73,8 @@ def backbone_options(backbone_required: bool) -> Callable[[Command], Command]:
             help="Padding of VGG's and ResNet's convolutions; the trained weights stay as they are.",
         ),
         click.option(
-            "--taps", "tap_set", type=click.Choice(["report", "official"]), default="report", show_default=True,
-            help="Where VGG is cut: after pooling, or at the ReLU before.",
+            "--taps", "tap_set", metavar="report|official|MODULES", default="report", show_default=True,
+            help="VGG after pooling, or at the ReLU before; or modules of your choice: features.3,features.8.",
         ),
         click.option(
             "--weights", default="imagenet", show_default=True, metavar="W",
