@@ -1,0 +1,134 @@
+"""How sure a mean score is: bootstrap intervals, randomisation tests of SPC, and what the best constant map reaches.
+
+Pure arithmetic on what a run keeps of a cell. All draws are seeded: a rerun gives the same numbers.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from posenet_store.metrics import standard_ranks
+
+RESAMPLES = 2000
+BOUNDS = (2.5, 97.5)
+"""The percentiles of the resampled means between which 95 % of them lie."""
+
+PERMUTATIONS = 9_999
+SAME = 1e-6
+"""Two mean SPC are equal up to this: runs keep the maps of ranks in float32."""
+
+_CHUNK = 2**22  # numbers of permuted targets held at a time: 32 MiB
+
+
+@lru_cache(maxsize=4)
+def _weights(images: int) -> NDArray[np.float64]:
+    """How often each resample draws each image, [RESAMPLES, images]; always the same draws."""
+    drawn = np.random.default_rng(0).integers(0, images, (RESAMPLES, images))
+    drawn += np.arange(RESAMPLES)[:, None] * images
+    counts = np.bincount(drawn.ravel(), minlength=RESAMPLES * images).reshape(RESAMPLES, images)
+    return counts.astype(np.float64)
+
+
+def interval(scores: NDArray[np.float64]) -> tuple[float, float] | None:
+    """Return the 95 % bounds of the mean of scores [n], or [n, seeds]; None for fewer than two images with a number.
+
+    A percentile bootstrap over images; of several seeds a crossed one: each resample draws n images and as many seeds
+    as there are, each with replacement, and takes the mean over its seeds of their means over its images. NaN is left
+    out. Resampling k seeds shows their variance times (k - 1) / k, as every bootstrap of few values does.
+
+    >>> interval(np.array([0.5, 0.5, np.nan])), interval(np.array([0.5]))
+    ((0.5, 0.5), None)
+    """
+    table = scores[:, None] if scores.ndim == 1 else scores
+    known = np.isfinite(table)
+    table, known = table[known.any(axis=1)], known[known.any(axis=1)]
+    if len(table) < 2:
+        return None
+    weights = _weights(len(table))
+    sums, counts = weights @ np.where(known, table, 0), weights @ known
+    means = np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)
+    seeds = means.shape[1]
+    if seeds > 1:
+        drawn = np.random.default_rng(1).integers(0, seeds, means.shape)
+        picked = np.take_along_axis(means, drawn, axis=1)
+        defined = np.isfinite(picked)
+        means = np.where(defined, picked, 0).sum(axis=1) / np.where(defined.any(axis=1), defined.sum(axis=1), np.nan)
+    low, high = np.percentile(means[np.isfinite(means)], BOUNDS).tolist()
+    return low, high
+
+
+def permuted_p(ranks: NDArray[np.floating], target: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return, for mean maps of standardised ranks [m, h, w], how often a target permuted at random is met as well.
+
+    Edgington's randomisation test, one-sided: positions of `target` [h, w] are permuted PERMUTATIONS times, and
+    p = (1 + permutations whose mean SPC is at least the observed one) / (1 + PERMUTATIONS), exact, never below 1e-4. Maps
+    are smooth and permuted targets are not, so any smooth map beats chance more easily than it should: the test
+    is lenient. `shifted_p` keeps the smoothness; networks that never saw an image are the baseline.
+    """
+    flat = ranks.reshape(len(ranks), -1).astype(np.float64)
+    goal = standard_ranks(target.reshape(1, -1))
+    observed = flat @ goal[0] - SAME
+    draw, counts = np.random.default_rng(0), np.ones(len(flat))
+    chunk = max(1, _CHUNK // max(flat.shape))
+    for first in range(0, PERMUTATIONS, chunk):
+        drawn = draw.permuted(np.repeat(goal, min(chunk, PERMUTATIONS - first), axis=0), axis=1)
+        counts += (drawn @ flat.T >= observed).sum(axis=0)
+    return counts / (1 + PERMUTATIONS)
+
+
+def _placements(ranks: NDArray[np.float64], goal: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The dot products of maps [m, h, h] with the goal [h, h] in all cyclic shifts, flips and quarter turns, [m, 8 h h]."""
+    spectrum = np.fft.rfft2(ranks)
+    turned = [np.rot90(one, turns) for one in (goal, goal.T) for turns in range(4)]
+    products = [np.fft.irfft2(spectrum * np.fft.rfft2(one).conj(), s=goal.shape) for one in turned]
+    return np.concatenate([one.reshape(len(ranks), -1) for one in products], axis=1)
+
+
+def shifted_p(ranks: NDArray[np.floating], target: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
+    """Return, for mean maps of standardised ranks [m, h, h], the share of the target's placements that are met as well.
+
+    Placements are all cyclic shifts, flips and quarter turns of `target` [h, h], itself included: a group, so the share
+    is an exact p, and they are as smooth as the target. The second value is the least p possible: a ramp has few distinct
+    placements (1/104 at 26 positions).
+    """
+    goal = standard_ranks(target.reshape(1, -1)).reshape(target.shape)
+    observed = (ranks.astype(np.float64) * goal).sum(axis=(1, 2))
+    shares = np.array([
+        (_placements(one[None].astype(np.float64), goal) >= spc - SAME).mean() for one, spc in zip(ranks, observed, strict=True)
+    ])  # fmt: skip
+    return shares, float((_placements(goal[None], goal) >= 1 - SAME).mean())
+
+
+def holm(values: Sequence[float]) -> list[float]:
+    """Return p values corrected for their number by Holm's step-down procedure.
+
+    >>> holm([0.01, 0.04, 0.03])
+    [0.03, 0.06, 0.06]
+    """
+    corrected, least = [0.0] * len(values), 0.0
+    for place, index in enumerate(sorted(range(len(values)), key=lambda index: values[index])):
+        least = max(least, min(1.0, (len(values) - place) * values[index]))
+        corrected[index] = least
+    return corrected
+
+
+@dataclass(frozen=True)
+class Chance:
+    """How probable a mean SPC is by chance: permuted targets, the same corrected for the table, and shifted targets."""
+
+    permuted: float
+    corrected: float
+    shifted: float
+    shifted_least: float
+
+
+def constant_error(target: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the absolute errors [h, w] of the best constant map, the target's median; their mean is the MAE to beat.
+
+    >>> constant_error(np.array([[0.0, 0.25], [0.75, 1.0]])).mean().item()
+    0.375
+    """
+    return np.abs(target - np.median(target))
