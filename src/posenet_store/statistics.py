@@ -95,10 +95,12 @@ def shifted_p(ranks: NDArray[np.floating], target: NDArray[np.float64]) -> tuple
     placements (1/104 at 26 positions).
     """
     goal = standard_ranks(target.reshape(1, -1)).reshape(target.shape)
-    observed = (ranks.astype(np.float64) * goal).sum(axis=(1, 2))
-    shares = np.array([
-        (_placements(one[None].astype(np.float64), goal) >= spc - SAME).mean() for one, spc in zip(ranks, observed, strict=True)
-    ])  # fmt: skip
+    shares = np.empty(len(ranks))
+    step = max(1, _CHUNK // (8 * goal.size))
+    for first in range(0, len(ranks), step):
+        some = ranks[first : first + step].astype(np.float64)
+        observed = (some * goal).sum(axis=(1, 2))
+        shares[first : first + step] = (_placements(some, goal) >= observed[:, None] - SAME).mean(axis=1)
     return shares, float((_placements(goal[None], goal) >= 1 - SAME).mean())
 
 
