@@ -27,7 +27,7 @@ def cautions(records: Sequence[Record], test: str, value: Value, kept: Kept) -> 
     said = []
     if any(record["fit"].get("diverged") or record["scores"][test]["nonfinite"] for record in records):
         said.append("a head ran away in training")
-    if value.undefined:
+    if value.undefined and value.images > 1:
         said.append(f"{value.undefined} of {value.images} maps are constant, without a rank order, and left out")
     if 1 < value.images < FEW:
         said.append(f"only {value.images} images")

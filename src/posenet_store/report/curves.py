@@ -11,22 +11,21 @@ from posenet_store.report.drawing import (
     Picture,
     canvas,
     colour_of,
+    few,
     grid_of,
     legend_below,
     marker_of,
     styled,
-)  # fmt: skip
+)
 from posenet_store.report.evidence import Kept, Value, bracketed, value_of
 from posenet_store.report.fields import Record, alike
-from posenet_store.report.listing import short
+from posenet_store.report.listing import joined, short
 from posenet_store.report.maps import row_of_maps
 from posenet_store.report.published import KERNELS, LAYERS, MODELS, PADDINGS, STAGES, Published, Setting
 from posenet_store.report.table import BASE, Line, columns, network_title, our_lines, setting_of, table_lines
 from posenet_store.targets import DESCRIPTIONS, TARGETS
 
 HEAD = ("target", "network", "SPC", "95 % interval", "MAE", "95 % interval", "numbers")
-MANY = 8
-"""Networks or kinds of heads that one figure can show apart."""
 
 
 @dataclass(frozen=True)
@@ -99,8 +98,8 @@ class _Plot:
         """Draw one mean with its interval; `said` are target, network (with setting) and whose numbers."""
         bounds = value.spc_bounds
         if value.spc is not None:
-            low, high = bounds or (value.spc, value.spc)
-            panel.plot([x, x], [low, high], color=look["color"], lw=1.2)
+            if bounds:
+                panel.plot([x, x], bounds, color=look["color"], lw=1.2)
             name = f"tip{len(self.tips)}"
             self.tips[name] = (
                 f"{said[1]}, {said[0]}: SPC {short(value.spc)} {bracketed(bounds)}, MAE {short(value.mae)} ({said[2]})"
@@ -141,7 +140,7 @@ def along(records: Sequence[Record], kept: Kept, axis: Axis) -> Picture | None:
     if not cells:
         return None
     targets = [target for target in TARGETS if any(t == target for t, _, _ in cells)]
-    networks = list(dict.fromkeys(network for _, network, _ in cells))[:MANY]
+    networks, more = few(network for _, network, _ in cells)
     settings = sorted({x for _, _, x in cells}, key=_order)
     at = {x: float(x) if isinstance(x, int) else float(place) for place, x in enumerate(settings)}
     deep, shown = -(-len(targets) // 3), networks[:4]
@@ -174,7 +173,7 @@ def along(records: Sequence[Record], kept: Kept, axis: Axis) -> Picture | None:
     return Picture(
         axis.name, axis.title, figure,
         f"Above: mean SPC on held-out images; bars: 95 % intervals; dotted and hollow: published ({axis.published.source}, on "
-        f"PASCAL-S). All heads: {fixed}. Below: the maps painted for the first held-out image, target {targets[0]}.",
+        f"PASCAL-S). All heads: {fixed}. Below: the maps painted for the first held-out image, target {targets[0]}.{more}",
         _in_words(cells, settings, axis, kept), HEAD, plot.rows, plot.tips, _answer(cells, targets[0], axis, kept),
     )  # fmt: skip
 
@@ -193,30 +192,31 @@ def _in_words(cells: Points, settings: Sequence[Setting], axis: Axis, kept: Kept
 def _answer(cells: Points, target: str, axis: Axis, kept: Kept) -> str:
     """The two ends of each network's curve for one target."""
     said = []
+    settings = sorted({x for t, _, x in cells if t == target}, key=_order)
     for network in dict.fromkeys(n for t, n, _ in cells if t == target):
-        there = sorted((x for t, n, x in cells if (t, n) == (target, network)), key=_order)
-        ends = [value_of(cells[target, network, x], HELD_OUT, kept) for x in (there[0], there[-1])]
-        texts = [f"{short(value.spc)} {bracketed(value.spc_bounds)}".strip() for value in ends]
-        said.append(f"{network_title(network)} {texts[0]} at {axis.label} {there[0]}, {texts[1]} at {there[-1]}")
-    return f"SPC of {target} on held-out images: {'; '.join(said)}."
+        ends = [cells.get((target, network, x)) for x in (settings[0], settings[-1])]
+        values = [value_of(records, HELD_OUT, kept) for records in ends if records]
+        said.append(f"{network_title(network)} {' to '.join(joined((short(v.spc), bracketed(v.spc_bounds))) for v in values)}")
+    return f"SPC of {target} from {axis.label} {settings[0]} to {settings[-1]}: {'; '.join(said)}."
 
 
 @styled
 def table2_points(records: Sequence[Record], kept: Kept) -> Picture | None:
     """Draw Table 2: a panel a test, a place a target, a point a network and protocol, hollow ones published."""
-    chosen = [record for record in records if setting_of(record["cell"]) == BASE]
+    networks, more = few(record["labels"]["network"] for record in records if setting_of(record["cell"]) == BASE)
+    chosen = [r for r in records if setting_of(r["cell"]) == BASE and r["labels"]["network"] in networks]
     if not chosen:
         return None
     lines = [line for line in table_lines(chosen) if line.source != "baseline"]
     measured = {(line.target, line.network, line.source): line for line in our_lines(chosen, kept)}
-    kinds = list(dict.fromkeys((line.network, line.source) for line in lines))[: 2 * MANY]
+    kinds = list(dict.fromkeys((line.network, line.source) for line in lines))
     networks = list(dict.fromkeys(line.network for line in lines if line.ours))
     tests, targets = columns(lines), [target for target in TARGETS if any(line.target == target for line in lines)]
     figure = canvas(2.3 * -(-len(tests) // 2) + 0.8, WIDTH)
     plot, panels = _Plot(networks, [], {}), grid_of(figure, len(tests), 2)
     for panel, test in zip(panels, tests, strict=True):
         for line in lines:
-            if (line.network, line.source) in kinds and test in line.values:
+            if test in line.values:
                 place = kinds.index((line.network, line.source)) / len(kinds) - 0.5
                 value = measured.get((line.target, line.network, line.source), line).values[test]
                 look = _look(line, kinds, networks) | {"label": f"{line.network}, {line.source}"}
@@ -235,7 +235,7 @@ def table2_points(records: Sequence[Record], kept: Kept) -> Picture | None:
     return Picture(
         "table2", "Table 2 at a glance", figure,
         "SPC by target and test; bars: 95 % intervals over images and seeds (one image has none). Hollow: published. Those "
-        "networks are ImageNet's, and natural is one photograph in the report, PASCAL-S in the paper.",
+        f"networks are ImageNet's, and natural is one photograph in the report, PASCAL-S in the paper.{more}",
         " ".join(said), HEAD, plot.rows, plot.tips,
     )  # fmt: skip
 

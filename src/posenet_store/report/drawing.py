@@ -2,7 +2,7 @@
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
@@ -22,6 +22,8 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 """Okabe and Ito's palette: told apart with colour-blind eyes; the pixels, which are no network, are grey."""
 GREY = "#7f7f7f"
 MARKERS = "osD^vP"
+MANY = 8
+"""Networks that one figure can show apart."""
 WIDTH = 7.2
 """Inches: the width of a printed page between its margins."""
 
@@ -69,6 +71,7 @@ class Picture:
         """Return SVG for a page: ids of its own, text in the page's colour, a title a person hears or hovers over."""
         text = _written(self.figure, "svg", facecolor="none").decode()
         svg = text[text.index("<svg") :].replace(INK, "currentColor")
+        svg = re.sub(r'(<image [^>]*?) id="[^"]*"', r"\1", svg)  # of equal images they are equal
         svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
         svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\1{self.name}-", svg)
         for name, tip in self.tips.items():
@@ -85,6 +88,16 @@ def _written(figure: Figure, form: str, facecolor: str = "white") -> bytes:
     dated = {"Date": None} if form == "svg" else {}
     figure.savefig(data, format=form, dpi=200, bbox_inches="tight", metadata=dated, facecolor=facecolor)
     return data.getvalue()
+
+
+def few(networks: Iterable[str], most: int = MANY) -> tuple[list[str], str]:
+    """Return the first networks, each once, as many as a figure can show, and what its caption says if there are more.
+
+    >>> few(["a", "b", "a"]), few("abc", most=2)
+    ((['a', 'b'], ''), (['a', 'b'], ' The first 2 of 3 networks.'))
+    """
+    found = list(dict.fromkeys(networks))
+    return found[:most], f" The first {most} of {len(found)} networks." if len(found) > most else ""
 
 
 def canvas(height: float, width: float = WIDTH) -> Drawing:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from posenet_store.report.compare import Difference, difference
 from posenet_store.report.evidence import Kept, Value, bracketed, shown_p
-from posenet_store.report.listing import short
+from posenet_store.report.listing import joined, short
 from posenet_store.report.maps import of_one_kind
 from posenet_store.report.published import COLUMNS
 from posenet_store.report.table import Line, network_title
@@ -20,12 +20,12 @@ NATURAL = COLUMNS[0]
 
 @dataclass(frozen=True)
 class Finding:
-    """One network's answer: the verdict, its numbers target by target, and the gain over a baseline."""
+    """One network's answer: the verdict, a sentence on the baselines, and (target, SPC, its interval, MAE) as text."""
 
     network: str
     verdict: str
-    numbers: str
     gain: str
+    numbers: tuple[tuple[str, str, str, str], ...]
 
 
 def is_baseline(line: Line) -> bool:
@@ -77,30 +77,31 @@ def findings(lines: Sequence[Line], kept: Kept) -> list[Finding]:
     return [_finding(network, [line for line in chosen if line.network == network], chosen, kept) for network in networks]
 
 
-def _finding(network: str, mine: Sequence[Line], all_lines: Sequence[Line], kept: Kept) -> Finding:
+def _finding(network: str, mine: Sequence[Line], every: Sequence[Line], kept: Kept) -> Finding:
     values = {line.target: line.values[NATURAL] for line in mine}
-    numbers = ", ".join(
-        f"{target} {short(v.spc)} {bracketed(v.spc_bounds)}".strip() + f" (MAE {short(v.mae)})" for target, v in values.items()
-    )
+    numbers = tuple((target, short(v.spc), bracketed(v.spc_bounds), short(v.mae)) for target, v in values.items())
     gains = [
-        f"{found.parts()[0]} {found.parts()[1]} {found.parts()[2]}".strip() + f" over {network_title(base)} ({line.target})"
-        for line in mine[:1]
-        for base, found in above(line, all_lines, kept).items()
+        f"{joined(found.parts())} against {network_title(base)}"
+        for base, found in above(mine[0], every, kept).items()
+        if not network.startswith("pixels")
     ]
-    return Finding(network_title(network), _verdict(values), numbers, "; ".join(gains))
+    gain = f"SPC of {mine[0].target} on the same images: {', '.join(gains)}." if gains else ""
+    return Finding(network_title(network), _verdict(values), gain, numbers)
 
 
 def _verdict(values: dict[str, Value]) -> str:
     if not any(value.chance for value in values.values()):
-        return "not tested against chance (the run does not keep maps of ranks)"
+        return "not tested against chance (no maps of ranks were kept)"
     met = [target for target, value in values.items() if beyond_chance(value)]
+    found = [value.spc for value in values.values() if value.spc is not None]
     if not met:
-        return "no position beyond chance"
-    which = "every target" if len(met) == len(values) else f"{', '.join(met)}, of {', '.join(values)}"
-    return f"position is read beyond chance: {which}"
+        return f"no position beyond chance (SPC {short(min(found))} to {short(max(found))})"
+    which = "every target" if len(met) == len(values) else f"{', '.join(met)} (of {', '.join(values)})"
+    reached = [values[target].spc or 0.0 for target in met]
+    return f"position is read beyond chance on {which}, SPC {short(min(reached))} to {short(max(reached))}"
 
 
-def tests_in_words(lines: Sequence[Line]) -> str:
+def how_tested(lines: Sequence[Line]) -> str:
     """Return how many entries were tested and how small p can get, for the table's caption."""
     tested = [v.chance for line in lines if line.ours for v in line.values.values() if v.chance]
     if not tested:

@@ -12,11 +12,12 @@ from posenet_store.report.drawing import (
     Picture,
     canvas,
     colour_of,
+    few,
     legend_below,
     marker_of,
     show_map,
     styled,
-)  # fmt: skip
+)
 from posenet_store.report.evidence import Kept
 from posenet_store.report.fields import Record, alike, placed
 from posenet_store.report.listing import short
@@ -53,7 +54,8 @@ def predicted_maps(records: Sequence[Record], kept: Kept) -> Picture | None:
     cells = placed(of_one_kind(records))
     targets = [target for target in TARGETS if any(t == target for t, _ in cells)]
     rows = [("target", "", "")]
-    for network in dict.fromkeys(network for _, network in cells):
+    networks, more = few((network for _, network in cells), most=5)
+    for network in networks:
         found = [record for (_, n), some in cells.items() if n == network for record in some]
         for test in in_order(test for record in found for test in record["scores"]):
             several = any(record["scores"][test]["images"] > 1 for record in found if test in record["scores"])
@@ -62,7 +64,7 @@ def predicted_maps(records: Sequence[Record], kept: Kept) -> Picture | None:
     panels = figure.subplots(len(rows), len(targets), squeeze=False)
     for column, target in enumerate(targets):
         some = next(some for (t, _), some in cells.items() if t == target)
-        show_map(panels[0][column], target_of(some[0]["cell"]), _limits(some[0]), f"{target}: {DESCRIPTIONS[target]}")
+        show_map(panels[0][column], target_of(some[0]["cell"]), _limits(some[0]), f"{target}\n{DESCRIPTIONS[target]}")
         panels[0][column].title.set_fontsize(7)
         for row, (network, test, kind) in enumerate(rows[1:], 1):
             there = cells.get((target, network))
@@ -71,14 +73,13 @@ def predicted_maps(records: Sequence[Record], kept: Kept) -> Picture | None:
     for row, (network, test, kind) in enumerate(rows):
         label = f"{network}\n{test}{', mean' if kind == 'mean' else ''}"
         panels[row][0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=7)
-    names = dict.fromkeys(network_title(network) for network, test, _ in rows if test)
     protocol = next(iter(cells.values()))[0]["cell"]["protocol"]["name"]
     return Picture(
         "maps", "Predicted maps", figure,
         f"On top the map to paint, below it what each network's head (protocol {protocol}, first seed) paints for the first "
         "image of each test set, and the mean over its images. Black and white are the target's range; a map of one grey "
-        "carries no position.",
-        f"Grid of small grey maps for targets {', '.join(targets)} and networks {', '.join(names)}.", (), (),
+        f"carries no position.{more}",
+        f"Small grey maps for targets {', '.join(targets)} and networks {', '.join(map(network_title, networks))}.", (), (),
     )  # fmt: skip
 
 
@@ -103,7 +104,7 @@ def errors_of(records: Sequence[Record], kept: Kept) -> tuple[Errors, list[str],
     cells = placed(chosen)
     patterns = [target for target in RAMPS if any(t == target for t, _ in cells)]
     errors: Errors = {}
-    for network in dict.fromkeys(network for _, network in cells):
+    for network in few(network for _, network in cells)[0]:
         found = [kept.mean(cells.get((target, network), []), f"error/{HELD_OUT}") for target in patterns]
         there = [one for one in found if one is not None]
         if len(there) == len(patterns):

@@ -16,8 +16,8 @@ from posenet_store.report.cautions import cautions
 from posenet_store.report.cell_table import cell_table, evaluation, typed_command
 from posenet_store.report.evidence import Kept, Value, bracketed, shown_p
 from posenet_store.report.fields import Record
-from posenet_store.report.findings import NATURAL, above, findings, is_baseline, tests_in_words
-from posenet_store.report.listing import short
+from posenet_store.report.findings import NATURAL, above, findings, how_tested, is_baseline
+from posenet_store.report.listing import joined, short
 from posenet_store.report.published import ALL
 from posenet_store.report.run import Run
 from posenet_store.report.table import BASE, Line, columns, network_title, setting_of, table_lines
@@ -59,7 +59,6 @@ def table_rows(lines: Sequence[Line], kept: Kept) -> dict[str, Any]:
     """Return Table 2 for the template: its tests and baselines, and a row a line."""
     tests = columns(lines)
     gains = {id(line): above(line, lines, kept) for line in lines if line.ours and not is_baseline(line)}
-    baselines = list(dict.fromkeys(name for found in gains.values() for name in found))
     rows = []
     for line in lines:
         found = gains.get(id(line), {})
@@ -70,12 +69,12 @@ def table_rows(lines: Sequence[Line], kept: Kept) -> dict[str, Any]:
             "source": line.source,
             "ours": line.ours,
             "entries": [_entry(line.values.get(name)) for name in tests],
-            "above": [" ".join(found[name].parts()) if name in found else "" for name in baselines],
+            "above": [(network_title(name), joined(one.parts())) for name, one in found.items()],
             "mind": "; ".join(_minded(line, kept)),
         })  # fmt: skip
     return {
         "tests": tests,
-        "baselines": [network_title(name) for name in baselines],
+        "baselines": any(gains.values()),
         "settings_vary": len({line.setting for line in lines}) > 1,
         "rows": rows,
     }
@@ -165,7 +164,7 @@ def write_page(runs: Sequence[Path], out: Path) -> Path:
         "title": next(iter(loaded.values()))[0]["sweep"]["title"],
         "findings": findings(lines, kept),
         "minds": list(_minds(shown, table["rows"])),
-        "tests_said": tests_in_words(lines),
+        "tests_said": how_tested(lines),
         "permutations": f"{PERMUTATIONS:,}",
         "omitted": omitted,
         "pictures": [(picture, Markup(picture.inline())) for picture in Run(records, kept).pictures()],  # noqa: S704
