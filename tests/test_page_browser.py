@@ -180,7 +180,7 @@ def test_hostile_names_are_shown_and_do_nothing(tab: Tab) -> None:
     assert tab.page.locator("h1").inner_text() == HOSTILE
     tab.page.locator("#cells-search").fill("vgg16")
     assert set(tab.column(tab.place("network"))) == {f"vgg16-{HOSTILE}"}
-    assert IMAGE in tab.column(tab.place("images"))[0]
+    assert f"All cells: images {IMAGE}, input aligned, padding 0, protocol ridge." in tab.page.locator("#cells").inner_text()
     assert tab.page.evaluate("document.querySelectorAll('img, script:not([id]):not(:last-of-type)').length") == 0
     assert tab.page.locator("[onerror]").count() == 0
 

@@ -12,6 +12,7 @@ from posenet_store.report.table import chosen_columns
 from posenet_store.results import COLUMNS
 
 DIGITS = 4
+ALWAYS = ("network", "target")
 
 
 def typed_command(command: str) -> str:
@@ -39,13 +40,17 @@ def evaluation(run: dict[str, Any], folder: str, record: Record) -> str:
 
 
 def cell_table(records: Sequence[Record], kept: Kept, command: Callable[[Record], str]) -> dict[str, Any]:
-    """Return `fields` and `tests` (names), `commands` (texts before and after a cell's id), and `cells`.
+    """Return `fixed` (what all cells have), `fields` and `tests` (names), `commands` (texts before and
+    after a cell's id), and `cells`.
 
     A cell is [id, its values, an entry a test, the number of its command]; an entry is [SPC, low, high, MAE, low, high, p,
     corrected p, p of shifts, images, undefined, cautions] or null.
     """
     tests = chosen_columns(records)
-    fields = [*COLUMNS[1:], *(name for name in varying(records) if name in FIELDS and name not in COLUMNS)]
+    varied = varying(records)
+    fields = [name for name in FIELDS if name in varied or name in ALWAYS]
+    first = fields_of(records[0])
+    fixed = {name: first[name] for name in COLUMNS[1:] if name not in fields}
     entries = [([record], test) for record in records for test in tests.values() if test in record["scores"]]
     found = dict(zip([(some[0]["id"], test) for some, test in entries], chances(entries, kept), strict=True))
     cells, commands = [], dict[tuple[str, str], int]()
@@ -58,7 +63,7 @@ def cell_table(records: Sequence[Record], kept: Kept, command: Callable[[Record]
         before, _, after = command(record).partition(record["id"])
         number = commands.setdefault((before, after), len(commands))
         cells.append([record["id"], [values[name] for name in fields], scored, number])
-    return {"fields": fields, "tests": list(tests), "commands": list(commands), "cells": cells}
+    return {"fixed": fixed, "fields": fields, "tests": list(tests), "commands": list(commands), "cells": cells}
 
 
 def _entry(record: Record, test: str, kept: Kept, chance: Any) -> list[Any]:

@@ -49,7 +49,8 @@
     ["undefined", (c, e) => e[10], (c, e) => String(e[10])],
     ["mind", (c, e) => e[11], (c, e) => e[11]],
   ];
-  const texts = data.cells.map((cell) => [cell[0], ...cell[1].map((v, i) => `${v} ${data.fields[i]}=${v}`)].join(" ").toLowerCase());
+  const fixed = Object.entries(data.fixed).map(([name, v]) => `${v} ${name}=${v}`);
+  const texts = data.cells.map((cell) => [cell[0], ...cell[1].map((v, i) => `${v} ${data.fields[i]}=${v}`), ...fixed].join(" ").toLowerCase());
   const state = { words: "", test: 0, sort: null, down: false, shown: STEP };
   const body = find("cells-body");
 
