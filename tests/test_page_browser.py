@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from posenet_store.cells import Ridge
+from posenet_store.recipes import Ridge
 from posenet_store.report.page import write_page
 from processes import program
 from runs import painted, write

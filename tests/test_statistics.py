@@ -87,6 +87,19 @@ def test_p_of_a_tiny_map_is_the_share_of_all_permutations() -> None:
     assert permuted_p(ranks[None], target)[0] == pytest.approx(exact, abs=noise(1))
 
 
+def test_a_position_of_an_upsampled_map_is_a_block_of_pixels() -> None:
+    target = target_map("H", 56)  # twice the grid of 28x28: blocks of 2x2
+    coarse = np.random.default_rng(0).normal(0, 1, (4, 28, 28)) + 0.05 * target_map("H", 28)
+    scores, sums = graded(np.kron(coarse, np.ones((2, 2))).astype(np.float64), target)
+    ranks = sums.means(scores)["ranks"].astype(float)
+    goal = standard_ranks(target.reshape(1, -1)).reshape(28, 2, 28, 2).swapaxes(1, 2).reshape(784, 2, 2)
+    cut = ranks.reshape(28, 2, 28, 2).swapaxes(1, 2).reshape(784, 2, 2)
+    draw = np.random.default_rng(9)
+    expected = np.mean([(cut * goal[draw.permutation(784)]).sum() >= (cut * goal).sum() for _ in range(4000)])
+    assert 0.01 < expected < 0.99
+    assert permuted_p(ranks[None], target)[0] == pytest.approx(expected, abs=noise(1 + PERMUTATIONS // 4000))
+
+
 def test_p_is_uniform_where_nothing_is_known() -> None:
     target = target_map("G", 6)
     ranks = np.stack([maps_like(target, 0, seed) for seed in range(400)])

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posenet_store.metrics import standard_ranks
+from posenet_store.specs import GRID
 
 RESAMPLES = 2000
 BOUNDS = (2.5, 97.5)
@@ -60,22 +61,40 @@ def interval(scores: NDArray[np.float64]) -> tuple[float, float] | None:
     return low, high
 
 
+def _block(side: int) -> int:
+    """The side of the blocks that are permuted whole: maps larger than the features' grid are upsampled from it."""
+    return next((block for block in range(1, side) if side % block == 0 and side // block <= GRID), 1)
+
+
+def _cut(maps: NDArray[np.float64], block: int) -> NDArray[np.float64]:
+    """Cut maps [m, h, w] into blocks, [m, blocks, pixels of a block]."""
+    count, height, width = maps.shape
+    parts = maps.reshape(count, height // block, block, width // block, block)
+    return parts.transpose(0, 1, 3, 2, 4).reshape(count, -1, block * block)
+
+
 def permuted_p(ranks: NDArray[np.floating], target: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return, for mean maps of standardised ranks [m, h, w], how often a target permuted at random is met as well.
 
     Edgington's randomisation test, one-sided: positions of `target` [h, w] are permuted PERMUTATIONS times, and
     p = (1 + permutations whose mean SPC is at least the observed one) / (1 + PERMUTATIONS), exact, never below 1e-4. Maps
     are smooth and permuted targets are not, so any smooth map beats chance more easily than it should: the test
-    is lenient. `shifted_p` keeps the smoothness; networks that never saw an image are the baseline.
+    is lenient. `shifted_p` keeps the smoothness; networks that never saw an image are the baseline. A position of a map
+    larger than the grid of 28x28 is a block of pixels, such as 8x8 of 224x224.
     """
-    flat = ranks.reshape(len(ranks), -1).astype(np.float64)
-    goal = standard_ranks(target.reshape(1, -1))
-    observed = flat @ goal[0] - SAME
-    draw, counts = np.random.default_rng(0), np.ones(len(flat))
-    chunk = max(1, _CHUNK // max(flat.shape))
+    block = _block(target.shape[0]) if target.shape[0] == target.shape[1] else 1
+    pieces = _cut(ranks.astype(np.float64), block)
+    goal = _cut(standard_ranks(target.reshape(1, -1)).reshape(1, *target.shape), block)[0]
+    observed, counts = (pieces * goal).sum(axis=(1, 2)) - SAME, np.ones(len(pieces))
+    draw, places = np.random.default_rng(0), np.arange(len(goal))
+    chunk = max(1, _CHUNK // max(pieces.shape[:2]))
     for first in range(0, PERMUTATIONS, chunk):
-        drawn = draw.permuted(np.repeat(goal, min(chunk, PERMUTATIONS - first), axis=0), axis=1)
-        counts += (drawn @ flat.T >= observed).sum(axis=0)
+        drawn = draw.permuted(np.tile(places, (min(chunk, PERMUTATIONS - first), 1)), axis=1)
+        if block == 1:
+            counts += (goal[drawn, 0] @ pieces[:, :, 0].T >= observed).sum(axis=0)
+        else:
+            for number, piece in enumerate(pieces):
+                counts[number] += ((piece @ goal.T)[places, drawn].sum(axis=1) >= observed[number]).sum()
     return counts / (1 + PERMUTATIONS)
 
 

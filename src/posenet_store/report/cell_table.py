@@ -18,7 +18,7 @@ ALWAYS = ("network", "target")
 def typed_command(command: str) -> str:
     """Return a recorded command line as a person types it.
 
-    >>> typed_command("/home/x/cli.py sweep demo.toml"), typed_command("/usr/bin/posenet-store sweep demo.toml")
+    >>> typed_command("/somewhere/cli.py sweep demo.toml"), typed_command("/usr/bin/posenet-store sweep demo.toml")
     ('python cli.py sweep demo.toml', 'posenet-store sweep demo.toml')
     """
     program, *words = shlex.split(command) or [""]

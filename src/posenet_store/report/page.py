@@ -20,7 +20,7 @@ from posenet_store.report.findings import NATURAL, above, findings, how_tested, 
 from posenet_store.report.listing import joined, short
 from posenet_store.report.published import ALL
 from posenet_store.report.run import Run
-from posenet_store.report.table import BASE, Line, columns, network_title, setting_of, table_lines
+from posenet_store.report.table import Line, columns, network_title, table_lines
 from posenet_store.results import RunFiles, load_run
 from posenet_store.statistics import PERMUTATIONS
 
@@ -144,13 +144,18 @@ def _rendered(facts: dict[str, Any]) -> str:
     return environment.get_template("page.html.j2").render(**facts, **own, script_digest=f"sha256-{digest}")
 
 
+def _is_of_table2(cell: dict[str, Any]) -> bool:
+    """The published table's kind of head, whichever input its protocol reads: 3x3, no padding, all taps."""
+    return (cell["kernel"], cell["padding"]) == (3, 0) and ":" not in cell["input"]
+
+
 def write_page(runs: Sequence[Path], out: Path) -> Path:
     """Write the page of one or more runs to `out`; raises UsageError if one is no run or has no cell."""
     loaded = {path: load_run(path) for path in runs}
     home = {record["id"]: path for path, (_, found) in reversed(loaded.items()) for record in found}
     records = list({record["id"]: record for _, found in loaded.values() for record in found}.values())
     kept = Kept(runs)
-    base = [record for record in records if setting_of(record["cell"]) == BASE]
+    base = [record for record in records if _is_of_table2(record["cell"])]
     lines = table_lines(base or records, kept)
     shown = lines[:MOST_LINES]
     table = table_rows(shown, kept)
