@@ -78,6 +78,14 @@ def test_seeds_are_one_point_with_an_interval(tmp_path: Path) -> None:
     assert all(row[3].startswith("[") for row in picture.rows if row[-1] == "ours")
 
 
+def test_fewer_training_images_are_an_axis_without_published_values(tmp_path: Path) -> None:
+    run = opened(tmp_path, *(painted(train_rows=rows, noise=10 / rows) for rows in (10, 20, 40)))
+    picture = along(run.records, run.kept, AXIS["amounts"])
+    assert picture
+    assert [row[1] for row in picture.rows] == [f"vgg16-hed, training images {rows}" for rows in (10, 20, 40)]
+    assert "published" not in picture.caption
+
+
 def test_error_maps_are_the_papers_equation_4_over_three_patterns(tmp_path: Path) -> None:
     cells = [
         painted(target=target, network=network) for network, target in product(("pixels", "vgg16-hed"), ("H", "V", "G", "HS"))

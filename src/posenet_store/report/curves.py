@@ -21,9 +21,9 @@ from posenet_store.report.evidence import Kept, Value, bracketed, value_of
 from posenet_store.report.fields import Record, alike
 from posenet_store.report.listing import joined, short
 from posenet_store.report.maps import row_of_maps
-from posenet_store.report.published import KERNELS, LAYERS, MODELS, PADDINGS, STAGES, Published, Setting
-from posenet_store.report.table import BASE, Line, columns, network_title, our_lines, setting_of, table_lines
-from posenet_store.targets import DESCRIPTIONS, TARGETS
+from posenet_store.report.published import KERNELS, LAYERS, MODELS, NONE, PADDINGS, STAGES, Published, Setting
+from posenet_store.report.table import BASE, Line, columns, network_title, our_lines, setting_of, table_lines, target_order
+from posenet_store.targets import description
 
 HEAD = ("target", "network", "SPC", "95 % interval", "MAE", "95 % interval", "numbers")
 
@@ -53,6 +53,7 @@ AXES = (
     ),
     Axis("kernels", "Effect of the kernel size", "kernel size", lambda r: r["cell"]["kernel"], "kernel", KERNELS),
     Axis("paddings", "Effect of the head's padding", "padding", lambda r: r["cell"]["padding"], "padding", PADDINGS),
+    Axis("amounts", "Fewer training images", "training images", lambda r: r["cell"]["train_rows"], "train_rows", NONE),
 )
 Points = dict[tuple[str, str, Setting], list[Record]]
 """(target, network, setting) -> cells that differ in their seeds."""
@@ -139,7 +140,7 @@ def along(records: Sequence[Record], kept: Kept, axis: Axis) -> Picture | None:
     cells = points(records, axis)
     if not cells:
         return None
-    targets = [target for target in TARGETS if any(t == target for t, _, _ in cells)]
+    targets = target_order(target for target, _, _ in cells)
     networks, more = few(network for _, network, _ in cells)
     settings = sorted({x for _, _, x in cells}, key=_order)
     at = {x: float(x) if isinstance(x, int) else float(place) for place, x in enumerate(settings)}
@@ -152,7 +153,7 @@ def along(records: Sequence[Record], kept: Kept, axis: Axis) -> Picture | None:
         for network in networks:
             if any((target, network, x) in cells for x in settings):
                 _curve(plot, panel, axis, cells, (target, network), at, kept)
-        panel.set(title=f"{target} ({DESCRIPTIONS[target]})", xlabel=axis.label)
+        panel.set(title=f"{target} ({description(target)})", xlabel=axis.label)
         panel.set_xticks(list(at.values()), [str(x) for x in at])
     panels[0].set_ylabel("mean SPC, held-out images")
     panels[0].set_ylim(min(0.0, panels[0].get_ylim()[0]), 1.03)
@@ -169,11 +170,13 @@ def along(records: Sequence[Record], kept: Kept, axis: Axis) -> Picture | None:
         "padding": cell["padding"],
         "input": cell["input"],
     }
+    source = axis.published.source
+    theirs = f"; dotted and hollow: published ({source}, on PASCAL-S)" if source else ""
     fixed = ", ".join(f"{name} {value}" for name, value in others.items() if name != axis.field)
     return Picture(
         axis.name, axis.title, figure,
-        f"Above: mean SPC on held-out images; bars: 95 % intervals; dotted and hollow: published ({axis.published.source}, on "
-        f"PASCAL-S). All heads: {fixed}. Below: the maps painted for the first held-out image, target {targets[0]}.{more}",
+        f"Above: mean SPC on held-out images; bars: 95 % intervals{theirs}. All heads: {fixed}. "
+        f"Below: the maps painted for the first held-out image, target {targets[0]}.{more}",
         _in_words(cells, settings, axis, kept), HEAD, plot.rows, plot.tips, _answer(cells, targets[0], axis, kept),
     )  # fmt: skip
 
@@ -211,7 +214,7 @@ def table2_points(records: Sequence[Record], kept: Kept) -> Picture | None:
     measured = {(line.target, line.network, line.source): line for line in our_lines(chosen, kept)}
     kinds = list(dict.fromkeys((line.network, line.source) for line in lines))
     networks = list(dict.fromkeys(line.network for line in lines if line.ours))
-    tests, targets = columns(lines), [target for target in TARGETS if any(line.target == target for line in lines)]
+    tests, targets = columns(lines), target_order(line.target for line in lines)
     figure = canvas(2.3 * -(-len(tests) // 2) + 0.8, WIDTH)
     plot, panels = _Plot(networks, [], {}), grid_of(figure, len(tests), 2)
     for panel, test in zip(panels, tests, strict=True):

@@ -51,7 +51,7 @@ def above(line: Line, lines: Sequence[Line], kept: Kept) -> dict[str, Difference
 
 def _images(line: Line) -> tuple[str, int]:
     record = line.records[0]
-    return record["labels"]["images"], record["cell"]["train_rows"]
+    return record["labels"]["images"], record["cell"]["held_out"]
 
 
 def _per_image(line: Line, kept: Kept) -> NDArray[np.float64] | None:

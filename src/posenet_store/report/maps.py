@@ -21,9 +21,9 @@ from posenet_store.report.drawing import (
 from posenet_store.report.evidence import Kept
 from posenet_store.report.fields import Record, alike, placed
 from posenet_store.report.listing import short
-from posenet_store.report.table import BASE, in_order, network_title, setting_of
+from posenet_store.report.table import BASE, in_order, network_title, setting_of, target_order
 from posenet_store.statistics import constant_error
-from posenet_store.targets import DESCRIPTIONS, TARGETS
+from posenet_store.targets import description
 
 RAMPS = ("H", "V", "G")
 """The patterns over which the paper averages its error maps (Eq. 4, Figure 7)."""
@@ -52,7 +52,7 @@ def _limits(record: Record) -> tuple[float, float]:
 def predicted_maps(records: Sequence[Record], kept: Kept) -> Picture | None:
     """Draw Figure 3 of the report: a column a target, the map to paint on top, below it what each network's heads paint."""
     cells = placed(of_one_kind(records))
-    targets = [target for target in TARGETS if any(t == target for t, _ in cells)]
+    targets = target_order(target for target, _ in cells)
     rows = [("target", "", "")]
     networks, more = few((network for _, network in cells), most=5)
     for network in networks:
@@ -64,7 +64,7 @@ def predicted_maps(records: Sequence[Record], kept: Kept) -> Picture | None:
     panels = figure.subplots(len(rows), len(targets), squeeze=False)
     for column, target in enumerate(targets):
         some = next(some for (t, _), some in cells.items() if t == target)
-        show_map(panels[0][column], target_of(some[0]["cell"]), _limits(some[0]), f"{target}\n{DESCRIPTIONS[target]}")
+        show_map(panels[0][column], target_of(some[0]["cell"]), _limits(some[0]), f"{target}\n{description(target)}")
         panels[0][column].title.set_fontsize(7)
         for row, (network, test, kind) in enumerate(rows[1:], 1):
             there = cells.get((target, network))

@@ -128,6 +128,8 @@ KERNELS = _table("paper, Table 2b", (1, 3, 7), _KERNELS)
 STAGES = _table("paper, Table 3", ("f1", "f2", "f3", "f4", "f5", "all"), _STAGES)
 PADDINGS = _table("paper, Table 4", (0, 1, 2), _PADDINGS)
 UNPADDED = _table("paper, Table 4", ("zeros", "none"), _UNPADDED)
+NONE = Published("", (), {})
+"""Where nothing was published."""
 TASKS = _table("paper, Table 6", COLUMNS, _TASKS)
 ALL = {
     "test image": (*TABLES, TASKS), "layers of the head": (LAYERS,), "kernel size": (KERNELS,), "stage": (STAGES,),

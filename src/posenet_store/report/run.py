@@ -82,6 +82,10 @@ class Plots:
         """Return SPC by the head's zero padding."""
         return self._drawn("paddings")
 
+    def amounts(self) -> Drawing:
+        """Return SPC by the number of training images."""
+        return self._drawn("amounts")
+
     def errors(self) -> Drawing:
         """Return the maps of mean absolute errors (the paper's Eq. 4), one a network."""
         return self._drawn("errors")

@@ -116,7 +116,7 @@ def table_lines(records: Sequence[Record], kept: Kept = NOTHING) -> list[Line]:
     ours = _with_chances(our_lines(records, kept), kept)
     order = {name: place for place, name in enumerate(dict.fromkeys(line.network for line in ours))}
     lines: list[Line] = []
-    for target in sorted({line.target for line in ours}, key=lambda name: (*TARGETS, name).index(name)):
+    for target in target_order(line.target for line in ours):
         here = sorted((line for line in ours if line.target == target), key=lambda line: order[line.network])
         lines += _constants(here)
         backbones = dict.fromkeys(_backbone(line) for line in here)
@@ -159,6 +159,15 @@ def _published_lines(target: str, backbone: str) -> list[Line]:
         for table, pairs in found
         if pairs
     ]
+
+
+def target_order(targets: Iterable[str]) -> list[str]:
+    """Return targets, each once: the published five in the published order, then patterns of one's own.
+
+    >>> target_order(["ramp:30", "G", "H", "G"])
+    ['H', 'G', 'ramp:30']
+    """
+    return sorted(dict.fromkeys(targets), key=lambda name: (*TARGETS, name).index(name))
 
 
 def in_order(tests: Iterable[str]) -> list[str]:
