@@ -13,6 +13,7 @@ from posenet_store.report.drawing import (
     colour_of,
     few,
     grid_of,
+    in_lines,
     legend_below,
     marker_of,
     styled,
@@ -160,7 +161,7 @@ def along(records: Sequence[Record], kept: Kept, axis: Axis) -> Picture | None:
     legend_below(upper, panels[0], 2)
     for row, network in zip(lower.subplots(len(shown), len(settings) + 1, squeeze=False), shown, strict=True):
         row_of_maps(row, [cells.get((targets[0], network, x)) for x in settings], kept)
-        row[0].set_ylabel(network, fontsize=7)
+        row[0].set_ylabel(in_lines(network), fontsize=7)
     for panel, title in zip(lower.axes, ("target", *map(str, settings)), strict=False):
         panel.set_title(title)
     cell = next(iter(cells.values()))[0]["cell"]

@@ -100,6 +100,20 @@ def few(networks: Iterable[str], most: int = MANY) -> tuple[list[str], str]:
     return found[:most], f" The first {most} of {len(found)} networks." if len(found) > most else ""
 
 
+def in_lines(network: str, width: int = 20) -> str:
+    """Break a network's name behind hyphens, so that a long one leaves room for the maps.
+
+    >>> in_lines("resnet18-random0-unit-64px-padding-reflect")
+    'resnet18-random0-\\nunit-64px-padding-\\nreflect'
+    """
+    lines = [""]
+    for part in re.split(r"(?<=-)", network):
+        if len(lines[-1]) + len(part) > width:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(line for line in lines if line)
+
+
 def canvas(height: float, width: float = WIDTH) -> Drawing:
     """Return an empty figure of a size in inches."""
     return Drawing(figsize=(width, height), layout="constrained")

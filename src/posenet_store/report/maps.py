@@ -13,6 +13,7 @@ from posenet_store.report.drawing import (
     canvas,
     colour_of,
     few,
+    in_lines,
     legend_below,
     marker_of,
     show_map,
@@ -71,7 +72,7 @@ def predicted_maps(records: Sequence[Record], kept: Kept) -> Picture | None:
             values = kept.array(_first(there)["id"], f"{kind}/{test}") if there else None
             show_map(panels[row][column], values, _limits(some[0]))
     for row, (network, test, kind) in enumerate(rows):
-        label = f"{network}\n{test}{', mean' if kind == 'mean' else ''}"
+        label = f"{in_lines(network)}\n{test}{', mean' if kind == 'mean' else ''}"
         panels[row][0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=7)
     protocol = next(iter(cells.values()))[0]["cell"]["protocol"]["name"]
     return Picture(
@@ -135,7 +136,7 @@ def error_maps(records: Sequence[Record], kept: Kept) -> Picture | None:
     largest = max(float(one.max()) for one in errors.values())
     top = min(largest, 2 * float(constant.max())) if np.isfinite(largest) else 2 * float(constant.max())
     for panel, (network, values) in zip(panels, errors.items(), strict=False):
-        show_map(panel, values, (0, top), f"{network}\nmean {short(float(values.mean()))}", "cividis")
+        show_map(panel, values, (0, top), f"{in_lines(network)}\nmean {short(float(values.mean()))}", "cividis")
         panel.title.set_fontsize(7.5)
     for panel in panels[len(errors) :]:
         panel.set_axis_off()
