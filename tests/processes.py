@@ -1,18 +1,21 @@
-"""Processes for tests of faults: a Dask scheduler and workers of its own, to be killed, frozen and started again."""
+"""Processes for tests: Debian's programs, and a Dask scheduler and workers to be killed, frozen and started again."""
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
 import psutil
+import pytest
 
 HERE = Path(__file__).parent
+SEARCHED = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 
 
 def waited(what: Callable[[], bool], seconds: float) -> bool:
@@ -21,6 +24,23 @@ def waited(what: Callable[[], bool], seconds: float) -> bool:
     while not (true := what()) and time.monotonic() < deadline:
         time.sleep(0.05)
     return true
+
+
+def program(name: str, packages: Sequence[str]) -> str:
+    """Return the path of a program; installs Debian's packages that have it if that is possible, else skips the test."""
+    if shutil.which(name, path=SEARCHED) is None:
+        if shutil.which("apt-get") is None or os.geteuid() != 0:
+            pytest.skip(f"{name} is missing, and only root on Debian can install it: apt-get install {' '.join(packages)}")
+        install = ["apt-get", "install", "-y", "--no-install-recommends", *packages]
+        for command in (["apt-get", "update"], install):
+            quiet = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
+            try:
+                done = subprocess.run(command, capture_output=True, text=True, check=False, env=quiet, timeout=300)
+            except subprocess.TimeoutExpired:
+                pytest.skip(f"{' '.join(command)} did not end in five minutes")
+            if done.returncode:
+                pytest.skip(f"{' '.join(command)} failed: {(done.stderr.strip() or done.stdout.strip()).splitlines()[-1]}")
+    return str(shutil.which(name, path=SEARCHED))
 
 
 def free_ports(count: int) -> list[int]:

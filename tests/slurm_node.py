@@ -2,17 +2,15 @@
 
 import getpass
 import os
-import shutil
 import socket
 import subprocess
 from collections.abc import Iterator
 
 import pytest
 
-from processes import free_ports, waited
+from processes import free_ports, program, waited
 
 PACKAGES = ("slurm-wlm", "munge")
-SEARCHED = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 CONFIGURATION = """
 ClusterName=one
 SlurmctldHost=localhost(127.0.0.1)
@@ -39,23 +37,6 @@ PartitionName=tiny Nodes=node Default=YES State=UP
 """
 
 
-def program(name: str) -> str:
-    """The path of one of Slurm's programs; installs them if that is possible, else skips."""
-    if shutil.which(name, path=SEARCHED) is None:
-        if shutil.which("apt-get") is None or os.geteuid() != 0:
-            pytest.skip(f"{name} is missing, and only root on Debian can install it: apt-get install {' '.join(PACKAGES)}")
-        install = ["apt-get", "install", "-y", "--no-install-recommends", *PACKAGES]
-        for command in (["apt-get", "update"], install):
-            quiet = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-            try:
-                done = subprocess.run(command, capture_output=True, text=True, check=False, env=quiet, timeout=300)
-            except subprocess.TimeoutExpired:
-                pytest.skip(f"{' '.join(command)} did not end in five minutes")
-            if done.returncode:
-                pytest.skip(f"{' '.join(command)} failed: {(done.stderr.strip() or done.stdout.strip()).splitlines()[-1]}")
-    return str(shutil.which(name, path=SEARCHED))
-
-
 def slurm(*words: str) -> str:
     return subprocess.run(words, capture_output=True, text=True, check=True).stdout
 
@@ -76,9 +57,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
              "seed-file": home / "munge.seed"}  # fmt: skip
     # --force: pytest's folders are private, and munged wants a socket that everyone reaches
     daemons = (
-        [program("munged"), "--foreground", "--force", *(f"--{name}={value}" for name, value in munge.items())],
-        [program("slurmctld"), "-D"],
-        [program("slurmd"), "-D", "-N", "node"],
+        [program("munged", PACKAGES), "--foreground", "--force", *(f"--{name}={value}" for name, value in munge.items())],
+        [program("slurmctld", PACKAGES), "-D"],
+        [program("slurmd", PACKAGES), "-D", "-N", "node"],
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SLURM_CONF", str(configuration))

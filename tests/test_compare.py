@@ -16,9 +16,10 @@ from posenet_store.catalogue import stores
 from posenet_store.errors import UsageError
 from posenet_store.planning import plan_sweep
 from posenet_store.recipes import Protocol, Recipe, Ridge
-from posenet_store.report.compare import RESAMPLES, Difference, as_listing, compared, contrast, difference
+from posenet_store.report.compare import Difference, as_listing, compared, contrast, difference
 from posenet_store.report.pairs import Partner, Side, paired
 from posenet_store.results import RunFiles, load_run, read_scores
+from posenet_store.statistics import RESAMPLES
 from posenet_store.sweep import run_sweep
 from posenet_store.sweep_spec import SweepSpec
 from runs import cell, cli, constant, write

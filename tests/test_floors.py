@@ -25,7 +25,7 @@ FLOORS = (
         "unpack",
     ),
     ("stages", "specs", "targets", "metrics", "images", "slurm", "report.published", "download"),
-    ("blocks", "layout", "cells", "alignment", "canvas", "sources", "executors", "heads", "remote"),
+    ("statistics", "blocks", "layout", "cells", "alignment", "canvas", "sources", "executors", "heads", "remote"),
     (
         "gather",
         "moments",
@@ -48,11 +48,13 @@ FLOORS = (
     ("training",),
     ("passes", "evaluation", "cost"),
     ("sweep",),
-    ("report", "report.listing", "report.fields"),
-    ("report.table",),
-    ("report.figures",),
-    ("report.page", "report.ranking", "report.pairs"),
-    ("report.compare",),
+    ("report", "report.listing", "report.fields", "report.drawing"),
+    ("report.evidence",),
+    ("report.table", "report.cautions"),
+    ("report.maps", "report.ranking", "report.pairs", "report.cell_table"),
+    ("report.curves", "report.compare"),
+    ("report.run", "report.findings"),
+    ("report.page",),
     ("cli.options",),
     ("cli.bench", "cli.build", "cli.evaluate", "cli.fetch", "cli.train", "cli.show", "cli.verify"),
     ("cli",),
@@ -75,7 +77,7 @@ OWNERS = {
     "dask": {"executors", "views", "reader"},  # tasks; lazy arrays; types only
     "distributed": {"executors", "slurm"},  # tasks; the state of a job
     "dask_jobqueue": {"slurm"},
-    "matplotlib": {"report.figures"},
+    "matplotlib": {"report.drawing"},
     "jinja2": {"report.page"},
     "click": {"cli", *(f"cli.{name}" for name in "bench build evaluate fetch options show train verify".split())},  # noqa: SIM905
     "rich": {"cli.options"},

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
 from posenet_store.files import canonical_json
-from posenet_store.metrics import CONSTANT_TOLERANCE, Scores, score
+from posenet_store.metrics import CONSTANT_TOLERANCE, Scores, graded, score, standard_ranks
 from posenet_store.targets import TARGETS, target_map
 
 RAMP = np.linspace(0, 1, 100).reshape(10, 10)
@@ -226,3 +226,27 @@ def test_a_summary_holds_plain_numbers() -> None:
         "undefined": int,
         "nonfinite": int,
     }
+
+
+def test_sums_are_those_of_every_image_and_give_the_mean_spc_of_any_permuted_target() -> None:
+    rng = np.random.default_rng(4)
+    maps = RAMP + rng.normal(0, 1, (9, 10, 10))
+    maps[2], maps[5, 0, 0] = 0.5, np.nan  # constant; not finite
+    scores, sums = graded(maps, RAMP)
+    parts = graded(maps[:4], RAMP)[1] + graded(maps[4:], RAMP)[1]
+    finite, defined = np.delete(maps, 5, axis=0), np.delete(maps, [2, 5], axis=0)
+    for means in (sums.means(scores), parts.means(scores)):
+        assert {name: one.dtype for name, one in means.items()} == dict.fromkeys(("mean", "error", "ranks"), np.float32)
+        assert means["mean"] == pytest.approx(finite.mean(0), abs=1e-6)  # float32
+        assert means["error"] == pytest.approx(np.abs(finite - RAMP).mean(0), abs=1e-6)
+        assert means["error"].mean() == pytest.approx(np.nanmean(scores.mae), abs=1e-6)
+    permuted = rng.permutation(RAMP.ravel())
+    expected = np.mean([spearmanr(one.ravel(), permuted).statistic for one in defined])
+    assert sums.means(scores)["ranks"].ravel() @ standard_ranks(permuted[None])[0] == pytest.approx(expected, abs=1e-6)
+
+
+def test_without_a_defined_image_there_is_no_map_of_ranks() -> None:
+    scores, sums = graded(np.ones((2, 10, 10)), RAMP)
+    assert set(sums.means(scores)) == {"mean", "error"}
+    scores, sums = graded(np.full((2, 10, 10), np.inf), RAMP)
+    assert sums.means(scores) == {}

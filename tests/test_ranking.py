@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from posenet_store.recipes import Recipe, Ridge
+from posenet_store.report.evidence import Value
 from posenet_store.report.fields import where
 from posenet_store.report.ranking import Group, chosen_fields, grouped, ranked, ranking
-from posenet_store.report.table import Value, chosen_columns
+from posenet_store.report.table import chosen_columns
 from posenet_store.results import load_run
 from runs import cell, cli, constant, write
 

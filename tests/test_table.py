@@ -12,6 +12,7 @@ from posenet_store.report.table import as_rows, our_lines, table2, table_lines
 
 def record(seed: int, spc: float | None, network: str = "vgg16-hed", **cell: Any) -> dict[str, Any]:
     base = {"target": "H", "kernel": 3, "padding": 0, "input": "aligned", "seed": seed, "protocol": {"name": "report-2020"}}
+    base |= {"value_range": (0.0, 1.0), "normalise": False}
     summary = {"spc": spc, "mae": 0.25, "images": 10, "undefined": 10 if spc is None else 0, "nonfinite": 0}
     return {
         "id": f"{network}{seed}",
@@ -44,6 +45,7 @@ def test_undefined_is_a_word_never_a_number() -> None:
 def test_published_rows_stand_below_their_backbone() -> None:
     lines = table_lines([record(0, 0.4), record(0, 0.1, network="pixels")])
     assert [(line.network, line.source) for line in lines] == [
+        ("best constant", "baseline"),
         ("vgg16-hed", "ours: report-2020"),
         ("VGG", "published: report"),
         ("VGG", "published: paper"),
@@ -51,18 +53,19 @@ def test_published_rows_stand_below_their_backbone() -> None:
         ("PosENet", "published: report"),
         ("PosENet", "published: paper"),
     ]
-    assert lines[1].values["natural"].text() == ".394 / .235"
+    assert lines[2].values["natural"].text() == ".394 / .235"
+    assert lines[0].values["natural"].text() == "undef. / .251"
 
 
 def test_published_rows_are_only_for_the_published_head() -> None:
-    assert [line.published for line in table_lines([record(0, 0.4, kernel=5)])] == [False]
-    assert [line.published for line in table_lines([record(0, 0.4, network="resnet18-imagenet")])] == [False]
+    for one in (record(0, 0.4, kernel=5), record(0, 0.4, network="resnet18-imagenet")):
+        assert [line.source for line in table_lines([one])] == ["baseline", "ours: report-2020"]
 
 
 def test_columns_are_natural_then_other_sets_then_the_probes() -> None:
     head, rows = as_rows(table_lines([record(0, 0.4)]))
     assert head[3:] == [f"{name} SPC / MAE" for name in ("natural", "bear", "black", "white", "noise")]
-    assert rows[0][3:] == [".400 / .250", ".400 / .250", "", ".400 / .250", ""]
+    assert rows[1][3:] == [".400 / .250", ".400 / .250", "", ".400 / .250", ""]
 
 
 def test_what_varies_is_a_column() -> None:
@@ -98,9 +101,9 @@ def test_markdown_and_csv_hold_the_same_numbers() -> None:
     listing = table2([record(0, 0.4), record(1, 0.5)])
     assert "| H | vgg16-hed | ours: report-2020 | .450 ±.071 / .250 |" in listing.markdown()
     rows = list(csv.DictReader(io.StringIO(listing.csv())))
-    assert len(rows) == len(listing.records) == 3 + 4 + 4
-    assert rows[0]["test"] == "white"
-    assert float(rows[0]["spc"]) == pytest.approx(0.45)
+    assert len(rows) == len(listing.records) == 3 + 3 + 4 + 4
+    assert (rows[3]["test"], rows[3]["numbers"]) == ("white", "ours: report-2020")
+    assert float(rows[3]["spc"]) == pytest.approx(0.45)
 
 
 def test_the_published_tables_are_complete() -> None:

@@ -12,11 +12,13 @@ from posenet_store.errors import BuildError, ImageError, PosenetStoreError, Stor
 # Loaded when first used: `import posenet_store` costs neither torch nor zarr.
 _HOMES = {
     "Reader": "reader",
+    "Run": "report.run",
     "SweepSpec": "sweep_spec",
     "build": "extract",
     "image_set": "sources",
     "load_backbone": "backbones",
     "load_sweep": "sweep_spec",
+    "open_run": "report.run",
     "open_store": "reader",
     "own_backbone": "backbones",
     "plan_store": "extract",

@@ -41,8 +41,39 @@ class Scores:
         }
 
 
-def _standard_ranks(maps: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Average ranks of each row, centred and scaled to unit length."""
+@dataclass(frozen=True)
+class MapSums:
+    """Sums over images of what a head paints, each float64 [h, w].
+
+    `maps` and `errors` (absolute differences from the target) are over images whose MAE is finite, `ranks` (centred, of
+    unit length) over those whose SPC is defined.
+    """
+
+    maps: NDArray[np.float64]
+    errors: NDArray[np.float64]
+    ranks: NDArray[np.float64]
+
+    def __add__(self, other: "MapSums") -> "MapSums":
+        return MapSums(self.maps + other.maps, self.errors + other.errors, self.ranks + other.ranks)
+
+    def means(self, scores: Scores) -> dict[str, NDArray[np.float32]]:
+        """Return `mean`, `error` (the paper's Eq. 4, of one target) and `ranks` as float32 [h, w]; without an image, none.
+
+        The mean SPC against any permutation of the target is the dot product of `ranks` with that permutation's
+        standardised ranks: tests of significance need no image again.
+        """
+        finite, defined = int(np.isfinite(scores.mae).sum()), int(np.isfinite(scores.spc).sum())
+        kept = {"mean": (self.maps, finite), "error": (self.errors, finite), "ranks": (self.ranks, defined)}
+        with np.errstate(over="ignore"):  # a map beyond float32 is of a head that ran away
+            return {name: (total / count).astype(np.float32) for name, (total, count) in kept.items() if count}
+
+
+def standard_ranks(maps: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the average ranks of each row [n, p], centred and scaled to unit length; a constant row is all zero.
+
+    >>> standard_ranks(np.array([[1.0, 2.0, 2.0, 4.0]])).round(3).tolist()
+    [[-0.707, 0.0, 0.0, 0.707]]
+    """
     ranks: NDArray[np.float64] = rankdata(maps, axis=1)
     ranks -= ranks.mean(axis=1, keepdims=True)
     norm = np.sqrt((ranks**2).sum(axis=1, keepdims=True))
@@ -58,15 +89,23 @@ def score(predictions: NDArray[np.float64], target: NDArray[np.float64]) -> Scor
     >>> score(np.stack([ramp * 2, -ramp, ramp * 0 + 7]), ramp).spc.round(6).tolist()
     [1.0, -1.0, nan]
     """
+    return graded(predictions, target)[0]
+
+
+def graded(predictions: NDArray[np.float64], target: NDArray[np.float64]) -> tuple[Scores, MapSums]:
+    """Return `score` of predictions [n, h, w], and the sums over them of maps, errors and ranks."""
     flat = np.asarray(predictions, dtype=np.float64).reshape(len(predictions), -1)
     goal = np.asarray(target, dtype=np.float64).reshape(1, -1)
     finite = np.asarray(np.isfinite(flat).all(axis=1))
+    tame = np.where(finite[:, None], flat, 0)
     with np.errstate(over="ignore"):
-        mae = np.where(finite, np.abs(np.where(finite[:, None], flat, 0) - goal).mean(axis=1), np.nan)
-        span = np.ptp(np.where(finite[:, None], flat, 0), axis=1)
-    magnitude = np.maximum(np.abs(np.where(finite[:, None], flat, 0)).max(axis=1, initial=0), np.ptp(goal))
+        errors = np.abs(tame - goal)
+        mae = np.where(finite, errors.mean(axis=1), np.nan)
+        span = np.ptp(tame, axis=1)
+        counted = np.isfinite(mae)
+        sums = [tame[counted].sum(axis=0), errors[counted].sum(axis=0)]
+    magnitude = np.maximum(np.abs(tame).max(axis=1, initial=0), np.ptp(goal))
     defined = np.asarray(finite & (span > CONSTANT_TOLERANCE * magnitude) & (np.ptp(goal) > 0))
-    spc = np.full(len(flat), np.nan)
-    if defined.any():
-        spc[defined] = _standard_ranks(flat[defined]) @ _standard_ranks(goal)[0]
-    return Scores(spc, mae)
+    spc, ranks = np.full(len(flat), np.nan), standard_ranks(flat[defined])
+    spc[defined] = ranks @ standard_ranks(goal)[0]
+    return Scores(spc, mae), MapSums(*(one.reshape(target.shape) for one in (*sums, ranks.sum(axis=0))))

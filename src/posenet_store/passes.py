@@ -4,9 +4,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from posenet_store.cells import HELD_OUT, Cell, target_of
@@ -117,10 +115,8 @@ def _write_cell(files: RunFiles, reader: Reader, group: Fitted, place: int, scor
     labels = {"network": reader.spec.network, "backbone": reader.spec.backbone, "images": reader.spec.images}
     metadata = {"cell": cell.to_dict(), "network_key": reader.spec.network_key, **labels}
     save_head(files.head(cell.id), group.heads, place, metadata)
-    arrays: dict[str, NDArray[np.float64] | NDArray[np.float32]] = {}
-    for name, one in scored.items():
-        arrays |= {f"spc/{name}": one.scores.spc, f"mae/{name}": one.scores.mae, f"map/{name}": one.sample}
-    write_scores(files.scores(cell.id), arrays)
+    arrays = [one.arrays(name) for name, one in scored.items()]
+    write_scores(files.scores(cell.id), {name: array for some in arrays for name, array in some.items()})
     write_json(
         files.record(cell.id),
         {

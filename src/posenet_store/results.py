@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from posenet_store.cells import Cell
@@ -53,7 +54,8 @@ class RunFiles:
         return self.root / "heads" / f"{cell}.safetensors"
 
     def scores(self, cell: str) -> Path:
-        """Per-image scores (`spc/<test>`, `mae/<test>`) and a predicted map a test (`map/<test>`)."""
+        """Per-image scores (`spc/<test>`, `mae/<test>`), the first image's map (`map/<test>`) and the mean maps over all
+        images (`mean/<test>`, `error/<test>`, `ranks/<test>`: see `metrics.MapSums`) of each test."""
         return self.root / "scores" / f"{cell}.safetensors"
 
     def create(self) -> None:
@@ -74,8 +76,16 @@ def write_scores(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
 
 
 def read_scores(path: Path) -> dict[str, NDArray[Any]]:
-    """Read what `write_scores` wrote."""
-    return dict(load_file(path))
+    """Read what `write_scores` wrote; raises StoreError for a damaged file."""
+    try:
+        return dict(load_file(path))
+    except SafetensorError as error:
+        raise damaged_scores(path, error) from None
+
+
+def damaged_scores(path: Path, why: object) -> StoreError:
+    """Build the error for a file of scores that is not whole."""
+    return StoreError(f"{path} is damaged ({why}); remove it and type the run's sweep command again")
 
 
 def load_run(root: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:

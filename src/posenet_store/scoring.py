@@ -1,7 +1,9 @@
-"""Scoring heads on a store: per-image SPC and MAE, and the predicted map of a sample image."""
+"""Scoring heads on a store: per-image SPC and MAE, mean maps over the images, and the map of a sample image."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 
 import numpy as np
 import torch
@@ -11,7 +13,7 @@ from torch import Tensor
 from posenet_store.families import Places, chosen
 from posenet_store.heads import Heads
 from posenet_store.inputs import Input
-from posenet_store.metrics import Scores, score
+from posenet_store.metrics import MapSums, Scores, graded
 from posenet_store.reader import Reader
 
 PROBES = "probes"
@@ -19,10 +21,17 @@ PROBES = "probes"
 
 @dataclass(frozen=True)
 class Scored:
-    """One head's scores over the images of a stream, and its map of the first of them (float32 [h, w])."""
+    """One head's scores over a stream's images, their mean maps by name, and its map of the first (all float32 [h, w])."""
 
     scores: Scores
+    maps: dict[str, NDArray[np.float32]]
     sample: NDArray[np.float32]
+
+    def arrays(self, test: str) -> dict[str, NDArray[np.float64] | NDArray[np.float32]]:
+        """Return all by the names under which a run keeps them, `spc/<test>` and so on."""
+        named: dict[str, NDArray[np.float64] | NDArray[np.float32]] = {"spc": self.scores.spc, "mae": self.scores.mae}
+        named |= self.maps | {"map": self.sample}
+        return {f"{name}/{test}": array for name, array in named.items()}
 
 
 def stream(reader: Reader, source: Input, start: int, stop: int) -> Iterator[Tensor]:
@@ -52,7 +61,7 @@ class Scorable:
 @torch.inference_mode()
 def score_heads(blocks: Iterable[Tensor], groups: Sequence[Scorable]) -> list[list[Scored]]:
     """Score every head against its own target on all blocks [B, C, 28, 28]; one list a group, one entry a head."""
-    parts: list[list[list[Scores]]] = [[[] for _ in group.targets] for group in groups]
+    parts: list[list[list[tuple[Scores, MapSums]]]] = [[[] for _ in group.targets] for group in groups]
     samples: list[list[NDArray[np.float32]]] = [[] for _ in groups]
     for block in blocks:
         for number, group in enumerate(groups):
@@ -61,12 +70,13 @@ def score_heads(blocks: Iterable[Tensor], groups: Sequence[Scorable]) -> list[li
             if not samples[number]:
                 samples[number] = [maps[0, head].astype(np.float32) for head in range(len(targets))]
             for head, target in enumerate(targets):
-                parts[number][head].append(score(maps[:, head], target))
+                parts[number][head].append(graded(maps[:, head], target))
     return [
-        [Scored(_joined(scores), sample) for scores, sample in zip(group, drawn, strict=True)]
+        [_scored(one, sample) for one, sample in zip(group, drawn, strict=True)]
         for group, drawn in zip(parts, samples, strict=True)
     ]
 
 
-def _joined(parts: Sequence[Scores]) -> Scores:
-    return Scores(np.concatenate([part.spc for part in parts]), np.concatenate([part.mae for part in parts]))
+def _scored(parts: Sequence[tuple[Scores, MapSums]], sample: NDArray[np.float32]) -> Scored:
+    scores = Scores(*(np.concatenate([getattr(part, name) for part, _ in parts]) for name in ("spc", "mae")))
+    return Scored(scores, reduce(add, (sums for _, sums in parts)).means(scores), sample)

@@ -121,6 +121,7 @@ def table(
     form: str, as_json: bool,
 ) -> None:  # fmt: skip
     """Print a run as the report's Table 2, published numbers beside ours; with --by, rank groups of heads instead."""
+    from posenet_store.report.evidence import Kept
     from posenet_store.report.fields import where
     from posenet_store.report.ranking import BEST_FIRST, ranking
     from posenet_store.report.table import chosen_columns, table2
@@ -129,8 +130,11 @@ def table(
     content, records = load_run(run)
     title = content["sweep"]["title"]
     if not (by or tests or conditions or sort or top):
-        remark = "natural: held-out images (ours), one photo (report), PASCAL-S (paper). Ours: mean ± deviation over seeds."
-        _print_listing(table2(records), title, remark, form, as_json)
+        remark = (
+            "natural: held-out images (ours), one photo (report), PASCAL-S (paper). Ours: mean [95 % interval over images and "
+            "seeds], of one image ± deviation over seeds. p: permuted targets, corrected for all entries of this table (Holm)."
+        )
+        _print_listing(table2(records, Kept([run])), title, remark, form, as_json)
         return
     if lacking := len(content["cells"]) - len(records):
         click.echo(f"{lacking} of {len(content['cells'])} cells are not finished and left out", err=True)
@@ -181,9 +185,17 @@ def compare(
 @click.command()
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), help="The page.  [default: report.html in the first run]")
-def report(runs: tuple[Path, ...], out: Path | None) -> None:
-    """Write one self-contained HTML page about one run or several: Table 2, Figures 3-5, how it was made."""
+@click.option(
+    "--figures", type=click.Path(path_type=Path), metavar="DIR", help="Also write every figure as PNG and SVG into DIR."
+)
+def report(runs: tuple[Path, ...], out: Path | None, figures: Path | None) -> None:
+    """Write one self-contained HTML page about one run or several: answers, Table 2, figures, every cell, how it was made."""
     from posenet_store.report.page import write_page
+    from posenet_store.report.run import open_run
     from posenet_store.results import RunFiles
 
     click.echo(write_page(runs, out or RunFiles(runs[0]).page))
+    if figures:
+        for picture in open_run(*runs).pictures():
+            for path in picture.save(figures):
+                click.echo(path)

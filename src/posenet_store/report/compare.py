@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -16,10 +15,7 @@ from posenet_store.report.listing import Entry, Listing, short
 from posenet_store.report.pairs import Partner, partner_fields
 from posenet_store.report.table import shown_field
 from posenet_store.results import COLUMNS
-
-RESAMPLES = 2000
-BOUNDS = (2.5, 97.5)
-"""The percentiles of the resampled means between which 95 % of them lie."""
+from posenet_store.statistics import interval
 
 SAME = 1e-6
 """Scores of one head trained twice, alone and among others, agree to this."""
@@ -68,15 +64,6 @@ class Comparison:
     mae: Difference
 
 
-@lru_cache(maxsize=2)
-def _weights(images: int) -> NDArray[np.float64]:
-    """How often each resample draws each image, [RESAMPLES, images]; always the same draws, so that a rerun agrees."""
-    drawn = np.random.default_rng(0).integers(0, images, (RESAMPLES, images))
-    drawn += np.arange(RESAMPLES)[:, None] * images
-    counts = np.bincount(drawn.ravel(), minlength=RESAMPLES * images).reshape(RESAMPLES, images)
-    return counts.astype(np.float64)
-
-
 def difference(first: NDArray[np.float64], second: NDArray[np.float64], more_is_better: bool) -> Difference:
     """Compare two scores of the same images, both float64 [n]; the bounds are those of a percentile bootstrap over images.
 
@@ -86,9 +73,7 @@ def difference(first: NDArray[np.float64], second: NDArray[np.float64], more_is_
     both = np.isfinite(first) & np.isfinite(second)
     change = second[both] - first[both]
     count = len(change)
-    low = high = None
-    if count > 1:
-        low, high = np.percentile(_weights(count) @ change / count, BOUNDS).tolist()
+    low, high = interval(change) or (None, None)
     better = int(((change if more_is_better else -change) > SAME).sum())
     return Difference(float(change.mean()) if count else None, low, high, better, count, int((~both).sum()))
 

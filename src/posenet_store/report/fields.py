@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
+from math import inf
 from typing import Any
 
 from posenet_store.errors import UsageError, unknown
@@ -81,3 +82,36 @@ def where(records: Sequence[Record], conditions: Iterable[str]) -> list[Record]:
         asked = ", ".join(f"{field} {' or '.join(values)}" for field, values in wanted.items())
         raise UsageError(f"no cell has all of {asked}; leave a --where out")
     return kept
+
+
+Placed = dict[tuple[str, str], list[Record]]
+"""(target, network) -> cells that differ in their seeds."""
+
+
+def alike(records: Iterable[Record], free: Sequence[str] = ()) -> list[list[Record]]:
+    """Return groups of records that agree in every field but target, network, seed and the `free` ones.
+
+    The group with most combinations of these comes first; of equal ones that of the least mean error.
+    """
+    ignored = {"target", "network", "seed", *free}
+    groups: dict[tuple[Any, ...], list[Record]] = {}
+    places: dict[int, set[tuple[str, ...]]] = {}
+    for record in records:
+        values = fields_of(record)
+        group = groups.setdefault(tuple(value for name, value in values.items() if name not in ignored), [])
+        group.append(record)
+        places.setdefault(id(group), set()).add(tuple(str(values.get(name)) for name in ignored - {"seed"}))
+
+    def error(group: list[Record]) -> float:
+        found = [s["mae"] for record in group for s in record["scores"].values()]
+        return sum(inf if mae is None else mae for mae in found) / max(len(found), 1)
+
+    return sorted(groups.values(), key=lambda group: (-len(places[id(group)]), error(group)))
+
+
+def placed(records: Iterable[Record]) -> Placed:
+    """Return records by their target and network."""
+    found: Placed = {}
+    for record in records:
+        found.setdefault((record["cell"]["target"], record["labels"]["network"]), []).append(record)
+    return found

@@ -7,11 +7,10 @@ from typing import Any
 
 from numpy import float64
 from numpy.typing import NDArray
-from safetensors import SafetensorError
 
-from posenet_store.errors import StoreError, UsageError
+from posenet_store.errors import UsageError
 from posenet_store.report.fields import FIELDS, Record, assigned, described, fields_of, holding, varying, where
-from posenet_store.results import RunFiles, load_run, read_scores
+from posenet_store.results import RunFiles, damaged_scores, load_run, read_scores
 
 Scores = dict[str, NDArray[float64]]
 """Per-image scores by name: `spc/<test>` and `mae/<test>`."""
@@ -79,11 +78,11 @@ def _read(name: str, run: Path, records: Iterable[Record]) -> Side:
 
 def _scores(files: RunFiles, record: Record) -> Scores:
     path = files.scores(record["id"])
+    arrays = read_scores(path)
     try:
-        arrays = read_scores(path)
         return {name: arrays[name] for test in record["scores"] for name in (f"spc/{test}", f"mae/{test}")}
-    except (SafetensorError, KeyError) as error:
-        raise StoreError(f"{path} is damaged ({error}); remove it and type the run's sweep command again") from None
+    except KeyError as error:
+        raise damaged_scores(path, error) from None
 
 
 def partner_fields(record: Record) -> dict[str, Any]:

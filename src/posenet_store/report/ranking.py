@@ -1,17 +1,20 @@
 """Heads grouped by any of their fields and put in order: which network, input or kernel reads position best?"""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import sqrt
 from statistics import mean, variance
 from typing import Any
 
 from posenet_store.errors import unknown
+from posenet_store.report.evidence import Value
 from posenet_store.report.fields import FIELDS, Record, fields_of, values_of, varying
 from posenet_store.report.listing import Entry, Listing
-from posenet_store.report.table import Value, shown_field
+from posenet_store.report.table import shown_field
 
 BEST_FIRST = "-spc"
+RANKED = ("spc", "mae", "spc_spread", "mae_spread", "images", "undefined")
+"""What a group has of a Value: an interval or a p is of heads that paint one target."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +129,7 @@ def _listing(groups: Sequence[Group], by: Sequence[str], columns: Sequence[str])
 def _records(groups: Iterable[Group]) -> list[dict[str, Any]]:
     """One flat record a group and test column."""
     return [
-        group.fields | {"heads": group.heads, "test": name} | asdict(value)
+        group.fields | {"heads": group.heads, "test": name} | {key: getattr(value, key) for key in RANKED}
         for group in groups
         for name, value in group.values.items()
     ]

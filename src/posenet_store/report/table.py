@@ -1,56 +1,43 @@
 """Table 2 of the report: for each target and network our numbers, and below them the published ones."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from statistics import mean, stdev
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from posenet_store.cells import HELD_OUT
+from posenet_store.cells import HELD_OUT, target_of
 from posenet_store.errors import unknown
-from posenet_store.report.fields import SETTINGS, fields_of, varying
-from posenet_store.report.listing import Listing, joined, short
+from posenet_store.report.evidence import NOTHING, Kept, Value, chances, shown_p, value_of
+from posenet_store.report.fields import SETTINGS, Record, fields_of, varying
+from posenet_store.report.listing import Listing
 from posenet_store.report.published import COLUMNS, MODELS, TABLES
+from posenet_store.statistics import constant_error
 from posenet_store.targets import TARGETS
 
 BASE = "k=3"
 
 
 @dataclass(frozen=True)
-class Value:
-    """One entry: means over seeds of SPC and MAE, their spread (sample deviation), images and undefined ones a seed."""
-
-    spc: float | None
-    mae: float | None
-    spc_spread: float | None = None
-    mae_spread: float | None = None
-    images: int = 0
-    undefined: int = 0
-
-    def parts(self) -> tuple[str, str, str]:
-        """Return SPC, its spread and MAE as the report prints numbers; an unknown spread is empty."""
-        spread = f"±{short(self.spc_spread)}" if self.spc_spread is not None and self.spc is not None else ""
-        return short(self.spc), spread, f"/ {short(self.mae)}"
-
-    def text(self) -> str:
-        """Return "SPC ±spread / MAE".
-
-        >>> Value(0.3941, 0.2349, 0.0123).text(), Value(None, 0.251).text()
-        ('.394 ±.012 / .235', 'undef. / .251')
-        """
-        return joined(self.parts())
-
-
-@dataclass(frozen=True)
 class Line:
-    """One row: a target, the network, what varies (kernel, padding, input), whose numbers, and a Value a column."""
+    """One row: a target, the network, what varies (kernel, padding, input), whose numbers, and a Value a column.
+
+    A published row, and that of the best constant map, has no records.
+    """
 
     target: str
     network: str
     setting: str
     source: str
     values: dict[str, Value]
-    published: bool = False
-    records: tuple[dict[str, Any], ...] = field(default=(), repr=False, compare=False)
+    records: tuple[Record, ...] = field(default=(), repr=False, compare=False)
+
+    @property
+    def ours(self) -> bool:
+        """Whether these are heads of the run."""
+        return bool(self.records)
+
+    def test(self, column: str) -> str:
+        """Return the test that a column is of, as its records name it."""
+        return HELD_OUT if column == COLUMNS[0] and HELD_OUT in self.records[0]["scores"] else column
 
 
 def network_title(network: str) -> str:
@@ -88,37 +75,23 @@ def setting_of(cell: dict[str, Any]) -> str:
     return " ".join(parts)
 
 
-def value_of(summaries: Sequence[dict[str, Any]]) -> Value:
-    """Pool the summaries of one test over seeds."""
-    spc = [s["spc"] for s in summaries if s["spc"] is not None]
-    mae = [s["mae"] for s in summaries if s["mae"] is not None]
-    return Value(
-        mean(spc) if spc else None,
-        mean(mae) if mae else None,
-        stdev(spc) if len(spc) > 1 else None,
-        stdev(mae) if len(mae) > 1 else None,
-        summaries[0]["images"],
-        max(s["undefined"] for s in summaries),
-    )
-
-
 def _column(test: str) -> str:
     return COLUMNS[0] if test == HELD_OUT else test
 
 
-def _told_apart(records: Sequence[dict[str, Any]]) -> dict[tuple[str, ...], list[str]]:
+def _told_apart(records: Sequence[Record]) -> dict[tuple[str, ...], list[str]]:
     """Return of each store and protocol the settings, and the amount of training images, that vary among its cells."""
-    named: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    named: dict[tuple[str, ...], list[Record]] = {}
     for record in records:
         named.setdefault(_alike(record), []).append(record)
     return {name: [one for one in varying(some) if one in (*SETTINGS, "train_rows")] for name, some in named.items()}
 
 
-def _alike(record: dict[str, Any]) -> tuple[str, ...]:
+def _alike(record: Record) -> tuple[str, ...]:
     return record["labels"]["network"], record["labels"]["images"], record["cell"]["protocol"]["name"]
 
 
-def our_lines(records: Sequence[dict[str, Any]]) -> list[Line]:
+def our_lines(records: Sequence[Record], kept: Kept = NOTHING) -> list[Line]:
     """Return one line a (target, network, images, setting, protocol with what varies of its settings), seeds pooled."""
     told_apart = _told_apart(records)
     pooled: dict[tuple[str, ...], list[dict[str, Any]]] = {}
@@ -132,19 +105,20 @@ def our_lines(records: Sequence[dict[str, Any]]) -> list[Line]:
     lines = []
     for (target, network, trained_on, setting, source), cells in pooled.items():
         tests = list(cells[0]["scores"])
-        values = {_column(test): value_of([c["scores"][test] for c in cells if test in c["scores"]]) for test in tests}
+        values = {_column(test): value_of([c for c in cells if test in c["scores"]], test, kept) for test in tests}
         name = f"{network} on {trained_on}" if len(images) > 1 else network
         lines.append(Line(target, name, setting, source, values, records=tuple(cells)))
     return lines
 
 
-def table_lines(records: Sequence[dict[str, Any]]) -> list[Line]:
-    """Return our lines in Table 2's order, each backbone's published lines after them."""
-    ours = our_lines(records)
+def table_lines(records: Sequence[Record], kept: Kept = NOTHING) -> list[Line]:
+    """Return Table 2's lines: of each target the best constant map, then ours, each backbone's published ones after them."""
+    ours = _with_chances(our_lines(records, kept), kept)
     order = {name: place for place, name in enumerate(dict.fromkeys(line.network for line in ours))}
     lines: list[Line] = []
-    for target in sorted({line.target for line in ours}, key=lambda name: (*TARGETS, name).index(name)):
+    for target in target_order(line.target for line in ours):
         here = sorted((line for line in ours if line.target == target), key=lambda line: order[line.network])
+        lines += _constants(here)
         backbones = dict.fromkeys(_backbone(line) for line in here)
         for backbone in backbones:
             lines += [line for line in here if _backbone(line) == backbone]
@@ -153,18 +127,47 @@ def table_lines(records: Sequence[dict[str, Any]]) -> list[Line]:
     return lines
 
 
+def _with_chances(lines: Sequence[Line], kept: Kept) -> list[Line]:
+    """Test every entry against chance, all corrected together: the table is the family."""
+    entries = [(line.records, line.test(name)) for line in lines for name in line.values]
+    found = iter(chances(entries, kept))
+    return [replace(line, values={n: replace(v, chance=next(found)) for n, v in line.values.items()}) for line in lines]
+
+
+def _constants(lines: Sequence[Line]) -> list[Line]:
+    """The best constant map of each of these lines' targets: its MAE is what a head without any position reaches."""
+    columns_of: dict[tuple[str, float], list[str]] = {}
+    for line in lines:
+        cell = line.records[0]["cell"]
+        mae = float(constant_error(target_of(cell)).mean())
+        columns_of.setdefault((setting_of(cell | {"input": "aligned"}), mae), []).extend(line.values)
+    return [
+        Line(lines[0].target, "best constant", setting, "baseline", {name: Value(None, mae) for name in names})
+        for (setting, mae), names in columns_of.items()
+    ]
+
+
 def _backbone(line: Line) -> str:
     return str(line.records[0]["labels"]["backbone"])
 
 
 def _published_lines(target: str, backbone: str) -> list[Line]:
-    model = MODELS.get(backbone)
-    lines = []
-    for table in TABLES:
-        if model is not None and (target, model) in table.numbers:
-            values = {c: Value(*pair) for c, pair in zip(COLUMNS, table.numbers[target, model], strict=True)}
-            lines.append(Line(target, model, BASE, table.source, values, published=True))
-    return lines
+    model = MODELS.get(backbone, "")
+    found = ((table, table.at(target, model)) for table in TABLES)
+    return [
+        Line(target, model, BASE, table.source, {str(column): Value(*pair) for column, pair in pairs.items()})
+        for table, pairs in found
+        if pairs
+    ]
+
+
+def target_order(targets: Iterable[str]) -> list[str]:
+    """Return targets, each once: the published five in the published order, then patterns of one's own.
+
+    >>> target_order(["ramp:30", "G", "H", "G"])
+    ['H', 'G', 'ramp:30']
+    """
+    return sorted(dict.fromkeys(targets), key=lambda name: (*TARGETS, name).index(name))
 
 
 def in_order(tests: Iterable[str]) -> list[str]:
@@ -198,15 +201,19 @@ def columns(lines: Iterable[Line]) -> list[str]:
 
 
 def as_rows(lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
-    """Return headings and rows of text; the setting is a column only where it varies."""
+    """Return headings and rows of text; the setting is a column only where it varies, p where it is known."""
     varies = len({line.setting for line in lines}) > 1
     tests = columns(lines)
+    tested = tests and any(line.values[tests[0]].chance for line in lines if tests[0] in line.values)
     head = ["target", "network", *(["head"] if varies else []), "numbers", *(f"{name} SPC / MAE" for name in tests)]
+    head += [f"{tests[0]} p"] if tested else []
     rows = []
     for line in lines:
-        network = line.network if line.published else network_title(line.network)
+        network = network_title(line.network) if line.ours else line.network
         values = [line.values[name].text() if name in line.values else "" for name in tests]
-        rows.append([line.target, network, *([line.setting] if varies else []), line.source, *values])
+        chance = line.values[tests[0]].chance if tested and tests[0] in line.values else None
+        p = [shown_p(chance.corrected) if chance else ""] if tested else []
+        rows.append([line.target, network, *([line.setting] if varies else []), line.source, *values, *p])
     return head, rows
 
 
@@ -214,13 +221,13 @@ def as_records(lines: Sequence[Line]) -> list[dict[str, Any]]:
     """Return one flat record a line and test column, with full precision."""
     return [
         {"target": line.target, "network": line.network, "head": line.setting, "numbers": line.source, "test": name}
-        | {key: getattr(value, key) for key in ("spc", "spc_spread", "mae", "mae_spread", "images", "undefined")}
+        | value.facts()
         for line in lines
         for name, value in line.values.items()
     ]
 
 
-def table2(records: Sequence[dict[str, Any]]) -> Listing:
+def table2(records: Sequence[Record], kept: Kept = NOTHING) -> Listing:
     """Return Table 2 for printing."""
-    lines = table_lines(records)
+    lines = table_lines(records, kept)
     return Listing(*as_rows(lines), as_records(lines))

@@ -1,0 +1,115 @@
+"""What a run says, in sentences: which networks carry position, by how much more than the baselines, and how sure that is."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from posenet_store.report.compare import Difference, difference
+from posenet_store.report.evidence import Kept, Value, bracketed, shown_p
+from posenet_store.report.listing import joined, short
+from posenet_store.report.maps import of_one_kind
+from posenet_store.report.published import COLUMNS
+from posenet_store.report.table import Line, network_title
+from posenet_store.statistics import PERMUTATIONS
+
+LEVEL = 0.05
+NATURAL = COLUMNS[0]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One network's answer: the verdict, a sentence on the baselines, and (target, SPC, its interval, MAE) as text."""
+
+    network: str
+    verdict: str
+    gain: str
+    numbers: tuple[tuple[str, str, str, str], ...]
+
+
+def is_baseline(line: Line) -> bool:
+    """Whether a line's features were never trained: plain pixels, or a network with random weights."""
+    network = str(line.records[0]["labels"]["network"])
+    return network_title(network) != network
+
+
+def above(line: Line, lines: Sequence[Line], kept: Kept) -> dict[str, Difference]:
+    """Return by how much a line's SPC on held-out images is above each baseline's with the same kind of head.
+
+    Images are paired, each one's score averaged over seeds; the bounds are of a bootstrap over images.
+    """
+    found = {}
+    for base in lines:
+        same = (base.target, base.setting, base.source) == (line.target, line.setting, line.source) and base.ours
+        if same and is_baseline(base) and base.network != line.network and _images(base) == _images(line):
+            sides = (_per_image(base, kept), _per_image(line, kept))
+            if sides[0] is not None and sides[1] is not None and len(sides[0]) == len(sides[1]):
+                found[base.network] = difference(sides[0], sides[1], more_is_better=True)
+    return found
+
+
+def _images(line: Line) -> tuple[str, int]:
+    record = line.records[0]
+    return record["labels"]["images"], record["cell"]["held_out"]
+
+
+def _per_image(line: Line, kept: Kept) -> NDArray[np.float64] | None:
+    if NATURAL not in line.values:
+        return None
+    return kept.mean(line.records, f"spc/{line.test(NATURAL)}")
+
+
+def beyond_chance(value: Value) -> bool:
+    """Whether a mean SPC is above 0 in its interval, and improbable by chance after correction for the table."""
+    low = value.spc_bounds[0] if value.spc_bounds else value.spc
+    return bool(value.chance and value.chance.corrected <= LEVEL and low is not None and low > 0)
+
+
+def findings(lines: Sequence[Line], kept: Kept) -> list[Finding]:
+    """Return a finding a network, the trained ones first, all of one kind of head."""
+    ours = [line for line in lines if line.ours and NATURAL in line.values]
+    if not ours:
+        return []
+    kind = {record["id"] for record in of_one_kind([record for line in ours for record in line.records])}
+    chosen = [line for line in ours if line.records[0]["id"] in kind]
+    networks = dict.fromkeys(line.network for line in sorted(chosen, key=is_baseline))
+    return [_finding(network, [line for line in chosen if line.network == network], chosen, kept) for network in networks]
+
+
+def _finding(network: str, mine: Sequence[Line], every: Sequence[Line], kept: Kept) -> Finding:
+    values = {line.target: line.values[NATURAL] for line in mine}
+    numbers = tuple((target, short(v.spc), bracketed(v.spc_bounds), short(v.mae)) for target, v in values.items())
+    gains = [
+        f"{joined(found.parts())} against {network_title(base)}"
+        for base, found in above(mine[0], every, kept).items()
+        if not network.startswith("pixels")
+    ]
+    gain = f"SPC of {mine[0].target} on the same images: {', '.join(gains)}." if gains else ""
+    return Finding(network_title(network), _verdict(values), gain, numbers)
+
+
+def _verdict(values: dict[str, Value]) -> str:
+    if not any(value.chance for value in values.values()):
+        return "not tested against chance (no maps of ranks were kept)"
+    met = [target for target, value in values.items() if beyond_chance(value)]
+    found = [value.spc for value in values.values() if value.spc is not None]
+    if not met:
+        return f"no position beyond chance (SPC {short(min(found))} to {short(max(found))})"
+    which = "every target" if len(met) == len(values) else f"{', '.join(met)} (of {', '.join(values)})"
+    reached = [values[target].spc or 0.0 for target in met]
+    return f"position is read beyond chance on {which}, SPC {short(min(reached))} to {short(max(reached))}"
+
+
+def how_tested(lines: Sequence[Line]) -> str:
+    """Return how many entries were tested and how small p can get, for the table's caption."""
+    tested = [v.chance for line in lines if line.ours for v in line.values.values() if v.chance]
+    if not tested:
+        return ""
+    least, count = 1 / (1 + PERMUTATIONS), len(tested)
+    text = f"{count} entries were tested; the least p is {shown_p(least)}, corrected {shown_p(min(1.0, least * count))}."
+    if least * count > LEVEL:
+        text += (
+            f" In a table of over {int(LEVEL / least)} entries no corrected p can reach {LEVEL}: look at fewer cells at a time."
+        )
+    return text

@@ -1,0 +1,115 @@
+"use strict";
+(() => {
+  const STEP = 200;
+  const find = (id) => document.getElementById(id);
+  const make = (tag, text, parent) => {
+    const node = document.createElement(tag);
+    if (text !== undefined) node.textContent = text;
+    if (parent) parent.append(node);
+    return node;
+  };
+
+  const said = find("said");
+  async function copy(text, button) {
+    try {
+      await navigator.clipboard.writeText(text);
+    } catch {
+      const area = make("textarea", text, document.body);  // browsers without the clipboard's newer door
+      area.select();
+      document.execCommand("copy");
+      area.remove();
+    }
+    button.textContent = "copied";
+    said.textContent = "Command copied: " + text;
+    setTimeout(() => { button.textContent = "copy"; }, 1500);
+  }
+  document.addEventListener("click", (event) => {
+    const button = event.target.closest("button[data-copy]");
+    if (button) copy(button.dataset.copy, button);
+  });
+
+  const data = JSON.parse(find("cells-data").textContent);
+  const short = (number) => {
+    if (number === null) return "undef.";
+    if (Math.abs(number) >= 100) return number.toExponential(1);
+    return number.toFixed(3).replace(/^(-?)0\./, "$1.");
+  };
+  const span = (low, high) => (low === null ? "" : `[${short(low)}, ${short(high)}]`);
+  const chance = (p) => (p === null ? "" : p === 1 ? "1" : p.toFixed(4).replace(/^0/, ""));
+  // Name, value to sort by, text to show; `e` is a cell's entry on the chosen test.
+  const columns = [
+    ["id", (c) => c[0], (c) => c[0]],
+    ...data.fields.map((name, i) => [name, (c) => c[1][i], (c) => (c[1][i] === null ? "" : String(c[1][i]))]),
+    ["SPC", (c, e) => e[0], (c, e) => `${short(e[0])} ${span(e[1], e[2])}`],
+    ["MAE", (c, e) => e[3], (c, e) => `${short(e[3])} ${span(e[4], e[5])}`],
+    ["p", (c, e) => e[6], (c, e) => chance(e[6])],
+    ["p corrected", (c, e) => e[7], (c, e) => chance(e[7])],
+    ["p of shifts", (c, e) => e[8], (c, e) => chance(e[8])],
+    ["images", (c, e) => e[9], (c, e) => String(e[9])],
+    ["undefined", (c, e) => e[10], (c, e) => String(e[10])],
+    ["mind", (c, e) => e[11], (c, e) => e[11]],
+  ];
+  const fixed = Object.entries(data.fixed).map(([name, v]) => `${v} ${name}=${v}`);
+  const texts = data.cells.map((cell) => [cell[0], ...cell[1].map((v, i) => `${v} ${data.fields[i]}=${v}`), ...fixed].join(" ").toLowerCase());
+  const state = { words: "", test: 0, sort: null, down: false, shown: STEP };
+  const body = find("cells-body");
+
+  function chosen() {
+    const words = state.words.toLowerCase().split(/\s+/).filter(Boolean);
+    const rows = data.cells
+      .map((cell, i) => [cell, cell[2][state.test], texts[i]])
+      .filter(([, entry, text]) => entry && words.every((word) => text.includes(word)));
+    if (state.sort === null) return rows;
+    const key = columns[state.sort][1];
+    const sign = state.down ? -1 : 1;
+    return rows.sort(([a, x], [b, y]) => {
+      const [one, other] = [key(a, x), key(b, y)];
+      if (one === null || other === null) return (one === null) - (other === null);  // what has no number comes last
+      return sign * (typeof one === "number" ? one - other : String(one).localeCompare(String(other)));
+    });
+  }
+
+  function render() {
+    const rows = chosen();
+    const page = document.createDocumentFragment();
+    for (const [cell, entry] of rows.slice(0, state.shown)) {
+      const line = make("tr", undefined, page);
+      columns.forEach(([name, , text], i) => {
+        const field = make(i ? "td" : "th", text(cell, entry), line);
+        if (!i) field.scope = "row";
+        if (name === "mind") field.className = "wide mind";
+      });
+      const button = make("button", "copy", make("td", undefined, line));
+      button.type = "button";
+      const [before, after] = data.commands[cell[3]];
+      button.dataset.copy = before + cell[0] + after;
+      button.setAttribute("aria-label", "copy the command that scores " + cell[0]);
+    }
+    body.replaceChildren(page);
+    find("cells-count").textContent = `${Math.min(state.shown, rows.length)} of ${rows.length} cells shown, ${data.cells.length} in all`;
+    find("cells-more").hidden = state.shown >= rows.length;
+  }
+
+  const head = find("cells-head");
+  columns.forEach(([name], i) => {
+    const cell = make("th", undefined, head);
+    cell.scope = "col";
+    cell.setAttribute("aria-sort", "none");
+    const button = make("button", name, cell);
+    button.type = "button";
+    button.addEventListener("click", () => {
+      const up = ["SPC"].includes(name) ? state.sort === i && state.down : state.sort !== i || state.down;  // the best SPC first
+      Object.assign(state, { sort: i, down: !up, shown: STEP });
+      for (const other of head.children) if (other.hasAttribute("aria-sort")) other.setAttribute("aria-sort", "none");
+      cell.setAttribute("aria-sort", up ? "ascending" : "descending");
+      render();
+    });
+  });
+  make("th", "command", head).scope = "col";
+  data.tests.forEach((name, i) => { make("option", name, find("cells-test")).value = i; });
+  find("cells-test").addEventListener("change", (event) => { state.test = Number(event.target.value); render(); });
+  find("cells-search").addEventListener("input", (event) => { Object.assign(state, { words: event.target.value, shown: STEP }); render(); });
+  find("cells-more").addEventListener("click", () => { state.shown += STEP; render(); });
+  find("cells-tools").hidden = false;
+  render();
+})();
