@@ -228,9 +228,14 @@ def load_backbone(
 
 
 def own_backbone(
-    module: nn.Module, name: str, taps: Sequence[str], input_: Preprocess = IMAGENET, weights: str = "own", device: str = "auto"
+    module: nn.Module,
+    name: str,
+    taps: Sequence[str],
+    preprocess: Preprocess = IMAGENET,
+    weights: str = "own",
+    device: str = "auto",
 ) -> Backbone:
-    """Return a network of one's own as a frozen Backbone: `module` takes float32 [B, 3, S, S] as `input_` says, `taps` are
+    """Return a network of one's own as a frozen Backbone: `module` takes float32 [B, 3, S, S] as `preprocess` says, `taps` are
     names of its modules that return [B, C, H, W], in any order; `name` and `weights` name it in tables and folders.
 
     The module itself is left as it is. Raises UsageError for a tap that does not exist or returns no map.
@@ -244,7 +249,7 @@ def own_backbone(
         raise UsageError(f"name {name!r} and weights {weights!r} become a folder's: letters, digits, dots and dashes only")
     where, digest = device_named(device), state_digest(module.state_dict())
     frozen = deepcopy(module).cpu().eval().requires_grad_(False)
-    modules = in_order(frozen, list(taps), input_.size)
-    found = tap_shapes(frozen, modules, input_.size)
+    modules = in_order(frozen, list(taps), preprocess.size)
+    found = tap_shapes(frozen, modules, preprocess.size)
     tap_set = ",".join(modules)
-    return Backbone(name, weights, digest, tap_set, found, input_, prepare(frozen.to(where), modules, "float32"), where)
+    return Backbone(name, weights, digest, tap_set, found, preprocess, prepare(frozen.to(where), modules, "float32"), where)

@@ -138,7 +138,7 @@ def build(
     images: ImageSet,
     backbone: Backbone,
     plan: Plan,
-    root: Path,
+    root: str | Path,
     *,
     batch_size: int | None = None,
     max_unreadable: float = 0.01,
@@ -154,7 +154,7 @@ def build(
     or more than `max_unreadable` of the images can't be read; what is committed stays.
     """
     watch = clock or Clock()
-    writer = StoreWriter.open(root, plan)
+    writer = StoreWriter.open(Path(root), plan)
     mine = part_of(range(len(plan.bounds)), part)
     missing = part_of(writer.missing(), part)
     if missing:
