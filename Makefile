@@ -34,7 +34,7 @@ check: $(STAMP)  ## lint, format, types
 	$(BIN)/mypy
 
 bench: $(STAMP)  ## speed as ratios against named baselines
-	@for name in reason store extract sweep streaming shuffle; do echo "== $$name"; $(BIN)/python cli.py bench $$name; done
+	@for name in reason store extract sweep streaming shuffle scaling; do echo "== $$name"; $(BIN)/python cli.py bench $$name; done
 
 science: $(STAMP)  ## every experiment at demo size, on one page: about 15 minutes on two cores; resumes
 	pipeline/science.sh $(BIN)/python

@@ -11,6 +11,8 @@ inmemory_15     features in memory, one plain torch loop a head, no DataLoader :
 heads60_vs_5    ours, 60 heads : ours, 5 heads (cost, not speed: 1 would be free)
 ridge_vs_adam   exact ridge of five targets with ten penalties : one Adam head of the plain loop in memory
 workers2_vs_1   a sweep of four passes of all channels on two worker processes : on one (speed)
+scheduling_share   of that sweep on two workers, from the first pass's start to the last one's end: the share of the workers'
+                time that was spent in no pass (hand-over, waiting, an uneven end; their start is a figure of its own)
 plan_memory_error  the memory that the plan said of fifteen heads, against the peak that was measured (0.1 is 10 %)
 
 The loops are run for two epochs and counted 7.5 times; the loop of the report draws its target from an image file for
@@ -22,7 +24,7 @@ every item, as published.
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,12 +39,13 @@ from command import run
 from posenet_store.backbones import Backbone, tap_shapes
 from posenet_store.catalogue import stores
 from posenet_store.cost import cost_of, measured
+from posenet_store.exact import fit_ridge
 from posenet_store.extract import build, plan_store
 from posenet_store.families import Fitted
 from posenet_store.images import ImageSet
 from posenet_store.inputs import parse_input
 from posenet_store.moments import Shelf
-from posenet_store.passes import fit_ridge, scorable_of
+from posenet_store.passes import Done, scorable_of
 from posenet_store.planning import Pass, plan_sweep
 from posenet_store.reader import Reader, open_store
 from posenet_store.recipes import Recipe, Ridge
@@ -188,18 +191,24 @@ def memory_error(root: Path, reader: Reader) -> tuple[float, float, float]:
     return abs(planned - grown) / (grown + before), planned / 1e6, grown / 1e6
 
 
-def workers(root: Path) -> float:
-    """Speed of two worker processes over one, on four passes of all channels."""
+def idle(passes: Sequence[Done], workers: int) -> float:
+    """The share of its workers' time, from the first pass's start to the last one's end, that a run spent in no pass."""
+    span = max(one.began + one.seconds for one in passes) - min(one.began for one in passes)
+    return 1 - sum(one.seconds for one in passes) / (workers * span)
+
+
+def workers(root: Path) -> tuple[float, float, float]:
+    """Speed of two worker processes over one, on four passes of all channels; idle share and seconds to start of the two."""
     for seed in range(4):
         built(root / "stores", 1200, seed, "native", (32, 64, 96, 128, 128))
     spec = replace(SPEC, inputs=("full",), kernels=(1,), protocols=("ridge",))
     plan = plan_sweep(spec, stores(root / "stores")[0], root / "stores", keep_moments=False)
     seconds = []
     for count in (1, 2):
-        began = time.perf_counter()
-        run_sweep(spec, plan, root / f"run{count}", scheduler="local", workers=count)
+        when, began = time.time(), time.perf_counter()
+        outcome = run_sweep(spec, plan, root / f"run{count}", scheduler="local", workers=count)
         seconds.append(time.perf_counter() - began)
-    return seconds[0] / seconds[1]
+    return seconds[0] / seconds[1], idle(outcome.passes, 2), min(one.began for one in outcome.passes) - when
 
 
 def all_measured(images: int, root: Path) -> tuple[dict[str, float], dict[str, float]]:
@@ -218,6 +227,7 @@ def all_measured(images: int, root: Path) -> tuple[dict[str, float], dict[str, f
     ridge_task = one_pass(root / "one", reader, replace(SPEC, protocols=("ridge",), recipes=(Ridge(lambdas=lambdas),)))
     ridge, exact = fitted(reader, ridge_task, none)
     error, planned, grown = memory_error(root / "one", reader)
+    faster, share, start = workers(root / "many")
     ratios = {
         "report_5": report / (five / 5),
         "report_15": report / (fifteen / 15),
@@ -225,12 +235,13 @@ def all_measured(images: int, root: Path) -> tuple[dict[str, float], dict[str, f
         "inmemory_15": plain / (fifteen / 15),
         "heads60_vs_5": sixty / five,
         "ridge_vs_adam": ridge / plain,
-        "workers2_vs_1": workers(root / "many"),
+        "workers2_vs_1": faster,
+        "scheduling_share": share,
         "plan_memory_error": error,
     }
     seconds = {"report's loop, a head": report, "plain loop, a head": plain, "ours, 5 heads": five, "ours, 15 heads": fifteen}
     facts = seconds | {"ours, 15 heads, warm": warm, "ours, 60 heads": sixty, "ridge, 5 targets": ridge}
-    facts |= {"planned MB": planned, "measured MB": grown}
+    facts |= {"planned MB": planned, "measured MB": grown, "two workers' start": start}
     scores = spc(reader, tasks[5], adam), spc(reader, ridge_task, exact)
     facts |= {f"SPC {name}, {way}": one[name] for way, one in zip(("Adam", "ridge"), scores, strict=True) for name in TARGETS}
     return ratios, facts

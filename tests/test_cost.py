@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from posenet_store import cost as cost_module
-from posenet_store import fused, gram, training
+from posenet_store import exact, fused, gram, training
 from posenet_store.catalogue import Entry, stores
 from posenet_store.cost import Cost, Speeds, cost_of, measured
 from posenet_store.families import families, shifts, units
@@ -20,7 +20,7 @@ from posenet_store.inputs import parse_input
 from posenet_store.passes import run_pass
 from posenet_store.planning import MAX_CELLS, Pass, plan_sweep
 from posenet_store.reader import Reader
-from posenet_store.recipes import Recipe
+from posenet_store.recipes import Recipe, Ridge
 from posenet_store.results import RunFiles
 from posenet_store.sweep_spec import SweepSpec
 from support import store_with_probes
@@ -57,6 +57,14 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return sizes
 
 
+def decide(monkeypatch: pytest.MonkeyPatch, fits: bool, held: bool) -> None:
+    """Say whether moments fit, and whether inputs do."""
+    decisions = {"fits": (training, fits), "solvable": (exact, fits), "in_memory": (training, held)}
+    for name, (module, value) in decisions.items():
+        for one in (module, exact, cost_module) if name == "in_memory" else (module, cost_module):
+            monkeypatch.setattr(one, name, lambda *_, value=value: value)
+
+
 @pytest.mark.parametrize("inputs", [("aligned", "aligned:f2"), ("full:f1", "full:f3")])
 @pytest.mark.parametrize(
     ("protocol", "fits", "held", "way"),
@@ -65,21 +73,43 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         ("report-2020", False, True, "convolution, in memory"),
         ("report-2020", False, False, "convolution, streamed"),
         ("ridge", True, True, "exact"),
+        ("ridge", False, True, "conjugate gradients, in memory"),
     ],
 )
 def test_the_bytes_read_are_those_that_were_said(
     root: Path, tmp_path: Path, read: list[int], monkeypatch: pytest.MonkeyPatch,
     inputs: tuple[str, ...], protocol: str, fits: bool, held: bool, way: str,
 ) -> None:  # fmt: skip
-    for module, name, value in ((training, "fits", fits), (cost_module, "fits", fits), (training, "in_memory", held),
-                                (cost_module, "in_memory", held)):  # fmt: skip
-        monkeypatch.setattr(module, name, lambda *_, value=value: value)
+    decide(monkeypatch, fits, held)
     one, said = planned(root, replace(SPEC, inputs=inputs, protocols=(protocol,), kernels=(1, 3)))
     RunFiles(tmp_path).create()
     run_pass(one, tmp_path, 1)
     assert (said.reading, said.way) == (sum(read), way)
     assert said.memory > 0
     assert said.seconds > 0
+
+
+def test_streamed_iterations_read_at_most_what_was_said(
+    root: Path, tmp_path: Path, read: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """How many steps it takes is not known before; nearly all that are allowed are taken for a penalty next to nothing."""
+    decide(monkeypatch, fits=False, held=False)
+    ridge = Ridge(lambdas=(1e-12,), folds=3, iterations=5)
+    one, said = planned(root, replace(SPEC, inputs=("full",), protocols=("ridge",), recipes=(ridge,)))
+    RunFiles(tmp_path).create()
+    run_pass(one, tmp_path, 1)
+    assert said.way == "conjugate gradients, streamed"
+    assert 0.9 * said.reading < sum(read) <= said.reading
+
+
+def test_folds_hold_a_set_of_sums_each(root: Path, tmp_path: Path, read: list[int]) -> None:
+    one, said = planned(root, replace(SPEC, protocols=("ridge",), recipes=(Ridge(folds=5),)))
+    RunFiles(tmp_path).create()
+    run_pass(one, tmp_path, 1)
+    assert said.reading == sum(read)
+    _, more = planned(root, replace(SPEC, protocols=("ridge",), recipes=(Ridge(folds=10),)))
+    assert more.memory - said.memory == 5 * (81**2 + 81 * 26**2) * 8
+    assert more.seconds > said.seconds
 
 
 def test_memory_is_bounded_whatever_is_asked(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

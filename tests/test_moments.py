@@ -8,13 +8,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from posenet_store import passes, scoring, training
+from posenet_store import exact, passes, scoring, training
 from posenet_store.catalogue import stores
 from posenet_store.heads import load_head
 from posenet_store.moments import Shelf
 from posenet_store.planning import plan_sweep
 from posenet_store.recipes import Recipe, Ridge
-from posenet_store.results import RunFiles
+from posenet_store.results import RunFiles, load_run
 from posenet_store.sweep import run_sweep
 from posenet_store.sweep_spec import SweepSpec
 from support import store_with_probes
@@ -85,7 +85,7 @@ def scans(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
             seen.append((start, stop))
         return real(reader, source, start, stop)  # type: ignore[arg-type]
 
-    for module in (passes, training):
+    for module in (exact, passes, training):
         monkeypatch.setattr(module, "stream", heard)
     return seen
 
@@ -109,6 +109,22 @@ def test_other_seeds_rates_stages_and_penalties_need_no_reading(root: Path, scan
     assert [span for span in scans if span != (11, 14)] == []
     swept(root, "third", replace(other, targets=("V",)))  # ridge has all maps; the recipe's moments know their target
     assert [span for span in scans if span != (11, 14)] == [(0, 11)]
+
+
+def test_folds_are_read_once_and_serve_other_targets_penalties_and_stages(root: Path, scans: list[tuple[int, int]]) -> None:
+    folds = replace(SPEC, protocols=("ridge",), recipes=(Ridge(folds=3),))
+    swept(root, "first", folds)
+    assert [span for span in scans if span != (11, 14)] == [(0, 4), (4, 7), (7, 11)]
+    scans.clear()
+    other = replace(folds, targets=("V", "G"), inputs=("aligned:f2", "aligned"), recipes=(Ridge(folds=3, lambdas=(0.1, 1e-5)),))
+    swept(root, "second", other)
+    assert [span for span in scans if span != (11, 14)] == []
+    _, records = load_run(root.parent / "second")
+    for record in records:
+        fit = record["fit"]
+        assert fit["penalty"] in (0.1, 1e-5)
+        assert 0 <= fit["cv_low"] < fit["cv_error"] < fit["cv_high"]
+        assert fit["cv_explained"] < 1
 
 
 def test_moments_of_another_store_are_never_used(root: Path) -> None:

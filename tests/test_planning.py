@@ -101,17 +101,6 @@ def test_everything_that_decides_a_cell_is_in_its_id(found: list[Entry], change:
     assert replace(cell, **change).id != cell.id  # type: ignore[arg-type]
 
 
-def test_readouts_with_too_many_unknowns_are_left_out_with_a_note(found: list[Entry], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("posenet_store.ridge.MAX_UNKNOWNS", 16 * 9)
-    spec = replace(SPEC, train=("photos",), inputs=("full", "full:f3"), kernels=(1, 3), protocols=("ridge", "report-2020"))
-    plan = plan_sweep(spec, found, Path())
-    ridge = [cell for cell in plan.cells if cell.protocol.name == "ridge"]
-    assert {(cell.input, cell.kernel) for cell in ridge} == {("full", 1), ("full:f3", 1), ("full:f3", 3)}
-    assert len([cell for cell in plan.cells if cell.protocol.name == "report-2020"]) == 5 * 3 * 4
-    (note,) = plan.notes
-    assert "left out: ridge for tiny-random0 on 'full' with kernel 3 has 324 unknowns" in note
-
-
 def test_fewer_training_images_are_tested_on_the_same_rows(found: list[Entry]) -> None:
     spec = replace(SPEC, train=("photos",), train_images=(0, 3, 99), targets=("H",), seeds=(0,))
     plan = plan_sweep(spec, found, Path())

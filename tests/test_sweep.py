@@ -17,6 +17,7 @@ from posenet_store.metrics import score
 from posenet_store.passes import run_pass
 from posenet_store.planning import SweepPlan, plan_sweep
 from posenet_store.reader import open_store
+from posenet_store.recipes import Ridge
 from posenet_store.results import RunFiles, load_run, read_scores
 from posenet_store.sweep import SweepOutcome, run_sweep
 from posenet_store.sweep_spec import SweepSpec
@@ -158,6 +159,25 @@ def test_local_workers_give_the_same_numbers(root: Path, run: Path, tmp_path: Pa
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="not a run"):
         load_run(tmp_path)
+
+
+@pytest.mark.parametrize("held", [True, False])
+@pytest.mark.parametrize("folds", [0, 3])
+def test_heads_too_large_for_moments_are_iterated_to_the_same(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, held: bool, folds: int
+) -> None:
+    ridge = Ridge(lambdas=(1e-2, 1.0), folds=folds)
+    spec = replace(SPEC, protocols=("ridge",), inputs=("full", "full:f1+f3"), kernels=(3,), recipes=(ridge,))
+    swept(root, tmp_path / "exact", spec)
+    monkeypatch.setattr("posenet_store.exact.solvable", lambda channels, kernel: False)
+    monkeypatch.setattr("posenet_store.exact.in_memory", lambda images, channels: held)
+    swept(root, tmp_path / "iterated", spec)
+    for one, other in zip(load_run(tmp_path / "exact")[1], load_run(tmp_path / "iterated")[1], strict=True):
+        assert one["id"] == other["id"]
+        assert 0 < other["fit"]["iterations"] <= 400
+        assert "unconverged" not in other["fit"]
+        assert other["fit"] == pytest.approx(other["fit"] | one["fit"], rel=1e-4)
+        assert other["scores"]["held-out"] == pytest.approx(one["scores"]["held-out"], rel=1e-4)
 
 
 def test_a_ramp_in_the_features_is_read_out(tmp_path: Path, root: Path) -> None:

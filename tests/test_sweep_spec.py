@@ -69,6 +69,8 @@ def test_the_shipped_experiments_are_valid_and_say_their_question(path: Path) ->
         ("[report-2020]\nepochs = 0", "must be positive"),
         ("[ridge]\nlambdas = [0.0]", "must be positive"),
         ("[ridge]\nvalidation = 1.0", "between 0 and 1"),
+        ("[ridge]\nfolds = 1", "folds must be 0"),
+        ("[ridge]\niterations = 0", "iterations at least 1"),
         ("kernels = [3", "not valid TOML"),
     ],
 )

@@ -5,6 +5,7 @@ Counts come from the shapes; speeds from a second's measurement on the user's ow
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -13,6 +14,7 @@ import torch
 
 from posenet_store.blocks import row_bytes
 from posenet_store.cells import output_size
+from posenet_store.errors import PosenetStoreError
 from posenet_store.families import Family, Unit, families, shifts, units
 from posenet_store.fused import Group, in_memory
 from posenet_store.gram import ImageMoments, fits, moment_bytes, train_in_gram_space
@@ -20,10 +22,11 @@ from posenet_store.inputs import Input, parse_input
 from posenet_store.metrics import score
 from posenet_store.planning import Pass
 from posenet_store.reader import open_store
-from posenet_store.recipes import Recipe
+from posenet_store.recipes import Recipe, Ridge
 from posenet_store.ridge import solvable
 from posenet_store.specs import GRID, StoreSpec
 
+LONG = 60.0  # seconds
 STEP_MEMORY = 2 * (16 << 20)
 MAP_BYTES = 26**2 * 8 * 6
 """A predicted map while it is scored: itself, its flat copy, its ranks and what ranking needs."""
@@ -37,6 +40,10 @@ class Speeds:
     multiply: float
     step: float
     score: float
+
+
+TYPICAL = Speeds(read=1e9, multiply=3e10, step=1e-4, score=1e-4)
+"""A desk computer's, where a rough idea will do."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +101,18 @@ def cost_of(one: Pass, specs: Mapping[str, StoreSpec], speeds: Speeds) -> Cost:
     return Cost(reading + scans * read, memory, seconds + working + (reading + scans * read) / speeds.read, way)
 
 
+def expected_seconds(passes: Sequence[Pass], specs: Mapping[str, StoreSpec]) -> dict[str, float]:
+    """Return the seconds of each pass by its id; speeds are measured only where it takes long enough to ask."""
+
+    def seconds(speeds: Speeds) -> dict[str, float]:
+        return {one.id: cost_of(one, specs, speeds).seconds for one in passes}
+
+    found = seconds(TYPICAL)
+    with suppress(PosenetStoreError):  # a store that can't be read: its pass will say so
+        return found if sum(found.values()) < LONG else seconds(measured(passes))
+    return found
+
+
 def _recipe(one: Pass, source: Input, made: Sequence[Family], rows: int, speeds: Speeds) -> tuple[int, int, float, str]:
     """Scans of the training rows, bytes held, seconds at work, way."""
     recipe = made[0].recipe
@@ -137,13 +156,28 @@ def _moments_of(unit: Unit, rows: int) -> int:
 
 
 def _ridge(one: Pass, source: Input, made: Sequence[Family], rows: int, speeds: Speeds) -> tuple[int, int, float, str]:
+    """Scans of the training rows (at most, where heads are iterated), bytes held, seconds at work, way."""
+    if not isinstance(one.protocol, Ridge):
+        raise TypeError(one.protocol)
     small, large = units(made, source.channels, solvable)
-    seconds, held = 0.0, 0
+    groups = len(one.protocol.spans(rows))
+    trials = len(one.protocol.left_out(groups))
+    seconds, held, most = 0.0, 0, 0
     for unit in small:
         size, area = unit.width * unit.shape[0] ** 2, output_size(*unit.shape) ** 2
-        held += 3 * (size**2 + size * area) * 8
+        held += groups * (size**2 + size * area) * 8
+        most = max(most, (8 * size**2 + 2 * size * area) * 8)  # groups pooled, an eigendecomposition and what it needs
         seconds += 2 * rows * size**2 * area / speeds.multiply
-        # an eigendecomposition of fitting rows and of all: about 9 n^3 each, at a third of the speed of a product
-        seconds += sum(2 * 27 * (f.width * f.shape[0] ** 2) ** 3 / speeds.multiply for f in unit.families)
-    largest = max((unit.width * unit.shape[0] ** 2 for unit in small), default=0)
-    return 1, held + 6 * largest**2 * 8, seconds, "exact" if not large else "exact (some heads are too large)"
+        # an eigendecomposition of each trial and of all: about 9 n^3 each, at a third of the speed of a product
+        seconds += sum((trials + 1) * 27 * (f.width * f.shape[0] ** 2) ** 3 / speeds.multiply for f in unit.families)
+    kept = bool(large) and in_memory(rows, source.channels)
+    scans, lambdas = int(bool(small)) + int(kept), len(one.protocol.lambdas)
+    held += rows * source.channels * GRID**2 * 4 if kept else 0
+    for family in large:
+        size, targets = family.width * family.shape[0] ** 2, len({cell.target for cell in family.cells})
+        most = max(most, ((2 * lambdas + 8) * trials * targets * size + 2 * (groups + trials) * family.width * GRID**2) * 8)
+        # every step paints all heads and gathers them back; the refit has one penalty a target
+        seconds += 4 * one.protocol.iterations * rows * (trials + 1) * targets * size * GRID**2 / speeds.multiply
+        scans += 0 if kept else 2 * one.protocol.iterations + 1 + int(trials > 0)
+    way = "conjugate gradients, " + ("in memory" if kept else "streamed")
+    return scans, held + most, seconds, "+".join(["exact"] * bool(small) + [way] * bool(large))

@@ -96,6 +96,13 @@ def write_pieces(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
         file.writelines(pieces)
 
 
+def replace_unsynced(path: Path, data: bytes) -> None:
+    """Write `data` to `path` in one step, but not for good: for what is of use only while it is new. One writer a path."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_bytes(data)
+    temporary.replace(path)
+
+
 def write_json(path: Path, value: object) -> None:
     """Write `value` as readable JSON, atomically."""
     write_atomic(path, json.dumps(value, indent=1, sort_keys=True, allow_nan=False).encode() + b"\n")

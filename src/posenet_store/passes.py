@@ -2,67 +2,28 @@
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from posenet_store.cells import HELD_OUT, Cell, target_of
+from posenet_store.cells import HELD_OUT, target_of
 from posenet_store.errors import StoreError
-from posenet_store.families import Fitted, Unit, chosen, families, places_of, units
+from posenet_store.exact import fit_ridge
+from posenet_store.families import Fitted
 from posenet_store.files import write_json
-from posenet_store.heads import Heads, save_head
+from posenet_store.heads import save_head
 from posenet_store.inputs import Input, parse_input
 from posenet_store.moments import Shelf
 from posenet_store.planning import Pass
 from posenet_store.provenance import provenance
 from posenet_store.reader import Reader, open_store
-from posenet_store.recipes import Recipe, Ridge
+from posenet_store.recipes import Recipe
 from posenet_store.results import RunFiles, write_scores
-from posenet_store.ridge import Accumulator, Moments, readouts, solvable
 from posenet_store.scoring import Scorable, Scored, columns_of, score_heads, stream
+from posenet_store.tally import Tally, telling, total
 from posenet_store.training import fit_recipe
-
-
-def fit_ridge(reader: Reader, source: Input, cells: Sequence[Cell], protocol: Ridge, shelf: Shelf) -> list[Fitted]:
-    """Solve cells exactly, from the moments of the fitting and of the validation rows, summed in one scan for all."""
-    rows = cells[0].train_rows
-    cut = rows - round(protocol.validation * rows)
-    made, large = units(families(cells, source, reader.spec), source.channels, solvable)
-    made += [Unit((family,), family.channels, family.width) for family in large]  # which say themselves that they are too large
-    fitting = _sums(reader, source, (0, cut), made, [None] * len(made), shelf)
-    validation = _sums(reader, source, (cut, rows), made, [None if one is None else one.shift for one in fitting], shelf)
-    fitted = []
-    for unit, first, second in zip(made, fitting, validation, strict=True):
-        if first is None:
-            raise StoreError(f"{reader.files} has no readable image among its first {cut} rows to train on")
-        goals = unit.goals()
-        for family in unit.families:
-            features = unit.features(family)
-            tried = second and second.of(features)
-            found = readouts(first.of(features), tried, list(goals.values()), protocol.lambdas)
-            mine = [found[place] for place in places_of(family, goals)]
-            heads = Heads(torch.stack([r.weight for r in mine]), torch.stack([r.bias for r in mine]), family.shape[1])
-            facts = tuple({"penalty": r.penalty, "validation_error": r.validation_error} for r in mine)
-            fitted.append(Fitted(family, heads, facts))
-    return fitted
-
-
-def _sums(
-    reader: Reader, source: Input, span: tuple[int, int], made: Sequence[Unit], shifts: Sequence[Tensor | None], shelf: Shelf
-) -> list[Moments | None]:
-    """Return each unit's moments summed over some rows: from the shelf, or in one scan and kept there."""
-    keys = [{"kind": "sums", "rows": list(span)} | unit.key(source) for unit in made]
-    found = [Moments.loaded(*unit.shape, shelf.find(key)) for unit, key in zip(made, keys, strict=True)]
-    sums = {place: Accumulator(*made[place].shape, shifts[place]) for place, one in enumerate(found) if one is None}
-    for block in stream(reader, source, span[0], span[1] if sums else span[0]):
-        for place, one in sums.items():
-            one.add(chosen(block, made[place].channels))
-    for place, one in sums.items():
-        found[place] = whole = one.moments()
-        if whole is not None:
-            shelf.keep(keys[place], whole.tensors())
-    return found
 
 
 def scorable_of(fitted: Fitted) -> Scorable:
@@ -85,12 +46,35 @@ def _opened(path: Path, fingerprint: str) -> Reader:
     return reader
 
 
-def run_pass(task: Pass, run: Path, threads: int) -> list[str]:
-    """Train, score and write all cells of a pass below the folder `run`; returns their ids."""
+@dataclass(frozen=True)
+class Done:
+    """A pass that was run: the ids of its cells, what was read, when it began (seconds since 1970) and how long it took."""
+
+    cells: tuple[str, ...]
+    read: Tally
+    began: float
+    seconds: float
+
+
+def run_pass(task: Pass, run: Path, threads: int) -> Done:
+    """Train, score and write all cells of a pass below the folder `run`; what is read is told there meanwhile."""
     torch.set_num_threads(threads)
-    began = time.perf_counter()
+    when, began = time.time(), time.perf_counter()
     reader = _opened(task.train, task.cells[0].store)
     tests = [_opened(path, fingerprint) for path, fingerprint in zip(task.tests, task.cells[0].tests, strict=True)]
+    tallies, files = [one.tally for one in (reader, *tests)], RunFiles(run)
+    with telling(files.progress / task.id, tallies):
+        fitted, columns = _trained(task, reader, tests)
+        seconds = (time.perf_counter() - began) / len(task.cells)
+        for number, group in enumerate(fitted):
+            for place in range(len(group.family.cells)):
+                scored = {name: column[number][place] for name, column in columns.items()}
+                _write_cell(files, reader, group, place, scored, seconds)
+    return Done(tuple(cell.id for cell in task.cells), total(tallies), when, time.perf_counter() - began)
+
+
+def _trained(task: Pass, reader: Reader, tests: Sequence[Reader]) -> tuple[list[Fitted], dict[str, list[list[Scored]]]]:
+    """Train all cells and score them on every test column."""
     source = parse_input(task.input, reader.spec)
     shelf = Shelf(task.moments and task.moments / reader.name, reader.manifest["store_id"])
     if isinstance(task.protocol, Recipe):
@@ -98,15 +82,8 @@ def run_pass(task: Pass, run: Path, threads: int) -> list[str]:
     else:
         fitted = fit_ridge(reader, source, task.cells, task.protocol, shelf)
     scorable = [scorable_of(one) for one in fitted]
-    columns: dict[str, list[list[Scored]]] = {}
-    for name, blocks in _test_columns(reader, tests, source, task.cells[0].held_out):
-        columns[name] = score_heads(blocks, scorable)
-    seconds = (time.perf_counter() - began) / len(task.cells)
-    for number, group in enumerate(fitted):
-        for place in range(len(group.family.cells)):
-            scored = {name: column[number][place] for name, column in columns.items()}
-            _write_cell(RunFiles(run), reader, group, place, scored, seconds)
-    return [cell.id for cell in task.cells]
+    tested = _test_columns(reader, tests, source, task.cells[0].held_out)
+    return fitted, {name: score_heads(blocks, scorable) for name, blocks in tested}
 
 
 def _write_cell(files: RunFiles, reader: Reader, group: Fitted, place: int, scored: dict[str, Scored], seconds: float) -> None:

@@ -13,7 +13,6 @@ from posenet_store.errors import UsageError
 from posenet_store.families import stream_of
 from posenet_store.inputs import all_channels, parse_input, together
 from posenet_store.recipes import Protocol, Recipe
-from posenet_store.ridge import MAX_UNKNOWNS, solvable
 from posenet_store.sweep_spec import SweepSpec
 from posenet_store.taps import PIXELS
 
@@ -36,6 +35,11 @@ class Pass:
     protocol: Protocol
     cells: tuple[Cell, ...]
     moments: Path | None
+
+    @property
+    def id(self) -> str:
+        """What tells it from the other passes of a run: its first cell."""
+        return self.cells[0].id
 
 
 @dataclass(frozen=True)
@@ -119,22 +123,6 @@ def _cells(spec: SweepSpec, entry: Entry, tests: Sequence[Entry], source: str, p
     ]
 
 
-def _solvable(cells: list[Cell], entry: Entry, notes: list[str]) -> list[Cell]:
-    """Leave out, with a note, the exact readouts that have too many unknowns."""
-    widths = {cell.input: parse_input(cell.input, entry.spec).channels for cell in cells}
-
-    def possible(cell: Cell) -> bool:
-        return isinstance(cell.protocol, Recipe) or solvable(widths[cell.input], cell.kernel)
-
-    left = [cell for cell in cells if not possible(cell)]
-    notes += [
-        f"left out: ridge for {entry.spec.network} on {text!r} with kernel {kernel} has {widths[text] * kernel**2:,} unknowns; "
-        f"at most {MAX_UNKNOWNS:,} are solved exactly: take kernel 1, or one tap at a time"
-        for text, kernel in dict.fromkeys((cell.input, cell.kernel) for cell in left)
-    ]
-    return [cell for cell in cells if possible(cell)]
-
-
 def _usable(found: Sequence[Entry], spec: SweepSpec, notes: list[str]) -> list[Entry]:
     """Sealed stores of the networks that the sweep asks for; unsealed ones are noted."""
     named = [entry for entry in found if _matches(entry.spec.network, spec.networks)]
@@ -165,7 +153,7 @@ def plan_sweep(spec: SweepSpec, found: Sequence[Entry], root: Path, keep_moments
             except UsageError as error:
                 notes.append(f"left out: {error}")
                 continue
-            cells = _solvable(_cells(spec, entry, tests, source, protocol), entry, notes)
+            cells = _cells(spec, entry, tests, source, protocol)
             rows = _most(spec, entry)
             large = [images for images in spec.train_images if images > rows]
             notes += [f"left out: {images} training images; {entry.path.name} has {rows}" for images in large]

@@ -27,6 +27,7 @@ from posenet_store.layout import (
 from posenet_store.remote import files_at
 from posenet_store.specs import StoreSpec
 from posenet_store.summary import pooled
+from posenet_store.tally import Tally
 
 if TYPE_CHECKING:
     import dask.array
@@ -50,6 +51,7 @@ class Reader:
         self._unsealed = unsealed
         self._records: dict[int, dict[str, Any]] = {}
         self._sound: set[str] = set()
+        self.tally = Tally()
         self.manifest = self._checked_manifest() if self.files.size(MANIFEST) is not None or not unsealed else self._so_far()
         for entry in self.plan.files:
             if fault := fault_of(self.files, entry, deep=True):
@@ -156,25 +158,31 @@ class Reader:
             for block in overlapping(self.bounds, start, stop):
                 self._check(name, block)
             self._arrays.read(name, start, out)
+            self.tally.bytes += out.nbytes
         except (ValueError, RuntimeError, OSError, KeyError) as error:
             where = f"{self.files}: rows {start}-{stop} of {name}"
             raise StoreError(f"{where} can't be decoded: {first_line(error)}; `verify --deep` names the file") from None
         return out
 
-    def scan(self, names: Sequence[str], start: int = 0, stop: int | None = None) -> Iterator[dict[str, NDArray[Any]]]:
+    def scan(self, names: Sequence[str], start: int = 0, stop: int | None = None) -> Iterator[Mapping[str, NDArray[Any]]]:
         """Yield the readable rows of [start, stop) in stored order, block by block, as {name: [n, C, H, W]}."""
         end = self.spec.rows if stop is None else stop
         for block in overlapping(self.bounds, start, end):
             first, last = self.bounds[block]
             first, last = max(first, start), min(last, end)
             if self.readable[first:last].any():
-                yield self._kept(names, first, last)  # not held here: the next block is read into what this one frees
+                # not held here: the next block is read into what this one frees
+                yield self._counted(self._kept(names, first, last))
 
     def _kept(self, names: Sequence[str], start: int, stop: int) -> dict[str, NDArray[Any]]:
         """Return the readable rows of [start, stop)."""
         keep = self.readable[start:stop]
         values = {name: self.read(name, start, stop) for name in names}
         return values if keep.all() else {name: value[keep] for name, value in values.items()}
+
+    def _counted(self, values: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
+        self.tally.images += len(next(iter(values.values())))
+        return values
 
     def epoch(self, names: Sequence[str], start: int, stop: int, *, seed: int, epoch: int) -> list[Rows]:
         """Return the rows that `batches` visits, pool by pool; a pool is at most 256 MiB of the arrays `names`, or a block."""
@@ -191,7 +199,7 @@ class Reader:
         pools = self.epoch(names, start, stop, seed=seed, epoch=epoch)
         rows = sum(map(len, pools))
         sizes = [min(batch_size, rows - first) for first in range(0, rows, batch_size)]
-        return (values for _, values in batches(self, names, pools, sizes))
+        return map(self._counted, (values for _, values in batches(self, names, pools, sizes)))
 
     def torch(
         self,

@@ -73,14 +73,31 @@ class Recipe:
 class Ridge:
     """Exact least squares: the penalty is chosen on the last `validation` of the training rows, then refitted on all.
 
-    `lambdas` are relative: they are added to the correlation matrix of the standardised features.
+    With `folds` it is chosen by cross-validation instead: the rows, which are in random order, make that many groups, and
+    each is left out once. `lambdas` are relative: they are added to the correlation matrix of the standardised features.
+    A head of too many unknowns to hold their moments is solved in at most `iterations` steps of conjugate gradients.
     """
 
     lambdas: tuple[float, ...] = (1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
     validation: float = 0.15
+    folds: int = 0
+    iterations: int = 200
     normalise: bool = False
     input: str = "aligned"
     name: str = "ridge"
+
+    def spans(self, rows: int) -> list[tuple[int, int]]:
+        """Return the groups of that many training rows as (start, stop): to fit and to validate on, or the folds.
+
+        >>> Ridge().spans(100), Ridge(folds=3).spans(100)
+        ([(0, 85), (85, 100)], [(0, 33), (33, 67), (67, 100)])
+        """
+        cuts = [round(fold * rows / self.folds) for fold in range(self.folds)] or [0, rows - round(self.validation * rows)]
+        return list(zip(cuts, [*cuts[1:], rows], strict=True))
+
+    def left_out(self, groups: int) -> range:
+        """Return which of so many groups are left out in turn: each fold, else the last; none if there is one group."""
+        return range(0 if self.folds else 1, groups)
 
 
 Protocol = Recipe | Ridge

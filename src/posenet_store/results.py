@@ -45,6 +45,11 @@ class RunFiles:
     def page(self) -> Path:
         return self.root / "report.html"
 
+    @property
+    def progress(self) -> Path:
+        """The folder of what running passes tell of themselves, removed at the end."""
+        return self.root / "progress"
+
     def record(self, cell: str) -> Path:
         """The numbers of a finished cell."""
         return self.root / "cells" / f"{cell}.json"

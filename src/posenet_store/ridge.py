@@ -6,11 +6,15 @@ sums  G = sum f f'  and  S(p) = sum over images of f(p)  are all that least squa
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 
 import torch
+from scipy.stats import t as student
 from torch import Tensor
 
 from posenet_store.errors import PosenetStoreError, UsageError
+from posenet_store.recipes import Ridge
 from posenet_store.unfolding import images_a_step, neighbourhoods, positions_of
 
 MAX_UNKNOWNS = 6000
@@ -23,6 +27,7 @@ class Moments:
     """Sums over `count` samples of features minus `shift` [D]: `second` [D, D] and `position` [D, P], all float64.
 
     The shift (the first images' mean) keeps the sums free of cancellation whatever the features' offset and scale.
+    Moments of disjoint images are added, whatever their shifts.
     """
 
     kernel: int
@@ -60,23 +65,26 @@ class Moments:
         second, position = self.second[features][:, features], self.position[features]
         return Moments(self.kernel, self.padding, self.shift[features], self.images, second, position)
 
+    def about(self, shift: Tensor) -> "Moments":
+        """Return the moments of the same images about another shift."""
+        moved = self.shift - shift
+        total = self.position.sum(1)
+        second = torch.addr(self.second, total + self.count * moved, moved).addr_(moved, total)
+        position = self.position + self.images * moved[:, None]
+        return Moments(self.kernel, self.padding, shift, self.images, second, position)
+
     def __add__(self, other: "Moments") -> "Moments":
-        """Pool two disjoint sets of images that were accumulated with one shift."""
-        return Moments(
-            self.kernel,
-            self.padding,
-            self.shift,
-            self.images + other.images,
-            self.second + other.second,
-            self.position + other.position,
-        )
+        """Pool two disjoint sets of images."""
+        moved, images = other.about(self.shift), self.images + other.images
+        second, position = moved.second.add_(self.second), moved.position.add_(self.position)
+        return Moments(self.kernel, self.padding, self.shift, images, second, position)
 
 
 class Accumulator:
-    """Sums the moments of blocks of one kernel and padding, a few images at a time; without `shift` the first images set it."""
+    """Sums the moments of blocks of one kernel and padding, a few images at a time."""
 
-    def __init__(self, kernel: int, padding: int, shift: Tensor | None = None) -> None:
-        self._kernel, self._padding, self._shift = kernel, padding, shift
+    def __init__(self, kernel: int, padding: int) -> None:
+        self._kernel, self._padding = kernel, padding
         self._total: Moments | None = None
 
     def add(self, block: Tensor) -> None:
@@ -92,9 +100,8 @@ class Accumulator:
             features = torch.empty(size, len(part), positions, dtype=torch.float64)  # all samples of a feature in a row
             neighbourhoods(part, kernel, padding, features.transpose(0, 1))
             if self._total is None:
-                start = features.mean((1, 2)) if self._shift is None else self._shift
                 zero = features.new_zeros
-                self._total = Moments(kernel, padding, start, 0, zero(size, size), zero(size, positions))
+                self._total = Moments(kernel, padding, features.mean((1, 2)), 0, zero(size, size), zero(size, positions))
             features -= self._total.shift[:, None, None]
             wide = features.flatten(1)
             self._total.second.addmm_(wide, wide.T)
@@ -108,9 +115,9 @@ class Accumulator:
         return self._total
 
 
-def accumulate(blocks: Iterable[Tensor], kernel: int, padding: int, shift: Tensor | None = None) -> Moments | None:
+def accumulate(blocks: Iterable[Tensor], kernel: int, padding: int) -> Moments | None:
     """Sum the moments of all blocks [B, C, 28, 28]; None if there is no image (see `Accumulator`)."""
-    sums = Accumulator(kernel, padding, shift)
+    sums = Accumulator(kernel, padding)
     for block in blocks:
         sums.add(block)
     return sums.moments()
@@ -164,32 +171,58 @@ def squared_error(moments: Moments, weights: Tensor, bias: Tensor, target: Tenso
 
 @dataclass(frozen=True)
 class Readout:
-    """An exact head: `weight` [C, k, k] and `bias` [] in float64, the chosen penalty and its validation error."""
+    """A head: `weight` [C, k, k] and `bias` [] in float64, and what the fit says of itself."""
 
     weight: Tensor
     bias: Tensor
-    penalty: float
-    validation_error: float
+    facts: dict[str, float]
 
 
-def readouts(
-    fitting: Moments, validation: Moments | None, targets: Sequence[Tensor], lambdas: Sequence[float]
-) -> list[Readout]:
-    """Return the exact head for each target map [h, w]: penalty by validation error, then refitted on all images.
+def chosen_penalty(errors: Tensor, images: Sequence[int], target: Tensor, protocol: Ridge) -> tuple[float, dict[str, float]]:
+    """Return the best penalty and what was found of it; `errors` [lambdas, groups] are mean squared errors left out.
 
-    With no validation images the smallest penalty is taken.
+    Lambdas ascend; without groups the smallest is taken. With folds `cv_error` is over all images, `cv_explained` the
+    share of the target's variance (over positions) that is explained, and `cv_low` to `cv_high` a 95 % interval from
+    the spread of the folds' errors: Student's t with one degree of freedom less than folds. Folds are random groups of
+    images, so their errors are means over independent draws, close to normal. (With normal errors a percentile bootstrap
+    over five groups covers the truth 84 times in 100, this interval 95.) It tells the chance in the images; that folds
+    share training images, and that the penalty is the best of a few, makes it a little too narrow and too low.
     """
-    everything = fitting if validation is None else fitting + validation
-    trial, final = _spectrum(fitting), _spectrum(everything)
-    found = []
-    for target in targets:
-        flat = target.flatten()
-        errors = {}
-        for penalty in sorted(lambdas):
-            weights, bias = _solve(fitting, trial, flat, penalty)
-            errors[penalty] = squared_error(validation or fitting, weights, bias, flat)
-        best = min(errors, key=errors.__getitem__) if validation else min(lambdas)
-        weights, bias = _solve(everything, final, flat, best)
-        shape = (-1, fitting.kernel, fitting.kernel)
-        found.append(Readout(weights.reshape(shape), bias, best, errors[best]))
+    lambdas = sorted(protocol.lambdas)
+    if not errors.shape[1]:
+        return lambdas[0], {"penalty": lambdas[0]}
+    weights = torch.tensor(images, dtype=errors.dtype)
+    means = errors @ weights / weights.sum()
+    best = int(means.argmin())
+    error, penalty = float(means[best]), lambdas[best]
+    if not protocol.folds:
+        return penalty, {"penalty": penalty, "validation_error": error}
+    folds = errors.shape[1]
+    margin = float(student.ppf(0.975, folds - 1) * errors[best].std() / folds**0.5)
+    explained = 1 - error / float(target.var(correction=0))
+    bounds = {"cv_low": max(0.0, error - margin), "cv_high": error + margin}
+    return penalty, {"penalty": penalty, "cv_error": error, **bounds, "cv_explained": explained}
+
+
+def readouts(groups: Sequence[Moments], targets: Sequence[Tensor], protocol: Ridge) -> list[Readout]:
+    """Return the exact head for each target map [h, w]: penalty by the error on groups left out, then refitted on all.
+
+    Which groups of images are left out, `protocol.left_out` says: with folds each in turn, else the last, if there are two.
+    """
+    flat, lambdas, left_out = [target.flatten() for target in targets], sorted(protocol.lambdas), protocol.left_out(len(groups))
+    errors = torch.zeros(len(flat), len(lambdas), len(left_out), dtype=torch.float64)
+    for place, left in enumerate(left_out):
+        rest = reduce(add, (one for number, one in enumerate(groups) if number != left))
+        spectrum = _spectrum(rest)
+        for number, target in enumerate(flat):
+            for step, penalty in enumerate(lambdas):
+                head = _solve(rest, spectrum, target, penalty)
+                errors[number, step, place] = squared_error(groups[left], *head, target)
+    everything = reduce(add, groups)
+    spectrum, found = _spectrum(everything), []
+    images = [groups[left].images for left in left_out]
+    for target, tried in zip(flat, errors, strict=True):
+        penalty, facts = chosen_penalty(tried, images, target, protocol)
+        weights, bias = _solve(everything, spectrum, target, penalty)
+        found.append(Readout(weights.reshape(-1, everything.kernel, everything.kernel), bias, facts))
     return found

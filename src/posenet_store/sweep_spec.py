@@ -68,6 +68,8 @@ def _check_recipe(recipe: Protocol, where: str) -> Protocol:
     if not isinstance(recipe, Recipe):
         if min(recipe.lambdas) <= 0 or not 0 < recipe.validation < 1:
             raise UsageError(f"{where}: lambdas must be positive, validation between 0 and 1")
+        if recipe.folds < 0 or recipe.folds == 1 or recipe.iterations < 1:
+            raise UsageError(f"{where}: folds must be 0 (none) or at least 2, iterations at least 1")
         return recipe
     if recipe.optimizer not in OPTIMIZERS:
         raise unknown(f"optimizer in {where}", recipe.optimizer, OPTIMIZERS)

@@ -1,4 +1,4 @@
-"""The k x k neighbourhood of every position, as columns: what a head's dot product runs over."""
+"""The k x k neighbourhood of every position: as columns, or summed without making them."""
 
 import torch
 import torch.nn.functional as F
@@ -35,3 +35,22 @@ def neighbourhoods(inputs: Tensor, kernel: int, padding: int, out: Tensor | None
         out = inputs.new_empty((images, features, windows.shape[4] * windows.shape[5]), dtype=torch.float64)
     out[:, :features].view(windows.shape).copy_(windows)
     return out
+
+
+def gathered(inputs: Tensor, maps: Tensor, kernel: int, padding: int) -> Tensor:
+    """Return [n, C, k, k]: all neighbourhoods of inputs [B, C, H, W] summed, weighted by maps [B, n, h, w]; none is made.
+
+    The transpose of a convolution by heads [n, C, k, k], whose gradient with respect to them it is:
+
+    >>> image, heads, maps = torch.ones(1, 2, 3, 3), torch.ones(1, 2, 2, 2), torch.ones(1, 1, 4, 4)
+    >>> bool((F.conv2d(image, heads, padding=1) * maps).sum() == (gathered(image, maps, 2, 1) * heads).sum())
+    True
+    """
+    images, heads, size, _ = maps.shape
+    side = inputs.shape[2] + 2 * padding
+    spread = inputs.new_zeros(images, heads, kernel, kernel, side, side)
+    for row in range(kernel):
+        for column in range(kernel):
+            spread[:, :, row, column, row : row + size, column : column + size] = maps
+    inner = spread[..., padding : side - padding, padding : side - padding].reshape(images, heads * kernel**2, -1)
+    return (inner @ inputs.flatten(2).transpose(1, 2)).sum(0).view(heads, kernel, kernel, -1).permute(0, 3, 1, 2)

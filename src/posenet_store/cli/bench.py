@@ -9,7 +9,7 @@ import click
 from posenet_store.errors import UsageError
 
 BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
-NAMES = ("reason", "store", "extract", "shuffle", "sweep", "streaming")
+NAMES = ("reason", "store", "extract", "shuffle", "sweep", "streaming", "scaling")
 
 
 @click.command(context_settings={"ignore_unknown_options": True}, options_metavar="[--json]")
@@ -17,8 +17,8 @@ NAMES = ("reason", "store", "extract", "shuffle", "sweep", "streaming")
 @click.argument("options", nargs=-1, type=click.UNPROCESSED, metavar="")
 def bench(name: str, options: tuple[str, ...]) -> None:
     """Measure speed as ratios against named baselines: reason (no store), store (its codec, h5py), extract (the network
-    alone, the report's extractor), shuffle (a full
-    one), sweep (the report's loop, a plain one), streaming (a limit of memory).
+    alone, the report's extractor), shuffle (a full one), sweep (the report's loop, a plain one), streaming (a limit of
+    memory), scaling (a straight line).
 
     --json prints a flat object of ratios; `python benchmarks/NAME.py --help` says what each means.
     """

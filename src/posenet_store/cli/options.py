@@ -119,16 +119,15 @@ def console() -> Console:
 
 
 class CoarseTimeLeft(ProgressColumn):
-    """Time left at the mean speed since the start; field `before` is what was complete then.
+    """Time left as field `left` says, in seconds, None for unknown.
 
     Rich's own column looks at the last half minute, in which no long step ends.
     """
 
     def render(self, task: Task) -> Text:
-        """Return the time, or a question mark before the first step."""
-        done = task.completed - task.fields["before"]
-        seconds = (task.elapsed or 0) * (task.remaining or 0) / max(done, 1)
-        return Text(human_time(seconds) if done or task.finished else "?", style="progress.remaining")
+        """Return the time, or a question mark."""
+        left = 0 if task.finished else task.fields["left"]
+        return Text("?" if left is None else human_time(left), style="progress.remaining")
 
 
 def progress(coarse: bool = False) -> Progress:

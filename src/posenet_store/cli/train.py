@@ -1,7 +1,6 @@
 """sweep: heads from stores, never a backbone."""
 
 import signal
-from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,10 +24,13 @@ SHOWN = 20  # passes of a plan; more would scroll the sum away
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from posenet_store.catalogue import Entry
+    from posenet_store.live import State
     from posenet_store.planning import SweepPlan
     from posenet_store.results import RunFiles
     from posenet_store.specs import StoreSpec
     from posenet_store.sweep import SweepOutcome
+    from posenet_store.sweep_spec import SweepSpec
 
 
 @click.command()
@@ -55,7 +57,6 @@ def sweep(
     from posenet_store.catalogue import stores
     from posenet_store.planning import plan_sweep
     from posenet_store.results import RunFiles
-    from posenet_store.sweep import run_sweep
     from posenet_store.sweep_spec import load_sweep
 
     asked = load_sweep(spec)
@@ -71,20 +72,46 @@ def sweep(
         _print_plan(plan, finished, {entry.spec.fingerprint: entry.spec for entry in found}, as_json)
         return
     signal.signal(signal.SIGTERM, terminated)
-    passes = count(len(plan.passes) - len(plan.without(finished).passes))
-
-    def title() -> str:
-        return f"{spec.stem}: {next(passes)}/{len(plan.passes)} passes"
-
-    with progress(coarse=True) as bars:
-        bar = bars.add_task(title(), total=len(plan.cells), completed=len(finished), before=len(finished), unit="heads")
-        outcome = run_sweep(
-            asked, plan, files.root, scheduler=scheduler, workers=workers, announce=above(bars),
-            advance=lambda heads: bars.update(bar, advance=heads, description=title()),
-        )  # fmt: skip
+    outcome = _followed(spec.stem, asked, plan, found, files, (scheduler, workers), len(finished))
     _print_outcome(outcome, files, as_json)
     if outcome.failures:
         raise click.exceptions.Exit(1)
+
+
+def _followed(
+    name: str, asked: "SweepSpec", plan: "SweepPlan", found: "Sequence[Entry]", files: "RunFiles",
+    where: tuple[str, int | None], finished: int,
+) -> "SweepOutcome":  # fmt: skip
+    """Run a sweep; passes, heads, images a second, bytes and the time left are shown meanwhile, and what it came to after."""
+    from posenet_store.cost import expected_seconds
+    from posenet_store.sweep import run_sweep
+
+    left = plan.without(files.finished(plan.cells)).passes
+    before = len(plan.passes) - len(left)
+
+    def title(passes: int) -> str:
+        return f"{name}: {before + passes}/{len(plan.passes)} passes"
+
+    expected = expected_seconds(left, {entry.spec.fingerprint: entry.spec for entry in found})
+    last: list[State] = []
+    with progress(coarse=True) as bars:
+        bar = bars.add_task(title(0), total=len(plan.cells), completed=finished, left=None, unit="heads")
+
+        def show(state: "State") -> None:
+            last[:] = [state]
+            speed = f"heads  {state.read.images / state.seconds:,.0f} images/s  {human_bytes(state.read.bytes)} read"
+            done = finished + state.cells
+            bars.update(bar, completed=done, description=title(state.passes), left=state.left, unit=speed)
+
+        outcome = run_sweep(
+            asked, plan, files.root, scheduler=where[0], workers=where[1], expected=expected, show=show, announce=above(bars)
+        )
+    for state in last:
+        click.echo(
+            f"{state.passes:,} passes, {state.cells:,} heads, {state.read.images:,} images, "
+            f"{human_bytes(state.read.bytes)} read in {human_time(state.seconds)}", err=True,
+        )  # fmt: skip
+    return outcome
 
 
 def _print_plan(plan: "SweepPlan", finished: "Sequence[str]", specs: "Mapping[str, StoreSpec]", as_json: bool) -> None:

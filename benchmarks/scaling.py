@@ -1,0 +1,99 @@
+"""Is the cost of training linear? Seconds of one sweep's training at four sizes of each amount, the others fixed.
+
+images_exponent    600 to 4,800 images: aligned features, five heads by the report's recipe, 15 epochs; reading, moments, steps
+epochs_exponent    25 to 200 epochs on 1,200 images, the same heads: steps; reading and moments are paid once
+channels_exponent  320 to 1,280 channels, one head, two epochs on 200 images, by the convolution itself
+gram_exponent      15 to 60 channels, five heads, 15 epochs on 600 images, in Gram space: moments are quadratic in channels
+                   by nature, and are used only where they fit in 1 GiB; beyond, it is the convolution, which is linear
+
+An exponent of 1 is linear, below 1 a part that does not grow is paid off. Writes runs/bench/scaling.svg and .png.
+
+    python benchmarks/scaling.py [--images 4800] [--json]
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+from command import run
+from posenet_store.moments import Shelf
+from posenet_store.reader import Reader
+from posenet_store.recipes import Recipe
+from posenet_store.sweep_spec import SweepSpec
+from posenet_store.threads import processors
+from sweep import SPEC, built, fitted, one_pass
+
+STEPS = (1, 2, 4, 8)
+REPEATS = 2
+OUT = Path("runs/bench")
+ONE_HEAD = replace(SPEC, inputs=("full",), targets=("H",), recipes=(Recipe(epochs=2),))
+Curve = dict[int, float]
+
+
+def seconds(root: Path, reader: Reader, spec: SweepSpec) -> float:
+    """Seconds to train the one pass of a sweep, the best of two."""
+    task = one_pass(root, reader, spec)
+    return min(fitted(reader, task, Shelf(None, ""))[0] for _ in range(REPEATS))
+
+
+def curves(images: int, root: Path) -> dict[str, Curve]:
+    """Return seconds by size of each amount."""
+    place, rows = root / "images", images + images // 8
+    whole = built(place, rows)
+    first = {images * step // 8: replace(SPEC, holdout=1 - images * step / 8 / rows) for step in STEPS}
+    seconds(place, whole, first[images // 8])  # loads what the libraries load on first use
+    found = {"images": {size: seconds(place, whole, spec) for size, spec in first.items()}}
+    quarter, epochs = first[images // 4], [25 * step for step in STEPS]
+    found["epochs"] = {size: seconds(place, whole, replace(quarter, recipes=(Recipe(epochs=size),))) for size in epochs}
+    several = replace(SPEC, inputs=("full",))
+    for name, widths, spec, count in (("channels", (64, 128, 192, 256), ONE_HEAD, 223), ("gram", (3, 6, 12), several, 667)):
+        found[name] = {}
+        for width in widths:
+            place = root / f"{name}{width}"
+            found[name][5 * width] = seconds(place, built(place, count, 0, "native", (width,) * 5), spec)
+    return found
+
+
+def fit(curve: Curve) -> tuple[float, float]:
+    """Return exponent and factor of the power law through a curve."""
+    exponent, factor = np.polyfit(np.log(list(curve)), np.log(list(curve.values())), 1)
+    return float(exponent), float(np.exp(factor))
+
+
+def draw(found: Mapping[str, Curve], out: Path) -> None:
+    """Plot every curve with its power law."""
+    matplotlib.rcParams["svg.hashsalt"] = "posenet"
+    figure = Figure(figsize=(3 * len(found), 3), layout="constrained")
+    axes: Sequence[matplotlib.axes.Axes] = figure.subplots(1, len(found), squeeze=False)[0]
+    for (name, curve), one in zip(found.items(), axes, strict=True):
+        exponent, factor = fit(curve)
+        sizes = np.array(list(curve), dtype=float)
+        one.loglog(sizes, list(curve.values()), "o", color="#0072b2")
+        one.loglog(sizes, factor * sizes**exponent, color="#666666", label=f"size to the power {exponent:.2f}")
+        one.set_xlabel("channels in Gram space" if name == "gram" else name)
+        one.set_ylabel("seconds of training")
+        one.set_xticks(sizes, [f"{size:,.0f}" for size in sizes])
+        one.set_yticks(list(curve.values()), [f"{value:.3g}" for value in curve.values()])
+        one.minorticks_off()
+        one.legend(frameon=False, fontsize=8)
+    out.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out / "scaling.svg", metadata={"Date": None})
+    figure.savefig(out / "scaling.png", dpi=150)
+
+
+def measured(images: int, root: Path) -> tuple[dict[str, float], dict[str, float]]:
+    """Return exponents, and the seconds behind them."""
+    found = curves(images, root)
+    draw(found, OUT)
+    exponents = {f"{name}_exponent": fit(curve)[0] for name, curve in found.items()}
+    return exponents, {f"seconds, {size} {name}": value for name, curve in found.items() for size, value in curve.items()}
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(processors())
+    run(__doc__, 4800, measured)
