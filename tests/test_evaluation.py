@@ -13,6 +13,7 @@ from posenet_store.errors import UsageError
 from posenet_store.evaluation import Question, evaluate_foreign
 from posenet_store.images import folder_set
 from posenet_store.reader import Reader
+from posenet_store.report.head_maps import head_maps
 from posenet_store.targets import target_map
 from support import built_store, tiny_backbone, write_images
 
@@ -37,7 +38,7 @@ def test_scores_are_those_of_the_convolution_itself(reader: Reader, tmp_path: Pa
     torch.manual_seed(0)
     conv = nn.Conv2d(9, 1, 5, padding=1, bias=bias)
     state = {f"module.readout.{key}": value.detach() for key, value in conv.state_dict().items()}
-    (row,) = evaluate_foreign(saved(tmp_path / name, state), reader, Question("V", padding=1))
+    (row,) = evaluate_foreign(saved(tmp_path / name, state), reader, Question("V", padding=1)).rows()
     features = torch.from_numpy(reader.read("aligned", 0, 6).astype(np.float32))
     goal = target_map("V", 26)
     maps = conv(features).detach().numpy()[:, 0]
@@ -76,3 +77,20 @@ def test_code_in_a_file_is_never_run(reader: Reader, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="code, which is never run"):
         evaluate_foreign(tmp_path / "a.pth", reader, Question("H"))
     assert not (tmp_path / "ran").exists()
+
+
+def test_contributions_of_the_channels_sum_to_the_mean_map(reader: Reader, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    conv = nn.Conv2d(9, 1, 3, padding=1)
+    found = evaluate_foreign(saved(tmp_path / "a.pth", conv.state_dict()), reader, Question("G", padding=1))
+    assert found.contributions is not None and conv.bias is not None
+    features = torch.from_numpy(reader.read("aligned", 0, 6).astype(np.float64))
+    mean = conv.double()(features).mean(dim=0)[0].detach().numpy()
+    np.testing.assert_allclose(found.contributions.maps.sum(axis=0) + conv.bias.item(), mean, rtol=1e-9, atol=1e-12)
+    goal = target_map("G", 28)
+    expected = np.cov(mean.ravel(), goal.ravel(), bias=True)[0, 1] / goal.var()
+    assert found.contributions.share.sum() == pytest.approx(expected, rel=1e-9)
+    assert found.contributions.names[3] == "f2:0"
+    figure = head_maps(found)
+    assert [path.suffix for path in figure.save(tmp_path)] == [".png", ".svg"]
+    assert len(figure.rows) == 8

@@ -55,7 +55,10 @@ FLOORS = (
     ("report.maps", "report.ranking", "report.pairs", "report.cell_table"),
     ("report.curves", "report.compare"),
     ("report.run", "report.findings"),
-    ("report.page",),
+    (
+        "report.page",
+        "report.head_maps",
+    ),
     ("cli.options",),
     ("cli.bench", "cli.build", "cli.evaluate", "cli.fetch", "cli.train", "cli.show", "cli.verify"),
     ("cli",),
@@ -101,7 +104,7 @@ APART = (
             "images",
             "sources",
         },
-        {"passes", "sweep", "planning", "report.page", "evaluation"},
+        {"passes", "sweep", "planning", "report.page", "report.head_maps", "evaluation"},
     ),
 )
 

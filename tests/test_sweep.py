@@ -94,7 +94,7 @@ def test_scores_are_those_of_the_saved_head(root: Path, run: Path) -> None:
 
 def test_evaluate_gives_the_sweeps_numbers_on_the_probes(root: Path, run: Path) -> None:
     cell = planned(root).cells[-1]
-    rows = evaluate_head(RunFiles(run).head(cell.id), open_store(planned(root).passes[0].tests[0]))
+    rows = evaluate_head(RunFiles(run).head(cell.id), open_store(planned(root).passes[0].tests[0])).rows()
     record = json.loads(RunFiles(run).record(cell.id).read_text())
     assert {row["test"]: row["spc"] for row in rows} == {t: record["scores"][t]["spc"] for t in ("black", "white", "noise")}
 

@@ -1,19 +1,24 @@
 """Scoring one head, trained by a sweep or elsewhere, on any store of the network that it reads."""
 
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy import float64
 from numpy.typing import NDArray
+from torch import Tensor
 
 from posenet_store.cells import output_size, target_of
 from posenet_store.errors import UsageError
 from posenet_store.heads import Heads, load_head
 from posenet_store.inputs import Input, parse_input
 from posenet_store.reader import Reader
-from posenet_store.scoring import Scorable, columns_of, score_heads
+from posenet_store.scoring import Scorable, Scored, columns_of, score_heads
+from posenet_store.specs import GRID
 from posenet_store.states import read_state
 from posenet_store.targets import target_map
 
@@ -29,8 +34,59 @@ class Question:
     normalise: bool = False
 
 
-def evaluate_head(path: Path, reader: Reader) -> list[dict[str, Any]]:
-    """Return a row a test column: target, test, SPC, MAE, counts; raises UsageError if the store is of another network."""
+@dataclass(frozen=True)
+class Contributions:
+    """What each input channel adds to a linear head's mean map: `maps` float64 [C, h, w], and its `share` [C] of the target.
+
+    The mean map over images is the bias plus the sum of `maps`. A share is the covariance of a channel's map with the target
+    over the target's variance: shares sum to 1 for a head that paints the target, and a channel that pulls against the
+    others has a negative one.
+    """
+
+    names: tuple[str, ...]
+    maps: NDArray[float64]
+    share: NDArray[float64]
+
+    def largest(self, count: int) -> list[int]:
+        """Return the channels of the largest shares, either sign, the largest first."""
+        return [int(place) for place in np.argsort(-np.abs(self.share))[:count]]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One head on one store: its target (name, map [h, w], range), its scores by test column, and what it is made of.
+
+    `contributions` are each channel's share of the painted map (see `Contributions`); None if the head is not linear.
+    """
+
+    target: str
+    goal: NDArray[float64]
+    value_range: tuple[float, float]
+    scored: dict[str, Scored]
+    contributions: Contributions | None
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return a row a test column: target, test, SPC, MAE, counts."""
+        return [{"target": self.target, "test": test} | one.scores.summary() for test, one in self.scored.items()]
+
+
+def contributions(heads: Heads, mean: Tensor, goal: NDArray[float64], names: Sequence[str]) -> Contributions:
+    """Return the contributions of a single linear head's channels, given the mean input [C, 28, 28] over images.
+
+    >>> head = Heads(torch.ones(1, 2, 1, 1).double(), torch.zeros(1).double(), 0)
+    >>> goal = np.array([[0.0, 1.0], [2.0, 3.0]])
+    >>> contributions(head, torch.tensor(np.stack([goal / 4, goal * 3 / 4])), goal, ["f1:0", "f1:1"]).share
+    array([0.25, 0.75])
+    """
+    inputs = mean.to(torch.float64)[None] if heads.standard is None else heads.standard(mean[None])
+    weight = heads.weight.transpose(0, 1)  # each channel is a group of its own
+    maps = F.conv2d(inputs, weight, padding=heads.padding, groups=len(mean))[0].numpy()
+    centred = goal - goal.mean()
+    return Contributions(tuple(names), maps, (maps * centred).sum(axis=(1, 2)) / (centred**2).sum())
+
+
+def evaluate_head(path: Path, reader: Reader) -> Evaluation:
+    """Score a head that a sweep wrote; raises UsageError if the store is of another network."""
     heads, made = load_head(path)
     if made["network_key"] != reader.spec.network_key:
         raise UsageError(
@@ -38,11 +94,12 @@ def evaluate_head(path: Path, reader: Reader) -> list[dict[str, Any]]:
             f"{reader.spec.network} (backbone, weights, taps, padding and preprocessing must be the same)"
         )
     cell = made["cell"]
-    return _rows(heads, cell["target"], target_of(cell), reader, parse_input(cell["input"], reader.spec))
+    low, high = cell["value_range"]
+    return _evaluated(heads, cell["target"], target_of(cell), (low, high), reader, parse_input(cell["input"], reader.spec))
 
 
-def evaluate_foreign(path: Path, reader: Reader, question: Question) -> list[dict[str, Any]]:
-    """Return the rows of a head that another program trained, saved as the state dict of one `torch.nn.Conv2d`.
+def evaluate_foreign(path: Path, reader: Reader, question: Question) -> Evaluation:
+    """Score a head that another program trained, saved as the state dict of one `torch.nn.Conv2d`.
 
     Raises UsageError if the file holds something else, or the convolution does not fit the store's features.
     """
@@ -53,10 +110,8 @@ def evaluate_foreign(path: Path, reader: Reader, question: Question) -> list[dic
             f"{path.name} reads {channels} channels; {question.input!r} of {reader.name} has {source.channels}: "
             "give the network (--backbone, --taps) and the input (--input) that it was trained on"
         )
-    size = output_size(kernel, question.padding)
-    return _rows(
-        heads, question.target, target_map(question.target, size, question.value_range, question.normalise), reader, source
-    )
+    goal = target_map(question.target, output_size(kernel, question.padding), question.value_range, question.normalise)
+    return _evaluated(heads, question.target, goal, question.value_range, reader, source)
 
 
 def foreign_head(path: Path, padding: int) -> Heads:
@@ -73,9 +128,24 @@ def foreign_head(path: Path, padding: int) -> Heads:
     return Heads(weights[0].to(torch.float64), bias, padding)
 
 
-def _rows(heads: Heads, name: str, target: NDArray[float64], reader: Reader, source: Input) -> list[dict[str, Any]]:
-    rows = []
+def _evaluated(
+    heads: Heads, name: str, goal: NDArray[float64], value_range: tuple[float, float], reader: Reader, source: Input
+) -> Evaluation:
+    scored = {}
+    mean = torch.zeros(source.channels, GRID, GRID, dtype=torch.float64)
     for test, blocks in columns_of(reader, source):
-        ((scored,),) = score_heads(blocks, [Scorable(heads, [target])])
-        rows.append({"target": name, "test": test} | scored.scores.summary())
-    return rows
+        ((scored[test],),) = score_heads(_watched(blocks, mean), [Scorable(heads, [goal])])
+    images = sum(len(one.scores.spc) for one in scored.values())
+    linear = not heads.hidden and not heads.sigmoid and not heads.size and images
+    names = [
+        f"{reader.spec.taps[tap].name}:{n}" for tap, width in zip(source.taps, source.widths, strict=True) for n in range(width)
+    ]
+    found = contributions(heads, mean / images, goal, names) if linear else None
+    return Evaluation(name, goal, value_range, scored, found)
+
+
+def _watched(blocks: Iterable[Tensor], total: Tensor) -> Iterator[Tensor]:
+    """Yield blocks [B, C, 28, 28] and add their images to `total`."""
+    for block in blocks:
+        total += block.sum(dim=0, dtype=torch.float64)
+        yield block

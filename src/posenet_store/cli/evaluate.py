@@ -30,6 +30,8 @@ if TYPE_CHECKING:  # the real imports are in the commands: --help must not load 
 @click.option("--input", "source_text", default="aligned", show_default=True, help="What a head from elsewhere reads.")
 @click.option("--head-padding", type=click.IntRange(0), default=0, show_default=True,
               help="Zero padding of a head from elsewhere.")  # fmt: skip
+@click.option("--maps", type=click.Path(path_type=Path, file_okay=False),
+              help="Folder for a figure: what the head paints, where it errs, which channels paint it.")  # fmt: skip
 @image_options(required=False)
 @backbone_options(backbone_required=False)
 @stores_option
@@ -37,6 +39,7 @@ if TYPE_CHECKING:  # the real imports are in the commands: --help must not load 
 def evaluate(
     head: Path, store: Path | None, source: str | None, data_root: Path | None, network: "NetworkChoice",
     batch_size: int | None, root: Path, as_json: bool, target: str | None, source_text: str, head_padding: int,
+    maps: Path | None,
 ) -> None:  # fmt: skip
     """Score one trained head on a store, or on images (whose store is then built, or found).
 
@@ -53,7 +56,13 @@ def evaluate(
     else:
         raise click.UsageError("give either --store or --images")
     opened = open_store(chosen)
-    rows = evaluate_foreign(head, opened, question) if question else evaluate_head(head, opened)
+    found = evaluate_foreign(head, opened, question) if question else evaluate_head(head, opened)
+    rows = found.rows()
+    if maps is not None:
+        from posenet_store.report.head_maps import head_maps
+
+        for path in head_maps(found).save(maps):
+            click.echo(f"written: {path}", err=True)
     if as_json:
         print_json(rows)
     else:
