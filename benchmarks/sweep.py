@@ -10,7 +10,8 @@ report_15_warm  the same : ours, fifteen heads, the moments kept from before
 inmemory_15     features in memory, one plain torch loop a head, no DataLoader : ours, fifteen heads
 heads60_vs_5    ours, 60 heads : ours, 5 heads (cost, not speed: 1 would be free)
 ridge_vs_adam   exact ridge of five targets with ten penalties : one Adam head of the plain loop in memory
-workers2_vs_1   a sweep of four passes of all channels on two worker processes : on one (speed)
+workers2_vs_1   a sweep of four passes of all channels on two worker processes : on one, each with one processor (speed)
+workers2_vs_machine  the same two : one worker that has both processors
 scheduling_share   of that sweep on two workers, from the first pass's start to the last one's end: the share of the workers'
                 time that was spent in no pass (hand-over, waiting, an uneven end; their start is a figure of its own)
 plan_memory_error  the memory that the plan said of fifteen heads, against the peak that was measured (0.1 is 10 %)
@@ -21,6 +22,7 @@ every item, as published.
     python benchmarks/sweep.py [--images 5577] [--json]
 """
 
+import os
 import subprocess
 import sys
 import time
@@ -197,18 +199,21 @@ def idle(passes: Sequence[Done], workers: int) -> float:
     return 1 - sum(one.seconds for one in passes) / (workers * span)
 
 
-def workers(root: Path) -> tuple[float, float, float]:
-    """Speed of two worker processes over one, on four passes of all channels; idle share and seconds to start of the two."""
+def workers(root: Path) -> tuple[float, float, float, float]:
+    """Speed of two workers over one with one processor, and over one with both; idle share and seconds to start of the two."""
     for seed in range(4):
         built(root / "stores", 1200, seed, "native", (32, 64, 96, 128, 128))
     spec = replace(SPEC, inputs=("full",), kernels=(1,), protocols=("ridge",))
     plan = plan_sweep(spec, stores(root / "stores")[0], root / "stores", keep_moments=False)
-    seconds = []
-    for count in (1, 2):
+    whole = os.sched_getaffinity(0)
+    seconds = {}
+    for count, mine in ((1, {min(whole)}), (1, whole), (2, whole)):
+        os.sched_setaffinity(0, mine)  # workers inherit it
         when, began = time.time(), time.perf_counter()
-        outcome = run_sweep(spec, plan, root / f"run{count}", scheduler="local", workers=count)
-        seconds.append(time.perf_counter() - began)
-    return seconds[0] / seconds[1], idle(outcome.passes, 2), min(one.began for one in outcome.passes) - when
+        outcome = run_sweep(spec, plan, root / f"run{count}-{len(mine)}", scheduler="local", workers=count)
+        seconds[count, len(mine)] = time.perf_counter() - began
+    one, machine, two = seconds.values()
+    return one / two, machine / two, idle(outcome.passes, 2), min(done.began for done in outcome.passes) - when
 
 
 def all_measured(images: int, root: Path) -> tuple[dict[str, float], dict[str, float]]:
@@ -227,7 +232,7 @@ def all_measured(images: int, root: Path) -> tuple[dict[str, float], dict[str, f
     ridge_task = one_pass(root / "one", reader, replace(SPEC, protocols=("ridge",), recipes=(Ridge(lambdas=lambdas),)))
     ridge, exact = fitted(reader, ridge_task, none)
     error, planned, grown = memory_error(root / "one", reader)
-    faster, share, start = workers(root / "many")
+    faster, than_machine, share, start = workers(root / "many")
     ratios = {
         "report_5": report / (five / 5),
         "report_15": report / (fifteen / 15),
@@ -236,6 +241,7 @@ def all_measured(images: int, root: Path) -> tuple[dict[str, float], dict[str, f
         "heads60_vs_5": sixty / five,
         "ridge_vs_adam": ridge / plain,
         "workers2_vs_1": faster,
+        "workers2_vs_machine": than_machine,
         "scheduling_share": share,
         "plan_memory_error": error,
     }
