@@ -130,6 +130,15 @@ def _usable(found: Sequence[Entry], spec: SweepSpec, notes: list[str]) -> list[E
     return [entry for entry in named if entry.sealed]
 
 
+def _nothing_fits(spec: SweepSpec, found: Sequence[Entry], root: Path) -> UsageError:
+    names = ", ".join(sorted({f"{e.spec.network} on {e.spec.images}" for e in found})) or "none"
+    inputs = list(spec.inputs) or [recipe.input for name in spec.protocols for recipe in spec.recipes_of(name)]
+    return UsageError(
+        f"no sealed store below {root} fits networks {list(spec.networks)}, train {list(spec.train)} and inputs {inputs}; "
+        f"there are: {names}. Build one: cli.py build-store --backbone resnet152 --images FOLDER"
+    )
+
+
 def plan_sweep(spec: SweepSpec, found: Sequence[Entry], root: Path, keep_moments: bool = True) -> SweepPlan:
     """Expand a sweep over the stores `found` below `root`; raises UsageError if no store fits.
 
@@ -139,6 +148,7 @@ def plan_sweep(spec: SweepSpec, found: Sequence[Entry], root: Path, keep_moments
     usable = _usable(found, spec, notes)
     planned: list[tuple[Entry, Sequence[Entry], Sequence[Cell]]] = []
     trainable = [e for e in usable if _trains(e, spec)]
+    lacking: dict[str, dict[str, str]] = {}
     protocols = [recipe for name in spec.protocols for recipe in spec.recipes_of(name)]
     for asked, protocol in product(spec.inputs or ("",), protocols):
         source = asked or protocol.input
@@ -151,7 +161,7 @@ def plan_sweep(spec: SweepSpec, found: Sequence[Entry], root: Path, keep_moments
             try:
                 parse_input(source, entry.spec)
             except UsageError as error:
-                notes.append(f"left out: {error}")
+                lacking.setdefault(entry.spec.network, {})[source] = str(error)
                 continue
             cells = _cells(spec, entry, tests, source, protocol)
             rows = _most(spec, entry)
@@ -164,13 +174,13 @@ def plan_sweep(spec: SweepSpec, found: Sequence[Entry], root: Path, keep_moments
                     f"nothing to test {entry.spec.network} on: holdout is 0 and no store matches tests {spec.tests}"
                 )
             planned.append((entry, tests, cells))
+    notes += [
+        f"left out: {len(some)} inputs that stores of {network} do not hold, such as {text!r}: {error}"
+        for network, some in lacking.items()
+        for text, error in list(some.items())[:1]
+    ]
     if not planned:
-        names = ", ".join(sorted({f"{e.spec.network} on {e.spec.images}" for e in found})) or "none"
-        raise UsageError(
-            f"no sealed store below {root} fits networks {list(spec.networks)}, train {list(spec.train)} and inputs "
-            f"{list(spec.inputs) or [recipe.input for recipe in protocols]}; there are: {names}. "
-            "Build one: cli.py build-store --backbone resnet152 --images FOLDER"
-        )
+        raise _nothing_fits(spec, found, root)
     return SweepPlan(tuple(_shared(planned, root / "moments" if keep_moments else None)), tuple(dict.fromkeys(notes)))
 
 
