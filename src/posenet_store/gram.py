@@ -12,7 +12,7 @@ neighbours are, and a head is the same to the last bit alone and among a hundred
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from itertools import chain, islice
 
 import numpy as np
@@ -85,7 +85,7 @@ class Collector:
         goals = targets.flatten(1)
         idle = goals.new_zeros(-len(goals) % TOGETHER, goals.shape[1])  # a target is rounded alike whatever its company
         self._targets, self._positions = goals.shape
-        self._eights = [some.T.contiguous().numpy() for some in torch.cat([goals, idle]).split(TOGETHER)]
+        self._eights = [some.T.contiguous() for some in torch.cat([goals, idle]).split(TOGETHER)]
         self._moments: ImageMoments | None = None
 
     def add(self, block: Tensor) -> None:
@@ -96,18 +96,15 @@ class Collector:
             self._moments = ImageMoments(second, second.new_empty(self._images, self._targets, size), self._positions)
         images = images_a_step(block.shape[1], self._kernel, self._positions)
         ones = torch.ones(images, size, self._positions, dtype=torch.float64)  # the last feature is the bias
-        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-            for part in block.split(images):
-                features = neighbourhoods(part, self._kernel, self._padding, ones[: len(part)]).numpy()
-                list(pool.map(partial(self._sum, self._moments), features, range(self._held, self._held + len(part))))
-                self._held += len(part)
-
-    def _sum(self, moments: ImageMoments, features: NDArray[np.float64], place: int) -> None:
-        """Sum one image's features [D, P]. NumPy multiplies a matrix by its own transpose at half the cost."""
-        product = features @ features.T
-        np.take(product.ravel(), _lower(len(features)), out=moments.second[place].numpy(), mode="clip")
-        crosses = np.concatenate([features @ some for some in self._eights], axis=1)[:, : self._targets]
-        moments.cross[place].numpy()[:] = crosses.T
+        lower = torch.from_numpy(_lower(size))
+        for part in block.split(images):
+            features = neighbourhoods(part, self._kernel, self._padding, ones[: len(part)])
+            place = slice(self._held, self._held + len(part))
+            products = torch.bmm(features, features.transpose(1, 2)).flatten(1)
+            torch.index_select(products, 1, lower, out=self._moments.second[place])
+            crosses = torch.cat([features @ some for some in self._eights], dim=2)[:, :, : self._targets]
+            self._moments.cross[place] = crosses.transpose(1, 2)
+            self._held += len(part)
 
     def whole(self) -> ImageMoments:
         """Return all moments; raises ValueError if there was no image."""
