@@ -36,7 +36,7 @@ check: $(STAMP)  ## lint, format, types
 bench: $(STAMP)  ## speed as ratios against named baselines
 	@for name in reason store extract sweep streaming shuffle scaling; do echo "== $$name"; $(BIN)/python cli.py bench $$name; done
 
-science: $(STAMP)  ## every experiment at demo size, on one page: about 15 minutes on two cores; resumes
+science: $(STAMP)  ## every experiment at demo size, on one page; resumes
 	pipeline/science.sh $(BIN)/python
 
 torture: $(STAMP)  ## SIGKILL a build 100 times at random moments, in both formats: nothing may differ

@@ -14,7 +14,16 @@ from posenet_store.sweep_spec import SweepSpec
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [
     ROOT / name
-    for name in ("README.md", "CONTRIBUTING.md", "stores/README.md", "pipeline/README.md", "docs/faults.md", "docs/cluster.md")
+    for name in (
+        "README.md",
+        "CONTRIBUTING.md",
+        "stores/README.md",
+        "pipeline/README.md",
+        "docs/faults.md",
+        "docs/findings.md",
+        "docs/tutorial.md",
+        "docs/cluster.md",
+    )
 ]
 README = DOCUMENTS[0].read_text(encoding="utf-8")
 COMMANDS = re.findall(r"^python cli\.py (.+?)(?:\s+#.*)?$", README, re.MULTILINE)

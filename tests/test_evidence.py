@@ -1,6 +1,7 @@
 """Means with their intervals and chances, from what runs keep; cautions; findings; older runs."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from posenet_store.errors import StoreError
 from posenet_store.report.cautions import cautions
 from posenet_store.report.evidence import Kept, Value, chances, value_of
 from posenet_store.report.fields import Record
-from posenet_store.report.findings import findings, how_tested
+from posenet_store.report.findings import findings, how_tested, is_baseline
 from posenet_store.report.pairs import Partner
 from posenet_store.report.table import table2, table_lines
 from posenet_store.results import RunFiles, load_run
@@ -135,3 +136,17 @@ def test_findings_name_the_trained_network_first_and_its_gain_over_the_baselines
     assert f"{difference.mean():+.3f}".replace("0.", ".") in found[0].gain
     assert "against pixels (no network)" in found[0].gain and "against vgg16-random0 (untrained)" in found[0].gain
     assert "6 entries were tested; the least p is .0001, corrected .0006." in how_tested(lines)
+
+
+def test_an_answer_is_not_corrected_for_the_other_heads_of_its_page(tmp_path: Path) -> None:
+    """2,000 other heads on the page would make every corrected p 1; what the answer claims are ten of them."""
+    cells = [painted(strength=1.0, count=12, seed=0, target=target, network="vgg16-hed-padding-none") for target in ("H", "G")]
+    records, kept = opened(tmp_path, *cells)
+    lines = table_lines(records, kept)
+    for line in lines:
+        for test, value in line.values.items():
+            if value.chance:
+                line.values[test] = replace(value, chance=replace(value.chance, corrected=1.0))
+    (found,) = findings(lines, kept)
+    assert "position is read beyond chance on every target" in found.verdict
+    assert not any(is_baseline(line) for line in lines if line.ours)
