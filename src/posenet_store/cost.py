@@ -17,7 +17,7 @@ from posenet_store.cells import output_size
 from posenet_store.errors import PosenetStoreError
 from posenet_store.families import Family, Unit, families, shifts, units
 from posenet_store.fused import Group, in_memory
-from posenet_store.gram import ImageMoments, fits, moment_bytes, train_in_gram_space
+from posenet_store.gram import STEP_BYTES, ImageMoments, fits, moment_bytes, train_in_gram_space
 from posenet_store.inputs import Input, parse_input
 from posenet_store.metrics import score
 from posenet_store.planning import Pass
@@ -27,7 +27,7 @@ from posenet_store.ridge import solvable
 from posenet_store.specs import GRID, StoreSpec
 
 LONG = 60.0  # seconds
-STEP_MEMORY = 2 * (16 << 20)
+STEP_MEMORY = 2 * STEP_BYTES
 MAP_BYTES = 26**2 * 8 * 6
 """A predicted map while it is scored: itself, its flat copy, its ranks and what ranking needs."""
 

@@ -11,6 +11,7 @@ neighbours are, and a head is the same to the last bit alone and among a hundred
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from itertools import chain, islice
@@ -27,7 +28,8 @@ from posenet_store.unfolding import images_a_step, neighbourhoods
 
 MAX_BYTES = 1 << 30
 TOGETHER = 8
-STEP_BYTES = 16 << 20
+STEP_BYTES = 2 << 20
+"""Sums of some steps are made ahead of the heads, a few at a time: what stays in the processor's cache."""
 Images = NDArray[np.int64]
 
 
@@ -145,7 +147,7 @@ def train_in_gram_space(
     images = len(moments.second)
     epochs, steps = recipe.epochs_over(images), recipe.steps_over(images)
     stream = chain.from_iterable(batches(epoch) for epoch in range(epochs))
-    with np.errstate(over="ignore", invalid="ignore"):  # a head that diverges ends as NaN, alone
+    with np.errstate(over="ignore", invalid="ignore"), _one_thread():  # a head that diverges ends as NaN, alone
         for number, (count, second, cross) in enumerate(_sums(moments, stream)):
             np.take(second, _whole(size), out=whole, mode="clip")
             for first in range(0, len(parameters), TOGETHER):
@@ -155,6 +157,17 @@ def train_in_gram_space(
             np.multiply(gradient, 2 / (count * moments.positions), out=gradient)
             optimizer.step(gradient, recipe.factor(number // steps, epochs))
     return decoder.heads(torch.from_numpy(parameters[:heads]), [], standard)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Let torch use one thread: sums ahead are one, the heads' steps another, and more would wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _sums(moments: ImageMoments, steps: Iterable[Images]) -> Iterator[tuple[int, NDArray[np.float64], NDArray[np.float64]]]:
