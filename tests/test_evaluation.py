@@ -94,3 +94,9 @@ def test_contributions_of_the_channels_sum_to_the_mean_map(reader: Reader, tmp_p
     figure = head_maps(found)
     assert [path.suffix for path in figure.save(tmp_path)] == [".png", ".svg"]
     assert len(figure.rows) == 8
+
+
+def test_a_missing_file_is_said_to_be_missing(reader: Reader, tmp_path: Path) -> None:
+    for name in ("none.pth", "none.safetensors"):
+        with pytest.raises(UsageError, match="does not exist"):
+            evaluate_foreign(tmp_path / name, reader, Question("H"))

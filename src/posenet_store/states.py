@@ -30,6 +30,8 @@ def read_state(path: Path) -> dict[str, Tensor]:
     try:
         safe = path.suffix == ".safetensors"
         loaded: object = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UsageError(f"{path} does not exist; give a .pth or .safetensors file") from None
     except pickle.UnpicklingError:
         raise UsageError(
             f"{path} can't be read as tensors: it is damaged, or it holds code, which is never run; "
