@@ -38,6 +38,7 @@ from posenet_store.formats import shards
 from posenet_store.formats.zarr import block_files
 from posenet_store.reader import Reader, open_store
 from posenet_store.sources import image_set
+from posenet_store.stages import peak_memory
 from posenet_store.store import StoreWriter
 from posenet_store.threads import on_threads, processors
 
@@ -122,12 +123,6 @@ def drained(loader: Any) -> Callable[[], None]:
             pass
 
     return work
-
-
-def peak_memory() -> int:
-    """The most bytes that this process has held so far (Linux; getrusage would count what its parent held, too)."""
-    status = Path("/proc/self/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) * 1024
 
 
 def _process(path: str, rank: tuple[int, int], barrier: Barrier, seconds: Any) -> None:

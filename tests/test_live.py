@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from posenet_store import cost, live, tally
+from posenet_store import cost, tally
 from posenet_store.blocks import row_bytes
 from posenet_store.catalogue import stores
 from posenet_store.cost import expected_seconds
@@ -90,8 +90,7 @@ def test_what_is_read_is_counted_once(root: Path) -> None:
 def test_a_sweep_shows_how_it_stands_and_leaves_nothing_behind(
     root: Path, tmp_path: Path, scheduler: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (tally, live):
-        monkeypatch.setattr(module, "EVERY", 0.002)
+    monkeypatch.setattr(tally, "EVERY", 0.002)
     plan, shown, files = planned(root), list[State](), RunFiles(tmp_path / "run")
     files.progress.mkdir(parents=True)
     (files.progress / plan.passes[0].id).write_text(json.dumps({"images": 10**9, "bytes": 1}))  # of a driver that was killed

@@ -15,7 +15,7 @@ import torch
 from posenet_store.blocks import row_bytes
 from posenet_store.cells import output_size
 from posenet_store.errors import PosenetStoreError
-from posenet_store.families import Family, Unit, families, shifts, units
+from posenet_store.families import Family, Unit, families, shifts, units, ways
 from posenet_store.fused import Group, in_memory
 from posenet_store.gram import STEP_BYTES, ImageMoments, fits, moment_bytes, train_in_gram_space
 from posenet_store.inputs import Input, parse_input
@@ -116,8 +116,7 @@ def expected_seconds(passes: Sequence[Pass], specs: Mapping[str, StoreSpec]) -> 
 def _recipe(one: Pass, source: Input, made: Sequence[Family], rows: int, speeds: Speeds) -> tuple[int, int, float, str]:
     """Scans of the training rows, bytes held, seconds at work, way."""
     recipe = made[0].recipe
-    small, large = units([family for family in made if family.recipe.linear], source.channels, partial(fits, rows))
-    large += [family for family in made if not family.recipe.linear]
+    small, large = ways(made, source.channels, partial(fits, rows))
     epochs, runs = recipe.epochs_over(rows), shifts(small, rows)
     held, seconds = STEP_MEMORY if small else 0, 0.0
     held += max((sum(_moments_of(unit, rows) for unit in run) for run in runs), default=0)

@@ -5,6 +5,7 @@ The authors' decoder (models/decoder.py): convolutions of one kernel and padding
 on numbers one by one (an optimiser) works on all heads at once and none feels its neighbours.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -62,6 +63,11 @@ class Decoder:
         sizes = [torch.Size(shape).numel() for shape in shapes]
         return [part.view(-1, *shape) for part, shape in zip(rows.split(sizes, dim=1), shapes, strict=True)]
 
+    def _by_layer(self, parts: Sequence[Tensor]) -> list[Sequence[Tensor]]:
+        """Return the parameters of each convolution: weight and bias, then gain and offset if normalised."""
+        each = 4 if self.recipe.sigmoid else 2
+        return [parts[first : first + each] for first in range(0, len(parts), each)]
+
     def running(self, heads: int) -> Running:
         """Return the running statistics of new heads; none if they are not normalised."""
         widths = [heads * outputs for _, outputs in self._layers] if self.recipe.sigmoid else []
@@ -70,30 +76,28 @@ class Decoder:
     def maps(self, parts: list[Tensor], running: Running, inputs: Tensor) -> Tensor:
         """Return the maps [B, n, h, w] of a training step on inputs [B, C, 28, 28], before upsampling; updates `running`."""
         values, groups = inputs, 1
-        each = 4 if self.recipe.sigmoid else 2
-        for layer in range(0, len(parts), each):
-            weight, bias, *gains = parts[layer : layer + each]
+        layers = self._by_layer(parts)
+        for layer, (weight, bias, *gains) in enumerate(layers):
             values = grouped(values, weight.flatten(0, 1), bias.flatten(), self.padding, groups)
             if gains:
-                mean, variance = running[layer // each]
+                mean, variance = running[layer]
                 gain, offset = (one.flatten() for one in gains)
                 values = F.batch_norm(values, mean, variance, gain, offset, True, MOMENTUM, EPSILON)
             groups = len(weight)
-            if layer + each < len(parts):
+            if layer + 1 < len(layers):
                 values = values.relu()
         return values.sigmoid() if self.recipe.sigmoid else values
 
     def heads(self, rows: Tensor, running: Running, standard: Standard | None = None) -> Heads:
         """Return trained rows as Heads: normalisation by the running statistics is part of each convolution."""
-        parts, each = [part.clone() for part in self.split(rows)], 4 if self.recipe.sigmoid else 2
         layers = []
-        for layer in range(0, len(parts), each):
-            weight, bias, *gains = parts[layer : layer + each]
+        for layer, (weight, bias, *gains) in enumerate(self._by_layer([part.clone() for part in self.split(rows)])):
             if gains:
-                mean, variance = (one.view_as(bias) for one in running[layer // each])
+                mean, variance = (one.view_as(bias) for one in running[layer])
                 scale = gains[0] / (variance + EPSILON).sqrt()
-                weight, bias = weight * scale[:, :, None, None, None], (bias - mean) * scale + gains[1]
-            layers.append((weight, bias))
+                layers.append((weight * scale[:, :, None, None, None], (bias - mean) * scale + gains[1]))
+            else:
+                layers.append((weight, bias))
         *hidden, (weight, bias) = layers
         recipe = self.recipe
         return Heads(weight[:, 0], bias[:, 0], self.padding, tuple(hidden), recipe.sigmoid, recipe.size, standard)

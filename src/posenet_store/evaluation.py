@@ -47,9 +47,11 @@ class Contributions:
     maps: NDArray[float64]
     share: NDArray[float64]
 
-    def largest(self, count: int) -> list[int]:
-        """Return the channels of the largest shares, either sign, the largest first."""
-        return [int(place) for place in np.argsort(-np.abs(self.share))[:count]]
+    def strongest(self, count: int) -> list[tuple[str, NDArray[float64], float]]:
+        """Return (name, map, share) of the channels of the largest shares, either sign, the largest first."""
+        return [
+            (self.names[place], self.maps[place], float(self.share[place])) for place in np.argsort(-np.abs(self.share))[:count]
+        ]
 
 
 @dataclass(frozen=True)

@@ -128,6 +128,12 @@ def units(made: Sequence[Family], channels: int, fits: Callable[[int, int], bool
     return found, rest
 
 
+def ways(made: Sequence[Family], channels: int, fits: Callable[[int, int], bool]) -> tuple[list[Unit], list[Family]]:
+    """Return units that gradient steps train in Gram space, and the families whose moments do not tell all, or do not fit."""
+    small, large = units([family for family in made if family.recipe.linear], channels, fits)
+    return small, large + [family for family in made if not family.recipe.linear]
+
+
 def shifts(made: Sequence[Unit], images: int) -> list[list[Unit]]:
     """Split units into runs whose moments of `images` images stay within 1 GiB together: each run is one scan."""
     runs: list[list[Unit]] = []

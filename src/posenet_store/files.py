@@ -26,7 +26,7 @@ def canonical_json(value: object) -> bytes:
 
 def sha256(data: bytes | memoryview) -> str:
     """Return the SHA-256 of `data` in hexadecimal."""
-    return hashlib.sha256(data).hexdigest()
+    return sha256_pieces([data])
 
 
 def sha256_pieces(pieces: Iterable[bytes | memoryview]) -> str:

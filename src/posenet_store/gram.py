@@ -140,7 +140,7 @@ def train_in_gram_space(
     decoder, recipe, places = group.decoder(channels), group.recipe, np.array(group.places)
     heads = len(group.seeds)
     size = moments.cross.shape[2]
-    parameters, whole = np.zeros((heads + -heads % TOGETHER, size)), np.empty((size, size))
+    parameters, whole, entries = np.zeros((heads + -heads % TOGETHER, size)), np.empty((size, size)), _whole(size)
     parameters[:heads] = torch.stack([decoder.initial(seed) for seed in group.seeds]).numpy()
     optimizer, gradient = group.optimizer(parameters), np.zeros_like(parameters)
     mine, goals = gradient[:heads], np.empty((heads, size))
@@ -149,7 +149,7 @@ def train_in_gram_space(
     stream = chain.from_iterable(batches(epoch) for epoch in range(epochs))
     with np.errstate(over="ignore", invalid="ignore"), _one_thread():  # a head that diverges ends as NaN, alone
         for number, (count, second, cross) in enumerate(_sums(moments, stream)):
-            np.take(second, _whole(size), out=whole, mode="clip")
+            np.take(second, entries, out=whole, mode="clip")
             for first in range(0, len(parameters), TOGETHER):
                 np.matmul(parameters[first : first + TOGETHER], whole, out=gradient[first : first + TOGETHER])
             np.take(cross, places, axis=0, out=goals, mode="clip")

@@ -6,11 +6,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Event, Thread
 
 from posenet_store.passes import Done
 from posenet_store.planning import Pass
-from posenet_store.tally import EVERY, Tally, told, total
+from posenet_store.tally import Tally, repeating, told, total
 
 
 @dataclass(frozen=True)
@@ -75,19 +74,10 @@ class Board:
     @contextmanager
     def shown(self, show: Callable[[State], None]) -> Iterator[None]:
         """Inside the block, show the state once a second; at its end once more, and remove the files."""
-        ended = Event()
-
-        def work() -> None:
-            while not ended.wait(EVERY):
-                show(self.state())
-
         shutil.rmtree(self._folder, ignore_errors=True)  # of a driver that was killed
-        thread = Thread(target=work, daemon=True)
-        thread.start()
         try:
-            yield
+            with repeating(lambda: show(self.state())):
+                yield
         finally:
-            ended.set()
-            thread.join()
             show(self.state())
             shutil.rmtree(self._folder, ignore_errors=True)

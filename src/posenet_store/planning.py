@@ -175,9 +175,10 @@ def plan_sweep(spec: SweepSpec, found: Sequence[Entry], root: Path, keep_moments
                 )
             planned.append((entry, tests, cells))
     notes += [
-        f"left out: {len(some)} inputs that stores of {network} do not hold, such as {text!r}: {error}"
+        "left out: {} inputs that stores of {} do not hold, such as {!r}: {}".format(
+            len(some), network, *next(iter(some.items()))
+        )
         for network, some in lacking.items()
-        for text, error in list(some.items())[:1]
     ]
     if not planned:
         raise _nothing_fits(spec, found, root)

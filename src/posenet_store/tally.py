@@ -4,7 +4,7 @@ Workers may be on other machines, and the run's folder is what all of them share
 not synced, a failure to write one is ignored, and they are gone when the run ends.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,23 +34,34 @@ def total(tallies: Sequence[Tally]) -> Tally:
 
 
 @contextmanager
-def telling(path: Path, tallies: Sequence[Tally]) -> Iterator[None]:
-    """Inside the block, write to `path` once a second what the tallies, which others change, add up to."""
+def repeating(work: Callable[[], object]) -> Iterator[None]:
+    """Inside the block, do `work` once a second in a thread; at its end the thread has ended too."""
     ended = Event()
 
-    def tell() -> None:
+    def repeated() -> None:
         while not ended.wait(EVERY):
-            with suppress(OSError):
-                path.parent.mkdir(exist_ok=True)
-                replace_unsynced(path, canonical_json(vars(total(tallies))))
+            work()
 
-    thread = Thread(target=tell, daemon=True)
+    thread = Thread(target=repeated, daemon=True)
     thread.start()
     try:
         yield
     finally:
         ended.set()
         thread.join()
+
+
+@contextmanager
+def telling(path: Path, tallies: Sequence[Tally]) -> Iterator[None]:
+    """Inside the block, write to `path` once a second what the tallies, which others change, add up to."""
+
+    def tell() -> None:
+        with suppress(OSError):
+            path.parent.mkdir(exist_ok=True)
+            replace_unsynced(path, canonical_json(vars(total(tallies))))
+
+    with repeating(tell):
+        yield
 
 
 def told(path: Path) -> Tally | None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from posenet_store.cells import Cell
 from posenet_store.errors import StoreError
-from posenet_store.families import Family, Fitted, Goals, Unit, chosen, families, group_of, shifts, units
+from posenet_store.families import Family, Fitted, Goals, Unit, chosen, families, group_of, shifts, ways
 from posenet_store.files import sha256
 from posenet_store.fused import in_memory, train
 from posenet_store.gram import Collector, ImageMoments, fits, train_in_gram_space
@@ -72,10 +72,7 @@ def fit_recipe(reader: Reader, source: Input, cells: Sequence[Cell], recipe: Rec
         raise StoreError(f"{reader.files} has no readable image among its first {inputs.rows} rows to train on")
     if recipe.standardise:
         inputs = replace(inputs, standard=_standard(inputs, shelf))
-    made = families(cells, source, reader.spec)
-    linear = [family for family in made if family.recipe.linear]
-    small, large = units(linear, source.channels, partial(fits, inputs.images))
-    large += [family for family in made if not family.recipe.linear]
+    small, large = ways(families(cells, source, reader.spec), source.channels, partial(fits, inputs.images))
     return [
         *(_in_gram_space(inputs, small, recipe, shelf) if small else ()),
         *(_by_convolution(inputs, large, recipe) if large else ()),

@@ -72,7 +72,7 @@ def sweep(
         _print_plan(plan, finished, {entry.spec.fingerprint: entry.spec for entry in found}, as_json)
         return
     signal.signal(signal.SIGTERM, terminated)
-    outcome = _followed(spec.stem, asked, plan, found, files, (scheduler, workers), len(finished))
+    outcome = _followed(spec.stem, asked, plan, found, files, (scheduler, workers), finished)
     _print_outcome(outcome, files, as_json)
     if outcome.failures:
         raise click.exceptions.Exit(1)
@@ -80,13 +80,13 @@ def sweep(
 
 def _followed(
     name: str, asked: "SweepSpec", plan: "SweepPlan", found: "Sequence[Entry]", files: "RunFiles",
-    where: tuple[str, int | None], finished: int,
+    where: tuple[str, int | None], finished: "Sequence[str]",
 ) -> "SweepOutcome":  # fmt: skip
     """Run a sweep; passes, heads, images a second, bytes and the time left are shown meanwhile, and what it came to after."""
     from posenet_store.cost import expected_seconds
     from posenet_store.sweep import run_sweep
 
-    left = plan.without(files.finished(plan.cells)).passes
+    left = plan.without(finished).passes
     before = len(plan.passes) - len(left)
 
     def title(passes: int) -> str:
@@ -95,12 +95,12 @@ def _followed(
     expected = expected_seconds(left, {entry.spec.fingerprint: entry.spec for entry in found})
     last: list[State] = []
     with progress(coarse=True) as bars:
-        bar = bars.add_task(title(0), total=len(plan.cells), completed=finished, left=None, unit="heads")
+        bar = bars.add_task(title(0), total=len(plan.cells), completed=len(finished), left=None, unit="heads")
 
         def show(state: "State") -> None:
             last[:] = [state]
             speed = f"heads  {state.read.images / state.seconds:,.0f} images/s  {human_bytes(state.read.bytes)} read"
-            done = finished + state.cells
+            done = len(finished) + state.cells
             bars.update(bar, completed=done, description=title(state.passes), left=state.left, unit=speed)
 
         outcome = run_sweep(

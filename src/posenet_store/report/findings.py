@@ -1,7 +1,8 @@
 """What a run says, in sentences: which networks carry position, by how much more than the baselines, and how sure that is."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +12,7 @@ from posenet_store.report.evidence import Kept, Value, bracketed, shown_p
 from posenet_store.report.listing import joined, short
 from posenet_store.report.maps import of_one_kind
 from posenet_store.report.published import COLUMNS
-from posenet_store.report.table import Line, network_title
+from posenet_store.report.table import Line, network_title, untrained
 from posenet_store.statistics import PERMUTATIONS, holm
 
 LEVEL = 0.05
@@ -32,23 +33,20 @@ class Finding:
 
 def is_baseline(line: Line) -> bool:
     """Whether a line's features were never trained: plain pixels, or a network with random weights."""
-    network = str(line.records[0]["labels"]["network"])
-    return network.startswith("pixels") or "(untrained" in network_title(network)
+    return bool(untrained(line.records[0]["labels"]["network"]))
 
 
-def above(line: Line, lines: Sequence[Line], kept: Kept) -> dict[str, Difference]:
-    """Return by how much a line's SPC on held-out images is above each baseline's with the same kind of head.
+def above(line: Line, lines: Sequence[Line], kept: Kept) -> Iterator[tuple[str, Difference]]:
+    """Yield each baseline with the same kind of head, and by how much a line's SPC on held-out images is above its.
 
     Images are paired, each one's score averaged over seeds; the bounds are of a bootstrap over images.
     """
-    found = {}
     for base in lines:
         same = (base.target, base.setting, base.source) == (line.target, line.setting, line.source) and base.ours
         if same and is_baseline(base) and base.network != line.network and _images(base) == _images(line):
             sides = (_per_image(base, kept), _per_image(line, kept))
             if sides[0] is not None and sides[1] is not None and len(sides[0]) == len(sides[1]):
-                found[base.network] = difference(sides[0], sides[1], more_is_better=True)
-    return found
+                yield base.network, difference(sides[0], sides[1], more_is_better=True)
 
 
 def _images(line: Line) -> tuple[str, int]:
@@ -91,11 +89,8 @@ def findings(lines: Sequence[Line], kept: Kept) -> list[Finding]:
 def _finding(network: str, mine: Sequence[Line], met: Sequence[str], every: Sequence[Line], kept: Kept) -> Finding:
     values = {line.target: line.values[NATURAL] for line in mine}
     numbers = tuple((target, short(v.spc), bracketed(v.spc_bounds), short(v.mae)) for target, v in values.items())
-    gains = [
-        f"{joined(found.parts())} against {network_title(base)}"
-        for base, found in list(above(mine[0], every, kept).items())[:GAINS]
-        if not network.startswith("pixels")
-    ]
+    compared = [] if network.startswith("pixels") else islice(above(mine[0], every, kept), GAINS)
+    gains = [f"{joined(found.parts())} against {network_title(base)}" for base, found in compared]
     gain = f"SPC of {mine[0].target} on the same images: {', '.join(gains)}." if gains else ""
     return Finding(network_title(network), _verdict(values, met), gain, numbers)
 

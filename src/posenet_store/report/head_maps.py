@@ -14,7 +14,7 @@ ROW = 1.5
 @styled
 def head_maps(one: Evaluation) -> Picture:
     """Draw a row a test column (target, first image, mean, error), then the mean maps of the channels that add most."""
-    strongest = one.contributions.largest(CHANNELS) if one.contributions else []
+    strongest = [] if one.contributions is None else one.contributions.strongest(CHANNELS)
     tests, deep = list(one.scored), -(-len(strongest) // ACROSS)
     figure = canvas(ROW * (len(tests) + deep), ROW * ACROSS + 1)
     panels = figure.subplots(len(tests) + deep, ACROSS, squeeze=False)
@@ -30,13 +30,11 @@ def head_maps(one: Evaluation) -> Picture:
     places = panels[len(tests) :].ravel()
     for panel in places[len(strongest) :]:
         panel.set_axis_off()
-    for panel, channel in zip(places, strongest, strict=False):
-        assert one.contributions is not None
-        values, share = one.contributions.maps[channel], float(one.contributions.share[channel])
+    for panel, (name, values, share) in zip(places, strongest, strict=False):
         centred = values - values.mean()
         limit = max(float(abs(centred).max()), 1e-12)
-        show_map(panel, centred, (-limit, limit), f"{one.contributions.names[channel]}  {share:+.2f}", "RdBu_r")
-        rows.append([one.contributions.names[channel], f"{share:+.4f}"])
+        show_map(panel, centred, (-limit, limit), f"{name}  {share:+.2f}", "RdBu_r")
+        rows.append([name, f"{share:+.4f}"])
     return Picture(
         "head", "What a head paints", figure,
         "A row a test: the map to paint, what the head paints for the first image, its mean over images, and the mean absolute "

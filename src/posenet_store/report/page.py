@@ -58,7 +58,7 @@ def _minded(line: Line, kept: Kept) -> list[str]:
 def table_rows(lines: Sequence[Line], kept: Kept) -> dict[str, Any]:
     """Return Table 2 for the template: its tests and baselines, and a row a line."""
     tests = columns(lines)
-    gains = {id(line): above(line, lines, kept) for line in lines if line.ours and not is_baseline(line)}
+    gains = {id(line): dict(above(line, lines, kept)) for line in lines if line.ours and not is_baseline(line)}
     rows = []
     for line in lines:
         found = gains.get(id(line), {})

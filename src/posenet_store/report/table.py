@@ -40,6 +40,15 @@ class Line:
         return HELD_OUT if column == COLUMNS[0] and HELD_OUT in self.records[0]["scores"] else column
 
 
+def untrained(network: str) -> str:
+    """Return why a network's features were never trained, nothing if they were.
+
+    >>> untrained("pixels"), untrained("vgg16-random0-padding-none"), untrained("vgg16-hed-padding-none")
+    ('no network', 'untrained', '')
+    """
+    return "no network" if network.partition("-")[0] == "pixels" else "untrained" if "-random" in network else ""
+
+
 def network_title(network: str) -> str:
     """Return a network's name for people; untrained ones and those of another padding say so.
 
@@ -48,9 +57,8 @@ def network_title(network: str) -> str:
     """
     whole, _, images = network.partition(" on ")
     kind, _, padding = whole.partition("-padding-")
-    remarks = ["no network"] if kind.partition("-")[0] == "pixels" else ["untrained"] if "-random" in kind else []
-    if padding:
-        remarks.append(f"{'no' if padding == 'none' else padding} padding")
+    padded = f"{'no' if padding == 'none' else padding} padding" if padding else ""
+    remarks = [remark for remark in (untrained(kind), padded) if remark]
     return kind + (f" ({', '.join(remarks)})" if remarks else "") + (f" on {images}" if images else "")
 
 
