@@ -86,6 +86,17 @@ def test_fewer_training_images_are_an_axis_without_published_values(tmp_path: Pa
     assert "published" not in picture.caption
 
 
+def test_a_networks_paddings_are_one_curve_beside_the_papers_two_points(tmp_path: Path) -> None:
+    kinds = ("vgg16-hed", "vgg16-hed-padding-reflect", "vgg16-hed-padding-none", "pixels")
+    run = opened(tmp_path, *(painted(network=kind, strength=1 / place) for place, kind in enumerate(kinds, 1)))
+    picture = along(run.records, run.kept, AXIS["network_paddings"])
+    assert picture
+    ours = [row[1] for row in picture.rows if row[-1] == "ours"]
+    assert ours == [f"vgg16-hed, padding of the network {kind}" for kind in ("zeros", "none", "reflect")]
+    assert [row[2] for row in picture.rows if row[-1] == "paper, Table 4"] == [".742", ".381"]
+    assert "SPC of H from padding of the network zeros to reflect" in picture.answer
+
+
 def test_error_maps_are_the_papers_equation_4_over_three_patterns(tmp_path: Path) -> None:
     cells = [
         painted(target=target, network=network) for network, target in product(("pixels", "vgg16-hed"), ("H", "V", "G", "HS"))

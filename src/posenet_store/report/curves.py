@@ -1,5 +1,6 @@
 """Figures made of points: SPC by stage, kernel, padding and depth of the head, and Table 2; published values beside ours."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,8 +23,19 @@ from posenet_store.report.evidence import Kept, Value, bracketed, value_of
 from posenet_store.report.fields import Record, alike
 from posenet_store.report.listing import joined, short
 from posenet_store.report.maps import row_of_maps
-from posenet_store.report.published import KERNELS, LAYERS, MODELS, NONE, PADDINGS, STAGES, Published, Setting
-from posenet_store.report.table import BASE, Line, columns, network_title, our_lines, setting_of, table_lines, target_order
+from posenet_store.report.published import KERNELS, LAYERS, MODELS, NONE, PADDINGS, STAGES, UNPADDED, Published, Setting
+from posenet_store.report.table import (
+    BASE,
+    Line,
+    columns,
+    network_title,
+    our_lines,
+    padding_of,
+    setting_of,
+    table_lines,
+    target_order,
+)
+from posenet_store.specs import PADDINGS as OF_NETWORKS
 from posenet_store.targets import description
 
 HEAD = ("target", "network", "SPC", "95 % interval", "MAE", "95 % interval", "numbers")
@@ -31,7 +43,10 @@ HEAD = ("target", "network", "SPC", "95 % interval", "MAE", "95 % interval", "nu
 
 @dataclass(frozen=True)
 class Axis:
-    """What a figure varies: its value of a record (None: not on this axis), the field it lies in, and published values."""
+    """What a figure varies: its value of a record (None: not on this axis), the field it lies in, and published values.
+
+    `curve` is the network whose curve a record lies on.
+    """
 
     name: str
     title: str
@@ -39,6 +54,7 @@ class Axis:
     of: Callable[[Record], Setting | None]
     field: str
     published: Published
+    curve: Callable[[Record], str] = lambda record: str(record["labels"]["network"])
 
 
 def _stage(record: Record) -> Setting | None:
@@ -54,6 +70,15 @@ AXES = (
     ),
     Axis("kernels", "Effect of the kernel size", "kernel size", lambda r: r["cell"]["kernel"], "kernel", KERNELS),
     Axis("paddings", "Effect of the head's padding", "padding", lambda r: r["cell"]["padding"], "padding", PADDINGS),
+    Axis(
+        "network_paddings",
+        "Effect of the network's own padding",
+        "padding of the network",
+        lambda r: padding_of(r["labels"]["network"])[1],
+        "network",
+        UNPADDED,
+        lambda r: padding_of(r["labels"]["network"])[0],
+    ),
     Axis("amounts", "Fewer training images", "training images", lambda r: r["cell"]["train_rows"], "train_rows", NONE),
 )
 Points = dict[tuple[str, str, Setting], list[Record]]
@@ -61,13 +86,13 @@ Points = dict[tuple[str, str, Setting], list[Record]]
 
 
 def _order(setting: Setting) -> tuple[bool, Any]:
-    return setting == "all", setting
+    return setting == "all", OF_NETWORKS.index(setting) if setting in OF_NETWORKS else setting
 
 
 def points(records: Sequence[Record], axis: Axis) -> Points:
     """Return the largest set of held-out cells that differ along the axis, all else but network, target and seed equal.
 
-    Targets at one setting only are left out.
+    Networks and targets at one setting only are left out.
     """
     there = [(record, axis.of(record)) for record in records if HELD_OUT in record["scores"]]
     kinds: dict[str, list[Record]] = {}  # heads on all channels and on three a tap are not on one axis
@@ -80,9 +105,9 @@ def points(records: Sequence[Record], axis: Axis) -> Points:
         for record in group:
             setting = axis.of(record)
             if setting is not None:
-                found.setdefault((record["cell"]["target"], record["labels"]["network"], setting), []).append(record)
-        varied = {target for target, _, _ in found if len({x for t, _, x in found if t == target}) > 1}
-        found = {place: some for place, some in found.items() if place[0] in varied}
+                found.setdefault((record["cell"]["target"], axis.curve(record), setting), []).append(record)
+        settings = Counter(place[:2] for place in found)
+        found = {place: some for place, some in found.items() if settings[place[:2]] > 1}
         if len(found) > len(best):
             best = found
     return best

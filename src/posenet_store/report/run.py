@@ -82,6 +82,10 @@ class Plots:
         """Return SPC by the head's zero padding."""
         return self._drawn("paddings")
 
+    def network_paddings(self) -> Drawing:
+        """Return SPC by the padding of the frozen network."""
+        return self._drawn("network_paddings")
+
     def amounts(self) -> Drawing:
         """Return SPC by the number of training images."""
         return self._drawn("amounts")

@@ -10,6 +10,7 @@ from posenet_store.report.evidence import NOTHING, Kept, Value, chances, shown_p
 from posenet_store.report.fields import SETTINGS, Record, fields_of, varying
 from posenet_store.report.listing import Listing
 from posenet_store.report.published import COLUMNS, MODELS, TABLES
+from posenet_store.specs import ZEROS
 from posenet_store.statistics import constant_error
 from posenet_store.targets import TARGETS
 
@@ -49,6 +50,16 @@ def untrained(network: str) -> str:
     return "no network" if network.partition("-")[0] == "pixels" else "untrained" if "-random" in network else ""
 
 
+def padding_of(network: str) -> tuple[str, str]:
+    """Return a network's name without its padding, and the padding.
+
+    >>> padding_of("vgg16-hed-padding-none"), padding_of("pixels")
+    (('vgg16-hed', 'none'), ('pixels', 'zeros'))
+    """
+    kind, _, padding = network.partition("-padding-")
+    return kind, padding or ZEROS
+
+
 def network_title(network: str) -> str:
     """Return a network's name for people; untrained ones and those of another padding say so.
 
@@ -56,8 +67,8 @@ def network_title(network: str) -> str:
     ('resnet152-random0 (untrained)', 'pixels (no network)', 'vgg16-hed (no padding) on photos')
     """
     whole, _, images = network.partition(" on ")
-    kind, _, padding = whole.partition("-padding-")
-    padded = f"{'no' if padding == 'none' else padding} padding" if padding else ""
+    kind, padding = padding_of(whole)
+    padded = f"{'no' if padding == 'none' else padding} padding" if padding != ZEROS else ""
     remarks = [remark for remark in (untrained(kind), padded) if remark]
     return kind + (f" ({', '.join(remarks)})" if remarks else "") + (f" on {images}" if images else "")
 
