@@ -25,7 +25,7 @@ from posenet_store.results import RunFiles
 from posenet_store.sweep_spec import SweepSpec
 from support import store_with_probes
 
-SPEEDS = Speeds(read=1e9, multiply=5e10, step=1e-4, score=1e-4)
+SPEEDS = Speeds(read=1e9, multiply=5e10, square=5e10, step=1e-4, score=1e-4)
 SPEC = SweepSpec(title="t", train=("photos",), targets=("H", "G"), seeds=(0,), recipes=(Recipe(epochs=3),))
 
 

@@ -74,6 +74,7 @@ OWNERS = {
     "zarr": {"formats.zarr"},
     "numcodecs": {"formats.shards"},
     "google_crc32c": {"files"},
+    "threadpoolctl": {"threads"},
     "obstore": {"remote"},
     "xarray": {"views", "reader"},  # the reader names types only
     "h5py": {"formats.hdf5"},

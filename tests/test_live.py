@@ -139,7 +139,7 @@ def test_speeds_are_measured_only_for_what_takes_long_and_never_fail_a_sweep(
         asked.append(passes)
         if len(asked) > 1:
             raise StoreError("gone")
-        return cost.Speeds(1, 1, 1, 1)
+        return cost.Speeds(1, 1, 1, 1, 1)
 
     monkeypatch.setattr(cost, "measured", measured)
     quick = expected_seconds(plan.passes, specs)

@@ -18,31 +18,35 @@ from posenet_store.errors import PosenetStoreError
 from posenet_store.families import Family, Unit, families, shifts, units, ways
 from posenet_store.fused import Group, in_memory
 from posenet_store.gram import STEP_BYTES, ImageMoments, fits, moment_bytes, train_in_gram_space
+from posenet_store.heads import WIDE
 from posenet_store.inputs import Input, parse_input
 from posenet_store.metrics import score
 from posenet_store.planning import Pass
 from posenet_store.reader import open_store
 from posenet_store.recipes import Recipe, Ridge
-from posenet_store.ridge import solvable
+from posenet_store.ridge import accumulate, solvable
 from posenet_store.specs import GRID, StoreSpec
 
 LONG = 60.0  # seconds
 STEP_MEMORY = 2 * STEP_BYTES
-MAP_BYTES = 26**2 * 8 * 6
-"""A predicted map while it is scored: itself, its flat copy, its ranks and what ranking needs."""
+RANKED = 6
+"""Maps of one head while it is scored: its own, its flat copy, its ranks and what ranking needs."""
 
 
 @dataclass(frozen=True)
 class Speeds:
-    """This machine's: bytes decoded a second, float64 operations a second, seconds a training step, seconds a map scored."""
+    """This machine's: bytes decoded a second, float64 operations a second of products and of sums of second moments (whose
+    symmetric half is not computed, but counted), seconds a training step, seconds a map scored.
+    """
 
     read: float
     multiply: float
+    square: float
     step: float
     score: float
 
 
-TYPICAL = Speeds(read=1e9, multiply=3e10, step=1e-4, score=1e-4)
+TYPICAL = Speeds(read=1e9, multiply=3e10, square=6e10, step=1e-4, score=1e-4)
 """A desk computer's, where a rough idea will do."""
 
 
@@ -57,10 +61,14 @@ class Cost:
 
 
 def _seconds(work: Callable[[], object]) -> float:
+    """The least of three: what disturbs a measurement makes it longer."""
     work()
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
+    found = []
+    for _ in range(3):
+        began = time.perf_counter()
+        work()
+        found.append(time.perf_counter() - began)
+    return min(found)
 
 
 def measured(passes: Sequence[Pass]) -> Speeds:
@@ -71,13 +79,15 @@ def measured(passes: Sequence[Pass]) -> Speeds:
     read = row_bytes(reader.spec, [name]) * stop / _seconds(lambda: reader.read(name, 0, stop))
     wide = torch.randn(8, 136, 676, dtype=torch.float64)
     multiply = 2 * 8 * 136**2 * 676 / _seconds(lambda: wide @ wide.transpose(1, 2))
+    maps = torch.randn(8, 512, GRID, GRID)
+    square = 2 * 8 * 512**2 * GRID**2 / _seconds(lambda: accumulate([maps], 1, 0))
     second = torch.ones(4, 136 * 137 // 2, dtype=torch.float64)
     moments = ImageMoments(second, torch.zeros(4, 1, 136, dtype=torch.float64), 676)
     order, head = [np.arange(4)] * 500, Group(3, 0, Recipe(epochs=1), (0,), torch.zeros(1, 26, 26, dtype=torch.float64))
     step = _seconds(lambda: train_in_gram_space(moments, lambda epoch: order, 15, head)) / len(order)
-    maps = np.random.default_rng(0).normal(size=(100, 26, 26))
-    scored = _seconds(lambda: score(maps, maps[0])) / len(maps)
-    return Speeds(read, multiply, step, scored)
+    painted = np.random.default_rng(0).normal(size=(100, 26, 26))
+    scored = _seconds(lambda: score(painted, painted[0])) / len(painted)
+    return Speeds(read, multiply, square, step, scored)
 
 
 def cost_of(one: Pass, specs: Mapping[str, StoreSpec], speeds: Speeds) -> Cost:
@@ -91,14 +101,30 @@ def cost_of(one: Pass, specs: Mapping[str, StoreSpec], speeds: Speeds) -> Cost:
     seconds = tested * len(one.cells) * speeds.score
     reading = sum(row_bytes(store, source.arrays) * count for store, count in tests)
     largest = max(store.block_rows for store, count in tests if count)
-    width = max(len(family.cells) for family in made)
-    scoring = largest * (source.channels * GRID**2 * 12 + width * MAP_BYTES)
+    scoring = largest * (source.channels * GRID**2 * 4 + max(map(_painting, made)) * 8)
     block = spec.block_rows * (row_bytes(spec, source.arrays) + source.channels * GRID**2 * 8)
     train = _recipe if isinstance(one.protocol, Recipe) else _ridge
     scans, held, working, way = train(one, source, made, rows, speeds)
     read = row_bytes(spec, source.arrays) * rows
-    memory = held + max(block, scoring)
+    memory = max(held + block, scoring)  # what was held to train is gone when heads are scored
     return Cost(reading + scans * read, memory, seconds + working + (reading + scans * read) / speeds.read, way)
+
+
+def _painting(family: Family) -> int:
+    """Return the numbers that an image takes while a family's heads paint it and one of them is scored.
+
+    Of a convolution these are its inputs, its maps, and each position's neighbourhood or what `convolved` makes instead.
+    """
+    (kernel, padding), protocol, heads, channels = family.shape, family.cells[0].protocol, len(family.cells), family.width
+    layers, most = protocol.layers if isinstance(protocol, Recipe) else 1, 0
+    for layer in range(1, layers + 1):
+        area = output_size(kernel, padding, layer) ** 2
+        maps = heads if layer == layers else heads * (family.recipe.hidden or family.width)
+        wide = layer == 1 and channels >= WIDE
+        between = 0 if kernel == 1 else 2 * maps * kernel**2 * GRID**2 if wide else channels * kernel**2 * area
+        most, channels = max(most, channels * GRID**2 + between + maps * area), maps
+    area = max(area, protocol.size**2 if isinstance(protocol, Recipe) else 0)
+    return max(most, (heads + RANKED) * area)
 
 
 def expected_seconds(passes: Sequence[Pass], specs: Mapping[str, StoreSpec]) -> dict[str, float]:
@@ -122,7 +148,7 @@ def _recipe(one: Pass, source: Input, made: Sequence[Family], rows: int, speeds:
     held += max((sum(_moments_of(unit, rows) for unit in run) for run in runs), default=0)
     for unit in small:
         size, area = unit.width * unit.shape[0] ** 2 + 1, output_size(*unit.shape) ** 2
-        seconds += rows * size**2 * area / speeds.multiply
+        seconds += 2 * rows * size**2 * area / speeds.square
         for family in unit.families:
             mine = family.width * unit.shape[0] ** 2 + 1
             eights = -(-len(family.cells) // 8)
@@ -166,9 +192,9 @@ def _ridge(one: Pass, source: Input, made: Sequence[Family], rows: int, speeds: 
         size, area = unit.width * unit.shape[0] ** 2, output_size(*unit.shape) ** 2
         held += groups * (size**2 + size * area) * 8
         most = max(most, (8 * size**2 + 2 * size * area) * 8)  # groups pooled, an eigendecomposition and what it needs
-        seconds += 2 * rows * size**2 * area / speeds.multiply
-        # an eigendecomposition of each trial and of all: about 9 n^3 each, at a third of the speed of a product
-        seconds += sum((trials + 1) * 27 * (f.width * f.shape[0] ** 2) ** 3 / speeds.multiply for f in unit.families)
+        seconds += 2 * rows * size**2 * area / speeds.square
+        # an eigendecomposition of each trial and of all: measured, each is as long as a product of 11 n^3 operations
+        seconds += sum((trials + 1) * 11 * (f.width * f.shape[0] ** 2) ** 3 / speeds.multiply for f in unit.families)
     kept = bool(large) and in_memory(rows, source.channels)
     scans, lambdas = int(bool(small)) + int(kept), len(one.protocol.lambdas)
     held += rows * source.channels * GRID**2 * 4 if kept else 0

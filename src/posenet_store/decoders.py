@@ -89,9 +89,13 @@ class Decoder:
         return values.sigmoid() if self.recipe.sigmoid else values
 
     def heads(self, rows: Tensor, running: Running, standard: Standard | None = None) -> Heads:
-        """Return trained rows as Heads: normalisation by the running statistics is part of each convolution."""
+        """Return trained rows as Heads: normalisation by the running statistics is part of each convolution.
+
+        A head that ran away, beyond what float32 holds, is NaN whatever it came to a rest at.
+        """
+        rows = torch.where(rows.float().isfinite().all(dim=1, keepdim=True), rows, torch.nan)
         layers = []
-        for layer, (weight, bias, *gains) in enumerate(self._by_layer([part.clone() for part in self.split(rows)])):
+        for layer, (weight, bias, *gains) in enumerate(self._by_layer(self.split(rows))):
             if gains:
                 mean, variance = (one.view_as(bias) for one in running[layer])
                 scale = gains[0] / (variance + EPSILON).sqrt()

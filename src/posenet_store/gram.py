@@ -11,7 +11,6 @@ neighbours are, and a head is the same to the last bit alone and among a hundred
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from itertools import chain, islice
@@ -24,6 +23,7 @@ from torch import Tensor
 
 from posenet_store.fused import Group
 from posenet_store.heads import Heads, Standard
+from posenet_store.threads import on_threads, one_thread_each
 from posenet_store.unfolding import images_a_step, neighbourhoods
 
 MAX_BYTES = 1 << 30
@@ -80,33 +80,42 @@ def fits(images: int, channels: int, kernel: int) -> bool:
 
 
 class Collector:
-    """Gathers the moments of `images` images for target maps [T, h, w], in one allocation; blocks come in order."""
+    """Gathers the moments of `images` images for target maps [T, h, w], in one allocation; blocks come in order.
+
+    Every image is summed by one thread alone, so its sums do not depend on the threads or on its neighbours.
+    """
 
     def __init__(self, images: int, kernel: int, padding: int, targets: Tensor) -> None:
         self._images, self._kernel, self._padding, self._held = images, kernel, padding, 0
         goals = targets.flatten(1)
         idle = goals.new_zeros(-len(goals) % TOGETHER, goals.shape[1])  # a target is rounded alike whatever its company
         self._targets, self._positions = goals.shape
-        self._eights = [some.T.contiguous() for some in torch.cat([goals, idle]).split(TOGETHER)]
+        self._eights = [some.T.contiguous().numpy() for some in torch.cat([goals, idle]).split(TOGETHER)]
         self._moments: ImageMoments | None = None
 
     def add(self, block: Tensor) -> None:
         """Add the images of a block [B, C, 28, 28]."""
-        size = block.shape[1] * self._kernel**2 + 1
         if self._moments is None:
+            size = block.shape[1] * self._kernel**2 + 1
             second = torch.empty(self._images, size * (size + 1) // 2, dtype=torch.float64)
             self._moments = ImageMoments(second, second.new_empty(self._images, self._targets, size), self._positions)
-        images = images_a_step(block.shape[1], self._kernel, self._positions)
-        ones = torch.ones(images, size, self._positions, dtype=torch.float64)  # the last feature is the bias
-        lower = torch.from_numpy(_lower(size))
-        for part in block.split(images):
-            features = neighbourhoods(part, self._kernel, self._padding, ones[: len(part)])
-            place = slice(self._held, self._held + len(part))
-            products = torch.bmm(features, features.transpose(1, 2)).flatten(1)
-            torch.index_select(products, 1, lower, out=self._moments.second[place])
-            crosses = torch.cat([features @ some for some in self._eights], dim=2)[:, :, : self._targets]
-            self._moments.cross[place] = crosses.transpose(1, 2)
-            self._held += len(part)
+        whole, held = self._moments, slice(self._held, self._held + len(block))
+        with one_thread_each() as threads:
+            shares = (some.tensor_split(threads) for some in (block, whole.second[held], whole.cross[held]))
+            on_threads(lambda share: self._sum(*share), zip(*shares, strict=True), threads)
+        self._held = held.stop
+
+    def _sum(self, images: Tensor, second: Tensor, cross: Tensor) -> None:
+        """Write the moments of some images [n, C, 28, 28] to `second` and `cross`."""
+        size, few = cross.shape[2], images_a_step(images.shape[1], self._kernel, self._positions)
+        ones = torch.ones(min(few, len(images)), size, self._positions, dtype=torch.float64)  # the last feature is the bias
+        product, lower = np.empty((size, size)), _lower(size)
+        for part, seconds, crosses in zip(images.split(few), second.split(few), cross.split(few), strict=True):
+            features = neighbourhoods(part, self._kernel, self._padding, ones[: len(part)]).numpy()
+            for image, packed, crossed in zip(features, seconds.numpy(), crosses.numpy(), strict=True):
+                np.matmul(image, image.T, out=product)  # NumPy sees the symmetry and computes a half
+                np.take(product, lower, out=packed, mode="clip")
+                crossed[:] = np.concatenate([image @ some for some in self._eights], axis=1)[:, : self._targets].T
 
     def whole(self) -> ImageMoments:
         """Return all moments; raises ValueError if there was no image."""
@@ -147,7 +156,7 @@ def train_in_gram_space(
     images = len(moments.second)
     epochs, steps = recipe.epochs_over(images), recipe.steps_over(images)
     stream = chain.from_iterable(batches(epoch) for epoch in range(epochs))
-    with np.errstate(over="ignore", invalid="ignore"), _one_thread():  # a head that diverges ends as NaN, alone
+    with np.errstate(over="ignore", invalid="ignore"), one_thread_each():  # a head that diverges ends as NaN, alone
         for number, (count, second, cross) in enumerate(_sums(moments, stream)):
             np.take(second, entries, out=whole, mode="clip")
             for first in range(0, len(parameters), TOGETHER):
@@ -157,17 +166,6 @@ def train_in_gram_space(
             np.multiply(gradient, 2 / (count * moments.positions), out=gradient)
             optimizer.step(gradient, recipe.factor(number // steps, epochs))
     return decoder.heads(torch.from_numpy(parameters[:heads]), [], standard)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Let torch use one thread: sums ahead are one, the heads' steps another, and more would wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _sums(moments: ImageMoments, steps: Iterable[Images]) -> Iterator[tuple[int, NDArray[np.float64], NDArray[np.float64]]]:

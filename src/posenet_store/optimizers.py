@@ -15,32 +15,30 @@ Array = NDArray[np.float64]
 class Adam:
     """`torch.optim.Adam` (betas .9 and .999, eps 1e-8, decay added to the gradient) on the rows of `parameters` [n, D].
 
-    `rates` and `decays` are [n]. `parameters` is updated in place; its type must be float64.
+    `rates` and `decays` are [n]. `parameters` is updated in place; its type must be float64. The running means are kept
+    as sums, ten and a thousand times as large: the factors are put on the step, once, and three passes are saved.
     """
 
     def __init__(self, parameters: Array, rates: Array, decays: Array) -> None:
         self._parameters, self._rates, self._decays = parameters, rates[:, None], decays[:, None]
-        self._mean, self._square, self._scratch = (np.zeros_like(parameters) for _ in range(3))
+        self._sum, self._squares, self._scratch = (np.zeros_like(parameters) for _ in range(3))
         self._steps = 0
 
     def step(self, gradient: Array, factor: float) -> None:
         """Take one step at `factor` times the rates; `gradient` [n, D] is used as scratch space."""
         self._steps += 1
-        mean, square, scratch = self._mean, self._square, self._scratch
+        scratch, root = self._scratch, np.sqrt((1 - 0.999**self._steps) / 0.001)  # of the squares to their mean, corrected
         np.multiply(self._parameters, self._decays, out=scratch)
         np.add(gradient, scratch, out=gradient)
-        np.subtract(gradient, mean, out=scratch)
-        np.multiply(scratch, 0.1, out=scratch)
-        np.add(mean, scratch, out=mean)
+        np.multiply(self._sum, 0.9, out=self._sum)
+        np.add(self._sum, gradient, out=self._sum)
+        np.multiply(self._squares, 0.999, out=self._squares)
         np.multiply(gradient, gradient, out=gradient)
-        np.subtract(gradient, square, out=gradient)
-        np.multiply(gradient, 0.001, out=gradient)
-        np.add(square, gradient, out=square)
-        np.sqrt(square, out=scratch)
-        np.divide(scratch, np.sqrt(1 - 0.999**self._steps), out=scratch)
-        np.add(scratch, 1e-8, out=scratch)
-        np.divide(mean, scratch, out=scratch)
-        np.multiply(scratch, self._rates * (factor / (1 - 0.9**self._steps)), out=scratch)
+        np.add(self._squares, gradient, out=self._squares)
+        np.sqrt(self._squares, out=scratch)
+        np.add(scratch, 1e-8 * root, out=scratch)
+        np.divide(self._sum, scratch, out=scratch)
+        np.multiply(scratch, self._rates * (factor * root * 0.1 / (1 - 0.9**self._steps)), out=scratch)
         np.subtract(self._parameters, scratch, out=self._parameters)
 
 

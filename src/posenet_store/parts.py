@@ -4,14 +4,13 @@ from dataclasses import astuple, dataclass
 from functools import lru_cache
 from pathlib import Path
 
-import torch
-
 from posenet_store.backbones import Backbone, load_backbone
 from posenet_store.errors import BuildError
 from posenet_store.extract import Outcome, build, plan_store
 from posenet_store.images import ImageSet
 from posenet_store.sources import image_set
 from posenet_store.specs import NetworkChoice
+from posenet_store.threads import use_threads
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ def _backbone(network: NetworkChoice) -> Backbone:
 
 def build_part(part: Part, threads: int) -> Outcome:
     """Build one part on `threads` threads; raises BuildError if this worker's images or weights are other ones."""
-    torch.set_num_threads(threads)
+    use_threads(threads)
     images, backbone = _images(part.source, part.data_root, part.limit), _backbone(part.network)
     plan = plan_store(images, backbone, part.layout, part.dtype, file_format=part.file_format)
     if plan.spec.fingerprint != part.fingerprint:

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from posenet_store.cells import HELD_OUT, target_of
@@ -23,6 +22,7 @@ from posenet_store.recipes import Recipe
 from posenet_store.results import RunFiles, write_scores
 from posenet_store.scoring import Scorable, Scored, columns_of, score_heads, stream
 from posenet_store.tally import Tally, telling, total
+from posenet_store.threads import use_threads
 from posenet_store.training import fit_recipe
 
 
@@ -58,7 +58,7 @@ class Done:
 
 def run_pass(task: Pass, run: Path, threads: int) -> Done:
     """Train, score and write all cells of a pass below the folder `run`; what is read is told there meanwhile."""
-    torch.set_num_threads(threads)
+    use_threads(threads)
     when, began = time.time(), time.perf_counter()
     reader = _opened(task.train, task.cells[0].store)
     tests = [_opened(path, fingerprint) for path, fingerprint in zip(task.tests, task.cells[0].tests, strict=True)]

@@ -10,11 +10,13 @@ from functools import reduce
 from operator import add
 
 import torch
+from scipy.linalg.blas import dsyrk
 from scipy.stats import t as student
 from torch import Tensor
 
 from posenet_store.errors import PosenetStoreError, UsageError
 from posenet_store.recipes import Ridge
+from posenet_store.threads import torch_on_one_thread
 from posenet_store.unfolding import images_a_step, neighbourhoods, positions_of
 
 MAX_UNKNOWNS = 6000
@@ -95,24 +97,41 @@ class Accumulator:
                 f"ridge on {channels} channels with kernel {kernel} has {channels * kernel**2:,} unknowns; at most "
                 f"{MAX_UNKNOWNS:,} are solved exactly: use kernel 1, or one tap at a time (input full:f5)"
             )
-        for part in block.split(images_a_step(channels, kernel, positions_of(block, kernel, padding))):
-            size, positions = channels * kernel**2, positions_of(block, kernel, padding)
+        with torch_on_one_thread():
+            self._sum(block)
+
+    def _sum(self, block: Tensor) -> None:
+        kernel, padding, channels = self._kernel, self._padding, block.shape[1]
+        size, positions = channels * kernel**2, positions_of(block, kernel, padding)
+        for part in block.split(images_a_step(channels, kernel, positions)):
             features = torch.empty(size, len(part), positions, dtype=torch.float64)  # all samples of a feature in a row
             neighbourhoods(part, kernel, padding, features.transpose(0, 1))
             if self._total is None:
                 zero = features.new_zeros
                 self._total = Moments(kernel, padding, features.mean((1, 2)), 0, zero(size, size), zero(size, positions))
             features -= self._total.shift[:, None, None]
-            wide = features.flatten(1)
-            self._total.second.addmm_(wide, wide.T)
+            _add_square(self._total.second, features.flatten(1))
             self._total.position += features.sum(1)
             self._total.images += len(part)
 
     def moments(self) -> Moments | None:
         """Return the sums, None if there was no image; raises PosenetStoreError if a feature is not finite."""
-        if self._total is not None and not bool(torch.isfinite(self._total.second).all()):
+        if self._total is None:
+            return None
+        second = self._total.second
+        if not bool(torch.isfinite(second).all()):
             raise PosenetStoreError("the features hold NaN or infinite values; `inspect` shows each tap's range")
+        for row in range(1, len(second)):
+            second[:row, row] = second[row, :row]
         return self._total
+
+
+def _add_square(second: Tensor, features: Tensor) -> None:
+    """Add features [D, n] times their own transpose to the lower triangle of `second` [D, D], in place.
+
+    BLAS's symmetric product does half the work of torch's general one; it counts columns first, so all is transposed.
+    """
+    dsyrk(1.0, features.numpy().T, 1.0, second.numpy().T, trans=1, overwrite_c=1)
 
 
 def accumulate(blocks: Iterable[Tensor], kernel: int, padding: int) -> Moments | None:

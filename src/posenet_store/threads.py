@@ -1,9 +1,17 @@
-"""Doing a list of independent things on all processors, in threads: for work that releases the interpreter's lock."""
+"""Threads: how many the arithmetic takes, and doing a list of independent things in threads of our own.
+
+torch and the BLAS of NumPy and SciPy each have threads of their own; they are told together.
+"""
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import lru_cache
 from typing import TypeVar
+
+import torch
+from threadpoolctl import ThreadpoolController
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -12,6 +20,40 @@ Result = TypeVar("Result")
 def processors() -> int:
     """Return the processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@lru_cache(maxsize=1)
+def _blas() -> ThreadpoolController:
+    import scipy.linalg.blas  # noqa: F401 - it is found only once it is loaded
+
+    return ThreadpoolController().select(user_api="blas")
+
+
+def use_threads(threads: int) -> None:
+    """Let arithmetic take that many threads from now on, whatever the environment said (Dask's nanny says one)."""
+    torch.set_num_threads(threads)
+    _blas().limit(limits=threads)
+
+
+@contextmanager
+def torch_on_one_thread() -> Iterator[int]:
+    """Let torch take one thread; yields how many it took before.
+
+    For work that BLAS does: torch's threads look for more to do for a while before they sleep, and keep BLAS's from working.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield threads
+    finally:
+        torch.set_num_threads(threads)
+
+
+@contextmanager
+def one_thread_each() -> Iterator[int]:
+    """Let torch and BLAS take one thread, for work that has threads of its own; yields how many torch took before."""
+    with torch_on_one_thread() as threads, _blas().limit(limits=1):
+        yield threads
 
 
 def on_threads(work: Callable[[Item], Result], items: Iterable[Item], threads: int | None = None) -> list[Result]:
