@@ -127,8 +127,8 @@ def report_rate(weights: str, images: ImageSet, store: Path, count: int, gradien
             for value in features:
                 F.interpolate(value[None], (3, 28, 28), mode="trilinear")
         spent += time.perf_counter() - began
-        for tap, value in zip(reader.spec.taps, features, strict=True):
-            value = value.detach()
+        for tap, found in zip(reader.spec.taps, features, strict=True):
+            value = found.detach()
             error = torch.from_numpy(reader.read(tap.name, row, row + 1)).float() - value
             # float16 rounds to 3e-4; 152 random layers make 1e-3 of float32's rounding, folded or not
             assert error.square().mean() < (2e-3**2) * value.square().mean(), tap.name

@@ -91,7 +91,7 @@ class Accumulator:
 
     def add(self, block: Tensor) -> None:
         """Add a block [B, C, 28, 28]; raises UsageError if the features of a position are too many for exact moments."""
-        kernel, padding, channels = self._kernel, self._padding, block.shape[1]
+        kernel, channels = self._kernel, block.shape[1]
         if not solvable(channels, kernel):
             raise UsageError(
                 f"ridge on {channels} channels with kernel {kernel} has {channels * kernel**2:,} unknowns; at most "
