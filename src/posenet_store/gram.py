@@ -152,15 +152,14 @@ def train_in_gram_space(
     parameters, whole, entries = np.zeros((heads + -heads % TOGETHER, size)), np.empty((size, size)), _whole(size)
     parameters[:heads] = torch.stack([decoder.initial(seed) for seed in group.seeds]).numpy()
     optimizer, gradient = group.optimizer(parameters), np.zeros_like(parameters)
-    mine, goals = gradient[:heads], np.empty((heads, size))
+    eights, mine, goals = parameters.reshape(-1, TOGETHER, size), gradient[:heads], np.empty((heads, size))
     images = len(moments.second)
     epochs, steps = recipe.epochs_over(images), recipe.steps_over(images)
     stream = chain.from_iterable(batches(epoch) for epoch in range(epochs))
     with np.errstate(over="ignore", invalid="ignore"), one_thread_each():  # a head that diverges ends as NaN, alone
         for number, (count, second, cross) in enumerate(_sums(moments, stream)):
             np.take(second, entries, out=whole, mode="clip")
-            for first in range(0, len(parameters), TOGETHER):
-                np.matmul(parameters[first : first + TOGETHER], whole, out=gradient[first : first + TOGETHER])
+            np.matmul(eights, whole, out=gradient.reshape(eights.shape))
             np.take(cross, places, axis=0, out=goals, mode="clip")
             np.subtract(mine, goals, out=mine)
             np.multiply(gradient, 2 / (count * moments.positions), out=gradient)
