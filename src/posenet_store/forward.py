@@ -108,7 +108,7 @@ class Forward:
         with self._clock.busy("copy"):
             extremes = torch.stack([_extremes(value, held) for value in values.values()])
             for name, target in targets.items():
-                target.copy_(values[name])
+                target.copy_(values[name].to(target.dtype))  # cast where it lies, then half as much to lay out channels first
         return self._flight(targets, extremes)
 
     @torch.inference_mode()
