@@ -202,7 +202,7 @@ def idle(passes: Sequence[Done], workers: int) -> float:
 def workers(root: Path) -> tuple[float, float, float, float]:
     """Speed of two workers over one with one processor, and over one with both; idle share and seconds to start of the two."""
     for seed in range(4):
-        built(root / "stores", 1200, seed, "native", (32, 64, 96, 128, 128))
+        built(root / "stores", 2400, seed, "native", (32, 64, 96, 128, 128))
     spec = replace(SPEC, inputs=("full",), kernels=(1,), protocols=("ridge",))
     plan = plan_sweep(spec, stores(root / "stores")[0], root / "stores", keep_moments=False)
     whole = os.sched_getaffinity(0)

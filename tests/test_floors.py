@@ -24,7 +24,7 @@ FLOORS = (
         "states",
         "unpack",
     ),
-    ("stages", "specs", "targets", "metrics", "images", "slurm", "tally", "report.published", "download"),
+    ("stages", "worker", "specs", "targets", "metrics", "images", "slurm", "tally", "report.published", "download"),
     ("statistics", "blocks", "layout", "cells", "alignment", "canvas", "sources", "executors", "heads", "remote"),
     (
         "gather",

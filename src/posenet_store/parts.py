@@ -10,7 +10,7 @@ from posenet_store.extract import Outcome, build, plan_store
 from posenet_store.images import ImageSet
 from posenet_store.sources import image_set
 from posenet_store.specs import NetworkChoice
-from posenet_store.threads import use_threads
+from posenet_store.worker import prepare
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def _backbone(network: NetworkChoice) -> Backbone:
 
 def build_part(part: Part, threads: int) -> Outcome:
     """Build one part on `threads` threads; raises BuildError if this worker's images or weights are other ones."""
-    use_threads(threads)
+    prepare(threads)
     images, backbone = _images(part.source, part.data_root, part.limit), _backbone(part.network)
     plan = plan_store(images, backbone, part.layout, part.dtype, file_format=part.file_format)
     if plan.spec.fingerprint != part.fingerprint:

@@ -22,8 +22,8 @@ from posenet_store.recipes import Recipe
 from posenet_store.results import RunFiles, write_scores
 from posenet_store.scoring import Scorable, Scored, columns_of, score_heads, stream
 from posenet_store.tally import Tally, telling, total
-from posenet_store.threads import use_threads
 from posenet_store.training import fit_recipe
+from posenet_store.worker import prepare
 
 
 def scorable_of(fitted: Fitted) -> Scorable:
@@ -58,7 +58,7 @@ class Done:
 
 def run_pass(task: Pass, run: Path, threads: int) -> Done:
     """Train, score and write all cells of a pass below the folder `run`; what is read is told there meanwhile."""
-    use_threads(threads)
+    prepare(threads)
     when, began = time.time(), time.perf_counter()
     reader = _opened(task.train, task.cells[0].store)
     tests = [_opened(path, fingerprint) for path, fingerprint in zip(task.tests, task.cells[0].tests, strict=True)]
