@@ -9,6 +9,7 @@ build_vs_report             images/s of the ResNet-152 build : of the report's e
                             prefix, a batch of one image, gradients recorded (features are compared and must agree)
 build_vs_prefixes           the same, with the extractor spared the recording of gradients
 bf16_vs_fp32                images/s of the VGG-16 build in bfloat16 : in float32
+bf16_error                  root of the mean square of what that changes in the deepest tap : of the tap (features in float16)
 outside_forward_share       processor time of the VGG-16 build with the pass replaced by its result : of the build (a share)
 parts2_identical            1 if two parts in two processes make the same sealed store, byte for byte, as one
 flat_memory                 peak memory of a build of 256 images : of 128
@@ -135,6 +136,14 @@ def report_rate(weights: str, images: ImageSet, store: Path, count: int, gradien
     return count / spent
 
 
+def error_of(changed: Path, exact: Path) -> float:
+    """How much the deepest tap of one store differs from another's, as a share of its own size."""
+    one, other = (
+        torch.from_numpy(reader.read("f5", 0, reader.spec.rows)).float() for reader in map(open_store, (changed, exact))
+    )
+    return float(((one - other).square().mean() / other.square().mean()).sqrt())
+
+
 @dataclass(frozen=True)
 class Precomputed(Backbone):
     """A network whose result is there already, after a sleep of `pause` seconds an image."""
@@ -240,6 +249,7 @@ def measured(count: int, root: Path) -> tuple[Figures, Figures]:
         "build_vs_report": rate["resnet"] / report,
         "build_vs_prefixes": rate["resnet"] / prefixes,
         "bf16_vs_fp32": rate["bf16"] / rate["vgg"],
+        "bf16_error": error_of(lower.path, first.path),
         "outside_forward_share": processor_seconds(outside) / processor_seconds(first),
         "parts2_identical": float(parts_are_identical(photos, resnet152, root)),
         "flat_memory": large / small,

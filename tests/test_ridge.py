@@ -13,7 +13,7 @@ from torch import Tensor
 
 from posenet_store.errors import PosenetStoreError, UsageError
 from posenet_store.recipes import Ridge
-from posenet_store.ridge import Moments, Readout, accumulate, squared_error
+from posenet_store.ridge import MAX_UNKNOWNS, Moments, Readout, accumulate, shares, squared_error
 from posenet_store.ridge import readouts as readouts_of
 from posenet_store.targets import target_map
 
@@ -166,6 +166,27 @@ def test_moments_of_disjoint_images_add_up_whatever_their_shifts(offset: float) 
     assert found.images == 9
     torch.testing.assert_close(found.second, whole.second, rtol=1e-9, atol=1e-6)
     torch.testing.assert_close(found.position, whole.position, rtol=1e-9, atol=1e-6)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e3])
+def test_threads_sum_shares_of_the_images_and_make_the_same_whole(offset: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks of five images and seven threads: some have no image, and their shares have shifts of their own."""
+    inputs, before = features(9) + offset, torch.get_num_threads()
+    with monkeypatch.context() as one:
+        one.setattr("posenet_store.ridge.MAX_BYTES", 0)  # moments of each thread do not fit: BLAS's threads sum one
+        alone = moments(inputs)
+    torch.set_num_threads(7)
+    try:
+        found = moments(inputs)
+        assert torch.get_num_threads() == 7
+    finally:
+        torch.set_num_threads(before)
+    found = found.about(alone.shift)
+    assert found.images == 9
+    torch.testing.assert_close(found.second, alone.second, rtol=1e-9, atol=1e-6)
+    torch.testing.assert_close(found.position, alone.position, rtol=1e-9, atol=1e-6)
+    assert shares(1473, 784, 16) == 16
+    assert shares(MAX_UNKNOWNS, 784, 2) == 1
 
 
 def test_folds_are_those_of_fitting_without_each_group_and_looking_at_it() -> None:

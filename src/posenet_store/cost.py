@@ -24,8 +24,9 @@ from posenet_store.metrics import score
 from posenet_store.planning import Pass
 from posenet_store.reader import open_store
 from posenet_store.recipes import Recipe, Ridge
-from posenet_store.ridge import accumulate, solvable
+from posenet_store.ridge import accumulate, shares, solvable
 from posenet_store.specs import GRID, StoreSpec
+from posenet_store.threads import processors
 
 LONG = 60.0  # seconds
 STEP_MEMORY = 2 * STEP_BYTES
@@ -102,7 +103,7 @@ def cost_of(one: Pass, specs: Mapping[str, StoreSpec], speeds: Speeds) -> Cost:
     reading = sum(row_bytes(store, source.arrays) * count for store, count in tests)
     largest = max(store.block_rows for store, count in tests if count)
     scoring = largest * (source.channels * GRID**2 * 4 + max(map(_painting, made)) * 8)
-    block = spec.block_rows * (row_bytes(spec, source.arrays) + source.channels * GRID**2 * 8)
+    block = spec.block_rows * (row_bytes(spec, source.arrays) + source.channels * GRID**2 * 4)
     train = _recipe if isinstance(one.protocol, Recipe) else _ridge
     scans, held, working, way = train(one, source, made, rows, speeds)
     read = row_bytes(spec, source.arrays) * rows
@@ -190,7 +191,7 @@ def _ridge(one: Pass, source: Input, made: Sequence[Family], rows: int, speeds: 
     seconds, held, most = 0.0, 0, 0
     for unit in small:
         size, area = unit.width * unit.shape[0] ** 2, output_size(*unit.shape) ** 2
-        held += groups * (size**2 + size * area) * 8
+        held += (groups - 1 + shares(size, area, processors())) * (size**2 + size * area) * 8
         most = max(most, (8 * size**2 + 2 * size * area) * 8)  # groups pooled, an eigendecomposition and what it needs
         seconds += 2 * rows * size**2 * area / speeds.square
         # an eigendecomposition of each trial and of all: measured, each is as long as a product of 11 n^3 operations

@@ -1,6 +1,6 @@
 """What a head reads of a store, spelled as text: `aligned`, `aligned:f1+f5`, `full`, `full:f5`, `corners`, `corners:f5`."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -12,6 +12,7 @@ from torch import Tensor
 from posenet_store.alignment import on_grid
 from posenet_store.errors import UsageError, unknown
 from posenet_store.specs import ALIGNED, ALIGNED_CHANNELS, CORNERS_SUFFIX, GRID, StoreSpec
+from posenet_store.threads import on_threads, torch_on_one_thread
 
 FORMS = "aligned, aligned:f1+f2, full, full:f5, corners, corners:f5"
 CORNERS = "corners"
@@ -43,20 +44,25 @@ class Input:
 
     def assemble(self, values: Mapping[str, NDArray[Any]]) -> Tensor:
         """Make float32 [B, channels, 28, 28] of the arrays [B, ...] that a Reader yields."""
+        arrays = [torch.from_numpy(values[name]) for name in self.arrays]
         if self.kind == ALIGNED:
-            stored = torch.from_numpy(values[ALIGNED])
-            picked = [stored[:, ALIGNED_CHANNELS * tap : ALIGNED_CHANNELS * (tap + 1)] for tap in self.taps]
-            return torch.cat(picked, dim=1).to(torch.float32)
-        return torch.cat([self._resized(values[name]) for name in self.arrays], dim=1)
+            arrays = [arrays[0][:, ALIGNED_CHANNELS * tap : ALIGNED_CHANNELS * (tap + 1)] for tap in self.taps]
+        whole = torch.empty(len(arrays[0]), self.channels, GRID, GRID)
+        with torch_on_one_thread() as threads:
+            shares = (some.tensor_split(threads) for some in (whole, *arrays))
+            on_threads(lambda share: self._fill(share[0], share[1:]), zip(*shares, strict=True), threads)
+        return whole
 
-    def _resized(self, values: NDArray[Any]) -> Tensor:
+    @torch.inference_mode()  # a thread of its own does not inherit it, and what the caller made in it could not be filled
+    def _fill(self, whole: Tensor, arrays: Sequence[Tensor]) -> None:
         """Widen and resize a few rows at a time, through one buffer: pieces of the heap for each would tear it up."""
-        stored = torch.from_numpy(values)
-        resized = torch.empty(len(values), values.shape[1], GRID, GRID)
-        wide = torch.empty(min(len(values), ROWS_AT_A_TIME), *values.shape[1:])
-        for rows, target in zip(stored.split(ROWS_AT_A_TIME), resized.split(ROWS_AT_A_TIME), strict=True):
-            target.copy_(on_grid(wide[: len(rows)].copy_(rows), self.kind == CORNERS))
-        return resized
+        for tap, target in zip(arrays, whole.split(self.widths, dim=1), strict=True):
+            if tap.shape == target.shape:
+                target.copy_(tap)
+                continue
+            wide = torch.empty(min(len(tap), ROWS_AT_A_TIME), *tap.shape[1:])
+            for rows, some in zip(tap.split(ROWS_AT_A_TIME), target.split(ROWS_AT_A_TIME), strict=True):
+                some.copy_(on_grid(wide[: len(rows)].copy_(rows), self.kind == CORNERS))
 
 
 def all_channels(text: str) -> bool:

@@ -16,10 +16,11 @@ from torch import Tensor
 
 from posenet_store.errors import PosenetStoreError, UsageError
 from posenet_store.recipes import Ridge
-from posenet_store.threads import torch_on_one_thread
+from posenet_store.threads import on_threads, one_thread_each, torch_on_one_thread
 from posenet_store.unfolding import images_a_step, neighbourhoods, positions_of
 
 MAX_UNKNOWNS = 6000
+MAX_BYTES = 1 << 29
 DEAD = 1e-6
 """A feature is dead if its standard deviation is below 1e-6 of its root mean square: float16 resolves 5e-4."""
 
@@ -83,11 +84,14 @@ class Moments:
 
 
 class Accumulator:
-    """Sums the moments of blocks of one kernel and padding, a few images at a time."""
+    """Sums the moments of blocks of one kernel and padding: each thread those of its share of the images, a few at a time.
+
+    Where moments of each thread would be too large there is one share, and the threads are BLAS's.
+    """
 
     def __init__(self, kernel: int, padding: int) -> None:
         self._kernel, self._padding = kernel, padding
-        self._total: Moments | None = None
+        self._shares: list[Moments | None] = []
 
     def add(self, block: Tensor) -> None:
         """Add a block [B, C, 28, 28]; raises UsageError if the features of a position are too many for exact moments."""
@@ -97,33 +101,43 @@ class Accumulator:
                 f"ridge on {channels} channels with kernel {kernel} has {channels * kernel**2:,} unknowns; at most "
                 f"{MAX_UNKNOWNS:,} are solved exactly: use kernel 1, or one tap at a time (input full:f5)"
             )
-        with torch_on_one_thread():
-            self._sum(block)
+        with torch_on_one_thread() as threads:
+            if not self._shares:
+                self._shares = [None] * shares(channels * kernel**2, positions_of(block, kernel, self._padding), threads)
+            if len(self._shares) == 1:
+                self._shares = [self._sum(self._shares[0], block)]
+            else:
+                with one_thread_each():
+                    pairs = zip(self._shares, block.tensor_split(len(self._shares)), strict=True)
+                    self._shares = on_threads(lambda pair: self._sum(*pair), pairs, len(self._shares))
 
-    def _sum(self, block: Tensor) -> None:
-        kernel, padding, channels = self._kernel, self._padding, block.shape[1]
-        size, positions = channels * kernel**2, positions_of(block, kernel, padding)
-        for part in block.split(images_a_step(channels, kernel, positions)):
+    def _sum(self, total: Moments | None, images: Tensor) -> Moments | None:
+        """Add images [n, C, 28, 28] to some moments, in place, or to none."""
+        kernel, padding, channels = self._kernel, self._padding, images.shape[1]
+        size, positions = channels * kernel**2, positions_of(images, kernel, padding)
+        for part in images.split(images_a_step(channels, kernel, positions)) if len(images) else ():
             features = torch.empty(size, len(part), positions, dtype=torch.float64)  # all samples of a feature in a row
             neighbourhoods(part, kernel, padding, features.transpose(0, 1))
-            if self._total is None:
+            if total is None:
                 zero = features.new_zeros
-                self._total = Moments(kernel, padding, features.mean((1, 2)), 0, zero(size, size), zero(size, positions))
-            features -= self._total.shift[:, None, None]
-            _add_square(self._total.second, features.flatten(1))
-            self._total.position += features.sum(1)
-            self._total.images += len(part)
+                total = Moments(kernel, padding, features.mean((1, 2)), 0, zero(size, size), zero(size, positions))
+            features -= total.shift[:, None, None]
+            _add_square(total.second, features.flatten(1))
+            total.position += features.sum(1)
+            total.images += len(part)
+        return total
 
     def moments(self) -> Moments | None:
         """Return the sums, None if there was no image; raises PosenetStoreError if a feature is not finite."""
-        if self._total is None:
+        held = [one for one in self._shares if one is not None]
+        if not held:
             return None
-        second = self._total.second
-        if not bool(torch.isfinite(second).all()):
+        total = reduce(add, held)
+        if not bool(torch.isfinite(total.second).all()):
             raise PosenetStoreError("the features hold NaN or infinite values; `inspect` shows each tap's range")
-        for row in range(1, len(second)):
-            second[:row, row] = second[row, :row]
-        return self._total
+        for row in range(1, len(total.second)):
+            total.second[:row, row] = total.second[row, :row]
+        return total
 
 
 def _add_square(second: Tensor, features: Tensor) -> None:
@@ -140,6 +154,11 @@ def accumulate(blocks: Iterable[Tensor], kernel: int, padding: int) -> Moments |
     for block in blocks:
         sums.add(block)
     return sums.moments()
+
+
+def shares(size: int, positions: int, threads: int) -> int:
+    """Return how many moments of `size` features that many threads sum side by side: one each within 512 MiB, or one."""
+    return threads if threads * (size + positions) * size * 8 <= MAX_BYTES else 1
 
 
 def solvable(channels: int, kernel: int) -> bool:
