@@ -14,6 +14,8 @@ workers2_vs_1   a sweep of four passes of all channels on two worker processes :
 workers2_vs_machine  the same two : one worker that has both processors
 scheduling_share   of that sweep on two workers, from the first pass's start to the last one's end: the share of the workers'
                 time that was spent in no pass (hand-over, waiting, an uneven end; their start is a figure of its own)
+plan_seconds    to plan the grid of a long week, without the second that measures the machine: three networks, all 31 subsets of
+                their stages, four kernels, four paddings, five targets, three learning rates, five seeds
 plan_memory_error  the memory that the plan said of fifteen heads, against the peak that was measured (0.1 is 10 %)
 
 The loops are run for two epochs and counted 7.5 times; the loop of the report draws its target from an image file for
@@ -28,6 +30,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +43,7 @@ from torchvision import transforms
 from command import run
 from posenet_store.backbones import Backbone, tap_shapes
 from posenet_store.catalogue import stores
-from posenet_store.cost import cost_of, measured
+from posenet_store.cost import TYPICAL, cost_of, measured
 from posenet_store.exact import fit_ridge
 from posenet_store.extract import build, plan_store
 from posenet_store.families import Fitted
@@ -216,6 +219,21 @@ def workers(root: Path) -> tuple[float, float, float, float]:
     return one / two, machine / two, idle(outcome.passes, 2), min(done.began for done in outcome.passes) - when
 
 
+def planning(root: Path) -> tuple[float, int]:
+    """Seconds to plan a large grid over three of the stores below `root`, what each pass costs included; and its heads."""
+    found = stores(root)[0][:3]
+    names = [tap.name for tap in found[0].spec.taps]
+    subsets = tuple("aligned:" + "+".join(some) for size in range(1, 6) for some in combinations(names, size))
+    rates = tuple(Recipe(learning_rate=rate) for rate in (1e-2, 1e-3, 1e-4))
+    grid = replace(SPEC, inputs=subsets, kernels=(1, 3, 5, 7), paddings=(0, 1, 2, 3), seeds=tuple(range(5)), recipes=rates)
+    began = time.perf_counter()
+    plan = plan_sweep(grid, found, root)
+    specs = {entry.spec.fingerprint: entry.spec for entry in found}
+    for task in plan.passes:
+        cost_of(task, specs, TYPICAL)
+    return time.perf_counter() - began, len(plan.cells)
+
+
 def all_measured(images: int, root: Path) -> tuple[dict[str, float], dict[str, float]]:
     """Return ratios, and the figures behind them."""
     reader = built(root / "one", images)
@@ -233,6 +251,7 @@ def all_measured(images: int, root: Path) -> tuple[dict[str, float], dict[str, f
     ridge, exact = fitted(reader, ridge_task, none)
     error, planned, grown = memory_error(root / "one", reader)
     faster, than_machine, share, start = workers(root / "many")
+    planned_in, heads = planning(root / "many" / "stores")
     ratios = {
         "report_5": report / (five / 5),
         "report_15": report / (fifteen / 15),
@@ -243,11 +262,12 @@ def all_measured(images: int, root: Path) -> tuple[dict[str, float], dict[str, f
         "workers2_vs_1": faster,
         "workers2_vs_machine": than_machine,
         "scheduling_share": share,
+        "plan_seconds": planned_in,
         "plan_memory_error": error,
     }
     seconds = {"report's loop, a head": report, "plain loop, a head": plain, "ours, 5 heads": five, "ours, 15 heads": fifteen}
     facts = seconds | {"ours, 15 heads, warm": warm, "ours, 60 heads": sixty, "ridge, 5 targets": ridge}
-    facts |= {"planned MB": planned, "measured MB": grown, "two workers' start": start}
+    facts |= {"planned MB": planned, "measured MB": grown, "two workers' start": start, "heads planned": heads}
     scores = spc(reader, tasks[5], adam), spc(reader, ridge_task, exact)
     facts |= {f"SPC {name}, {way}": one[name] for way, one in zip(("Adam", "ridge"), scores, strict=True) for name in TARGETS}
     return ratios, facts

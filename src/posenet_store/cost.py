@@ -178,7 +178,7 @@ def _operations(family: Family) -> int:
 
 def _moments_of(unit: Unit, rows: int) -> int:
     size = unit.width * unit.shape[0] ** 2 + 1
-    return moment_bytes(rows, unit.width, unit.shape[0]) + rows * len(unit.goals()) * size * 8
+    return moment_bytes(rows, unit.width, unit.shape[0]) + rows * len(unit.targets()) * size * 8
 
 
 def _ridge(one: Pass, source: Input, made: Sequence[Family], rows: int, speeds: Speeds) -> tuple[int, int, float, str]:

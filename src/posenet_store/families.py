@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import groupby
 from typing import Any
 
@@ -71,10 +72,13 @@ class Unit:
         """Kernel and padding."""
         return self.families[0].shape
 
+    def targets(self) -> dict[tuple[object, ...], Cell]:
+        """Return a cell for each distinct target map, by what makes it, in the order of the cells."""
+        return {goal_of(cell): cell for family in self.families for cell in family.cells}
+
     def goals(self) -> Goals:
         """Return each distinct target map [h, w], float64, by what makes it, in the order of the cells."""
-        distinct = {goal_of(cell): cell for family in self.families for cell in family.cells}
-        return {goal: torch.from_numpy(target_of(cell.to_dict()).copy()) for goal, cell in distinct.items()}
+        return {goal: torch.from_numpy(target_of(cell.to_dict()).copy()) for goal, cell in self.targets().items()}
 
     def key(self, source: Input) -> dict[str, Any]:
         """Return what tells this unit's moments from others of one store: the channels that are summed, kernel, padding."""
@@ -99,12 +103,11 @@ def goal_of(cell: Cell) -> tuple[object, ...]:
 
 def families(cells: Sequence[Cell], source: Input, spec: StoreSpec) -> list[Family]:
     """Split the cells of a pass, whose stream is `source`, into families."""
-
-    def key(cell: Cell) -> tuple[int, int, str, str]:
-        return cell.kernel, cell.padding, cell.input, repr(shape_of(cell.protocol))
-
+    groups: dict[tuple[int, int, str, str], list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault((cell.kernel, cell.padding, cell.input, _shape_name(cell.protocol)), []).append(cell)
     made = []
-    for (_, _, text, _), group in groupby(sorted(cells, key=key), key=key):
+    for (_, _, text, _), group in sorted(groups.items()):
         part = parse_input(text, spec)
         channels = source.places(part)
         everything = channels == tuple(range(source.channels))
@@ -171,6 +174,12 @@ def places_of(family: Family, goals: Goals) -> tuple[int, ...]:
 def shape_of(protocol: Protocol) -> Protocol:
     """Return what heads of a family must agree in: everything but learning rate and weight decay."""
     return replace(protocol, learning_rate=0.0, weight_decay=0.0) if isinstance(protocol, Recipe) else protocol
+
+
+@cache
+def _shape_name(protocol: Protocol) -> str:
+    """What sorts protocols by their shape; a hundred thousand cells share a few of them."""
+    return repr(shape_of(protocol))
 
 
 def stream_of(protocol: Protocol) -> tuple[object, ...]:
