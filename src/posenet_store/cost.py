@@ -191,7 +191,8 @@ def _ridge(one: Pass, source: Input, made: Sequence[Family], rows: int, speeds: 
     seconds, held, most = 0.0, 0, 0
     for unit in small:
         size, area = unit.width * unit.shape[0] ** 2, output_size(*unit.shape) ** 2
-        held += (groups - 1 + shares(size, area, processors())) * (size**2 + size * area) * 8
+        threads = shares(size, area, processors())
+        held += ((groups - 1 + threads) * (size + area) * size + (threads * size**2 if threads > 1 else 0)) * 8
         most = max(most, (8 * size**2 + 2 * size * area) * 8)  # groups pooled, an eigendecomposition and what it needs
         seconds += 2 * rows * size**2 * area / speeds.square
         # an eigendecomposition of each trial and of all: measured, each is as long as a product of 11 n^3 operations

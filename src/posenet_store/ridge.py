@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import reduce
 from operator import add
 
+import numpy as np
 import torch
 from scipy.linalg.blas import dsyrk
 from scipy.stats import t as student
@@ -20,7 +21,7 @@ from posenet_store.threads import on_threads, one_thread_each, torch_on_one_thre
 from posenet_store.unfolding import images_a_step, neighbourhoods, positions_of
 
 MAX_UNKNOWNS = 6000
-MAX_BYTES = 1 << 29
+MAX_BYTES = 1 << 30
 DEAD = 1e-6
 """A feature is dead if its standard deviation is below 1e-6 of its root mean square: float16 resolves 5e-4."""
 
@@ -115,14 +116,19 @@ class Accumulator:
         """Add images [n, C, 28, 28] to some moments, in place, or to none."""
         kernel, padding, channels = self._kernel, self._padding, images.shape[1]
         size, positions = channels * kernel**2, positions_of(images, kernel, padding)
-        for part in images.split(images_a_step(channels, kernel, positions)) if len(images) else ():
-            features = torch.empty(size, len(part), positions, dtype=torch.float64)  # all samples of a feature in a row
+        few = min(len(images), images_a_step(channels, kernel, positions))
+        room = torch.empty(size * few * positions, dtype=torch.float64)
+        product = torch.empty(size, size, dtype=torch.float64) if len(self._shares) > 1 else None
+        for part in images.split(few) if few else ():
+            features = room[: size * len(part) * positions].view(
+                size, len(part), positions
+            )  # all samples of a feature in a row
             neighbourhoods(part, kernel, padding, features.transpose(0, 1))
             if total is None:
                 zero = features.new_zeros
                 total = Moments(kernel, padding, features.mean((1, 2)), 0, zero(size, size), zero(size, positions))
             features -= total.shift[:, None, None]
-            _add_square(total.second, features.flatten(1))
+            _add_square(total.second, features.flatten(1), product)
             total.position += features.sum(1)
             total.images += len(part)
         return total
@@ -140,12 +146,16 @@ class Accumulator:
         return total
 
 
-def _add_square(second: Tensor, features: Tensor) -> None:
-    """Add features [D, n] times their own transpose to the lower triangle of `second` [D, D], in place.
+def _add_square(second: Tensor, features: Tensor, product: Tensor | None) -> None:
+    """Add features [D, n] times their own transpose to the lower triangle at least of `second` [D, D], in place.
 
-    BLAS's symmetric product does half the work of torch's general one; it counts columns first, so all is transposed.
+    BLAS's symmetric product does half the work of torch's general one. SciPy's adds at once, but keeps other threads waiting;
+    NumPy's does not, and needs a place for the product. SciPy's counts columns first, so all is transposed.
     """
-    dsyrk(1.0, features.numpy().T, 1.0, second.numpy().T, trans=1, overwrite_c=1)
+    if product is None:
+        dsyrk(1.0, features.numpy().T, 1.0, second.numpy().T, trans=1, overwrite_c=1)
+    else:
+        second += torch.from_numpy(np.matmul(features.numpy(), features.numpy().T, out=product.numpy()))
 
 
 def accumulate(blocks: Iterable[Tensor], kernel: int, padding: int) -> Moments | None:
@@ -157,8 +167,8 @@ def accumulate(blocks: Iterable[Tensor], kernel: int, padding: int) -> Moments |
 
 
 def shares(size: int, positions: int, threads: int) -> int:
-    """Return how many moments of `size` features that many threads sum side by side: one each within 512 MiB, or one."""
-    return threads if threads * (size + positions) * size * 8 <= MAX_BYTES else 1
+    """Return how many moments of `size` features that many threads sum side by side: one each within 1 GiB, or one."""
+    return threads if threads * (2 * size + positions) * size * 8 <= MAX_BYTES else 1
 
 
 def solvable(channels: int, kernel: int) -> bool:
