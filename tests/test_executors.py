@@ -162,11 +162,11 @@ def test_workers_that_announce_a_card_get_the_tasks_that_ask_for_one() -> None:
 
 
 def test_workers_whose_time_is_over_are_survived() -> None:
-    """As on a cluster with a walltime: each worker lives for three seconds, then another one comes."""
-    tasks = [(number, 0.4) for number in range(24)]
+    """As on a cluster with a walltime: each worker lives for eight seconds, loading included, then another comes."""
+    tasks = [(number, 0.4) for number in range(48)]
     with DaskProcesses() as dask:
         for _ in range(2):
-            dask.worker("--lifetime", "3s", "--lifetime-restart")
+            dask.worker("--lifetime", "8s", "--lifetime-restart")
         results = list(run_tasks(nap, tasks, dask.address))
     assert Counter(results) == Counter((task, task[0]) for task in tasks)
 
@@ -174,7 +174,7 @@ def test_workers_whose_time_is_over_are_survived() -> None:
 @pytest.mark.parametrize("fault", ["killed", "restarted", "frozen"])
 def test_a_lost_scheduler_is_one_sentence_in_time(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(executors, "LOOK", 0.2)
-    monkeypatch.setattr(executors, "ANSWER", 1.0)
+    monkeypatch.setattr(executors, "ANSWER", 5.0)  # a scheduler that loads its dashboard is deaf for a while
     with DaskProcesses() as dask:
         dask.worker()
         results = run_tasks(nap, [(1, 0.0), (2, 100.0)], dask.address)

@@ -78,7 +78,7 @@ def test_all_penalties_at_once_are_scipys_conjugate_gradients_one_by_one() -> No
     halves = [torch.randn(40, 30, generator=generator, dtype=torch.float64) for _ in range(2)]
     matrices = [half @ half.T / 30 for half in halves]  # of rank 30: singular but for the penalty
     right = torch.randn(2, 40, generator=generator, dtype=torch.float64)
-    shifts = torch.tensor([[1e-3, 1e-1, 10.0], [1e-2, 1.0, 1e3]], dtype=torch.float64)
+    shifts = torch.tensor([[1e-3, 1e-1, 10.0], [1.0, 1e1, 1e3]], dtype=torch.float64)
     calls = []
 
     def apply(vectors: Tensor, systems: list[int]) -> Tensor:
