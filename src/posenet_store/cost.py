@@ -102,12 +102,12 @@ def cost_of(one: Pass, specs: Mapping[str, StoreSpec], speeds: Speeds) -> Cost:
     seconds = tested * len(one.cells) * speeds.score
     reading = sum(row_bytes(store, source.arrays) * count for store, count in tests)
     largest = max(store.block_rows for store, count in tests if count)
-    scoring = largest * (source.channels * GRID**2 * 4 + max(map(_painting, made)) * 8)
-    block = spec.block_rows * (row_bytes(spec, source.arrays) + source.channels * GRID**2 * 4)
+    image = row_bytes(spec, source.arrays) + source.channels * GRID**2 * 8  # one block is held while another is made
+    scoring = largest * (image + max(map(_painting, made)) * 8)
     train = _recipe if isinstance(one.protocol, Recipe) else _ridge
     scans, held, working, way = train(one, source, made, rows, speeds)
     read = row_bytes(spec, source.arrays) * rows
-    memory = max(held + block, scoring)  # what was held to train is gone when heads are scored
+    memory = max(held + spec.block_rows * image, scoring)  # what was held to train is gone when heads are scored
     return Cost(reading + scans * read, memory, seconds + working + (reading + scans * read) / speeds.read, way)
 
 

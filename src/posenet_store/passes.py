@@ -23,7 +23,7 @@ from posenet_store.results import RunFiles, write_scores
 from posenet_store.scoring import Scorable, Scored, columns_of, score_heads, stream
 from posenet_store.tally import Tally, telling, total
 from posenet_store.training import fit_recipe
-from posenet_store.worker import prepare
+from posenet_store.worker import prepare, release
 
 
 def scorable_of(fitted: Fitted) -> Scorable:
@@ -81,6 +81,7 @@ def _trained(task: Pass, reader: Reader, tests: Sequence[Reader]) -> tuple[list[
         fitted = fit_recipe(reader, source, task.cells, task.protocol, shelf)
     else:
         fitted = fit_ridge(reader, source, task.cells, task.protocol, shelf)
+    release()
     scorable = [scorable_of(one) for one in fitted]
     tested = _test_columns(reader, tests, source, task.cells[0].held_out)
     return fitted, {name: score_heads(blocks, scorable) for name, blocks in tested}

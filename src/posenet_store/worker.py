@@ -17,7 +17,15 @@ def prepare(threads: int) -> None:
     page: a pass over all channels took 1.6 times as long. Systems without glibc's `mallopt` are left as they are.
     """
     use_threads(threads)
+    _tell("mallopt", M_MMAP_THRESHOLD, LARGE)
+    _tell("mallopt", M_TRIM_THRESHOLD, 2 * LARGE)
+
+
+def release() -> None:
+    """Give memory that is free back to the system, for work that needs pieces of other sizes than the work before."""
+    _tell("malloc_trim", 0)
+
+
+def _tell(function: str, *words: int) -> None:
     with suppress(AttributeError, OSError, TypeError):
-        libc = ctypes.CDLL(None)
-        libc.mallopt(M_MMAP_THRESHOLD, LARGE)
-        libc.mallopt(M_TRIM_THRESHOLD, 2 * LARGE)
+        getattr(ctypes.CDLL(None), function)(*words)
