@@ -102,7 +102,8 @@ def cost_of(one: Pass, specs: Mapping[str, StoreSpec], speeds: Speeds) -> Cost:
     seconds = tested * len(one.cells) * speeds.score
     reading = sum(row_bytes(store, source.arrays) * count for store, count in tests)
     largest = max(store.block_rows for store, count in tests if count)
-    image = row_bytes(spec, source.arrays) + source.channels * GRID**2 * 8  # one block is held while another is made
+    # of what is stored, a block decoded and as it lies in its file; of what heads read, one held while another is made
+    image = 2 * row_bytes(spec, source.arrays) + source.channels * GRID**2 * 8
     scoring = largest * (image + max(map(_painting, made)) * 8)
     train = _recipe if isinstance(one.protocol, Recipe) else _ridge
     scans, held, working, way = train(one, source, made, rows, speeds)
