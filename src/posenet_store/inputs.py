@@ -49,8 +49,9 @@ class Input:
             arrays = [arrays[0][:, ALIGNED_CHANNELS * tap : ALIGNED_CHANNELS * (tap + 1)] for tap in self.taps]
         whole = torch.empty(len(arrays[0]), self.channels, GRID, GRID)
         with torch_on_one_thread() as threads:
-            shares = (some.tensor_split(threads) for some in (whole, *arrays))
-            on_threads(lambda share: self._fill(share[0], share[1:]), zip(*shares, strict=True), threads)
+            count = threads if all_channels(self.kind) else 1  # a few channels are copied sooner than threads start
+            shares = (some.tensor_split(count) for some in (whole, *arrays))
+            on_threads(lambda share: self._fill(share[0], share[1:]), zip(*shares, strict=True), count)
         return whole
 
     @torch.inference_mode()  # a thread of its own does not inherit it, and what the caller made in it could not be filled

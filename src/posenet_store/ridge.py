@@ -22,6 +22,7 @@ from posenet_store.unfolding import images_a_step, neighbourhoods, positions_of
 
 MAX_UNKNOWNS = 6000
 MAX_BYTES = 1 << 30
+"""Of the moments that threads sum side by side."""
 DEAD = 1e-6
 """A feature is dead if its standard deviation is below 1e-6 of its root mean square: float16 resolves 5e-4."""
 
@@ -120,9 +121,8 @@ class Accumulator:
         room = torch.empty(size * few * positions, dtype=torch.float64)
         product = torch.empty(size, size, dtype=torch.float64) if len(self._shares) > 1 else None
         for part in images.split(few) if few else ():
-            features = room[: size * len(part) * positions].view(
-                size, len(part), positions
-            )  # all samples of a feature in a row
+            # all samples of a feature lie in a row
+            features = room[: size * len(part) * positions].view(size, len(part), positions)
             neighbourhoods(part, kernel, padding, features.transpose(0, 1))
             if total is None:
                 zero = features.new_zeros

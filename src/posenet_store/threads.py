@@ -59,8 +59,12 @@ def one_thread_each() -> Iterator[int]:
 def on_threads(work: Callable[[Item], Result], items: Iterable[Item], threads: int | None = None) -> list[Result]:
     """Return `work(item)` of every item, in order; the threads end with the call, so a later fork inherits none.
 
+    Where one thread is asked for it is the caller's own.
+
     >>> on_threads(abs, [-1, 2])
     [1, 2]
     """
-    with ThreadPoolExecutor(threads or processors()) as pool:
+    if (count := threads or processors()) == 1:
+        return [work(item) for item in items]
+    with ThreadPoolExecutor(count) as pool:
         return list(pool.map(work, items))
