@@ -56,3 +56,23 @@ def test_an_unknown_input_names_the_known(reader: Reader, text: str, message: st
 def test_full_needs_a_native_store(reader: Reader) -> None:
     with pytest.raises(UsageError, match="--layout native"):
         parse_input("full", replace(reader.spec, layout="aligned"))
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("rows", [1, 11, 24])
+def test_threads_resize_shares_of_the_rows(reader: Reader, rows: int, threads: int) -> None:
+    """Shares are empty, of a few rows, and of several steps of a few rows."""
+    source, before = parse_input("full:f1+f3", reader.spec), torch.get_num_threads()
+    rng = np.random.default_rng(0)
+    shapes = {name: reader.spec.arrays[name] for name in source.arrays}
+    values = {name: rng.standard_normal((rows, *shape)).astype(np.float16) for name, shape in shapes.items()}
+    resized = [
+        F.interpolate(torch.from_numpy(value).float(), (28, 28), mode="bilinear", align_corners=False)
+        for value in values.values()
+    ]
+    torch.set_num_threads(threads)
+    try:
+        assert torch.equal(source.assemble(values), torch.cat(resized, dim=1))
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
