@@ -180,7 +180,8 @@ def along(records: Sequence[Record], kept: Kept, axis: Axis) -> Picture | None:
             if any((target, network, x) in cells for x in settings):
                 _curve(plot, panel, axis, cells, (target, network), at, kept)
         panel.set(title=f"{target} ({description(target)})", xlabel=axis.label)
-        panel.set_xticks(list(at.values()), [str(x) for x in at])
+        words = any(len(str(x)) > 5 for x in at)  # beside each other they would run into one
+        panel.set_xticks(list(at.values()), [str(x) for x in at], rotation=30 if words else 0)
     panels[0].set_ylabel("mean SPC, held-out images")
     panels[0].set_ylim(min(0.0, panels[0].get_ylim()[0]), 1.03)
     legend_below(upper, panels[0], 2)
