@@ -32,6 +32,7 @@ check: $(STAMP)  ## lint, format, types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 bench: $(STAMP)  ## speed as ratios against named baselines
 	@for name in reason store extract sweep streaming shuffle scaling; do echo "== $$name"; $(BIN)/python cli.py bench $$name; done
@@ -40,4 +41,4 @@ science: $(STAMP)  ## every experiment at demo size, on one page; resumes
 	pipeline/science.sh $(BIN)/python
 
 torture: $(STAMP)  ## SIGKILL a build 100 times at random moments, in both formats: nothing may differ
-	$(BIN)/python tests/torture.py --kills 100
+	$(BIN)/python -m tests.system.torture --kills 100

@@ -37,17 +37,17 @@ from PIL import Image
 from torch import Tensor, nn
 
 from command import Figures, run
-from posenet_store.alignment import stored
-from posenet_store.backbones import Backbone, load_backbone
-from posenet_store.dead_leaves import dead_leaves
-from posenet_store.estimate import estimate
-from posenet_store.extract import Outcome, build, plan_store
+from posenet_store.backbones.backbone import Backbone, load_backbone
+from posenet_store.backbones.weights import resolve
+from posenet_store.extraction.build import Outcome, build, plan_store
+from posenet_store.extraction.plan import estimate
 from posenet_store.files import sha256_file
-from posenet_store.images import ImageSet
-from posenet_store.reader import open_store
-from posenet_store.sources import image_set
+from posenet_store.images.image_set import ImageSet
+from posenet_store.images.sources import image_set
+from posenet_store.images.synthetic import dead_leaves
+from posenet_store.resampling import stored
+from posenet_store.store.reader import open_store
 from posenet_store.threads import processors, torch_on_one_thread
-from posenet_store.weights import resolve
 
 BATCH = 16
 ROUNDS = 3
@@ -223,8 +223,10 @@ def simulated(photos: Path, cores: int, root: Path) -> dict[str, Any]:
     plan = plan_store(images, network, "native", "float16")
     ready = {name: values.half().contiguous() for name, values in stored(network.result, plan.spec.arrays).items()}
     with (
-        mock.patch("posenet_store.forward.stored", lambda taps, _: {n: v[: len(taps["f1"])] for n, v in ready.items()}),
-        mock.patch("posenet_store.forward._extremes", lambda *_: torch.zeros(2)),
+        mock.patch(
+            "posenet_store.extraction.forward.stored", lambda taps, _: {n: v[: len(taps["f1"])] for n, v in ready.items()}
+        ),
+        mock.patch("posenet_store.extraction.forward._extremes", lambda *_: torch.zeros(2)),
     ):
         return dict(build(images, network, plan, root, batch_size=BATCH).speed)
 

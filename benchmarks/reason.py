@@ -19,21 +19,21 @@ import torch
 from torch import Tensor
 
 from command import run
-from posenet_store.alignment import aligned
-from posenet_store.backbones import Backbone, load_backbone
-from posenet_store.extract import build, plan_store
-from posenet_store.fused import Group, train
-from posenet_store.gram import image_moments, train_in_gram_space
-from posenet_store.heads import Heads
-from posenet_store.images import ImageSet
-from posenet_store.inputs import parse_input
-from posenet_store.reader import Reader, open_store
-from posenet_store.recipes import Recipe
-from posenet_store.scoring import stream
-from posenet_store.sources import image_set
-from posenet_store.targets import TARGETS, target_map
+from posenet_store.backbones.backbone import Backbone, load_backbone
+from posenet_store.extraction.build import build, plan_store
+from posenet_store.heads.model import Heads
+from posenet_store.heads.protocols import GradientProtocol
+from posenet_store.heads.targets import TARGETS, target_map
+from posenet_store.heads.train_convolution import Group, train
+from posenet_store.heads.train_gram import image_moments, train_in_gram_space
+from posenet_store.images.image_set import ImageSet
+from posenet_store.images.sources import image_set
+from posenet_store.resampling import aligned
+from posenet_store.store.reader import Reader, open_store
+from posenet_store.sweep.inputs import parse_input
+from posenet_store.sweep.score import stream
 
-PROTOCOL = Recipe()
+PROTOCOL = GradientProtocol()
 
 
 def order(reader: Reader, epoch: int) -> list[np.ndarray[tuple[int], np.dtype[np.int64]]]:

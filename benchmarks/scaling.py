@@ -21,24 +21,24 @@ import torch
 from matplotlib.figure import Figure
 
 from command import run
-from posenet_store.moments import Shelf
-from posenet_store.reader import Reader
-from posenet_store.recipes import Recipe
-from posenet_store.sweep_spec import SweepSpec
+from posenet_store.heads.protocols import GradientProtocol
+from posenet_store.store.reader import Reader
+from posenet_store.sweep.moment_cache import MomentCache
+from posenet_store.sweep.spec import SweepSpec
 from posenet_store.threads import processors
 from sweep import SPEC, built, fitted, one_pass
 
 STEPS = (1, 2, 4, 8)
 REPEATS = 2
 OUT = Path("runs/bench")
-ONE_HEAD = replace(SPEC, inputs=("full",), targets=("H",), recipes=(Recipe(epochs=2),))
+ONE_HEAD = replace(SPEC, inputs=("full",), targets=("H",), recipes=(GradientProtocol(epochs=2),))
 Curve = dict[int, float]
 
 
 def seconds(root: Path, reader: Reader, spec: SweepSpec) -> float:
     """Seconds to train the one pass of a sweep, the best of two."""
     task = one_pass(root, reader, spec)
-    return min(fitted(reader, task, Shelf(None, ""))[0] for _ in range(REPEATS))
+    return min(fitted(reader, task, MomentCache(None, ""))[0] for _ in range(REPEATS))
 
 
 def curves(images: int, root: Path) -> dict[str, Curve]:
@@ -49,7 +49,9 @@ def curves(images: int, root: Path) -> dict[str, Curve]:
     seconds(place, whole, first[images // 8])  # loads what the libraries load on first use
     found = {"images": {size: seconds(place, whole, spec) for size, spec in first.items()}}
     quarter, epochs = first[images // 4], [25 * step for step in STEPS]
-    found["epochs"] = {size: seconds(place, whole, replace(quarter, recipes=(Recipe(epochs=size),))) for size in epochs}
+    found["epochs"] = {
+        size: seconds(place, whole, replace(quarter, recipes=(GradientProtocol(epochs=size),))) for size in epochs
+    }
     several = replace(SPEC, inputs=("full",))
     for name, widths, spec, count in (("channels", (64, 128, 192, 256), ONE_HEAD, 223), ("gram", (3, 6, 12), several, 667)):
         found[name] = {}

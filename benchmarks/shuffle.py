@@ -18,20 +18,20 @@ import torch
 from numpy.typing import NDArray
 
 from command import run
-from posenet_store.backbones import load_backbone
-from posenet_store.blocks import epoch_pools
-from posenet_store.extract import build, plan_store
-from posenet_store.fused import Group
-from posenet_store.gram import image_moments, train_in_gram_space
-from posenet_store.inputs import parse_input
-from posenet_store.reader import Reader, open_store
-from posenet_store.recipes import Recipe
-from posenet_store.scoring import Scorable, score_heads, stream
-from posenet_store.sources import image_set
-from posenet_store.targets import target_map
+from posenet_store.backbones.backbone import load_backbone
+from posenet_store.extraction.build import build, plan_store
+from posenet_store.heads.protocols import GradientProtocol
+from posenet_store.heads.targets import target_map
+from posenet_store.heads.train_convolution import Group
+from posenet_store.heads.train_gram import image_moments, train_in_gram_space
+from posenet_store.images.sources import image_set
+from posenet_store.store.chunking import epoch_pools
+from posenet_store.store.reader import Reader, open_store
+from posenet_store.sweep.inputs import parse_input
+from posenet_store.sweep.score import Scorable, score_heads, stream
 
 BLOCK_ROWS, SEEDS, POOLS = 8, 8, (1, 2, 4)
-PROTOCOL = Recipe(min_steps=4000)
+PROTOCOL = GradientProtocol(min_steps=4000)
 Order = Callable[[int, int], NDArray[np.int64]]
 
 

@@ -31,15 +31,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from command import run
-from posenet_store.backbones import load_backbone
-from posenet_store.blocks import row_bytes
-from posenet_store.extract import build, plan_store
-from posenet_store.formats import shards
-from posenet_store.formats.zarr import block_files
-from posenet_store.reader import Reader, open_store
-from posenet_store.sources import image_set
-from posenet_store.stages import peak_memory
-from posenet_store.store import StoreWriter
+from posenet_store.backbones.backbone import load_backbone
+from posenet_store.extraction.build import build, plan_store
+from posenet_store.extraction.timing import peak_memory
+from posenet_store.images.sources import image_set
+from posenet_store.store.chunking import row_bytes
+from posenet_store.store.formats import zarr_shards as shards
+from posenet_store.store.formats.zarr import block_files
+from posenet_store.store.reader import Reader, open_store
+from posenet_store.store.writer import StoreWriter
 from posenet_store.threads import on_threads, processors
 
 BATCH = 32

@@ -19,10 +19,10 @@ import numpy as np
 
 from command import run
 from posenet_store.files import sha256
-from posenet_store.layout import Plan
-from posenet_store.reader import open_store
 from posenet_store.specs import Preprocess, StoreSpec, Tap
-from posenet_store.store import StoreWriter
+from posenet_store.store.plan import Plan
+from posenet_store.store.reader import open_store
+from posenet_store.store.writer import StoreWriter
 
 LIMIT = 1.5e9
 SHAPE = (64, 112, 112)
@@ -30,11 +30,11 @@ SWEEP = """
 import sys, time
 from pathlib import Path
 import torch
-from posenet_store.catalogue import stores
-from posenet_store.cost import cost_of, measured
-from posenet_store.planning import plan_sweep
-from posenet_store.sweep import run_sweep
-from posenet_store.sweep_spec import SweepSpec
+from posenet_store.store.catalogue import stores
+from posenet_store.sweep.cost import cost_of, measured
+from posenet_store.sweep.plan import plan_sweep
+from posenet_store.sweep.run import run_sweep
+from posenet_store.sweep.spec import SweepSpec
 root, run = Path(sys.argv[1]), Path(sys.argv[2])
 def held(key):
     return int(Path("/proc/self/status").read_text().split(key)[1].split()[0]) * 1024

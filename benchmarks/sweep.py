@@ -41,27 +41,27 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from command import run
-from posenet_store.backbones import Backbone, tap_shapes
-from posenet_store.catalogue import stores
-from posenet_store.cost import TYPICAL, cost_of, measured
-from posenet_store.exact import fit_ridge
-from posenet_store.extract import build, plan_store
-from posenet_store.families import Fitted
-from posenet_store.images import ImageSet
-from posenet_store.inputs import parse_input
-from posenet_store.moments import Shelf
-from posenet_store.passes import Done, scorable_of
-from posenet_store.planning import Pass, plan_sweep
-from posenet_store.reader import Reader, open_store
-from posenet_store.recipes import Recipe, Ridge
-from posenet_store.scoring import score_heads, stream
+from posenet_store.backbones.backbone import Backbone, tap_shapes
+from posenet_store.backbones.weights import state_digest
+from posenet_store.extraction.build import build, plan_store
+from posenet_store.heads.protocols import GradientProtocol, RidgeProtocol
+from posenet_store.heads.targets import TARGETS, target_map
+from posenet_store.images.image_set import ImageSet
 from posenet_store.specs import Preprocess
-from posenet_store.sweep import run_sweep
-from posenet_store.sweep_spec import SweepSpec
-from posenet_store.targets import TARGETS, target_map
+from posenet_store.store.catalogue import stores
+from posenet_store.store.reader import Reader, open_store
+from posenet_store.sweep.cost import TYPICAL, cost_of, measured
+from posenet_store.sweep.fit_gradient import fit_recipe
+from posenet_store.sweep.fit_ridge import fit_ridge
+from posenet_store.sweep.grouping import Fitted
+from posenet_store.sweep.inputs import parse_input
+from posenet_store.sweep.moment_cache import MomentCache
+from posenet_store.sweep.plan import Pass, plan_sweep
+from posenet_store.sweep.run import run_sweep
+from posenet_store.sweep.run_pass import PassResult, scorable_of
+from posenet_store.sweep.score import score_heads, stream
+from posenet_store.sweep.spec import SweepSpec
 from posenet_store.threads import processors
-from posenet_store.training import fit_recipe
-from posenet_store.weights import state_digest
 
 EPOCHS, LOOP_EPOCHS = 15, 2
 RESIZED = transforms.Compose([transforms.Resize((26, 26)), transforms.ToTensor()])
@@ -146,11 +146,11 @@ def one_pass(root: Path, reader: Reader, spec: SweepSpec) -> Pass:
     return found
 
 
-def fitted(reader: Reader, task: Pass, shelf: Shelf) -> tuple[float, list[Fitted]]:
+def fitted(reader: Reader, task: Pass, shelf: MomentCache) -> tuple[float, list[Fitted]]:
     """Seconds to train a pass, and its heads."""
     source = parse_input(task.input, reader.spec)
     began = time.perf_counter()
-    if isinstance(task.protocol, Recipe):
+    if isinstance(task.protocol, GradientProtocol):
         heads = fit_recipe(reader, source, task.cells, task.protocol, shelf)
     else:
         heads = fit_ridge(reader, source, task.cells, task.protocol, shelf)
@@ -168,12 +168,12 @@ def spc(reader: Reader, task: Pass, heads: list[Fitted]) -> dict[str, float]:
 PEAK = """
 import sys
 from pathlib import Path
-from posenet_store.catalogue import stores
-from posenet_store.cost import measured
-from posenet_store.planning import plan_sweep
-from posenet_store.passes import run_pass
-from posenet_store.sweep_spec import SweepSpec
-from posenet_store.results import RunFiles
+from posenet_store.store.catalogue import stores
+from posenet_store.sweep.cost import measured
+from posenet_store.sweep.plan import plan_sweep
+from posenet_store.sweep.run_pass import run_pass
+from posenet_store.sweep.spec import SweepSpec
+from posenet_store.sweep.results import RunFiles
 root = Path(sys.argv[1])
 def held(key):
     return int(Path("/proc/self/status").read_text().split(key)[1].split()[0]) * 1024
@@ -196,7 +196,7 @@ def memory_error(root: Path, reader: Reader) -> tuple[float, float, float]:
     return abs(planned - grown) / (grown + before), planned / 1e6, grown / 1e6
 
 
-def idle(passes: Sequence[Done], workers: int) -> float:
+def idle(passes: Sequence[PassResult], workers: int) -> float:
     """The share of its workers' time, from the first pass's start to the last one's end, that a run spent in no pass."""
     span = max(one.began + one.seconds for one in passes) - min(one.began for one in passes)
     return 1 - sum(one.seconds for one in passes) / (workers * span)
@@ -224,7 +224,7 @@ def planning(root: Path) -> tuple[float, int]:
     found = stores(root)[0][:3]
     names = [tap.name for tap in found[0].spec.taps]
     subsets = tuple("aligned:" + "+".join(some) for size in range(1, 6) for some in combinations(names, size))
-    rates = tuple(Recipe(learning_rate=rate) for rate in (1e-2, 1e-3, 1e-4))
+    rates = tuple(GradientProtocol(learning_rate=rate) for rate in (1e-2, 1e-3, 1e-4))
     grid = replace(SPEC, inputs=subsets, kernels=(1, 3, 5, 7), paddings=(0, 1, 2, 3), seeds=tuple(range(5)), recipes=rates)
     began = time.perf_counter()
     plan = plan_sweep(grid, found, root)
@@ -240,14 +240,14 @@ def all_measured(images: int, root: Path) -> tuple[dict[str, float], dict[str, f
     source = parse_input("aligned", reader.spec)
     features = torch.cat(list(stream(reader, source, 0, round(0.9 * images))))
     report, plain = loops(features, root)
-    shelf, none = Shelf(root / "moments", reader.manifest["store_id"]), Shelf(None, "")
+    shelf, none = MomentCache(root / "moments", reader.manifest["store_id"]), MomentCache(None, "")
     tasks = {n: one_pass(root / "one", reader, replace(SPEC, seeds=tuple(range(n // 5)))) for n in (5, 15, 60)}
     five, adam = fitted(reader, tasks[5], none)
     fifteen, _ = fitted(reader, tasks[15], shelf)
     warm, _ = fitted(reader, tasks[15], shelf)
     sixty, _ = fitted(reader, tasks[60], none)
     lambdas = tuple(10.0**power for power in range(-9, 1))
-    ridge_task = one_pass(root / "one", reader, replace(SPEC, protocols=("ridge",), recipes=(Ridge(lambdas=lambdas),)))
+    ridge_task = one_pass(root / "one", reader, replace(SPEC, protocols=("ridge",), recipes=(RidgeProtocol(lambdas=lambdas),)))
     ridge, exact = fitted(reader, ridge_task, none)
     error, planned, grown = memory_error(root / "one", reader)
     faster, than_machine, share, start = workers(root / "many")

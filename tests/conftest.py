@@ -1,6 +1,6 @@
 """Fixtures that several files share."""
 
-from lab import lab, labs
-from slurm_node import cluster
+from tests.support.lab import lab, labs
+from tests.support.slurm_node import cluster
 
 __all__ = ["cluster", "lab", "labs"]

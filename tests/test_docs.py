@@ -8,8 +8,8 @@ import click
 import pytest
 
 from posenet_store.cli import main
-from posenet_store.recipes import PROTOCOLS
-from posenet_store.sweep_spec import SweepSpec
+from posenet_store.heads.protocols import PROTOCOLS
+from posenet_store.sweep.spec import SweepSpec
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [

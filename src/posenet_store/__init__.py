@@ -11,22 +11,22 @@ from posenet_store.errors import BuildError, ImageError, PosenetStoreError, Stor
 
 # Loaded when first used: `import posenet_store` costs neither torch nor zarr.
 _HOMES = {
-    "Reader": "reader",
+    "Reader": "store.reader",
     "Run": "report.run",
-    "SweepSpec": "sweep_spec",
-    "build": "extract",
-    "image_set": "sources",
-    "load_backbone": "backbones",
-    "load_sweep": "sweep_spec",
+    "SweepSpec": "sweep.spec",
+    "build": "extraction.build",
+    "image_set": "images.sources",
+    "load_backbone": "backbones.backbone",
+    "load_sweep": "sweep.spec",
     "open_run": "report.run",
-    "open_store": "reader",
-    "own_backbone": "backbones",
-    "plan_store": "extract",
-    "plan_sweep": "planning",
-    "run_sweep": "sweep",
-    "score": "metrics",
-    "stores": "catalogue",
-    "target_map": "targets",
+    "open_store": "store.reader",
+    "own_backbone": "backbones.backbone",
+    "plan_store": "extraction.build",
+    "plan_sweep": "sweep.plan",
+    "run_sweep": "sweep.run",
+    "score": "heads.metrics",
+    "stores": "store.catalogue",
+    "target_map": "heads.targets",
 }
 
 __all__ = [  # noqa: PLE0604

@@ -6,9 +6,11 @@ from typing import Any
 
 from posenet_store.errors import StoreError, UsageError, unknown
 from posenet_store.files import canonical_json, sha256
-from posenet_store.taps import tap_label
 
 FORMAT_VERSION = 1
+PIXELS = "pixels"
+"""The backbone that is none: the preprocessed image is its only tap."""
+TAP_SETS = ("report", "official")
 DTYPES = ("float16", "float32")
 LAYOUTS = ("native", "readout", "aligned")
 FORMATS = ("zarr", "hdf5")
@@ -36,6 +38,15 @@ def precision_of(compute: str) -> str:
     'bfloat16'
     """
     return compute.removesuffix(COMPILED)
+
+
+def tap_label(tap_set: str) -> str:
+    """Return a tap set's short name in tables: its own, or a digest of the modules that the user chose.
+
+    >>> tap_label("layer1.0,layer1.1")
+    'taps-cc52ae'
+    """
+    return tap_set if tap_set in TAP_SETS else f"taps-{sha256(tap_set.encode())[:6]}"
 
 
 @dataclass(frozen=True)

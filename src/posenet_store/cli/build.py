@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from posenet_store.blocks import row_bytes
 from posenet_store.cli.options import (
     above,
     backbone_options,
@@ -25,15 +24,16 @@ from posenet_store.cli.options import (
 )
 from posenet_store.errors import BuildError, PosenetStoreError, UsageError
 from posenet_store.specs import DTYPES, FORMATS, LAYOUTS
+from posenet_store.store.chunking import row_bytes
 
 if TYPE_CHECKING:  # the real imports are in the commands: --help must not load torch
-    from posenet_store.backbones import Backbone
-    from posenet_store.estimate import Estimate
-    from posenet_store.extract import Outcome
-    from posenet_store.images import ImageSet
-    from posenet_store.layout import Plan
-    from posenet_store.parts import Part
+    from posenet_store.backbones.backbone import Backbone
+    from posenet_store.extraction.build import Outcome
+    from posenet_store.extraction.distributed import Part
+    from posenet_store.extraction.plan import Estimate
+    from posenet_store.images.image_set import ImageSet
     from posenet_store.specs import NetworkChoice
+    from posenet_store.store.plan import Plan
 
 
 def _existing(path: Path) -> Path:
@@ -75,12 +75,12 @@ def build_store(
 
     Resumes where an earlier build stopped; a store that is complete is left alone. The last line printed is its path.
     """
-    from posenet_store.backbones import load_backbone
-    from posenet_store.estimate import estimate
-    from posenet_store.extract import plan_store
-    from posenet_store.forward import default_batch_size
-    from posenet_store.parts import Part
-    from posenet_store.sources import absolute, image_set, probe_set
+    from posenet_store.backbones.backbone import load_backbone
+    from posenet_store.extraction.build import plan_store
+    from posenet_store.extraction.distributed import Part
+    from posenet_store.extraction.forward import default_batch_size
+    from posenet_store.extraction.plan import estimate
+    from posenet_store.images.sources import absolute, image_set, probe_set
 
     images = image_set(source, data_root).limited(limit)
     if images.ignored:
@@ -113,8 +113,8 @@ def build_store(
 
 def _on_workers(job: "Part", blocks: int, scheduler: str, workers: int | None) -> None:
     """Build all parts on Dask workers; those that fail are reported, and what they committed stays."""
-    from posenet_store.executors import run_tasks, workers_at
-    from posenet_store.parts import build_part
+    from posenet_store.extraction.distributed import build_part
+    from posenet_store.parallel.executors import run_tasks, workers_at
 
     count = min(blocks, workers_at(scheduler, workers))
     parts = [replace(job, part=(number, count)) for number in range(1, count + 1)]
@@ -155,11 +155,11 @@ def built(
     part: tuple[int, int] = (1, 1),
 ) -> "Outcome":
     """Build one store under a progress bar and say what happened on standard error."""
-    from posenet_store.extract import build, part_of, rows_in
-    from posenet_store.stages import Clock
+    from posenet_store.extraction.build import build, part_of, rows_in
+    from posenet_store.extraction.timing import StageTimer
 
     signal.signal(signal.SIGTERM, terminated)
-    total, clock = rows_in(plan, part_of(range(len(plan.bounds)), part)), Clock()
+    total, clock = rows_in(plan, part_of(range(len(plan.bounds)), part)), StageTimer()
     with progress() as bars:
         bar = bars.add_task(printable(f"{plan.spec.network} on {images.name}"), total=total, unit="images")
 
@@ -185,7 +185,7 @@ def built(
 
 
 def _planned(plan: "Plan", root: Path, expected: "Estimate") -> dict[str, Any]:
-    from posenet_store.store import file_count
+    from posenet_store.store.writer import file_count
 
     spec = plan.spec
     return {

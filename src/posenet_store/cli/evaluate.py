@@ -15,11 +15,11 @@ from posenet_store.cli.options import (
     print_table,
     stores_option,
 )
-from posenet_store.targets import PATTERNS, TARGETS
+from posenet_store.heads.targets import PATTERNS, TARGETS
 
 if TYPE_CHECKING:  # the real imports are in the commands: --help must not load torch
-    from posenet_store.evaluation import Question
     from posenet_store.specs import NetworkChoice
+    from posenet_store.sweep.evaluate import Question
 
 
 @click.command()
@@ -45,8 +45,8 @@ def evaluate(
 
     The report's notebook transposes its test images: --images photo.jpg@transposed.
     """
-    from posenet_store.evaluation import Question, evaluate_foreign, evaluate_head
-    from posenet_store.reader import open_store
+    from posenet_store.store.reader import open_store
+    from posenet_store.sweep.evaluate import Question, evaluate_foreign, evaluate_head
 
     question = Question(target, source_text, head_padding) if target else None
     if store is not None and source is None:
@@ -59,7 +59,7 @@ def evaluate(
     found = evaluate_foreign(head, opened, question) if question else evaluate_head(head, opened)
     rows = found.rows()
     if maps is not None:
-        from posenet_store.report.head_maps import head_maps
+        from posenet_store.report.figures.head_maps import head_maps
 
         for path in head_maps(found).save(maps):
             click.echo(f"written: {path}", err=True)
@@ -78,11 +78,11 @@ def _store_of(
     batch_size: int | None,
 ) -> Path:  # fmt: skip
     """Build, or find, the store of the images that a head is to be scored on."""
-    from posenet_store.backbones import load_backbone
-    from posenet_store.extract import plan_store
-    from posenet_store.heads import load_head
-    from posenet_store.inputs import all_channels
-    from posenet_store.sources import image_set
+    from posenet_store.backbones.backbone import load_backbone
+    from posenet_store.extraction.build import plan_store
+    from posenet_store.heads.model import load_head
+    from posenet_store.images.sources import image_set
+    from posenet_store.sweep.inputs import all_channels
 
     made = {} if question else load_head(head)[1]
     if question and network.name is None:

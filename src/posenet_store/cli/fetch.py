@@ -29,8 +29,8 @@ def fetch(name: str, data_root: Path | None, url: str | None, sha256: str | None
 
     Goes on where it stopped; does nothing if the images are there.
     """
-    from posenet_store.fetch import fetch as fetched
-    from posenet_store.sources import duts_root
+    from posenet_store.images.duts import fetch as fetched
+    from posenet_store.images.sources import duts_root
 
     with progress() as bars:
         line, files = (bars.add_task(f"{word} {name}", total=None, unit=unit, start=False) for word, unit in WORDS)

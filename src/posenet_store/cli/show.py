@@ -17,7 +17,7 @@ from posenet_store.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from posenet_store.report.listing import Listing
+    from posenet_store.report.text_table import Listing
 
 
 @click.command()
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 @json_option
 def stores(root: Path, as_json: bool) -> None:
     """List the stores below the root: network, images, size, state, fingerprint."""
-    from posenet_store.catalogue import stores as listed
+    from posenet_store.store.catalogue import stores as listed
 
     found, damaged = listed(root)
     for line in damaged:
@@ -46,9 +46,9 @@ def stores(root: Path, as_json: bool) -> None:
 @json_option
 def inspect(store: str, as_json: bool) -> None:
     """Show what a store (a folder or a URL) holds: taps and their statistics, progress, quarantine, provenance."""
-    from posenet_store.catalogue import entry
-    from posenet_store.reader import open_store
-    from posenet_store.summary import deviation
+    from posenet_store.store.catalogue import entry
+    from posenet_store.store.feature_statistics import deviation
+    from posenet_store.store.reader import open_store
 
     facts, reader = entry(store).to_dict(), open_store(store, unsealed=True)
     arrays: dict[str, dict[str, Any]] = {}
@@ -121,11 +121,11 @@ def table(
     form: str, as_json: bool,
 ) -> None:  # fmt: skip
     """Print a run as the report's Table 2, published numbers beside ours; with --by, rank groups of heads instead."""
-    from posenet_store.report.evidence import Kept
-    from posenet_store.report.fields import where
     from posenet_store.report.ranking import BEST_FIRST, ranking
+    from posenet_store.report.records import where
+    from posenet_store.report.scores import ScoreArchive
     from posenet_store.report.table import chosen_columns, table2
-    from posenet_store.results import load_run
+    from posenet_store.sweep.results import load_run
 
     content, records = load_run(run)
     title = content["sweep"]["title"]
@@ -134,7 +134,7 @@ def table(
             "natural: held-out images (ours), one photo (report), PASCAL-S (paper). Ours: mean [95 % interval over images and "
             "seeds], of one image ± deviation over seeds. p: permuted targets, corrected for all entries of this table (Holm)."
         )
-        _print_listing(table2(records, Kept([run])), title, remark, form, as_json)
+        _print_listing(table2(records, ScoreArchive([run])), title, remark, form, as_json)
         return
     if lacking := len(content["cells"]) - len(records):
         click.echo(f"{lacking} of {len(content['cells'])} cells are not finished and left out", err=True)
@@ -190,9 +190,9 @@ def compare(
 )
 def report(runs: tuple[Path, ...], out: Path | None, figures: Path | None) -> None:
     """Write one self-contained HTML page about one run or several: answers, Table 2, figures, every cell, how it was made."""
-    from posenet_store.report.page import write_page
+    from posenet_store.report.html.page import write_page
     from posenet_store.report.run import open_run
-    from posenet_store.results import RunFiles
+    from posenet_store.sweep.results import RunFiles
 
     click.echo(write_page(runs, out or RunFiles(runs[0]).page))
     if figures:

@@ -24,13 +24,13 @@ SHOWN = 20  # passes of a plan; more would scroll the sum away
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from posenet_store.catalogue import Entry
-    from posenet_store.live import State
-    from posenet_store.planning import SweepPlan
-    from posenet_store.results import RunFiles
     from posenet_store.specs import StoreSpec
-    from posenet_store.sweep import SweepOutcome
-    from posenet_store.sweep_spec import SweepSpec
+    from posenet_store.store.catalogue import StoreInfo
+    from posenet_store.sweep.plan import SweepPlan
+    from posenet_store.sweep.progress import State
+    from posenet_store.sweep.results import RunFiles
+    from posenet_store.sweep.run import SweepOutcome
+    from posenet_store.sweep.spec import SweepSpec
 
 
 @click.command()
@@ -54,10 +54,10 @@ def sweep(
 
     A rerun does what is missing only. Ends in RUN/results.csv, RUN/results.json and the page RUN/report.html.
     """
-    from posenet_store.catalogue import stores
-    from posenet_store.planning import plan_sweep
-    from posenet_store.results import RunFiles
-    from posenet_store.sweep_spec import load_sweep
+    from posenet_store.store.catalogue import stores
+    from posenet_store.sweep.plan import plan_sweep
+    from posenet_store.sweep.results import RunFiles
+    from posenet_store.sweep.spec import load_sweep
 
     asked = load_sweep(spec)
     found, damaged = stores(root)
@@ -79,12 +79,12 @@ def sweep(
 
 
 def _followed(
-    name: str, asked: "SweepSpec", plan: "SweepPlan", found: "Sequence[Entry]", files: "RunFiles",
+    name: str, asked: "SweepSpec", plan: "SweepPlan", found: "Sequence[StoreInfo]", files: "RunFiles",
     where: tuple[str, int | None], finished: "Sequence[str]",
 ) -> "SweepOutcome":  # fmt: skip
     """Run a sweep; passes, heads, images a second, bytes and the time left are shown meanwhile, and what it came to after."""
-    from posenet_store.cost import expected_seconds
-    from posenet_store.sweep import run_sweep
+    from posenet_store.sweep.cost import expected_seconds
+    from posenet_store.sweep.run import run_sweep
 
     left = plan.without(finished).passes
     before = len(plan.passes) - len(left)
@@ -116,7 +116,7 @@ def _followed(
 
 def _print_plan(plan: "SweepPlan", finished: "Sequence[str]", specs: "Mapping[str, StoreSpec]", as_json: bool) -> None:
     """Print what is left to do, pass by pass, with what each will cost on this machine."""
-    from posenet_store.cost import cost_of, measured
+    from posenet_store.sweep.cost import cost_of, measured
 
     left = plan.without(finished).passes
     speeds = measured(left) if left else None
@@ -159,7 +159,7 @@ def _print_outcome(outcome: "SweepOutcome", files: "RunFiles", as_json: bool) ->
     if outcome.failures:
         click.echo("type the same command again to do what failed; what is finished is kept", err=True)
     if outcome.before + outcome.now:
-        from posenet_store.report.page import write_page
+        from posenet_store.report.html.page import write_page
 
         write_page([files.root], files.page)
         done = f"{outcome.now} heads trained, {outcome.before} were finished before"

@@ -37,7 +37,7 @@ def verify(
 
     Exit code 1 if anything is wrong and not repaired.
     """
-    from posenet_store.verify import damages
+    from posenet_store.store.verify import damages
 
     if repair and source is None:
         raise click.UsageError("--repair extracts damaged blocks again: give the --images (and --weights) of the build")
@@ -63,10 +63,10 @@ def verify(
 
 def _differences(store: str, weights: str, device: str) -> dict[str, float]:
     """How much each tap of the probe image differs from what the store's provenance says."""
-    from posenet_store.backbones import load_backbone
-    from posenet_store.drift import drift, sample
-    from posenet_store.layout import read_plan
-    from posenet_store.remote import files_at
+    from posenet_store.backbones.backbone import load_backbone
+    from posenet_store.extraction.reference_check import drift, sample
+    from posenet_store.store.access_remote import files_at
+    from posenet_store.store.plan import read_plan
 
     plan = read_plan(files_at(store))
     if "probe" not in plan.provenance:
@@ -75,7 +75,7 @@ def _differences(store: str, weights: str, device: str) -> dict[str, float]:
 
 
 def _drifted(differences: dict[str, float]) -> bool:
-    from posenet_store.drift import described
+    from posenet_store.extraction.reference_check import described
 
     if beyond := described(differences):
         click.echo(f"the network no longer gives what the store holds: {beyond}; are weights and versions the same?", err=True)
@@ -86,11 +86,11 @@ def _repair(
     store: Path, source: str, data_root: Path | None, how: tuple[str, str, int | None], blocks: list[int]
 ) -> None:  # fmt: skip
     """`how`: weights, device and batch size."""
-    from posenet_store.backbones import load_backbone
-    from posenet_store.extract import plan_store
-    from posenet_store.layout import StoreFiles, read_plan
-    from posenet_store.sources import image_set
-    from posenet_store.store import StoreWriter
+    from posenet_store.backbones.backbone import load_backbone
+    from posenet_store.extraction.build import plan_store
+    from posenet_store.images.sources import image_set
+    from posenet_store.store.plan import StoreFiles, read_plan
+    from posenet_store.store.writer import StoreWriter
 
     spec = read_plan(StoreFiles(store)).spec
     images = image_set(source, data_root)
@@ -119,8 +119,8 @@ def convert(store: str, file_format: str, root: Path | None) -> None:
 
     The last line printed is the copy's path.
     """
-    from posenet_store.convert import convert as converted
-    from posenet_store.reader import open_store
+    from posenet_store.store.convert import convert as converted
+    from posenet_store.store.reader import open_store
 
     if root is None and "://" in store:
         raise click.UsageError("a store behind a URL is copied to a folder: give --stores")

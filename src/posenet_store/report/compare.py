@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from posenet_store.cells import HELD_OUT
 from posenet_store.errors import UsageError
-from posenet_store.report.fields import FIELDS, Record
-from posenet_store.report.listing import Entry, Listing, short
 from posenet_store.report.pairs import Partner, partner_fields
+from posenet_store.report.records import FIELDS, Record
+from posenet_store.report.significance import interval
 from posenet_store.report.table import shown_field
-from posenet_store.results import COLUMNS
-from posenet_store.statistics import interval
+from posenet_store.report.text_table import Listing, StoreInfo, short
+from posenet_store.sweep.cell import HELD_OUT
+from posenet_store.sweep.results import COLUMNS
 
 SAME = 1e-6
 """Scores of one head trained twice, alone and among others, agree to this."""
@@ -138,7 +138,7 @@ def as_listing(comparisons: Sequence[Comparison]) -> Listing:
     names = [name for name, texts in shown.items() if len({*texts} - {""}) > 1]
     undefined = any(one.spc.left_out for one in comparisons)
     head = [*names, "test", "SPC difference", "better", *(["undef."] if undefined else []), "MAE difference", "better"]
-    rows: list[list[Entry]] = []
+    rows: list[list[StoreInfo]] = []
     for place, one in enumerate(comparisons):
         left_out = [(str(one.spc.left_out),)] if undefined else []
         fields = [shown[name][place] for name in names]
@@ -146,7 +146,7 @@ def as_listing(comparisons: Sequence[Comparison]) -> Listing:
     return Listing(head, rows, _records(comparisons))
 
 
-def _better(found: Difference) -> Entry:
+def _better(found: Difference) -> StoreInfo:
     return (str(found.better), "of", str(found.images)) if found.images else ""
 
 

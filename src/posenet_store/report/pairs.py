@@ -9,8 +9,8 @@ from numpy import float64
 from numpy.typing import NDArray
 
 from posenet_store.errors import UsageError
-from posenet_store.report.fields import FIELDS, Record, assigned, described, fields_of, holding, varying, where
-from posenet_store.results import RunFiles, damaged_scores, load_run, read_scores
+from posenet_store.report.records import FIELDS, Record, assigned, described, fields_of, holding, varying, where
+from posenet_store.sweep.results import RunFiles, damaged_scores, load_run, read_scores
 
 Scores = dict[str, NDArray[float64]]
 """Per-image scores by name: `spc/<test>` and `mae/<test>`."""

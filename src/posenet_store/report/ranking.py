@@ -7,10 +7,10 @@ from statistics import mean, variance
 from typing import Any
 
 from posenet_store.errors import unknown
-from posenet_store.report.evidence import Value
-from posenet_store.report.fields import FIELDS, Record, fields_of, values_of, varying
-from posenet_store.report.listing import Entry, Listing
+from posenet_store.report.records import FIELDS, Record, fields_of, values_of, varying
+from posenet_store.report.scores import MeanScore
 from posenet_store.report.table import shown_field
+from posenet_store.report.text_table import Listing, StoreInfo
 
 BEST_FIRST = "-spc"
 RANKED = ("spc", "mae", "spc_spread", "mae_spread", "images", "undefined")
@@ -26,7 +26,7 @@ class Group:
 
     fields: dict[str, Any]
     heads: int
-    values: dict[str, Value]
+    values: dict[str, MeanScore]
 
 
 def chosen_fields(records: Sequence[Record], typed: Iterable[str]) -> list[str]:
@@ -54,10 +54,10 @@ def grouped(records: Iterable[Record], by: Sequence[str], columns: Mapping[str, 
     return groups
 
 
-def _pooled(heads: Sequence[Record], test: str) -> Value:
+def _pooled(heads: Sequence[Record], test: str) -> MeanScore:
     summaries = [head["scores"][test] for head in heads]
     spc, mae = ([s[key] for s in summaries if s[key] is not None] for key in ("spc", "mae"))
-    return Value(
+    return MeanScore(
         mean(spc) if spc else None,
         mean(mae) if mae else None,
         _spread(heads, test, "spc"),
@@ -112,10 +112,10 @@ def _listing(groups: Sequence[Group], by: Sequence[str], columns: Sequence[str])
     head = [*by, "heads"]
     for name in columns:
         head += [f"{name} SPC / MAE", *(["undef."] if name in counted else [])]
-    rows: list[list[Entry]] = []
+    rows: list[list[StoreInfo]] = []
     for group in groups:
         fields = ((value, shown_field(name, value)) for name, value in group.fields.items())
-        entries: list[Entry] = [(text,) if isinstance(value, int | float) else text for value, text in fields]
+        entries: list[StoreInfo] = [(text,) if isinstance(value, int | float) else text for value, text in fields]
         entries.append((str(group.heads),))
         for name in columns:
             value = group.values.get(name)

@@ -5,16 +5,16 @@ from functools import partial
 from pathlib import Path
 
 from posenet_store.errors import UsageError
-from posenet_store.report.curves import AXES, along, table2_points
-from posenet_store.report.drawing import Drawing, Picture
-from posenet_store.report.evidence import Kept
-from posenet_store.report.fields import Record, where
-from posenet_store.report.listing import Listing
-from posenet_store.report.maps import border, error_maps, predicted_maps
+from posenet_store.report.figures.curves import AXES, along, table2_points
+from posenet_store.report.figures.drawing import Drawing, Picture
+from posenet_store.report.figures.maps import border, error_maps, predicted_maps
+from posenet_store.report.records import Record, where
+from posenet_store.report.scores import ScoreArchive
 from posenet_store.report.table import table2
-from posenet_store.results import load_run
+from posenet_store.report.text_table import Listing
+from posenet_store.sweep.results import load_run
 
-FIGURES: dict[str, Callable[[Sequence[Record], Kept], Picture | None]] = {
+FIGURES: dict[str, Callable[[Sequence[Record], ScoreArchive], Picture | None]] = {
     "table2": table2_points,
     **{axis.name: partial(along, axis=axis) for axis in AXES},
     "errors": error_maps,
@@ -27,7 +27,7 @@ FIGURES: dict[str, Callable[[Sequence[Record], Kept], Picture | None]] = {
 class Run:
     """The finished cells of one run or several: `records`, what was `kept` of them, Table 2 and figures."""
 
-    def __init__(self, records: Sequence[Record], kept: Kept) -> None:
+    def __init__(self, records: Sequence[Record], kept: ScoreArchive) -> None:
         self.records = list(records)
         self.kept = kept
         self.plot = Plots(self)
@@ -112,4 +112,4 @@ def open_run(*folders: str | Path) -> Run:
         raise UsageError("open_run needs a run's folder, such as runs/demo")
     paths = [Path(folder) for folder in folders]
     records = {record["id"]: record for path in paths for record in load_run(path)[1]}
-    return Run(list(records.values()), Kept(paths))
+    return Run(list(records.values()), ScoreArchive(paths))

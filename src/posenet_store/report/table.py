@@ -4,15 +4,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from posenet_store.cells import HELD_OUT, target_of
 from posenet_store.errors import unknown
-from posenet_store.report.evidence import NOTHING, Kept, Value, chances, shown_p, value_of
-from posenet_store.report.fields import SETTINGS, Record, fields_of, varying
-from posenet_store.report.listing import Listing
+from posenet_store.heads.targets import TARGETS
 from posenet_store.report.published import COLUMNS, MODELS, TABLES
+from posenet_store.report.records import SETTINGS, Record, fields_of, varying
+from posenet_store.report.scores import NOTHING, MeanScore, ScoreArchive, chances, shown_p, value_of
+from posenet_store.report.significance import constant_error
+from posenet_store.report.text_table import Listing
 from posenet_store.specs import ZEROS
-from posenet_store.statistics import constant_error
-from posenet_store.targets import TARGETS
+from posenet_store.sweep.cell import HELD_OUT, target_of
 
 BASE = "k=3"
 
@@ -28,7 +28,7 @@ class Line:
     network: str
     setting: str
     source: str
-    values: dict[str, Value]
+    values: dict[str, MeanScore]
     records: tuple[Record, ...] = field(default=(), repr=False, compare=False)
 
     @property
@@ -110,7 +110,7 @@ def _alike(record: Record) -> tuple[str, ...]:
     return record["labels"]["network"], record["labels"]["images"], record["cell"]["protocol"]["name"]
 
 
-def our_lines(records: Sequence[Record], kept: Kept = NOTHING) -> list[Line]:
+def our_lines(records: Sequence[Record], kept: ScoreArchive = NOTHING) -> list[Line]:
     """Return one line a (target, network, images, setting, protocol with what varies of its settings), seeds pooled."""
     told_apart = _told_apart(records)
     pooled: dict[tuple[str, ...], list[dict[str, Any]]] = {}
@@ -130,7 +130,7 @@ def our_lines(records: Sequence[Record], kept: Kept = NOTHING) -> list[Line]:
     return lines
 
 
-def table_lines(records: Sequence[Record], kept: Kept = NOTHING) -> list[Line]:
+def table_lines(records: Sequence[Record], kept: ScoreArchive = NOTHING) -> list[Line]:
     """Return Table 2's lines: of each target the best constant map, then ours, each backbone's published ones after them."""
     ours = _with_chances(our_lines(records, kept), kept)
     order = {name: place for place, name in enumerate(dict.fromkeys(line.network for line in ours))}
@@ -146,7 +146,7 @@ def table_lines(records: Sequence[Record], kept: Kept = NOTHING) -> list[Line]:
     return lines
 
 
-def _with_chances(lines: Sequence[Line], kept: Kept) -> list[Line]:
+def _with_chances(lines: Sequence[Line], kept: ScoreArchive) -> list[Line]:
     """Test every entry against chance, all corrected together: the table is the family."""
     entries = [(line.records, line.test(name)) for line in lines for name in line.values]
     found = iter(chances(entries, kept))
@@ -161,7 +161,7 @@ def _constants(lines: Sequence[Line]) -> list[Line]:
         mae = float(constant_error(target_of(cell)).mean())
         columns_of.setdefault((setting_of(cell | {"input": "aligned"}), mae), []).extend(line.values)
     return [
-        Line(lines[0].target, "best constant", setting, "baseline", {name: Value(None, mae) for name in names})
+        Line(lines[0].target, "best constant", setting, "baseline", {name: MeanScore(None, mae) for name in names})
         for (setting, mae), names in columns_of.items()
     ]
 
@@ -174,7 +174,7 @@ def _published_lines(target: str, backbone: str) -> list[Line]:
     model = MODELS.get(backbone, "")
     found = ((table, table.at(target, model)) for table in TABLES)
     return [
-        Line(target, model, BASE, table.source, {str(column): Value(*pair) for column, pair in pairs.items()})
+        Line(target, model, BASE, table.source, {str(column): MeanScore(*pair) for column, pair in pairs.items()})
         for table, pairs in found
         if pairs
     ]
@@ -246,7 +246,7 @@ def as_records(lines: Sequence[Line]) -> list[dict[str, Any]]:
     ]
 
 
-def table2(records: Sequence[Record], kept: Kept = NOTHING) -> Listing:
+def table2(records: Sequence[Record], kept: ScoreArchive = NOTHING) -> Listing:
     """Return Table 2 for printing."""
     lines = table_lines(records, kept)
     return Listing(*as_rows(lines), as_records(lines))

@@ -1,0 +1,1 @@
+"""Which frozen network? Architectures, weights, taps, padding surgery and inference."""

@@ -1,0 +1,79 @@
+"""Where each torchvision CNN is tapped: one declarative table, the only place that spells module names.
+
+Two tap sets: `report` cuts VGG after each pooling layer and ResNet after maxpool and each layer (the reproducibility
+report's prefixes); `official` cuts VGG at the ReLU before the pooling and ResNet after its four layers only (the
+authors' code). Other families have one place for both: the last block of each
+resolution.
+"""
+
+import re
+
+from posenet_store.errors import UsageError
+from posenet_store.specs import PIXELS, TAP_SETS
+
+PIXEL_TAP = "image"
+
+_VGG_POOLS = {
+    "vgg11": (2, 5, 10, 15, 20),
+    "vgg13": (4, 9, 14, 19, 24),
+    "vgg16": (4, 9, 16, 23, 30),
+    "vgg19": (4, 9, 18, 27, 36),
+    "vgg11_bn": (3, 7, 14, 21, 28),
+    "vgg13_bn": (6, 13, 20, 27, 34),
+    "vgg16_bn": (6, 13, 23, 33, 43),
+    "vgg19_bn": (6, 13, 26, 39, 52),
+}
+_LAYERS = "layer1 layer2 layer3 layer4"
+
+# pattern of torchvision model names -> {tap set: module names}
+_FAMILIES: tuple[tuple[str, dict[str, str]], ...] = (
+    *(
+        (
+            name,
+            {
+                "report": " ".join(f"features.{pool}" for pool in pools),
+                "official": " ".join(f"features.{pool - 1}" for pool in pools),
+            },
+        )
+        for name, pools in _VGG_POOLS.items()
+    ),
+    (r"(resnet|resnext|wide_resnet)\d.*", {"report": f"maxpool {_LAYERS}", "official": _LAYERS}),
+    (
+        r"densenet\d+",
+        {"report": "features.relu0 features.denseblock1 features.denseblock2 features.denseblock3 features.norm5"},
+    ),
+    (r"regnet_.*", {"report": "stem trunk_output.block1 trunk_output.block2 trunk_output.block3 trunk_output.block4"}),
+    (r"convnext_.*", {"report": "features.1 features.3 features.5 features.7"}),
+    (r"efficientnet_v2_s", {"report": "features.1 features.2 features.3 features.5 features.6"}),
+    (r"efficientnet_(b\d|v2_[ml])", {"report": "features.1 features.2 features.3 features.5 features.7"}),
+    (r"mobilenet_v2", {"report": "features.1 features.3 features.6 features.13 features.17"}),
+    (r"mobilenet_v3_large", {"report": "features.1 features.3 features.6 features.12 features.15"}),
+    (r"mobilenet_v3_small", {"report": "features.0 features.1 features.3 features.8 features.11"}),
+    (r"mnasnet.*", {"report": "layers.7 layers.8 layers.9 layers.11 layers.13"}),
+    (r"shufflenet_v2_.*", {"report": "conv1 maxpool stage2 stage3 stage4"}),
+)
+
+
+def tap_modules(backbone: str, tap_set: str = "report") -> tuple[str, ...]:
+    """Return the module names of the taps f1, f2, ... of a torchvision model.
+
+    A tap set may also be modules of the user's choice, separated by commas. Raises UsageError for a model without an entry.
+
+    >>> tap_modules("resnet152")
+    ('maxpool', 'layer1', 'layer2', 'layer3', 'layer4')
+    >>> tap_modules("vgg16", "official")
+    ('features.3', 'features.8', 'features.15', 'features.22', 'features.29')
+    >>> tap_modules("resnet18", "layer1.0,layer1.1")
+    ('layer1.0', 'layer1.1')
+    """
+    if backbone == PIXELS:
+        return (PIXEL_TAP,)
+    if tap_set not in TAP_SETS:
+        return tuple(tap_set.split(","))
+    for pattern, sets in _FAMILIES:
+        if re.fullmatch(pattern, backbone):
+            return tuple(sets.get(tap_set, sets["report"]).split())
+    raise UsageError(
+        f"unknown backbone {backbone!r}; accepted: pixels, vgg16, resnet152 and torchvision's other vgg*, resnet*, "
+        "resnext*, wide_resnet*, densenet*, regnet_*, convnext_*, efficientnet_*, mobilenet_*, mnasnet*, shufflenet_*"
+    )

@@ -1,0 +1,114 @@
+"""torchvision's networks and their parameters: built by name, downloaded, loaded or drawn; the only owner of torchvision."""
+
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from pickle import UnpicklingError
+from urllib.error import URLError
+
+import torch
+import torchvision
+from torch import Tensor, nn
+from torchvision.models.feature_extraction import create_feature_extractor
+
+from posenet_store.backbones.weights import Weights, state_digest
+from posenet_store.errors import PosenetStoreError, UsageError, first_line, unknown
+from posenet_store.specs import PIXELS, Tap
+from posenet_store.state_dicts import unwrapped
+
+
+class _Pixels(nn.Module):
+    """No network at all: the preprocessed image is its only tap (the paper's "PosENet alone")."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.image = nn.Identity()
+
+    def forward(self, images: Tensor) -> Tensor:
+        pixels: Tensor = self.image(images)
+        return pixels
+
+
+def _build(name: str) -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        module: nn.Module = torchvision.models.get_model(name, weights=None)
+    return module
+
+
+def _imagenet_state(name: str) -> Mapping[str, Tensor]:
+    """torchvision's own IMAGENET1K_V1 file, downloaded once into torch's cache and checked by its hash."""
+    entry = getattr(torchvision.models.get_model_weights(name), "IMAGENET1K_V1", None)
+    if entry is None:
+        raise UsageError(f"torchvision has no `imagenet` weights for {name}; accepted here: a file, random:SEED")
+    cache = Path(torch.hub.get_dir(), "checkpoints")
+    kept = cache / Path(entry.url).name
+    try:
+        loaded: object = entry.get_state_dict(progress=True, check_hash=True, weights_only=True)
+    except (URLError, TimeoutError, ConnectionError) as error:
+        reason = getattr(error, "reason", error)
+        raise PosenetStoreError(
+            f"the weights of {name} can't be downloaded ({reason}). On a machine with network, fetch {entry.url} "
+            f"and place it in {cache}, or give the file: --weights FILE.pth"
+        ) from None
+    except OSError:
+        raise  # no room, or no permission: the file is not to blame
+    except Exception as error:  # a damaged file in the cache, whose hash torch does not check, can end anywhere in its reader
+        reason = first_line(error)
+        if isinstance(error, UnpicklingError):  # torch's own text advises to allow the code
+            reason = "there are no tensors in it, or there is code, which is never run"
+        raise PosenetStoreError(f"the downloaded weights of {name} are damaged: {reason}; delete {kept} if it exists") from None
+    return unwrapped(loaded, kept)
+
+
+def _load(module: nn.Module, state: Mapping[str, Tensor], name: str) -> None:
+    """Load `state`; parts of the network that no tap needs (its classifier) may be missing from it."""
+    own = module.state_dict()
+    foreign = sorted(set(state) - set(own))
+    wrong = sorted(key for key in set(state) & set(own) if state[key].shape != own[key].shape)
+    needed = (key for key in set(own) - set(state) if not key.endswith("num_batches_tracked"))
+    missing = sorted(key for key in needed if not key.startswith(("classifier.", "fc.")))
+    for problem, keys in (("has foreign entries", foreign), ("has entries of another shape", wrong), ("lacks", missing)):
+        if keys:
+            raise UsageError(f"the weights do not fit {name}: the file {problem}: {', '.join(keys[:3])} ({len(keys)} in all)")
+    own.update(state)  # `own` carries the version of each module, which MNASNet insists on and no safetensors file has
+    module.load_state_dict(own)
+
+
+def parametrised(name: str, weights: Weights) -> tuple[nn.Module, str]:
+    """Return the network with its parameters, and their digest."""
+    if name == PIXELS:
+        return _Pixels(), state_digest({})
+    if weights.seed is not None:
+        with torch.random.fork_rng():
+            torch.manual_seed(weights.seed)
+            module = _build(name)
+        return module, state_digest(module.state_dict())
+    found = _imagenet_state(name) if weights.state is None else weights.state
+    # torchvision's DenseNet files still say `denselayer1.norm.1.weight`, its modules `denselayer1.norm1.weight`
+    state = {re.sub(r"(\.denselayer\d+\.(?:norm|conv))\.([12]\.)", r"\1\2", key): value for key, value in found.items()}
+    module = _build(name)
+    _load(module, state, name)
+    return module, state_digest(state)
+
+
+def without_classifier(module: nn.Module) -> nn.Module:
+    """Drop the fully connected layers, which no tap reads (500 MB of VGG's); in place."""
+    for head in ("classifier", "fc"):
+        if hasattr(module, head):
+            setattr(module, head, nn.Identity())
+    return module
+
+
+def check_name(name: str) -> None:
+    """Raise UsageError if torchvision has no such network and it is not the pixels."""
+    known = torchvision.models.list_models(module=torchvision.models)
+    if name != PIXELS and name not in known:
+        raise unknown("backbone", name, (PIXELS, *known))
+
+
+def ending_in_taps(module: nn.Module, taps: Sequence[Tap]) -> nn.Module:
+    """Return a network that returns its taps by name and computes nothing else."""
+    cut: nn.Module = create_feature_extractor(module, {tap.module: tap.name for tap in taps}, suppress_diff_warning=True)
+    return cut.eval()

@@ -1,0 +1,94 @@
+"""From what the user types after `--weights` to parameters: imagenet, a file, hed, or random:SEED.
+
+Preprocessing belongs to the weights: torchvision's expect RGB with the ImageNet mean and deviation, HED's (trained in
+Caffe) BGR with a mean only.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from posenet_store.backbones.hed import hed_file, hed_state
+from posenet_store.errors import UsageError, unknown
+from posenet_store.files import canonical_json, sha256
+from posenet_store.specs import PIXELS, PREPROCESSINGS, Preprocess, unit
+from posenet_store.state_dicts import read_state
+
+IMAGENET = Preprocess(224, 1 / 255, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+HED = Preprocess(224, 1.0, (104.00699, 116.66877, 122.67892), (1.0, 1.0, 1.0), order="BGR")
+PIXELS_INPUT = Preprocess(28, 1.0, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+"""The report feeds PosENet alone with the 28x28 image on the 0..255 scale (its code multiplies [0, 1] by 255)."""
+
+ACCEPTED = "imagenet, a .pth or .safetensors file, hed (VGG-16 only), random:SEED"
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Where parameters come from: `label` names them in tables; `state` is None for `imagenet` and `random`.
+
+    `seed` is set for random weights only.
+    """
+
+    label: str
+    preprocess: Preprocess
+    state: Mapping[str, Tensor] | None = None
+    seed: int | None = None
+
+
+def state_digest(state: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 over names, dtypes, shapes and bytes of a state dict, whatever file it came from.
+
+    >>> one = {"w": torch.ones(2)}
+    >>> state_digest(one) == state_digest({"w": torch.ones(2)}), state_digest(one) == state_digest({"w": torch.zeros(2)})
+    (True, False)
+    """
+    entries = []
+    for name in sorted(state):
+        value = state[name].detach().cpu().contiguous()
+        entries.append([name, str(value.dtype), list(value.shape), sha256(value.reshape(-1).view(torch.uint8).numpy().data)])
+    return sha256(canonical_json(entries))
+
+
+def resolve(source: str, backbone: str) -> Weights:
+    """Return the Weights that `source` names for `backbone`; raises UsageError if that is not possible.
+
+    >>> resolve("random:7", "resnet18").seed
+    7
+    """
+    if backbone == PIXELS:
+        return Weights("", PIXELS_INPUT)
+    if source == "imagenet":
+        return Weights("imagenet", IMAGENET)
+    if source == "hed":
+        if backbone != "vgg16":
+            raise UsageError(f"the weights `hed` are for vgg16, not {backbone}; accepted here: imagenet, a file, random:SEED")
+        return Weights("hed", HED, hed_state(hed_file()))
+    if match := re.fullmatch(r"random:(\d+)", source):
+        return Weights(f"random{match[1]}", IMAGENET, seed=int(match[1]))
+    path = Path(source).expanduser()
+    if path.suffix in (".pth", ".pt", ".safetensors"):
+        if not path.is_file():
+            raise UsageError(f"weights file {path} does not exist; accepted: {ACCEPTED}")
+        return Weights(path.stem, IMAGENET, read_state(path))
+    raise UsageError(f"unknown weights {source!r}; accepted: {ACCEPTED}")
+
+
+def fed(weights: Weights, preprocess: str = "weights", size: int | None = None) -> Weights:
+    """Return the weights with another input than theirs, which their label then says.
+
+    `preprocess` is weights (theirs) or unit ([0, 1] RGB, without mean and deviation, as the official code does); `size`
+    is the side of the images in pixels. Raises UsageError for another word.
+
+    >>> fed(Weights("imagenet", IMAGENET), "unit", 448).label
+    'imagenet-unit-448px'
+    """
+    if preprocess not in PREPROCESSINGS:
+        raise unknown("preprocessing", preprocess, PREPROCESSINGS)
+    own = weights.preprocess
+    asked = replace(unit(own.size) if preprocess == "unit" else own, size=size or own.size)
+    remarks = ("unit" if preprocess == "unit" else "", f"{asked.size}px" if asked.size != own.size else "")
+    return replace(weights, label="-".join(part for part in (weights.label, *remarks) if part), preprocess=asked)

@@ -1,0 +1,201 @@
+"""Extraction: run a backbone once over an image set and commit its taps to a store, block by block.
+
+Everything runs at once, each stage at most a little ahead of the next, so memory does not grow with the images:
+
+    read, decode (threads, two batches ahead) -> forward -> copy into one of two block buffers
+        -> encode (statistics, compression, digests: while the other buffer fills) -> write (while the next one is encoded)
+"""
+
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from posenet_store.backbones.backbone import Backbone
+from posenet_store.errors import BuildError
+from posenet_store.extraction.commit import BUFFERS, Buffer, Committer
+from posenet_store.extraction.forward import Forward, PendingBatch, default_batch_size
+from posenet_store.extraction.prefetch import Batch, decoded
+from posenet_store.extraction.reference_check import described, drift, sample
+from posenet_store.extraction.timing import StageTimer
+from posenet_store.images.image_set import ImageSet
+from posenet_store.provenance import provenance
+from posenet_store.specs import StoreSpec
+from posenet_store.store.chunking import default_block_rows, row_order
+from posenet_store.store.plan import Plan
+from posenet_store.store.writer import Quarantined, StoreWriter
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a build did: the store's path, images extracted now, blocks still missing (0: sealed), seconds, quarantine.
+
+    `speed` is `StageTimer.summary`: the stages' seconds and which one binds.
+    """
+
+    path: Path
+    extracted: int
+    missing: int
+    seconds: float
+    quarantined: tuple[Quarantined, ...]
+    speed: Mapping[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the facts that `build-store --json` prints."""
+        return vars(self) | {"path": str(self.path), "quarantined": [vars(entry) for entry in self.quarantined]}
+
+
+def plan_store(
+    images: ImageSet, backbone: Backbone, layout: str, dtype: str, block_rows: int | None = None, file_format: str = "zarr"
+) -> Plan:
+    """Decide everything about a store before anything is written."""
+    spec = StoreSpec(
+        backbone=backbone.name,
+        weights=backbone.weights,
+        weights_sha256=backbone.weights_sha256,
+        tap_set=backbone.tap_set,
+        taps=backbone.taps,
+        preprocess=backbone.preprocess,
+        images=images.name,
+        images_sha256=images.sha256,
+        rows=len(images),
+        layout=layout,
+        dtype=dtype,
+        block_rows=block_rows or default_block_rows(layout),
+        format=file_format,
+        compute=backbone.compute,
+        padding=backbone.padding,
+    )
+    order = row_order(spec.rows, spec.permutation_seed)
+    ids, digests = (tuple(entries[index] for index in order) for entries in (images.ids, images.digests))
+    return Plan(spec, ids, digests, tuple(order), provenance() | {"probe": sample(backbone)})
+
+
+def _check_quarantine(bad: Sequence[Quarantined], rows: int, limit: float) -> None:
+    if len(bad) > limit * rows:
+        examples = "; ".join(f"{entry.image_id}: {entry.reason}" for entry in bad[:3])
+        raise BuildError(
+            f"{len(bad)} of {rows} images are unreadable, more than the {limit:.1%} allowed ({examples}). "
+            "Mend or remove them, or allow more: --max-unreadable 0.05"
+        )
+
+
+def _check_drift(recorded: Plan, now: Plan) -> None:
+    """Refuse to mix features: a resumed build must give what its first blocks hold."""
+    differing = described(drift(recorded.provenance.get("probe", {}), now.provenance["probe"]))
+    if differing:
+        raise BuildError(
+            f"the network no longer gives what the store's first blocks hold: the probe image differs in {differing}; "
+            f"they were made with {recorded.provenance.get('versions')}: go on with these, or move the store away"
+        )
+
+
+def part_of(blocks: Iterable[int], part: tuple[int, int]) -> list[int]:
+    """Return the blocks that part (i, n) extracts.
+
+    >>> part_of(range(7), (2, 3))
+    [1, 4]
+    """
+    return [block for block in blocks if block % part[1] == part[0] - 1]
+
+
+def rows_in(plan: Plan, blocks: Iterable[int]) -> int:
+    """Return the number of rows of some blocks."""
+    return sum(stop - start for start, stop in (plan.bounds[block] for block in blocks))
+
+
+def _arrived(flying: deque[tuple[Batch, Buffer, list[PendingBatch]]], at_most: int) -> Iterator[tuple[Batch, Buffer]]:
+    """Wait for the batches under way, the first ones first, until `at_most` are left."""
+    while len(flying) > at_most:
+        batch, buffer, flights = flying.popleft()
+        for flight in flights:
+            flight.wait()
+        yield batch, buffer
+
+
+def _computed(
+    batches: Iterable[Batch], forward: Forward, plan: Plan, buffers: Sequence[Buffer], clock: StageTimer, ahead: int
+) -> Iterator[tuple[Batch, Buffer]]:
+    """Yield batches whose features lie in their block's buffer, in order; up to `ahead` more are under way."""
+    turn = itertools.cycle(buffers)
+    flying: deque[tuple[Batch, Buffer, list[PendingBatch]]] = deque()
+    buffer = buffers[0]
+    for batch in batches:
+        first = batch.start - plan.bounds[batch.block][0]
+        if first == 0:
+            buffer = next(turn)
+            buffer.free(clock)
+        targets = {name: array[first : first + len(batch.pixels)] for name, array in buffer.arrays.items()}
+        flying.append((batch, buffer, forward.launch(batch.pixels, batch.held(), targets)))
+        yield from _arrived(flying, ahead)
+    yield from _arrived(flying, 0)
+
+
+def build(
+    images: ImageSet,
+    backbone: Backbone,
+    plan: Plan,
+    root: str | Path,
+    *,
+    batch_size: int | None = None,
+    max_unreadable: float = 0.01,
+    part: tuple[int, int] = (1, 1),
+    advance: Callable[[int], None] = lambda images: None,
+    clock: StageTimer | None = None,
+) -> Outcome:
+    """Build or resume the store of `plan` below `root`, and seal it once no block is missing.
+
+    `part` (i, n) extracts every n-th block from the i-th: parts may run in any order, on several machines, even twice.
+    `advance(n)` is called after n more images are computed, or were found safe; blocks that are complete are committed
+    whatever ends the build. `batch_size` None is `default_batch_size`. Raises BuildError if features do not fit the dtype
+    or more than `max_unreadable` of the images can't be read; what is committed stays.
+    """
+    watch = clock or StageTimer()
+    writer = StoreWriter.open(Path(root), plan)
+    mine = part_of(range(len(plan.bounds)), part)
+    missing = part_of(writer.missing(), part)
+    if missing:
+        writer.unseal(missing)
+        _check_drift(writer.plan, plan)
+    rows, bad = rows_in(plan, missing), writer.quarantined()
+    advance(rows_in(plan, mine) - rows)
+    if missing:
+        size = batch_size or default_batch_size(backbone, plan.spec.block_rows)
+        bad = _extracted(images, backbone, writer, missing, size, max_unreadable, bad, advance, watch)
+    left, speed = len(writer.missing()), watch.summary(rows)
+    if not left and not writer.sealed:
+        writer.seal(speed | provenance())
+    return Outcome(writer.files.root, rows, left, speed["seconds"], tuple(bad), speed)
+
+
+def _extracted(
+    images: ImageSet,
+    backbone: Backbone,
+    writer: StoreWriter,
+    blocks: Sequence[int],
+    batch_size: int,
+    max_unreadable: float,
+    known: Sequence[Quarantined],
+    advance: Callable[[int], None],
+    clock: StageTimer,
+) -> list[Quarantined]:
+    """Extract and commit blocks; return the images that can't be read, `known` ones first."""
+    plan, bad, cuda = writer.plan, list(known), backbone.device.type == "cuda"
+    buffers = [Buffer(plan, cuda) for _ in range(min(BUFFERS, len(blocks)))]
+    forward = Forward(backbone, plan.spec.arrays, clock)
+    with (
+        Committer(writer, clock) as committer,
+        closing(decoded(images, plan, blocks, batch_size, clock, cuda)) as batches,
+    ):
+        for batch, buffer in _computed(batches, forward, plan, buffers, clock, ahead=int(cuda)):
+            start, stop = plan.bounds[batch.block]
+            bad += batch.quarantined
+            _check_quarantine(bad, plan.spec.rows, max_unreadable)
+            if batch.stop == stop:
+                committer.put(batch.block, buffer, [entry for entry in bad if start <= entry.row < stop])
+            advance(len(batch.pixels))
+        committer.finish(buffers)
+    return bad

@@ -1,0 +1,137 @@
+"""Batches through a frozen network, and what a store holds of them into its buffers on the host: one path for CPU and CUDA.
+
+On CUDA nothing here waits: pixels come from pinned memory, features are copied on a stream of their own while the next batch
+is computed, and `PendingBatch.wait` says when they have arrived. On a processor a batch has arrived when `launch` returns.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from posenet_store.backbones.backbone import Backbone
+from posenet_store.errors import BuildError
+from posenet_store.extraction.timing import StageTimer
+from posenet_store.resampling import stored
+from posenet_store.store.writer import check_range
+
+CPU_BATCH = 16
+
+
+def default_batch_size(backbone: Backbone, block_rows: int) -> int:
+    """Return the images a batch where the user does not say: 16 on a processor, a whole block on CUDA (halved where needed)."""
+    return block_rows if backbone.device.type == "cuda" else CPU_BATCH
+
+
+def host_arrays(spec_arrays: Mapping[str, tuple[int, int, int]], rows: int, dtype: str, pinned: bool) -> dict[str, Tensor]:
+    """Return uninitialised host tensors for `rows` images of a store's arrays, page-locked if `pinned`."""
+    kind = getattr(torch, dtype)
+    return {name: torch.empty((rows, *shape), dtype=kind, pin_memory=pinned) for name, shape in spec_arrays.items()}
+
+
+@dataclass
+class PendingBatch:
+    """A batch under way to the host; `extremes` float32 [arrays, 2] are each array's least and greatest before the cast."""
+
+    names: tuple[str, ...]
+    dtype: str
+    extremes: Tensor
+    clock: StageTimer
+    events: tuple[torch.cuda.Event, ...] = field(default=())
+
+    def wait(self) -> None:
+        """Return once the features are on the host; raises BuildError if one is not finite or does not fit the dtype."""
+        if self.events:
+            begun, computed, copying, copied = self.events
+            copied.synchronize()
+            self.clock.add("forward", begun.elapsed_time(computed) / 1000)
+            self.clock.add("copy", copying.elapsed_time(copied) / 1000)
+        for name, (low, high) in zip(self.names, self.extremes.tolist(), strict=True):
+            check_range(name, low, high, self.dtype)
+
+
+def _extremes(values: Tensor, held: Tensor) -> Tensor:
+    """Least and greatest of the rows that hold an image, float32 [2]; 0 if there is none."""
+    chosen = values if bool(held.all()) else values[held.to(values.device)]
+    if not chosen.numel():
+        return torch.zeros(2, device=values.device)
+    # the order in memory: a network that computes channels last would be copied first
+    return torch.stack(chosen.permute(0, 2, 3, 1).flatten().aminmax())
+
+
+class Forward:
+    """Runs a backbone on batches for one store; `limit` is the images a pass, once memory has run out."""
+
+    def __init__(self, backbone: Backbone, arrays: Mapping[str, tuple[int, int, int]], clock: StageTimer) -> None:
+        self.limit: int | None = None
+        self._backbone, self._arrays, self._clock = backbone, arrays, clock
+        self._cuda = backbone.device.type == "cuda"
+        self._copying = torch.cuda.Stream(backbone.device) if self._cuda else None
+
+    def launch(self, pixels: Tensor, held: Tensor, targets: Mapping[str, Tensor]) -> list[PendingBatch]:
+        """Compute uint8 [B, S, S, 3] into `targets` [B, C, H, W]; `held` bool [B] says which rows hold an image.
+
+        Where memory runs out, the rest of the batch and later ones are computed in halves. Raises BuildError if it does
+        not suffice for one image. The targets may be read when `wait` of every flight has returned.
+        """
+        flights: list[PendingBatch] = []
+        first = 0
+        while first < len(pixels):
+            size = min(self.limit or len(pixels), len(pixels) - first)
+            part = slice(first, first + size)
+            flight = self._attempt(pixels[part], held[part], {name: target[part] for name, target in targets.items()})
+            if flight is not None:
+                flights.append(flight)
+                first += size
+            elif size == 1:
+                raise BuildError(
+                    f"the memory of {self._backbone.device} does not suffice for one image; free some, or --device cpu"
+                )
+            else:
+                self.limit = size // 2
+                if self._cuda:
+                    torch.cuda.empty_cache()
+        return flights
+
+    def _attempt(self, pixels: Tensor, held: Tensor, targets: Mapping[str, Tensor]) -> PendingBatch | None:
+        """Return None if memory ran out: by then what the attempt held is free."""
+        try:
+            return self._on_cuda(pixels, held, targets) if self._copying else self._on_cpu(pixels, held, targets)
+        except torch.OutOfMemoryError:
+            return None
+
+    @torch.inference_mode()
+    def _on_cpu(self, pixels: Tensor, held: Tensor, targets: Mapping[str, Tensor]) -> PendingBatch:
+        with self._clock.busy("forward"):
+            values = stored(self._backbone.features(pixels), self._arrays)
+        with self._clock.busy("copy"):
+            extremes = torch.stack([_extremes(value, held) for value in values.values()])
+            for name, target in targets.items():
+                target.copy_(values[name].to(target.dtype))  # cast where it lies, then half as much to lay out channels first
+        return self._flight(targets, extremes)
+
+    @torch.inference_mode()
+    def _on_cuda(self, pixels: Tensor, held: Tensor, targets: Mapping[str, Tensor]) -> PendingBatch:
+        begun, computed, copying, copied = (torch.cuda.Event(enable_timing=True) for _ in range(4))
+        begun.record()
+        values = stored(self._backbone.features(pixels), self._arrays)
+        kind = next(iter(targets.values())).dtype
+        extremes = torch.stack([_extremes(value, held) for value in values.values()])
+        ready = {name: values[name].to(kind).contiguous() for name in targets}  # cast and laid out where it is fast
+        computed.record()
+        arrived = torch.empty(extremes.shape, pin_memory=True)
+        with torch.cuda.stream(self._copying):
+            computed.wait()
+            copying.record()
+            for source, target in [(extremes, arrived), *((ready[name], targets[name]) for name in targets)]:
+                target.copy_(source, non_blocking=True)
+                source.record_stream(torch.cuda.current_stream())
+            copied.record()
+        return self._flight(targets, arrived, (begun, computed, copying, copied))
+
+    def _flight(
+        self, targets: Mapping[str, Tensor], extremes: Tensor, events: tuple[torch.cuda.Event, ...] = ()
+    ) -> PendingBatch:
+        dtype = str(next(iter(targets.values())).dtype).removeprefix("torch.")
+        return PendingBatch(tuple(targets), dtype, extremes, self._clock, events)

@@ -1,0 +1,61 @@
+"""What a build will cost on this machine, said before it runs: seconds, memory and bytes, measured on one batch."""
+
+from dataclasses import dataclass
+
+import torch
+
+from posenet_store.backbones.backbone import Backbone
+from posenet_store.errors import ImageError
+from posenet_store.extraction.commit import BUFFERS
+from posenet_store.extraction.forward import Forward, host_arrays
+from posenet_store.extraction.prefetch import BATCHES_AHEAD
+from posenet_store.extraction.timing import StageTimer, forget_peak, peak_memory
+from posenet_store.images.image_set import ImageSet
+from posenet_store.store.chunking import row_bytes
+from posenet_store.store.formats import format_named
+from posenet_store.store.plan import Plan
+from posenet_store.threads import processors
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Of a whole build: seconds, the most bytes of host memory held, bytes on the disk."""
+
+    seconds: float
+    memory: int
+    bytes: int
+
+
+def estimate(images: ImageSet, backbone: Backbone, plan: Plan, batch_size: int) -> Estimate:
+    """Read, compute, copy and compress one batch and say what the whole set will take.
+
+    On CUDA the stages run beside each other and the slowest counts; on a processor they share it and add up.
+    """
+    clock, spec, loading = StageTimer(), plan.spec, peak_memory()
+    forget_peak()  # what loading held for a moment is free by now
+    count = min(batch_size, spec.block_rows, len(images))
+    forward = Forward(backbone, spec.arrays, StageTimer())
+    pixels = torch.zeros((count, spec.preprocess.size, spec.preprocess.size, 3), dtype=torch.uint8)
+    targets = host_arrays(spec.arrays, count, spec.dtype, pinned=False)
+    held = torch.ones(count, dtype=torch.bool)
+    for index in range(count):
+        try:
+            with clock.busy("decode", processors()):
+                pixels[index] = torch.from_numpy(images.read(index, spec.preprocess.size).copy())
+        except ImageError:
+            continue  # the build itself quarantines and reports it
+    for watch in (StageTimer(), clock):  # the first pass sets up kernels
+        with watch.busy("forward"):
+            for flight in forward.launch(pixels, held, targets):
+                flight.wait()
+    with clock.busy("encode"):
+        arrays = {name: target.numpy() for name, target in targets.items()}
+        files = format_named(spec.format).encoded_block(spec, 0, arrays, plan.ids[:count])
+    size = sum(len(piece) for pieces in files.values() for piece in pieces)
+    busy = clock.seconds()
+    stages = [busy["decode"], busy["forward"], busy["encode"]]
+    seconds = (max if backbone.device.type == "cuda" else sum)(stages) / count * spec.rows
+    # one block encoded and one at the disk; where features hardly compress they are as large as the buffers
+    block = min(spec.block_rows, spec.rows) * (BUFFERS * row_bytes(spec) + 2 * size // count)
+    ahead = (BATCHES_AHEAD + 1) * pixels.numel()
+    return Estimate(seconds, max(loading, peak_memory() + block + ahead), size * spec.rows // count)

@@ -1,0 +1,88 @@
+"""From an image set to batches of pixels: threads read and decode ahead of the network."""
+
+from collections import deque
+from collections.abc import Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from posenet_store.errors import ImageError
+from posenet_store.extraction.timing import StageTimer
+from posenet_store.images.image_set import FileReader, ImageSet, decode
+from posenet_store.store.plan import Plan
+from posenet_store.store.writer import Quarantined
+from posenet_store.threads import processors
+
+BATCHES_AHEAD = 2
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Decoded images uint8 [n, S, S, 3] of rows [start, start + n) of one block, and why some could not be read."""
+
+    block: int
+    start: int
+    pixels: Tensor
+    quarantined: tuple[Quarantined, ...]
+
+    @property
+    def stop(self) -> int:
+        return self.start + len(self.pixels)
+
+    def held(self) -> Tensor:
+        """Return which rows hold an image, bool [n]."""
+        found = torch.ones(len(self.pixels), dtype=torch.bool)
+        found[[entry.row - self.start for entry in self.quarantined]] = False
+        return found
+
+
+def _read(images: ImageSet, plan: Plan, clock: StageTimer, place: Tensor, row: int) -> Quarantined | None:
+    """Read one image into its place in a batch."""
+    index, size, workers = plan.order[row], plan.spec.preprocess.size, processors()
+    try:
+        if isinstance(images.read, FileReader):
+            with clock.busy("read", workers):
+                data = images.read.fetch(index)
+            with clock.busy("decode", workers):
+                place.numpy()[:] = decode(data, size)
+        else:
+            with clock.busy("decode", workers):
+                place.numpy()[:] = images.read(index, size)
+    except ImageError as error:
+        return Quarantined(row, plan.ids[row], str(error))
+    return None
+
+
+def decoded(
+    images: ImageSet, plan: Plan, blocks: Iterable[int], batch_size: int, clock: StageTimer | None = None, pinned: bool = False
+) -> Generator[Batch]:
+    """Yield the batches of `blocks` in order; threads decode two batches ahead, so memory does not grow.
+
+    A batch never crosses a block, so what a row is computed with does not depend on where a build was resumed. Closing the
+    generator ends its threads.
+    """
+    watch, size = clock or StageTimer(), plan.spec.preprocess.size
+    spans = [(b, row, min(row + batch_size, plan.bounds[b][1])) for b in blocks for row in range(*plan.bounds[b], batch_size)]
+    waiting: deque[tuple[int, int, Tensor, list[Future[Quarantined | None]]]] = deque()
+    with ThreadPoolExecutor(processors()) as pool:
+
+        def taken() -> Batch:
+            block, start, pixels, futures = waiting.popleft()
+            with watch.busy("images"):
+                results = [future.result() for future in futures]
+            return Batch(block, start, pixels, tuple(result for result in results if result is not None))
+
+        try:
+            for block, start, stop in spans:
+                pixels = torch.zeros((stop - start, size, size, 3), dtype=torch.uint8, pin_memory=pinned)
+                rows = range(start, stop)
+                futures = [pool.submit(_read, images, plan, watch, pixels[row - start], row) for row in rows]
+                waiting.append((block, start, pixels, futures))
+                if len(waiting) > BATCHES_AHEAD:
+                    yield taken()
+            while waiting:
+                yield taken()
+        finally:
+            pool.shutdown(cancel_futures=True)

@@ -1,0 +1,1 @@
+"""What is a head, how is it trained and scored, given arrays? Numerics without files."""

@@ -1,0 +1,149 @@
+"""The protocols that train heads: those of the report, the official code and the paper, and two of our own."""
+
+from dataclasses import dataclass
+
+OPTIMIZERS = ("adam", "sgd")
+DROP = 0.1
+
+
+@dataclass(frozen=True)
+class GradientProtocol:
+    """Training by gradient steps on the mean squared error; the defaults are the report's own (Section 2.4).
+
+    The batch order is drawn from `order_seed`, the same for all heads; a cell's own seed draws its initial weights (Xavier
+    uniform; biases as torch draws them, or 0 with `zero_bias`). Settings that are not plain from their name:
+
+    `drop`        the epoch from which on the learning rate is a tenth (0: none)
+    `min_steps`   epochs are added until that many steps are taken: the report's 15 epochs over its 5,019 images are 18,825
+                  steps, and a smaller image set deserves as many (`drop` moves in proportion)
+    `layers`      convolutions of a head; those before the last have `hidden` channels (0: as many as the input) and a ReLU
+    `sigmoid`     a batch normalisation behind every convolution, and a sigmoid at the end
+    `size`        the side to which a map is upsampled before it is compared, in training and in scoring (0: not at all)
+    `standardise` every input channel has mean 0 and deviation 1 over the training rows
+    `normalise`   targets are stretched to their full range after resizing
+    `input`       what a head reads where the sweep does not say
+    """
+
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-4
+    optimizer: str = "adam"
+    momentum: float = 0.0
+    drop: int = 0
+    epochs: int = 15
+    batch_size: int = 4
+    min_steps: int = 0
+    order_seed: int = 0
+    zero_bias: bool = False
+    layers: int = 1
+    hidden: int = 0
+    sigmoid: bool = False
+    size: int = 0
+    standardise: bool = False
+    normalise: bool = False
+    input: str = "aligned"
+    name: str = "report-2020"
+
+    def epochs_over(self, images: int) -> int:
+        """Return the epochs to train on that many images.
+
+        >>> GradientProtocol().epochs_over(480), GradientProtocol(min_steps=18_825).epochs_over(480)
+        (15, 157)
+        """
+        return max(self.epochs, -(-self.min_steps // self.steps_over(images)))
+
+    def steps_over(self, images: int) -> int:
+        """Return the steps of one epoch over that many images."""
+        return -(-images // self.batch_size)
+
+    def factor(self, epoch: int, epochs: int) -> float:
+        """Return what the learning rate is multiplied by in one of `epochs` epochs, counted from 0.
+
+        >>> [GradientProtocol(drop=10).factor(epoch, 15) for epoch in (9, 10)], GradientProtocol(drop=10).factor(20, 30)
+        ([1.0, 0.1], 0.1)
+        """
+        return DROP if self.drop and epoch * self.epochs >= self.drop * epochs else 1.0
+
+    @property
+    def linear(self) -> bool:
+        """True if a head is one convolution and nothing else: then second moments tell all of its training."""
+        return self.layers == 1 and not self.sigmoid and not self.size
+
+
+@dataclass(frozen=True)
+class RidgeProtocol:
+    """Exact least squares: the penalty is chosen on the last `validation` of the training rows, then refitted on all.
+
+    With `folds` it is chosen by cross-validation instead: the rows, which are in random order, make that many groups, and
+    each is left out once. `lambdas` are relative: they are added to the correlation matrix of the standardised features.
+    A head of too many unknowns to hold their moments is solved in at most `iterations` steps of conjugate gradients.
+    """
+
+    lambdas: tuple[float, ...] = (1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+    validation: float = 0.15
+    folds: int = 0
+    iterations: int = 200
+    normalise: bool = False
+    input: str = "aligned"
+    name: str = "ridge"
+
+    def spans(self, rows: int) -> list[tuple[int, int]]:
+        """Return the groups of that many training rows as (start, stop): to fit and to validate on, or the folds.
+
+        >>> RidgeProtocol().spans(100), RidgeProtocol(folds=3).spans(100)
+        ([(0, 85), (85, 100)], [(0, 33), (33, 67), (67, 100)])
+        """
+        cuts = [round(fold * rows / self.folds) for fold in range(self.folds)] or [0, rows - round(self.validation * rows)]
+        return list(zip(cuts, [*cuts[1:], rows], strict=True))
+
+    def left_out(self, groups: int) -> range:
+        """Return which of so many groups are left out in turn: each fold, else the last; none if there is one group."""
+        return range(0 if self.folds else 1, groups)
+
+
+Protocol = GradientProtocol | RidgeProtocol
+
+_OFFICIAL = GradientProtocol(
+    name="official-2021",
+    optimizer="sgd",
+    learning_rate=0.1,
+    momentum=0.9,
+    drop=10,
+    batch_size=32,
+    zero_bias=True,
+    sigmoid=True,
+    size=224,
+    normalise=True,
+    input="corners",
+)
+"""The authors' code (islamamirul/position_information, train_network.py and models/decoder.py), released 21 months after
+the paper. It feeds images without mean and deviation (`build-store --preprocess
+unit`) and has its own taps (`--taps official`)."""
+
+_PAPER = GradientProtocol(
+    name="paper",
+    optimizer="sgd",
+    learning_rate=1e-3,
+    momentum=0.9,
+    batch_size=32,
+    size=224,
+    normalise=True,
+    input="full",
+)
+"""As published (Sections 3.1 and 3.2): one linear convolution, SGD. Learning rate and batch size are not given and are ours;
+the loss's factor 1/2 is part of that rate."""
+
+_STANDARD = GradientProtocol(
+    name="standard",
+    learning_rate=1e-2,
+    weight_decay=0.0,
+    drop=20,
+    epochs=30,
+    batch_size=32,
+    min_steps=3000,
+    zero_bias=True,
+    standardise=True,
+)
+"""The report's linear head, on inputs for which a gradient step is well conditioned, until it has converged."""
+
+
+PROTOCOLS: dict[str, Protocol] = {one.name: one for one in (GradientProtocol(), _OFFICIAL, _PAPER, _STANDARD, RidgeProtocol())}

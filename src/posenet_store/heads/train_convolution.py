@@ -1,0 +1,115 @@
+"""Training heads by gradient steps, all heads of a pass on the same batches, by the convolution itself."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from posenet_store.heads.model import Heads, Standard, upsampling
+from posenet_store.heads.optimizers import SGD, Adam, optimizer_named, per_head
+from posenet_store.heads.parameters import Decoder, Running
+from posenet_store.heads.protocols import GradientProtocol
+from posenet_store.specs import GRID
+
+MAX_BYTES = 1 << 30
+
+
+def in_memory(images: int, channels: int) -> bool:
+    """True if the inputs of all images, float32, stay within 1 GiB: then they are read once, not once an epoch."""
+    return images * channels * GRID**2 * 4 <= MAX_BYTES
+
+
+@dataclass(frozen=True)
+class Group:
+    """Heads of one shape: head i starts from `seeds[i]` and must paint `targets[goals[i]]` (float64 [T, h, w]).
+
+    Without `goals` head i's target is the i-th. `rates` and `decays` are each head's own learning rate and weight decay;
+    without them the recipe's are used.
+    """
+
+    kernel: int
+    padding: int
+    recipe: GradientProtocol
+    seeds: tuple[int, ...]
+    targets: Tensor
+    goals: tuple[int, ...] = ()
+    rates: tuple[float, ...] = ()
+    decays: tuple[float, ...] = ()
+
+    @property
+    def places(self) -> list[int]:
+        """Each head's place among the targets."""
+        return list(self.goals or range(len(self.seeds)))
+
+    def decoder(self, channels: int) -> Decoder:
+        """Return the shape of these heads on that many input channels."""
+        return Decoder(channels, self.kernel, self.padding, self.recipe)
+
+    def optimizer(self, rows: NDArray[np.float64]) -> Adam | SGD:
+        """Return the recipe's optimiser on rows [n or more, D]; rows beyond the heads stay as they are."""
+        rates, decays = np.zeros(len(rows)), np.zeros(len(rows))
+        rates[: len(self.seeds)] = per_head(self.rates, len(self.seeds), self.recipe.learning_rate)
+        decays[: len(self.seeds)] = per_head(self.decays, len(self.seeds), self.recipe.weight_decay)
+        return optimizer_named(self.recipe.optimizer, rows, rates, decays, self.recipe.momentum)
+
+
+class _Training:
+    """A group's parameters as torch sees them and as its optimiser does: the same memory."""
+
+    def __init__(self, channels: int, group: Group) -> None:
+        self._group, self._decoder = group, group.decoder(channels)
+        self._rows = torch.stack([self._decoder.initial(seed) for seed in group.seeds])
+        self._running: Running = self._decoder.running(len(group.seeds))
+        self._optimizer = group.optimizer(self._rows.numpy())
+        self._goals = group.targets[group.places]
+
+    def step(self, inputs: Tensor, factor: float) -> None:
+        parts = [part.clone().requires_grad_() for part in self._decoder.split(self._rows)]
+        loss = self._loss(self._decoder.maps(parts, self._running, inputs))
+        gradients = torch.autograd.grad(loss, parts)
+        self._optimizer.step(torch.cat([one.flatten(1) for one in gradients], dim=1).numpy(), factor)
+
+    def _loss(self, maps: Tensor) -> Tensor:
+        """The sum over heads of each one's mean squared error, up to a constant if maps are upsampled.
+
+        Upsampling is A map A', so the squares of the large map are those of A'A: nothing of its size is ever made.
+        """
+        size = self._group.recipe.size
+        if not size:
+            return ((maps - self._goals) ** 2).mean(dim=(0, 2, 3)).sum()
+        matrix = upsampling(maps.shape[2], size)
+        square, goals = matrix.T @ matrix, matrix.T @ self._goals @ matrix
+        return (maps * (square @ maps @ square - 2 * goals)).sum(dim=(2, 3)).mean(dim=0).sum() / size**2
+
+    def heads(self, standard: Standard | None) -> Heads:
+        return self._decoder.heads(self._rows, self._running, standard)
+
+
+def train(
+    batches: Callable[[int], Iterable[Tensor]],
+    epochs: int,
+    channels: int,
+    groups: Sequence[Group],
+    read: Sequence[tuple[int, ...] | None] = (),
+    standard: Standard | None = None,
+) -> list[Heads]:
+    """Train every head of every group in one stream; returns the groups' Heads in order.
+
+    `batches(epoch)` yields float [B, `channels`, 28, 28], standardised by `standard` if there is one; group i reads those
+    named in `read[i]`, or all. The loss is a sum over heads of each head's mean squared error and the optimiser works on
+    every number alone, so no head feels its neighbours: the result is that of training it by itself.
+    """
+    places = [list(range(channels)) if one is None else list(one) for one in read or [None] * len(groups)]
+    trainings = [_Training(len(mine), group) for mine, group in zip(places, groups, strict=True)]
+    with np.errstate(over="ignore", invalid="ignore"):  # a head that diverges ends as NaN, alone
+        for epoch in range(epochs):
+            for batch in batches(epoch):
+                inputs = batch.to(torch.float64)
+                for training, group, mine in zip(trainings, groups, places, strict=True):
+                    factor = group.recipe.factor(epoch, epochs)
+                    training.step(inputs if len(mine) == channels else inputs[:, mine], factor)
+    of_each = [standard and standard.of(None if len(mine) == channels else mine) for mine in places]
+    return [training.heads(one) for training, one in zip(trainings, of_each, strict=True)]

@@ -1,0 +1,128 @@
+"""Dask workers as Slurm jobs: the settings in pipeline/launch/slurm.toml, and jobs kept at their number.
+
+The owner of dask-jobqueue.
+"""
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from posenet_store.errors import PosenetStoreError, UsageError, first_line
+from posenet_store.toml_config import filled, read_toml
+
+if TYPE_CHECKING:
+    from dask_jobqueue.slurm import SLURMCluster
+
+SLURM_FILE = Path("pipeline/launch/slurm.toml")
+SQUEUE = ("squeue", "--me", "--noheader", "--format=%A")
+BARREN = 3  # jobs a worker that may end one after the other before a worker comes of one
+
+
+@dataclass(frozen=True)
+class SlurmSettings:
+    """One worker process a job; an empty text leaves the choice to Slurm or Dask."""
+
+    partition: str = ""
+    account: str = ""
+    cores: int = 4
+    memory: str = "16GB"
+    walltime: str = "04:00:00"
+    workers: int = 4
+    job_extra_directives: tuple[str, ...] = ()
+    local_directory: str = ""
+    log_directory: str = "runs/slurm"
+    interface: str = ""
+
+
+def load_slurm(path: Path) -> SlurmSettings:
+    """Read the settings of Slurm jobs; raises UsageError that names the key and what is accepted."""
+    table = read_toml(path, "settings file", f"it is {SLURM_FILE} in a checkout; name another one: --scheduler slurm:FILE")
+    settings: SlurmSettings = filled(SlurmSettings(), table, str(path))
+    if min(settings.cores, settings.workers) < 1:
+        raise UsageError(f"{path}: cores and workers must be at least 1, not {settings.cores} and {settings.workers}")
+    return settings
+
+
+def _cluster(path: Path, settings: SlurmSettings, dashboard: str) -> "SLURMCluster":
+    try:
+        from dask_jobqueue.slurm import SLURMCluster
+    except ModuleNotFoundError:
+        raise UsageError("--scheduler slurm needs dask-jobqueue; install it: pip install 'posenet-store[slurm]'") from None
+    try:
+        return SLURMCluster(
+            queue=settings.partition or None,
+            account=settings.account or None,
+            cores=settings.cores,
+            memory=settings.memory,
+            walltime=settings.walltime,
+            processes=1,
+            worker_extra_args=["--nthreads", "1"],  # one task at a time, on all cores of the job
+            job_extra_directives=list(settings.job_extra_directives),
+            local_directory=settings.local_directory or None,
+            log_directory=settings.log_directory,
+            interface=settings.interface or None,
+            silence_logs=False,
+            scheduler_options={"dashboard_address": dashboard},
+        )
+    except (RuntimeError, ValueError, OSError) as error:
+        raise UsageError(f"the settings of {path} are not accepted: {first_line(error)}") from None
+
+
+@dataclass
+class Jobs:
+    """Slurm jobs of one worker each; one that ends (walltime, scancel, a lost node) is replaced."""
+
+    cluster: "SLURMCluster"
+    count: int
+    barren: int = 0  # jobs in a row that ended before any worker came
+
+    def renew(self, connected: bool) -> bool:
+        """Replace jobs that left the queue; returns whether there are workers or jobs; raises if no job brings a worker."""
+        jobs = {name: job.job_id for name, job in self.cluster.workers.items()}
+        queue = subprocess.run(SQUEUE, capture_output=True, text=True, check=False)  # noqa: S603 - a fixed command
+        if queue.returncode:  # Slurm's controller is away for a while
+            return connected
+        gone = [name for name, job in jobs.items() if job not in queue.stdout.split()]
+        self.barren = 0 if connected else self.barren + len(gone)
+        if self.barren > BARREN * self.count:
+            raise PosenetStoreError(
+                f"{self.barren} Slurm jobs ended before a worker came of one; their output in the log_directory says why "
+                f"(often: `interface` must be a network on which the nodes reach {self.cluster.scheduler_address})"
+            )
+        for name in gone:
+            self.cluster.worker_spec.pop(name)
+        with suppress(RuntimeError):  # refused now, tried again at the next look
+            self.submit()
+        return True
+
+    def submit(self) -> None:
+        """Submit as many jobs as are missing; raises RuntimeError with what sbatch says, OSError if there is none."""
+        self.cluster.sync(self._submit)
+
+    async def _submit(self) -> None:
+        from distributed.core import Status
+
+        while len(self.cluster.worker_spec) < self.count:
+            self.cluster.worker_spec.update(self.cluster.new_worker_spec())
+        try:
+            await self.cluster
+        finally:
+            for job in self.cluster.workers.values():
+                if job.job_id is None:  # refused; the cluster would take it for one that it has to close
+                    job.status = Status.failed
+
+
+@contextmanager
+def slurm_jobs(path: Path, settings: SlurmSettings, count: int, dashboard: str) -> Iterator[Jobs]:
+    """Submit `count` jobs that are cancelled at the end; raises UsageError if Slurm, or Dask, refuses the settings."""
+    with _cluster(path, settings, dashboard) as cluster:
+        jobs = Jobs(cluster, count)
+        try:
+            jobs.submit()
+        except (RuntimeError, OSError) as error:
+            reason = str(error).strip().splitlines()[-1]  # sbatch's own words are the last of Dask's
+            raise UsageError(f"Slurm takes no job with the settings of {path}: {reason}") from None
+        yield jobs

@@ -1,0 +1,96 @@
+"""The files of a store, from where it is: a folder, any static web server, S3, Google Cloud or Azure. The owner of obstore."""
+
+import io
+import os
+from collections import OrderedDict
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+from urllib.parse import unquote, urlsplit
+
+from posenet_store.errors import StoreError, UsageError, first_line
+from posenet_store.files import sha256
+from posenet_store.store.plan import Files, StoreFiles
+
+if TYPE_CHECKING:
+    from obstore.store import ClientConfig
+
+SCHEMES = ("http", "https", "s3", "gs", "az")
+CACHE_BYTES = 512 << 20
+
+
+class RemoteFiles:
+    """Reads whole files, since the record of a file has a digest of all of it; keeps the last ones, 512 MiB or one file.
+
+    Credentials and regions come from the environment variables of the cloud in question.
+    """
+
+    def __init__(self, url: str) -> None:
+        if find_spec("obstore") is None:
+            raise UsageError(f"reading {url} needs one package more; install it: pip install 'posenet-store[remote]'")
+        import obstore.store
+
+        self._url = url.rstrip("/")
+        self._process = os.getpid()
+        self._kept: OrderedDict[str, bytes] = OrderedDict()
+        plain: ClientConfig | None = {"allow_http": True} if url.startswith("http://") else None
+        try:
+            self._store: Any = obstore.store.from_url(self._url, client_options=plain)
+        except Exception as error:  # obstore raises its own types, and ValueError for a malformed URL
+            raise UsageError(f"{url} can't be opened: {first_line(error)}") from None
+
+    def __str__(self) -> str:
+        return self._url
+
+    def _call(self, method: str, name: str) -> Any:
+        if os.getpid() != self._process:
+            raise StoreError(
+                f"{self._url} was opened before this process was forked; give the DataLoader "
+                "multiprocessing_context='spawn', or open the store in each process"
+            )
+        try:
+            return getattr(self._store, method)(name)
+        except FileNotFoundError:
+            raise
+        except Exception as error:  # connection refused, forbidden, time out: obstore has retried already
+            raise StoreError(f"{self._url}/{name} can't be read: {first_line(error)}") from None
+
+    def read(self, name: str) -> bytes:
+        """Return a file's bytes as they are now."""
+        return bytes(self._call("get", name).bytes())
+
+    def size(self, name: str) -> int | None:
+        """Return a file's bytes, None if it is not there."""
+        try:
+            return int(self._call("head", name)["size"])
+        except FileNotFoundError:
+            return None
+
+    def sha256(self, name: str) -> str:
+        """Return a file's digest; the file is kept, since it will be read next."""
+        return sha256(self._whole(name))
+
+    def open(self, name: str) -> BinaryIO:
+        """Return a file in memory."""
+        return io.BytesIO(self._whole(name))
+
+    def _whole(self, name: str) -> bytes:
+        if name not in self._kept:
+            data = self.read(name)
+            while self._kept and sum(map(len, self._kept.values())) + len(data) > CACHE_BYTES:
+                self._kept.popitem(last=False)
+            self._kept[name] = data
+        self._kept.move_to_end(name)
+        return self._kept[name]
+
+
+def files_at(place: Path | str) -> Files:
+    """Return the files of the store at a path, a file:// URL or another URL; raises UsageError for an unknown scheme."""
+    parts = urlsplit(str(place))
+    if isinstance(place, Path) or "://" not in place:
+        return StoreFiles(Path(place))
+    if parts.scheme == "file":
+        return StoreFiles(Path(unquote(parts.path)))
+    if parts.scheme in SCHEMES:
+        return RemoteFiles(place)
+    raise UsageError(f"unknown kind of URL {place!r}; accepted: a path, file://, {', '.join(f'{s}://' for s in SCHEMES)}")

@@ -1,0 +1,73 @@
+"""The stores below a root: which there are, and in what state."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from posenet_store.errors import StoreError
+from posenet_store.specs import StoreSpec
+from posenet_store.store.access_remote import files_at
+from posenet_store.store.chunking import row_bytes
+from posenet_store.store.plan import MANIFEST, RESTORE, read_manifest, read_plan, records_so_far
+
+
+@dataclass(frozen=True)
+class StoreInfo:
+    """One store: its path, spec, whether it is sealed, and what is committed so far."""
+
+    path: Path
+    spec: StoreSpec
+    sealed: bool
+    blocks: int
+    committed: int
+    bytes: int
+    quarantined: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the facts that `stores --json` prints."""
+        spec = self.spec
+        return {
+            "name": self.path.name,
+            "network": spec.network,
+            "images": spec.images,
+            "rows": spec.rows,
+            "layout": spec.layout,
+            "dtype": spec.dtype,
+            "bytes": self.bytes,
+            "compression": round(row_bytes(spec) * spec.rows / self.bytes, 2) if self.sealed else None,
+            "state": "sealed" if self.sealed else f"{self.committed} of {self.blocks} blocks",
+            "quarantined": self.quarantined,
+            "fingerprint": spec.fingerprint,
+        }
+
+
+def entry(place: Path | str) -> StoreInfo:
+    """Describe the store at a path or URL; raises StoreError if it is not one."""
+    files = files_at(place)
+    plan = read_plan(files)
+    sealed = files.size(MANIFEST) is not None
+    if sealed:
+        manifest = read_manifest(files)
+        committed, size, bad = len(plan.bounds), int(manifest["bytes"]), len(manifest["quarantined"])
+    else:
+        records = list(records_so_far(files, plan).values())
+        committed = len(records)
+        try:
+            size = sum(file["bytes"] for record in records for file in record["files"])
+            bad = sum(len(record["quarantined"]) for record in records)
+        except (KeyError, TypeError) as error:
+            raise StoreError(f"{files}/commits holds a damaged record ({error}); {RESTORE}") from None
+    return StoreInfo(Path(str(files)), plan.spec, sealed, len(plan.bounds), committed, size, bad)
+
+
+def stores(root: Path) -> tuple[list[StoreInfo], list[str]]:
+    """Return the stores below `root` by name, and a line for every folder that claims to be one but is damaged."""
+    found, damaged = [], []
+    for plan in sorted(root.glob("*/plan.json")):
+        if plan.parent.name.startswith("."):
+            continue
+        try:
+            found.append(entry(plan.parent))
+        except StoreError as error:
+            damaged.append(str(error))
+    return found, damaged

@@ -1,0 +1,47 @@
+"""Copying a store into another format, block by block, each compared with the original before it counts."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from posenet_store.errors import BuildError
+from posenet_store.provenance import provenance
+from posenet_store.store.formats import format_named
+from posenet_store.store.reader import Reader
+from posenet_store.store.writer import Quarantined, StoreWriter
+
+
+def convert(reader: Reader, file_format: str, root: Path, advance: Callable[[int], None] = lambda rows: None) -> Path:
+    """Copy a sealed store, also one behind a URL, to `root` in `file_format`; an interrupted copy resumes.
+
+    `advance(n)` is called after n more rows are safe. Returns the copy's path; raises BuildError if what was written does
+    not read back as it was, StoreError if the original is damaged.
+    """
+    spec = replace(reader.spec, format=file_format)
+    made = reader.plan.provenance | {"converted": provenance() | {"from": reader.name, "store_id": reader.manifest["store_id"]}}
+    writer = StoreWriter.open(root, replace(reader.plan, spec=spec, provenance=made, files=()))
+    missing = writer.missing()
+    if missing:
+        writer.unseal(missing)
+    for block, (start, stop) in enumerate(reader.bounds):
+        if block in missing:
+            _copy(reader, writer, block)
+        advance(stop - start)
+    if not writer.sealed:
+        writer.seal(reader.manifest["summary"] | provenance())
+    return writer.files.root
+
+
+def _copy(reader: Reader, writer: StoreWriter, block: int) -> None:
+    start, stop = reader.bounds[block]
+    arrays = {name: reader.read(name, start, stop) for name in reader.spec.arrays}
+    writer.commit(block, arrays, [Quarantined(**entry) for entry in reader.record(block)["quarantined"]])
+    written = format_named(writer.plan.spec.format).open_arrays(writer.files, writer.plan.spec)
+    for name, values in arrays.items():
+        found = np.empty_like(values)
+        written.read(name, start, found)
+        if not np.array_equal(found, values, equal_nan=True):
+            writer.unseal([block])
+            raise BuildError(f"block {block} of {name} does not read back as it was written to {writer.files}")

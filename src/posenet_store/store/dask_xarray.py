@@ -1,0 +1,47 @@
+"""Lazy views of a store for other libraries: dask arrays and an xarray Dataset, read through the same checks as all else."""
+
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from posenet_store.errors import UsageError
+from posenet_store.store.batching import Source
+
+if TYPE_CHECKING:
+    import dask.array
+    import xarray
+
+
+def _block(source: Source, name: str, start: int, stop: int) -> NDArray[Any]:
+    return source.read(name, start, stop)
+
+
+def dask_array(source: Source, name: str) -> "dask.array.Array":
+    """Return one array [rows, C, H, W] of a store, a chunk a block; nothing is read until it is computed."""
+    import dask.array as da
+    from dask.delayed import delayed
+
+    shape = source.spec.arrays[name]
+    read = delayed(_block, pure=True)
+    parts = [
+        da.from_delayed(read(source, name, start, stop), (stop - start, *shape), np.dtype(source.spec.dtype))
+        for start, stop in source.bounds
+    ]
+    return cast("dask.array.Array", da.concatenate(parts))
+
+
+def dataset(source: Source, ids: tuple[str, ...], readable: NDArray[np.bool_]) -> "xarray.Dataset":
+    """Return all arrays as one lazy Dataset with the coordinates `image_id` and `readable`; needs xarray."""
+    try:
+        import xarray
+    except ImportError:
+        raise UsageError("xarray is not installed; install it: pip install xarray") from None
+    arrays = {
+        name: (("image", f"channel_{name}", f"y_{name}", f"x_{name}"), dask_array(source, name)) for name in source.spec.arrays
+    }
+    return xarray.Dataset(
+        arrays,
+        coords={"image_id": ("image", list(ids)), "readable": ("image", readable)},
+        attrs={"fingerprint": source.spec.fingerprint},
+    )

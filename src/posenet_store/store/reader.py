@@ -1,0 +1,255 @@
+"""The reading side of a store: what training opens. Needs neither the images nor the backbone, and never writes."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from posenet_store.errors import StoreError, UsageError, first_line, unknown
+from posenet_store.files import sha256
+from posenet_store.specs import StoreSpec
+from posenet_store.store.access_remote import files_at
+from posenet_store.store.batching import Rows, batches
+from posenet_store.store.chunking import epoch_pools, overlapping, row_bytes
+from posenet_store.store.feature_statistics import pooled
+from posenet_store.store.formats import Arrays, format_named
+from posenet_store.store.plan import (
+    MANIFEST,
+    PLAN,
+    RESTORE,
+    commit_name,
+    fault_of,
+    read_manifest,
+    read_plan,
+    read_record,
+    records_so_far,
+)
+from posenet_store.store.tally import Tally
+
+if TYPE_CHECKING:
+    import dask.array
+    import xarray
+
+    from posenet_store.store.torch_dataset import StoreDataset
+
+POOL_BYTES = 256 << 20
+
+
+class Reader:
+    """A store, read-only: rows in the stored (permuted) order, quarantined rows skipped by the iterators.
+
+    The first time that a file is touched its digest is compared with the record of its block, after that each chunk with
+    its checksum. With `unsealed`, a store that is still being built opens too, and shows the blocks committed by then.
+    """
+
+    def __init__(self, place: Path | str, unsealed: bool = False) -> None:
+        self.files = files_at(place)
+        self.plan = read_plan(self.files)
+        self._unsealed = unsealed
+        self._records: dict[int, dict[str, Any]] = {}
+        self._sound: set[str] = set()
+        self.tally = Tally()
+        self.manifest = self._checked_manifest() if self.files.size(MANIFEST) is not None or not unsealed else self._so_far()
+        for entry in self.plan.files:
+            if fault := fault_of(self.files, entry, deep=True):
+                raise StoreError(fault)
+
+    def _checked_manifest(self) -> dict[str, Any]:
+        manifest = read_manifest(self.files)
+        if manifest["fingerprint"] != self.spec.fingerprint:
+            raise StoreError(f"{self.files}/{MANIFEST} belongs to another store than {PLAN}; the folder was mixed up")
+        if manifest["plan_sha256"] != sha256(self.files.read(PLAN)):
+            raise StoreError(f"{self.files}/{PLAN} was edited or damaged since the store was sealed")
+        return manifest
+
+    def _so_far(self) -> dict[str, Any]:
+        """What a manifest would say of the blocks that are committed now; they are looked for once."""
+        self._records = records_so_far(self.files, self.plan)
+        records = list(self._records.values())
+        return {
+            "fingerprint": self.spec.fingerprint,
+            "statistics": {name: pooled([record["statistics"][name] for record in records]) for name in self.spec.arrays},
+            "quarantined": [entry for record in records for entry in record["quarantined"]],
+        }
+
+    def __reduce__(self) -> tuple[type["Reader"], tuple[str, bool]]:
+        return Reader, (str(self.files), self._unsealed)
+
+    @property
+    def name(self) -> str:
+        """The name of the store's folder."""
+        return str(self.files).rsplit("/", 1)[-1]
+
+    @property
+    def spec(self) -> StoreSpec:
+        """What the store is made of."""
+        return self.plan.spec
+
+    @cached_property
+    def bounds(self) -> list[tuple[int, int]]:
+        """(start, stop) of every block."""
+        return self.plan.bounds
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """The image id of every row."""
+        return self.plan.ids
+
+    @cached_property
+    def readable(self) -> NDArray[np.bool_]:
+        """bool [rows]: False where the image was quarantined, or is not committed yet."""
+        sealed = "commits_sha256" in self.manifest
+        mask = np.full(self.spec.rows, sealed)
+        for block in () if sealed else self._records:
+            mask[slice(*self.bounds[block])] = True
+        mask[[entry["row"] for entry in self.manifest["quarantined"]]] = False
+        return mask
+
+    @cached_property
+    def _arrays(self) -> Arrays:
+        return format_named(self.spec.format).open_arrays(self.files, self.spec)
+
+    def record(self, block: int) -> dict[str, Any]:
+        """Return the record of a block that the manifest vouches for; raises StoreError if it is missing or another."""
+        if block not in self._records:
+            where = f"{self.files}/{commit_name(block)}"
+            if "commits_sha256" not in self.manifest:
+                raise StoreError(f"{where} was not there when the store was opened; its build has not ended")
+            try:
+                digest = sha256(self.files.read(commit_name(block)))
+            except FileNotFoundError:
+                raise StoreError(f"{where} is missing; {RESTORE}") from None
+            if digest != self.manifest["commits_sha256"][block]:
+                raise StoreError(f"{where} is not the record that the manifest names; {RESTORE}")
+            self._records[block] = read_record(self.files, block)
+        return self._records[block]
+
+    def _check(self, name: str, block: int) -> None:
+        """Compare the files of one array in a block with their digests, once."""
+        record = self.record(block)
+        for path in self._arrays.files_of(name, block):
+            if path not in self._sound:
+                entry = next((one for one in record["files"] if one["path"] == path), None)
+                fault = fault_of(self.files, entry, deep=True) if entry else f"{self.files}/{path} is in no record"
+                if fault:
+                    raise StoreError(f"{fault}; block {block} is damaged; {RESTORE}")
+                self._sound.add(path)
+
+    def read(self, name: str, start: int, stop: int, out: NDArray[Any] | None = None) -> NDArray[Any]:
+        """Return rows [start, stop) of the array `name` in the stored dtype, quarantined rows (NaN) included.
+
+        They are decoded into `out` if it is given (contiguous, of that shape and dtype). Raises UsageError for an unknown
+        array, foreign rows or another `out`, StoreError naming the file if a piece is missing or damaged.
+        """
+        if name not in self.spec.arrays:
+            raise unknown(f"array of {self.name}", name, self.spec.arrays)
+        if not 0 <= start <= stop <= self.spec.rows:
+            raise UsageError(f"rows {start}-{stop} are not rows of {self.name}; it has rows 0-{self.spec.rows}")
+        shape = (stop - start, *self.spec.arrays[name])
+        out = np.empty(shape, self.spec.dtype) if out is None else out
+        if out.shape != shape or out.dtype != self.spec.dtype or not out.flags.c_contiguous:
+            raise UsageError(
+                f"`out` is {out.dtype} {out.shape}; rows {start}-{stop} of {name} are {self.spec.dtype} {shape}, contiguous"
+            )
+        try:
+            for block in overlapping(self.bounds, start, stop):
+                self._check(name, block)
+            self._arrays.read(name, start, out)
+            self.tally.bytes += out.nbytes
+        except (ValueError, RuntimeError, OSError, KeyError) as error:
+            where = f"{self.files}: rows {start}-{stop} of {name}"
+            raise StoreError(f"{where} can't be decoded: {first_line(error)}; `verify --deep` names the file") from None
+        return out
+
+    def scan(self, names: Sequence[str], start: int = 0, stop: int | None = None) -> Iterator[Mapping[str, NDArray[Any]]]:
+        """Yield the readable rows of [start, stop) in stored order, block by block, as {name: [n, C, H, W]}."""
+        end = self.spec.rows if stop is None else stop
+        for block in overlapping(self.bounds, start, end):
+            first, last = self.bounds[block]
+            first, last = max(first, start), min(last, end)
+            if self.readable[first:last].any():
+                # not held here: the next block is read into what this one frees
+                yield self._counted(self._kept(names, first, last))
+
+    def _kept(self, names: Sequence[str], start: int, stop: int) -> dict[str, NDArray[Any]]:
+        """Return the readable rows of [start, stop)."""
+        keep = self.readable[start:stop]
+        values = {name: self.read(name, start, stop) for name in names}
+        return values if keep.all() else {name: value[keep] for name, value in values.items()}
+
+    def _counted(self, values: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
+        self.tally.images += len(next(iter(values.values())))
+        return values
+
+    def epoch(self, names: Sequence[str], start: int, stop: int, *, seed: int, epoch: int) -> list[Rows]:
+        """Return the rows that `batches` visits, pool by pool; a pool is at most 256 MiB of the arrays `names`, or a block."""
+        pool_rows = max(1, POOL_BYTES // row_bytes(self.spec, names))
+        return epoch_pools(self.bounds, self.readable, (start, stop), pool_rows, seed, epoch)
+
+    def batches(
+        self, names: Sequence[str], start: int, stop: int, *, batch_size: int, seed: int, epoch: int
+    ) -> Iterator[Mapping[str, NDArray[Any]]]:
+        """Yield every readable row of [start, stop) once, in batches whose order depends on (seed, epoch) only.
+
+        Whole blocks are decoded and mixed in a pool (see `blocks.epoch_pools`); memory is a pool and a batch.
+        """
+        pools = self.epoch(names, start, stop, seed=seed, epoch=epoch)
+        rows = sum(map(len, pools))
+        sizes = [min(batch_size, rows - first) for first in range(0, rows, batch_size)]
+        return map(self._counted, (values for _, values in batches(self, names, pools, sizes)))
+
+    def torch(
+        self,
+        taps: Sequence[str],
+        batch_size: int,
+        shuffle: bool = True,
+        seed: int = 0,
+        epoch: int = 0,
+        *,
+        position: int = 0,
+        rows: tuple[int, int] | None = None,
+        rank: tuple[int, int] | None = None,
+    ) -> "StoreDataset":
+        """Return a torch IterableDataset of batches, right under DataLoader workers and ranks (see `loading.StoreDataset`).
+
+        `rows` is a span [start, stop), all by default; `rank` is (rank, ranks), by default that of torch.distributed.
+        """
+        from posenet_store.store.torch_dataset import StoreDataset
+
+        span = rows or (0, self.spec.rows)
+        order = partial(self._shuffled, tuple(taps), span, seed) if shuffle else partial(self._stored, span)
+        made = StoreDataset(self, taps, order, batch_size=batch_size, rank=rank)
+        made.set_epoch(epoch, position)
+        return made
+
+    def _shuffled(self, names: Sequence[str], span: tuple[int, int], seed: int, epoch: int) -> list[Rows]:
+        return self.epoch(names, *span, seed=seed, epoch=epoch)
+
+    def _stored(self, span: tuple[int, int], epoch: int) -> list[Rows]:
+        """The stored order, a pool a block, the same in every epoch."""
+        rows = np.arange(*span)
+        held = [rows[(rows >= first) & (rows < last)] for first, last in self.bounds]
+        return [kept for block in held if len(kept := block[self.readable[block]])]
+
+    def dask(self, name: str) -> "dask.array.Array":
+        """Return one array [rows, C, H, W], lazily, a chunk a block; quarantined rows are NaN."""
+        from posenet_store.store.dask_xarray import dask_array
+
+        return dask_array(self, name)
+
+    def xarray(self) -> "xarray.Dataset":
+        """Return all arrays as one lazy Dataset with `image_id` and `readable`; needs xarray."""
+        from posenet_store.store.dask_xarray import dataset
+
+        return dataset(self, self.ids, self.readable)
+
+
+def open_store(place: Path | str, unsealed: bool = False) -> Reader:
+    """Open a store for reading: a path, file://, http(s)://, s3://, gs:// or az://.
+
+    Raises StoreError if it is missing, damaged, or not sealed; `unsealed` opens a growing store too, as far as it is.
+    """
+    return Reader(place, unsealed)

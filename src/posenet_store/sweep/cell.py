@@ -1,0 +1,78 @@
+"""Cells: one head to train and score, with everything that decides its numbers."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from posenet_store.errors import UsageError
+from posenet_store.files import canonical_json, sha256
+from posenet_store.heads.protocols import Protocol
+from posenet_store.heads.targets import target_map
+from posenet_store.specs import GRID
+
+HELD_OUT = "held-out"
+"""The test column of a training store's own held-out rows."""
+
+
+@cache
+def _settings(protocol: Protocol) -> dict[str, Any]:
+    """A hundred thousand cells share a few protocols."""
+    return asdict(protocol)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One head: `store` and `tests` are fingerprints; rows [0, train_rows) of the store train, those from `held_out` test."""
+
+    store: str
+    tests: tuple[str, ...]
+    train_rows: int
+    held_out: int
+    input: str
+    target: str
+    value_range: tuple[float, float]
+    normalise: bool
+    kernel: int
+    padding: int
+    protocol: Protocol
+    seed: int
+
+    @property
+    def id(self) -> str:
+        """16 hexadecimal digits over all fields: a finished cell is found again by it."""
+        return sha256(canonical_json(vars(self) | {"protocol": _settings(self.protocol)}))[:16]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain JSON values."""
+        return asdict(self)
+
+
+def output_size(kernel: int, padding: int, layers: int = 1) -> int:
+    """Return the side of the map that a head paints on the 28x28 grid; raises UsageError if nothing is left.
+
+    >>> output_size(3, 0), output_size(7, 3), output_size(3, 0, layers=3)
+    (26, 28, 22)
+    """
+    size = GRID + layers * (2 * padding - (kernel - 1))
+    if kernel < 1 or padding < 0 or size < 2:
+        deep = f" in {layers} layers" if layers > 1 else ""
+        raise UsageError(
+            f"a kernel of {kernel} with padding {padding}{deep} leaves a {size}x{size} map of 28x28; 2x2 is the least"
+        )
+    return size
+
+
+def target_of(cell: Mapping[str, Any]) -> NDArray[np.float64]:
+    """Return the map [h, w] that a cell's head must paint; `cell` holds its fields as `to_dict` and records do.
+
+    >>> target_of({"target": "H", "kernel": 3, "padding": 1, "value_range": [0, 1], "normalise": False}).shape
+    (28, 28)
+    """
+    low, high = cell["value_range"]
+    recipe = cell.get("protocol", {})
+    size = recipe.get("size") or output_size(cell["kernel"], cell["padding"], recipe.get("layers", 1))
+    return target_map(cell["target"], size, (low, high), cell["normalise"])

@@ -1,0 +1,153 @@
+"""Scoring one head, trained by a sweep or elsewhere, on any store of the network that it reads."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy import float64
+from numpy.typing import NDArray
+from torch import Tensor
+
+from posenet_store.errors import UsageError
+from posenet_store.heads.model import Heads, load_head
+from posenet_store.heads.targets import target_map
+from posenet_store.specs import GRID
+from posenet_store.state_dicts import read_state
+from posenet_store.store.reader import Reader
+from posenet_store.sweep.cell import output_size, target_of
+from posenet_store.sweep.inputs import Input, parse_input
+from posenet_store.sweep.score import Scorable, Scored, columns_of, score_heads
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a head from elsewhere does not say itself: its target, what it reads, and its padding."""
+
+    target: str
+    input: str = "aligned"
+    padding: int = 0
+    value_range: tuple[float, float] = (0.0, 1.0)
+    normalise: bool = False
+
+
+@dataclass(frozen=True)
+class Contributions:
+    """What each input channel adds to a linear head's mean map: `maps` float64 [C, h, w], and its `share` [C] of the target.
+
+    The mean map over images is the bias plus the sum of `maps`. A share is the covariance of a channel's map with the target
+    over the target's variance: shares sum to 1 for a head that paints the target, and a channel that pulls against the
+    others has a negative one.
+    """
+
+    names: tuple[str, ...]
+    maps: NDArray[float64]
+    share: NDArray[float64]
+
+    def strongest(self, count: int) -> list[tuple[str, NDArray[float64], float]]:
+        """Return (name, map, share) of the channels of the largest shares, either sign, the largest first."""
+        return [
+            (self.names[place], self.maps[place], float(self.share[place])) for place in np.argsort(-np.abs(self.share))[:count]
+        ]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One head on one store: its target (name, map [h, w], range), its scores by test column, and what it is made of.
+
+    `contributions` are each channel's share of the painted map (see `Contributions`); None if the head is not linear.
+    """
+
+    target: str
+    goal: NDArray[float64]
+    value_range: tuple[float, float]
+    scored: dict[str, Scored]
+    contributions: Contributions | None
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return a row a test column: target, test, SPC, MAE, counts."""
+        return [{"target": self.target, "test": test} | one.scores.summary() for test, one in self.scored.items()]
+
+
+def contributions(heads: Heads, mean: Tensor, goal: NDArray[float64], names: Sequence[str]) -> Contributions:
+    """Return the contributions of a single linear head's channels, given the mean input [C, 28, 28] over images.
+
+    >>> head = Heads(torch.ones(1, 2, 1, 1).double(), torch.zeros(1).double(), 0)
+    >>> goal = np.array([[0.0, 1.0], [2.0, 3.0]])
+    >>> contributions(head, torch.tensor(np.stack([goal / 4, goal * 3 / 4])), goal, ["f1:0", "f1:1"]).share
+    array([0.25, 0.75])
+    """
+    inputs = mean.to(torch.float64)[None] if heads.standard is None else heads.standard(mean[None])
+    weight = heads.weight.transpose(0, 1)  # each channel is a group of its own
+    maps = F.conv2d(inputs, weight, padding=heads.padding, groups=len(mean))[0].numpy()
+    centred = goal - goal.mean()
+    return Contributions(tuple(names), maps, (maps * centred).sum(axis=(1, 2)) / (centred**2).sum())
+
+
+def evaluate_head(path: Path, reader: Reader) -> Evaluation:
+    """Score a head that a sweep wrote; raises UsageError if the store is of another network."""
+    heads, made = load_head(path)
+    if made["network_key"] != reader.spec.network_key:
+        raise UsageError(
+            f"{path.name} reads features of {made['network']}; {reader.name} holds those of "
+            f"{reader.spec.network} (backbone, weights, taps, padding and preprocessing must be the same)"
+        )
+    cell = made["cell"]
+    low, high = cell["value_range"]
+    return _evaluated(heads, cell["target"], target_of(cell), (low, high), reader, parse_input(cell["input"], reader.spec))
+
+
+def evaluate_foreign(path: Path, reader: Reader, question: Question) -> Evaluation:
+    """Score a head that another program trained, saved as the state dict of one `torch.nn.Conv2d`.
+
+    Raises UsageError if the file holds something else, or the convolution does not fit the store's features.
+    """
+    heads, source = foreign_head(path, question.padding), parse_input(question.input, reader.spec)
+    channels, kernel = heads.weight.shape[1:3]
+    if channels != source.channels:
+        raise UsageError(
+            f"{path.name} reads {channels} channels; {question.input!r} of {reader.name} has {source.channels}: "
+            "give the network (--backbone, --taps) and the input (--input) that it was trained on"
+        )
+    goal = target_map(question.target, output_size(kernel, question.padding), question.value_range, question.normalise)
+    return _evaluated(heads, question.target, goal, question.value_range, reader, source)
+
+
+def foreign_head(path: Path, padding: int) -> Heads:
+    """Read one convolution [1, C, k, k], with or without a bias, from a state dict, whatever its names."""
+    state = read_state(path)
+    weights = [
+        value for value in state.values() if value.dim() == 4 and value.shape[0] == 1 and value.shape[2] == value.shape[3]
+    ]
+    biases = [value for value in state.values() if value.shape == (1,)]
+    if len(weights) != 1 or len(biases) > 1 or len(state) != len(weights) + len(biases):
+        shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in list(state.items())[:4])
+        raise UsageError(f"{path} is no single convolution with one output ([1, C, k, k] and a bias [1]): it holds {shapes}")
+    bias = biases[0].to(torch.float64) if biases else torch.zeros(1, dtype=torch.float64)
+    return Heads(weights[0].to(torch.float64), bias, padding)
+
+
+def _evaluated(
+    heads: Heads, name: str, goal: NDArray[float64], value_range: tuple[float, float], reader: Reader, source: Input
+) -> Evaluation:
+    scored = {}
+    mean = torch.zeros(source.channels, GRID, GRID, dtype=torch.float64)
+    for test, blocks in columns_of(reader, source):
+        ((scored[test],),) = score_heads(_watched(blocks, mean), [Scorable(heads, [goal])])
+    images = sum(len(one.scores.spc) for one in scored.values())
+    linear = not heads.hidden and not heads.sigmoid and not heads.size and images
+    names = [
+        f"{reader.spec.taps[tap].name}:{n}" for tap, width in zip(source.taps, source.widths, strict=True) for n in range(width)
+    ]
+    found = contributions(heads, mean / images, goal, names) if linear else None
+    return Evaluation(name, goal, value_range, scored, found)
+
+
+def _watched(blocks: Iterable[Tensor], total: Tensor) -> Iterator[Tensor]:
+    """Yield blocks [B, C, 28, 28] and add their images to `total`."""
+    for block in blocks:
+        total += block.sum(dim=0, dtype=torch.float64)
+        yield block

@@ -1,0 +1,205 @@
+"""From a sweep and the stores at hand to cells, and from cells to passes that share one stream each."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from itertools import groupby, product
+from pathlib import Path
+from typing import Any
+
+from posenet_store.errors import UsageError
+from posenet_store.heads.protocols import GradientProtocol, Protocol
+from posenet_store.specs import PIXELS
+from posenet_store.store.catalogue import StoreInfo
+from posenet_store.sweep.cell import Cell
+from posenet_store.sweep.grouping import stream_of
+from posenet_store.sweep.inputs import all_channels, parse_input, together
+from posenet_store.sweep.spec import SweepSpec
+
+MIN_TRAIN_ROWS = 32
+MAX_CELLS = 600
+"""Heads of a pass are written when it ends: more of them would be too much to lose with a worker, and too few to share out."""
+PREFERRED = ("aligned", "native", "readout")  # the last one first: it is read fastest
+
+
+@dataclass(frozen=True)
+class Pass:
+    """Cells that are trained from one stream over one store, and scored on the same test stores (paths).
+
+    `moments` is the folder in which moments are kept for later sweeps, None to keep none.
+    """
+
+    train: Path
+    tests: tuple[Path, ...]
+    input: str
+    protocol: Protocol
+    cells: tuple[Cell, ...]
+    moments: Path | None
+
+    @property
+    def id(self) -> str:
+        """What tells it from the other passes of a run: its first cell."""
+        return self.cells[0].id
+
+
+@dataclass(frozen=True)
+class SweepPlan:
+    """All passes of a sweep, and what a person should know about the choice of stores."""
+
+    passes: tuple[Pass, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def cells(self) -> tuple[Cell, ...]:
+        """Every cell, in order."""
+        return tuple(cell for one in self.passes for cell in one.cells)
+
+    def without(self, finished: Iterable[str]) -> "SweepPlan":
+        """Return the plan of what is left when the cells with these ids exist."""
+        done = set(finished)
+        if not done:
+            return self  # a hundred thousand ids take seconds
+        left = []
+        for one in self.passes:
+            cells = tuple(cell for cell in one.cells if cell.id not in done)
+            if cells:
+                left.append(replace(one, cells=cells))
+        return SweepPlan(tuple(left), self.notes)
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _trains(entry: StoreInfo, spec: SweepSpec) -> bool:
+    """A store trains heads if `train` matches it and `tests` does not; a small one only if it is named outright."""
+    name = entry.spec.images
+    large = entry.spec.rows >= MIN_TRAIN_ROWS or name in spec.train
+    return large and _matches(name, spec.train) and not _matches(name, spec.tests)
+
+
+def _tests(entry: StoreInfo, spec: SweepSpec) -> bool:
+    """A store tests heads if `tests` matches it; so does every set that is too small to train on, such as one photo."""
+    small = entry.spec.rows < MIN_TRAIN_ROWS and entry.spec.images not in spec.train
+    return small or _matches(entry.spec.images, spec.tests)
+
+
+def _holds(entry: StoreInfo, source: str) -> bool:
+    return entry.spec.layout != "aligned" or not all_channels(source)
+
+
+def _one_each(entries: Iterable[StoreInfo]) -> list[StoreInfo]:
+    """Of stores with the same features keep one: float32 before float16, then readout, native, aligned."""
+    best: dict[tuple[str, str], StoreInfo] = {}
+    for entry in sorted(entries, key=lambda e: (e.spec.dtype == "float32", PREFERRED.index(e.spec.layout))):
+        best[entry.spec.network_key, entry.spec.images_sha256] = entry
+    return sorted(best.values(), key=lambda e: (e.spec.network != PIXELS, e.spec.network, e.spec.images))
+
+
+def _most(spec: SweepSpec, entry: StoreInfo) -> int:
+    """The rows that may train."""
+    return entry.spec.rows - round(spec.holdout * entry.spec.rows)
+
+
+def _cells(spec: SweepSpec, entry: StoreInfo, tests: Sequence[StoreInfo], source: str, protocol: Protocol) -> list[Cell]:
+    most = _most(spec, entry)
+    seeds = spec.seeds if isinstance(protocol, GradientProtocol) else spec.seeds[:1]  # exact least squares draws nothing
+    return [
+        Cell(
+            store=entry.spec.fingerprint,
+            tests=tuple(test.spec.fingerprint for test in tests),
+            train_rows=images or most,
+            held_out=most,
+            input=source,
+            target=target,
+            value_range=(spec.range[0], spec.range[1]),
+            normalise=spec.normalise or protocol.normalise,
+            kernel=kernel,
+            padding=padding,
+            protocol=protocol,
+            seed=seed,
+        )
+        for images in spec.train_images
+        if images <= most
+        for kernel, padding, target, seed in product(spec.kernels, spec.paddings, spec.targets, seeds)
+    ]
+
+
+def _usable(found: Sequence[StoreInfo], spec: SweepSpec, notes: list[str]) -> list[StoreInfo]:
+    """Sealed stores of the networks that the sweep asks for; unsealed ones are noted."""
+    named = [entry for entry in found if _matches(entry.spec.network, spec.networks)]
+    notes += [f"{e.path.name} is not sealed ({e.committed} of {e.blocks} blocks) and left out" for e in named if not e.sealed]
+    return [entry for entry in named if entry.sealed]
+
+
+def _nothing_fits(spec: SweepSpec, found: Sequence[StoreInfo], root: Path) -> UsageError:
+    names = ", ".join(sorted({f"{e.spec.network} on {e.spec.images}" for e in found})) or "none"
+    inputs = list(spec.inputs) or [recipe.input for name in spec.protocols for recipe in spec.recipes_of(name)]
+    return UsageError(
+        f"no sealed store below {root} fits networks {list(spec.networks)}, train {list(spec.train)} and inputs {inputs}; "
+        f"there are: {names}. Build one: cli.py build-store --backbone resnet152 --images FOLDER"
+    )
+
+
+def plan_sweep(spec: SweepSpec, found: Sequence[StoreInfo], root: Path, keep_moments: bool = True) -> SweepPlan:
+    """Expand a sweep over the stores `found` below `root`; raises UsageError if no store fits.
+
+    Moments are kept in `root`/moments, or not at all.
+    """
+    notes: list[str] = []
+    usable = _usable(found, spec, notes)
+    planned: list[tuple[StoreInfo, Sequence[StoreInfo], Sequence[Cell]]] = []
+    trainable = [e for e in usable if _trains(e, spec)]
+    lacking: dict[str, dict[str, str]] = {}
+    protocols = [recipe for name in spec.protocols for recipe in spec.recipes_of(name)]
+    for asked, protocol in product(spec.inputs or ("",), protocols):
+        source = asked or protocol.input
+        fitting = [e for e in trainable if _holds(e, source)]
+        for entry in _one_each(fitting):
+            others = [e for e in usable if e.spec.network_key == entry.spec.network_key and _tests(e, spec)]
+            tests = _one_each(e for e in others if _holds(e, source))
+            absent = [p for p in spec.tests if not any(_matches(test.spec.images, [p]) for test in tests)]
+            notes += [f"{entry.spec.network}: no store of {pattern!r} to test {source!r} on" for pattern in absent]
+            try:
+                parse_input(source, entry.spec)
+            except UsageError as error:
+                lacking.setdefault(entry.spec.network, {})[source] = str(error)
+                continue
+            cells = _cells(spec, entry, tests, source, protocol)
+            rows = _most(spec, entry)
+            large = [images for images in spec.train_images if images > rows]
+            notes += [f"left out: {images} training images; {entry.path.name} has {rows}" for images in large]
+            if not cells:
+                continue
+            if cells[0].held_out == entry.spec.rows and not tests:
+                raise UsageError(
+                    f"nothing to test {entry.spec.network} on: holdout is 0 and no store matches tests {spec.tests}"
+                )
+            planned.append((entry, tests, cells))
+    notes += [
+        "left out: {} inputs that stores of {} do not hold, such as {!r}: {}".format(
+            len(some), network, *next(iter(some.items()))
+        )
+        for network, some in lacking.items()
+    ]
+    if not planned:
+        raise _nothing_fits(spec, found, root)
+    return SweepPlan(tuple(_shared(planned, root / "moments" if keep_moments else None)), tuple(dict.fromkeys(notes)))
+
+
+def _shared(planned: Sequence[tuple[StoreInfo, Sequence[StoreInfo], Sequence[Cell]]], moments: Path | None) -> Iterator[Pass]:
+    """Merge cells into passes: all that train on the same rows, are tested on the same, and can share a stream."""
+    groups: dict[tuple[Any, ...], list[Cell]] = {}
+    specs = {entry.path: entry.spec for entry, _, _ in planned}
+    for entry, tests, cells in planned:
+        first = cells[0]
+        shared = (first.input.partition(":")[0], stream_of(first.protocol))
+        key = (entry.path, tuple(test.path for test in tests), *shared)
+        for rows, of_some in groupby(cells, key=lambda cell: cell.train_rows):
+            groups.setdefault((*key, rows), []).extend(of_some)
+    for (path, tests, *_), members in groups.items():
+        cells = sorted(members, key=lambda cell: (cell.kernel, cell.padding))
+        for start in range(0, len(cells), MAX_CELLS):
+            some = tuple(cells[start : start + MAX_CELLS])
+            text = together(dict.fromkeys(cell.input for cell in some), specs[path])
+            yield Pass(path, tests, text, some[0].protocol, some, moments)

@@ -1,0 +1,109 @@
+"""Running one pass: read a store once an epoch, train all its cells together, score them, write each cell."""
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from posenet_store.errors import StoreError
+from posenet_store.files import write_json
+from posenet_store.heads.model import save_head
+from posenet_store.heads.protocols import GradientProtocol
+from posenet_store.parallel.worker import prepare, release
+from posenet_store.provenance import provenance
+from posenet_store.store.reader import Reader, open_store
+from posenet_store.store.tally import Tally, report_progress, total
+from posenet_store.sweep.cell import HELD_OUT, target_of
+from posenet_store.sweep.fit_gradient import fit_recipe
+from posenet_store.sweep.fit_ridge import fit_ridge
+from posenet_store.sweep.grouping import Fitted
+from posenet_store.sweep.inputs import Input, parse_input
+from posenet_store.sweep.moment_cache import MomentCache
+from posenet_store.sweep.plan import Pass
+from posenet_store.sweep.results import RunFiles, write_scores
+from posenet_store.sweep.score import Scorable, Scored, columns_of, score_heads, stream
+
+
+def scorable_of(fitted: Fitted) -> Scorable:
+    """Return what scoring needs to know of a family's heads."""
+    targets = [target_of(cell.to_dict()) for cell in fitted.family.cells]
+    return Scorable(fitted.heads, targets, fitted.family.channels)
+
+
+def _test_columns(reader: Reader, tests: Sequence[Reader], source: Input, start: int) -> Iterator[tuple[str, Iterable[Tensor]]]:
+    if start < reader.spec.rows:
+        yield HELD_OUT, stream(reader, source, start, reader.spec.rows)
+    for test in tests:
+        yield from columns_of(test, source)
+
+
+def _opened(path: Path, fingerprint: str) -> Reader:
+    reader = open_store(path)
+    if reader.spec.fingerprint != fingerprint:
+        raise StoreError(f"{path} is not the store that the sweep was planned with (fingerprint {fingerprint[:8]})")
+    return reader
+
+
+@dataclass(frozen=True)
+class PassResult:
+    """A pass that was run: the ids of its cells, what was read, when it began (seconds since 1970) and how long it took."""
+
+    cells: tuple[str, ...]
+    read: Tally
+    began: float
+    seconds: float
+
+
+def run_pass(task: Pass, run: Path, threads: int) -> PassResult:
+    """Train, score and write all cells of a pass below the folder `run`; what is read is told there meanwhile."""
+    prepare(threads)
+    when, began = time.time(), time.perf_counter()
+    reader = _opened(task.train, task.cells[0].store)
+    tests = [_opened(path, fingerprint) for path, fingerprint in zip(task.tests, task.cells[0].tests, strict=True)]
+    tallies, files = [one.tally for one in (reader, *tests)], RunFiles(run)
+    with report_progress(files.progress / task.id, tallies):
+        fitted, columns = _trained(task, reader, tests)
+        seconds = (time.perf_counter() - began) / len(task.cells)
+        for number, group in enumerate(fitted):
+            for place in range(len(group.family.cells)):
+                scored = {name: column[number][place] for name, column in columns.items()}
+                _write_cell(files, reader, group, place, scored, seconds)
+    return PassResult(tuple(cell.id for cell in task.cells), total(tallies), when, time.perf_counter() - began)
+
+
+def _trained(task: Pass, reader: Reader, tests: Sequence[Reader]) -> tuple[list[Fitted], dict[str, list[list[Scored]]]]:
+    """Train all cells and score them on every test column."""
+    source = parse_input(task.input, reader.spec)
+    shelf = MomentCache(task.moments and task.moments / reader.name, reader.manifest["store_id"])
+    if isinstance(task.protocol, GradientProtocol):
+        fitted = fit_recipe(reader, source, task.cells, task.protocol, shelf)
+    else:
+        fitted = fit_ridge(reader, source, task.cells, task.protocol, shelf)
+    release()
+    scorable = [scorable_of(one) for one in fitted]
+    tested = _test_columns(reader, tests, source, task.cells[0].held_out)
+    return fitted, {name: score_heads(blocks, scorable) for name, blocks in tested}
+
+
+def _write_cell(files: RunFiles, reader: Reader, group: Fitted, place: int, scored: dict[str, Scored], seconds: float) -> None:
+    """Write head, scores, then the record that makes the cell count."""
+    cell = group.family.cells[place]
+    labels = {"network": reader.spec.network, "backbone": reader.spec.backbone, "images": reader.spec.images}
+    metadata = {"cell": cell.to_dict(), "network_key": reader.spec.network_key, **labels}
+    save_head(files.head(cell.id), group.heads, place, metadata)
+    arrays = [one.arrays(name) for name, one in scored.items()]
+    write_scores(files.scores(cell.id), {name: array for some in arrays for name, array in some.items()})
+    write_json(
+        files.record(cell.id),
+        {
+            "id": cell.id,
+            "cell": cell.to_dict(),
+            "labels": labels,
+            "scores": {name: one.scores.summary() for name, one in scored.items()},
+            "fit": group.facts[place],
+            "seconds": round(seconds, 4),
+            "provenance": provenance(),
+        },
+    )

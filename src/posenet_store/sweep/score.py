@@ -1,0 +1,82 @@
+"""Scoring heads on a store: per-image SPC and MAE, mean maps over the images, and the map of a sample image."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from operator import add
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from posenet_store.heads.metrics import MapSums, Scores, graded
+from posenet_store.heads.model import Heads
+from posenet_store.store.reader import Reader
+from posenet_store.sweep.grouping import Places, chosen
+from posenet_store.sweep.inputs import Input
+
+PROBES = "probes"
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One head's scores over a stream's images, their mean maps by name, and its map of the first (all float32 [h, w])."""
+
+    scores: Scores
+    maps: dict[str, NDArray[np.float32]]
+    sample: NDArray[np.float32]
+
+    def arrays(self, test: str) -> dict[str, NDArray[np.float64] | NDArray[np.float32]]:
+        """Return all by the names under which a run keeps them, `spc/<test>` and so on."""
+        named: dict[str, NDArray[np.float64] | NDArray[np.float32]] = {"spc": self.scores.spc, "mae": self.scores.mae}
+        named |= self.maps | {"map": self.sample}
+        return {f"{name}/{test}": array for name, array in named.items()}
+
+
+def stream(reader: Reader, source: Input, start: int, stop: int) -> Iterator[Tensor]:
+    """Yield a head's input [B, C, 28, 28] for the readable rows of [start, stop), in stored order."""
+    if start < stop:
+        yield from map(source.assemble, reader.scan(source.arrays, start, stop))  # holds no block while the next is read
+
+
+def columns_of(reader: Reader, source: Input) -> Iterator[tuple[str, Iterator[Tensor]]]:
+    """Yield the test columns that a store gives: one for the set, but of the probes one an image."""
+    if reader.spec.images != PROBES:
+        yield reader.spec.images, stream(reader, source, 0, reader.spec.rows)
+        return
+    for row in sorted(np.flatnonzero(reader.readable).tolist(), key=lambda row: reader.plan.order[row]):
+        yield reader.ids[row], stream(reader, source, row, row + 1)
+
+
+@dataclass(frozen=True)
+class Scorable:
+    """Heads to score: each one's target map, and the channels of the stream that they read (None: all)."""
+
+    heads: Heads
+    targets: Sequence[NDArray[np.float64]]
+    channels: Places = None
+
+
+@torch.inference_mode()
+def score_heads(blocks: Iterable[Tensor], groups: Sequence[Scorable]) -> list[list[Scored]]:
+    """Score every head against its own target on all blocks [B, C, 28, 28]; one list a group, one entry a head."""
+    parts: list[list[list[tuple[Scores, MapSums]]]] = [[[] for _ in group.targets] for group in groups]
+    samples: list[list[NDArray[np.float32]]] = [[] for _ in groups]
+    for block in blocks:
+        for number, group in enumerate(groups):
+            targets = group.targets
+            maps = group.heads.predict(chosen(block, group.channels)).numpy()
+            if not samples[number]:
+                samples[number] = [maps[0, head].astype(np.float32) for head in range(len(targets))]
+            for head, target in enumerate(targets):
+                parts[number][head].append(graded(maps[:, head], target))
+    return [
+        [_scored(one, sample) for one, sample in zip(group, drawn, strict=True)]
+        for group, drawn in zip(parts, samples, strict=True)
+    ]
+
+
+def _scored(parts: Sequence[tuple[Scores, MapSums]], sample: NDArray[np.float32]) -> Scored:
+    scores = Scores(*(np.concatenate([getattr(part, name) for part, _ in parts]) for name in ("spc", "mae")))
+    return Scored(scores, reduce(add, (sums for _, sums in parts)).means(scores), sample)

@@ -1,0 +1,115 @@
+"""A sweep as the user writes it: a TOML file, checked key by key, as a frozen SweepSpec."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from posenet_store.errors import UsageError, unknown
+from posenet_store.heads.protocols import OPTIMIZERS, PROTOCOLS, GradientProtocol, Protocol
+from posenet_store.heads.targets import TARGETS, native_map, target_map
+from posenet_store.sweep.cell import output_size
+from posenet_store.toml_config import filled, read_toml, typed
+
+
+@dataclass(frozen=True)
+class SweepSpec:
+    """A product of choices. `networks`, `train` and `tests` are patterns over the stores below the root.
+
+    `holdout` is the share of each training store's rows that is kept for testing; with `tests`, further image sets
+    of the same network are scored. `train_images` are how many of the other rows train,
+    0 for all. Without `inputs` each protocol reads its own. `recipes` are protocols with other
+    settings than their own, one entry for each combination that the sweep tries.
+    """
+
+    title: str
+    networks: tuple[str, ...] = ("*",)
+    train: tuple[str, ...] = ("*",)
+    tests: tuple[str, ...] = ("probes",)
+    holdout: float = 0.2
+    train_images: tuple[int, ...] = (0,)
+    inputs: tuple[str, ...] = ()
+    targets: tuple[str, ...] = TARGETS
+    range: tuple[float, float] = (0.0, 1.0)
+    normalise: bool = False
+    kernels: tuple[int, ...] = (3,)
+    paddings: tuple[int, ...] = (0,)
+    protocols: tuple[str, ...] = ("report-2020",)
+    seeds: tuple[int, ...] = (0, 1, 2)
+    recipes: tuple[Protocol, ...] = ()
+
+    def recipes_of(self, name: str) -> tuple[Protocol, ...]:
+        """Return the settings of the protocol `name` that the sweep tries: one, or one for each of its lists' combinations."""
+        return tuple(recipe for recipe in self.recipes if recipe.name == name) or (PROTOCOLS[name],)
+
+
+def _check(spec: SweepSpec, where: str) -> SweepSpec:
+    for entry in spec.protocols:
+        if entry not in PROTOCOLS:
+            raise unknown(f"protocol in {where}", entry, tuple(PROTOCOLS))
+    for entry in spec.targets:
+        native_map(entry)
+    if not 0 <= spec.holdout < 1:
+        raise UsageError(f"{where}: holdout = {spec.holdout} is not accepted; give 0 to less than 1")
+    if len(spec.range) != 2:
+        raise UsageError(f"{where}: range = {list(spec.range)} is not accepted; give [low, high]")
+    for name, numbers in (("seeds", spec.seeds), ("train_images", spec.train_images)):
+        if min(numbers) < 0:
+            raise UsageError(f"{where}: {name} = {list(numbers)} is not accepted; give at least 0")
+    layers = {
+        recipe.layers for name in spec.protocols for recipe in spec.recipes_of(name) if isinstance(recipe, GradientProtocol)
+    }
+    for kernel, padding, deep in product(spec.kernels, spec.paddings, layers | {1}):
+        target_map("H", output_size(kernel, padding, deep), (spec.range[0], spec.range[1]))
+    return spec
+
+
+def _check_recipe(recipe: Protocol, where: str) -> Protocol:
+    """Check one protocol's settings; raises UsageError that names the key, what came and what is accepted."""
+    if not isinstance(recipe, GradientProtocol):
+        if min(recipe.lambdas) <= 0 or not 0 < recipe.validation < 1:
+            raise UsageError(f"{where}: lambdas must be positive, validation between 0 and 1")
+        if recipe.folds < 0 or recipe.folds == 1 or recipe.iterations < 1:
+            raise UsageError(f"{where}: folds must be 0 (none) or at least 2, iterations at least 1")
+        return recipe
+    if recipe.optimizer not in OPTIMIZERS:
+        raise unknown(f"optimizer in {where}", recipe.optimizer, OPTIMIZERS)
+    for name in ("learning_rate", "epochs", "batch_size", "layers"):
+        if getattr(recipe, name) <= 0:
+            raise UsageError(f"{where}: {name} = {getattr(recipe, name)} is not accepted; it must be positive")
+    for name in ("weight_decay", "momentum", "drop", "min_steps", "order_seed", "hidden", "size"):
+        if getattr(recipe, name) < 0:
+            raise UsageError(f"{where}: {name} = {getattr(recipe, name)} is not accepted; it must be at least 0")
+    if recipe.momentum >= 1 or recipe.size == 1 or (recipe.optimizer == "adam" and recipe.momentum):
+        raise UsageError(f"{where}: momentum must be less than 1 (and is SGD's only), size 0 or at least 2")
+    return recipe
+
+
+def _recipes(name: str, section: Mapping[str, Any], where: str) -> list[Protocol]:
+    """Return the protocol `name` with the settings of its table; a list where one value is expected makes a recipe of each."""
+    default = PROTOCOLS[name]
+    lists = {
+        key: typed(value, (getattr(default, key),), f"{where}: {key}")
+        for key, value in section.items()
+        if isinstance(value, list) and hasattr(default, key) and not isinstance(getattr(default, key), tuple)
+    }
+    single = {key: value for key, value in section.items() if key not in lists}
+    base = filled(default, single, where, hidden=("name",))
+    found: list[Protocol] = [replace(base, **dict(zip(lists, values, strict=True))) for values in product(*lists.values())]
+    return [_check_recipe(recipe, where) for recipe in found]
+
+
+def load_sweep(path: Path) -> SweepSpec:
+    """Read a sweep's TOML file; raises UsageError that names the key and what is accepted."""
+    table = read_toml(path, "sweep file", "the ready ones are in pipeline/experiments/")
+    recipes: list[Protocol] = []
+    for name in PROTOCOLS:
+        section = table.pop(name, None)
+        if section is None:
+            continue
+        if not isinstance(section, dict):
+            raise UsageError(f"{path}: {name} = {section!r} is not accepted; write a table [{name}]")
+        recipes += _recipes(name, section, f"{path} [{name}]")
+    spec = filled(SweepSpec(title=path.stem), table, str(path), hidden=("recipes",), sections=tuple(PROTOCOLS))
+    return _check(replace(spec, recipes=tuple(recipes)), str(path))

@@ -1,0 +1,143 @@
+"""Batches through the network: halved where memory runs out, checked before the cast, the same on every device."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from posenet_store.backbones.backbone import Backbone, load_backbone
+from posenet_store.errors import BuildError
+from posenet_store.extraction.build import build, plan_store
+from posenet_store.extraction.forward import Forward, default_batch_size, host_arrays
+from posenet_store.extraction.timing import StageTimer
+from posenet_store.images.sources import image_set
+from posenet_store.specs import Preprocess, Tap
+from posenet_store.store.reader import open_store
+from tests.support.small import contents, tiny_backbone, write_images
+
+ARRAYS = {"f1": (3, 4, 4)}
+
+
+class _Small(nn.Module):
+    """A device on which `room` images fit."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__()
+        self.image, self.room, self.sizes = nn.Identity(), room, list[int]()
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.sizes.append(len(images))
+        if len(images) > self.room:
+            raise torch.OutOfMemoryError("out of memory")
+        found: Tensor = self.image(images)
+        return found
+
+
+def small(room: int) -> tuple[Backbone, _Small]:
+    module, taps = _Small(room), (Tap("f1", "image", (3, 4, 4)),)
+    preprocess = Preprocess(4, 1.0, (0.0,) * 3, (1.0,) * 3)
+    return Backbone("small", "", "00", "", taps, preprocess, module, torch.device("cpu")), module
+
+
+def launched(forward: Forward, pixels: Tensor, held: Tensor | None = None, dtype: str = "float32") -> Tensor:
+    targets = host_arrays(ARRAYS, len(pixels), dtype, pinned=False)
+    held = torch.ones(len(pixels), dtype=torch.bool) if held is None else held
+    for flight in forward.launch(pixels, held, targets):
+        flight.wait()
+    return targets["f1"]
+
+
+def test_a_batch_is_halved_until_it_fits_and_later_ones_begin_there() -> None:
+    backbone, module = small(room=3)
+    forward, pixels = Forward(backbone, ARRAYS, StageTimer()), torch.randint(0, 256, (10, 4, 4, 3), dtype=torch.uint8)
+    for _ in range(2):
+        assert torch.equal(launched(forward, pixels), pixels.permute(0, 3, 1, 2).float())
+    assert module.sizes == [10, 5, 2, 2, 2, 2, 2] + [2] * 5
+    assert forward.limit == 2
+
+
+def test_memory_that_does_not_suffice_for_one_image_is_an_error_that_says_so() -> None:
+    with pytest.raises(BuildError, match="the memory of cpu does not suffice for one image"):
+        launched(Forward(small(room=0)[0], ARRAYS, StageTimer()), torch.zeros(4, 4, 4, 3, dtype=torch.uint8))
+
+
+def test_a_build_that_runs_out_of_memory_in_the_middle_is_the_store_of_smaller_batches(tmp_path: Path) -> None:
+    images = image_set(str(write_images(tmp_path / "photos", 14)))
+    (backbone, module), (roomy, _) = small(room=99), small(room=99)
+    plan = plan_store(images, backbone, "native", "float32", 8)
+
+    def shrink(count: int) -> None:
+        module.room = 2  # another process takes the memory
+
+    store = build(images, backbone, plan, tmp_path / "one", batch_size=8, advance=shrink).path
+    assert max(module.sizes) == 8
+    assert module.sizes[-1] <= 2
+    assert contents(store) == contents(build(images, roomy, plan, tmp_path / "two", batch_size=2).path)
+
+
+@pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
+def test_rows_without_an_image_are_not_judged(memory: torch.memory_format) -> None:
+    class Loud(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.image = nn.Identity()
+
+        def forward(self, images: Tensor) -> Tensor:
+            found: Tensor = self.image((images * 1000).contiguous(memory_format=memory))
+            return found
+
+    backbone, _ = small(room=9)
+    forward = Forward(replace(backbone, module=Loud()), ARRAYS, StageTimer())
+    pixels = torch.full((3, 4, 4, 3), 2, dtype=torch.uint8)
+    pixels[1, 3, 2, 1] = 255
+    held = torch.tensor([True, False, True])
+    assert launched(forward, pixels, held, "float16")[[0, 2]].unique().tolist() == [2000.0]
+    assert len(launched(forward, pixels, torch.zeros(3, dtype=torch.bool), "float16")) == 3
+    with pytest.raises(BuildError, match=r"tap f1 reaches 2\.55e\+05"):
+        launched(forward, pixels, dtype="float16")
+
+
+def test_a_batch_is_sixteen_on_a_processor_and_a_block_on_cuda() -> None:
+    backbone, _ = small(room=1)
+    assert default_batch_size(backbone, 64) == 16
+    assert default_batch_size(replace(backbone, device=torch.device("cuda")), 64) == 64
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA device")
+@pytest.mark.parametrize("compute", ["float32", "bfloat16", "float16"])
+def test_a_store_from_cuda_is_the_processors_to_rounding(tmp_path: Path, compute: str) -> None:
+    """Of the root mean square: TF32 keeps 10 bits, as float16 does, bfloat16 7."""
+    images = image_set(str(write_images(tmp_path / "photos", 14)))
+    readers = []
+    for device, way in (("cpu", "float32"), ("cuda", compute)):
+        backbone = load_backbone("resnet18", "random:0", "report", device, way)
+        plan = plan_store(images, backbone, "native", "float32", 4)
+        readers.append(open_store(build(images, backbone, plan, tmp_path / device).path))
+    for name in readers[0].spec.arrays:
+        expected, found = (reader.read(name, 0, 14) for reader in readers)
+        error = np.sqrt(np.square(found - expected).mean() / np.square(expected).mean())
+        assert error < (0.05 if compute == "bfloat16" else 0.01), name
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA device")
+def test_cuda_gives_the_same_bytes_whatever_the_interruption(tmp_path: Path) -> None:
+    images = image_set(str(write_images(tmp_path / "photos", 14)))
+    backbone = load_backbone("resnet18", "random:0", "report", "cuda")
+    plan = plan_store(images, backbone, "native", "float16", 4)
+    for part in ((2, 2), (1, 2)):
+        parts = build(images, backbone, plan, tmp_path / "parts", part=part).path
+    assert contents(parts) == contents(build(images, backbone, plan, tmp_path / "whole").path)
+
+
+def test_the_tiny_network_of_the_tests_runs_through_it() -> None:
+    backbone = tiny_backbone()
+    shapes = {tap.name: tap.shape for tap in backbone.taps}
+    targets = host_arrays(shapes, 3, "float16", pinned=False)
+    pixels = torch.randint(0, 256, (3, 32, 32, 3), dtype=torch.uint8)
+    (flight,) = Forward(backbone, shapes, StageTimer()).launch(pixels, torch.ones(3, dtype=torch.bool), targets)
+    flight.wait()
+    for name, value in backbone.features(pixels).items():
+        assert torch.equal(targets[name], value.half())

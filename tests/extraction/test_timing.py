@@ -1,0 +1,167 @@
+"""A build says what its time goes to, and stages run at once without running away from one another."""
+
+import json
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from numpy.typing import NDArray
+
+from posenet_store.cli import main
+from posenet_store.extraction.build import Outcome, build, plan_store
+from posenet_store.extraction.plan import estimate
+from posenet_store.extraction.timing import STAGES, StageTimer, peak_memory
+from posenet_store.images.image_set import ImageSet
+from posenet_store.images.sources import image_set
+from posenet_store.store.reader import open_store
+from posenet_store.store.writer import EncodedBlock, StoreWriter
+from tests.support.small import tiny_backbone, write_images
+
+ROWS = 14
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> ImageSet:
+    return image_set(str(write_images(tmp_path / "photos", ROWS)))
+
+
+def outcome_of(images: ImageSet, root: Path) -> Outcome:
+    backbone = tiny_backbone()
+    return build(images, backbone, plan_store(images, backbone, "native", "float32", 4), root, batch_size=2)
+
+
+def slowed(function: Any, seconds: float = 0.02) -> Any:
+    def slow(*words: Any) -> Any:
+        time.sleep(seconds)
+        return function(*words)
+
+    return slow
+
+
+@pytest.mark.parametrize(
+    ("place", "stage"),
+    [
+        ("posenet_store.extraction.prefetch.decode", "decode"),
+        ("posenet_store.images.image_set.FileReader.fetch", "read"),
+        ("posenet_store.extraction.forward.stored", "forward"),
+        ("posenet_store.store.writer.StoreWriter.encode", "encode"),
+        ("posenet_store.store.writer.StoreWriter.write", "write"),
+    ],
+)
+def test_the_slow_stage_is_named(
+    images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, stage: str
+) -> None:
+    owner, _, name = place.rpartition(".")
+    target: Any = __import__(owner, fromlist=["_"]) if owner.islower() else None
+    if target is None:
+        module, _, kind = owner.rpartition(".")
+        target = getattr(__import__(module, fromlist=["_"]), kind)
+    # each sleeps longer than anything that this small build does
+    monkeypatch.setattr(target, name, slowed(getattr(target, name), 0.3))
+    speed = outcome_of(images, tmp_path / "stores").speed
+    assert speed["bound_by"] == stage
+    assert speed["stages"][stage] > 0.5 * speed["seconds"]
+
+
+def test_a_block_is_written_while_the_next_ones_are_computed(
+    images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk stands still with the first block until the network has begun the third."""
+    third, write = threading.Event(), StoreWriter.write
+    reading: list[int] = []
+
+    def waiting(writer: StoreWriter, encoded: EncodedBlock) -> None:
+        assert encoded.block or third.wait(30)
+        write(writer, encoded)
+
+    def heard(index: int, size: int) -> NDArray[np.uint8]:
+        reading.append(index)
+        if len(reading) > 8:
+            third.set()
+        return images.read(index, size)
+
+    monkeypatch.setattr(StoreWriter, "write", waiting)
+    assert outcome_of(replace(images, read=heard), tmp_path / "stores").missing == 0
+    assert third.is_set()
+
+
+def test_a_slow_disk_holds_the_network_up_and_memory_stays_bounded(
+    images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At most four blocks lie between the pixels and the disk: two in buffers, one encoded, one being written."""
+    computed, written, most = [0], [0], [0]
+    write = StoreWriter.write
+
+    def slow(writer: StoreWriter, encoded: EncodedBlock) -> None:
+        time.sleep(0.05)
+        write(writer, encoded)
+        written[0] += 1
+
+    def advance(count: int) -> None:
+        computed[0] += count
+        most[0] = max(most[0], computed[0] - written[0])
+
+    monkeypatch.setattr(StoreWriter, "write", slow)
+    backbone = tiny_backbone()
+    plan = plan_store(images, backbone, "native", "float32", 1)
+    build(images, backbone, plan, tmp_path / "stores", batch_size=1, advance=advance)
+    assert 2 <= most[0] <= 4
+
+
+def test_an_error_of_the_writer_ends_the_build(images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(StoreWriter, "write", broken)
+    before = threading.active_count()
+    with pytest.raises(OSError, match="Input/output error"):
+        outcome_of(images, tmp_path / "stores")
+    assert threading.active_count() == before
+    assert not list(tmp_path.glob("stores/*/commits/*"))
+
+
+def test_the_summary_is_kept_in_the_store_and_shown(images: ImageSet, tmp_path: Path) -> None:
+    outcome = outcome_of(images, tmp_path / "stores")
+    kept: Mapping[str, Any] = open_store(outcome.path).manifest["summary"]
+    assert {key: kept[key] for key in outcome.speed} == outcome.speed
+    assert set(kept["stages"]) == set(STAGES)
+    assert kept["extracted"] == ROWS
+    assert 0 < kept["stages"]["forward"] < kept["seconds"]
+    assert 0 < kept["processors"] < 1.5  # ticks of the processor's clock
+    assert kept["peak_memory"] <= peak_memory()
+    shown = CliRunner().invoke(main, ["inspect", str(outcome.path)]).stdout
+    assert f"build        {ROWS} images, " in shown
+    assert "bound by " in shown
+    facts = json.loads(CliRunner().invoke(main, ["inspect", str(outcome.path), "--json"]).stdout)
+    assert facts["summary"]["stages"] == kept["stages"]
+
+
+def test_workers_of_a_stage_count_their_mean() -> None:
+    clock = StageTimer()
+    with clock.busy("decode", workers=4):
+        time.sleep(0.04)
+    assert 0.01 <= clock.seconds()["decode"] < 0.04
+    assert clock.bound_by() == "decode"
+
+
+def test_reading_and_decoding_are_the_same_workers() -> None:
+    clock = StageTimer()
+    for stage, seconds in (("read", 2.0), ("decode", 3.0), ("forward", 4.0)):
+        clock.add(stage, seconds)
+    assert clock.bound_by() == "decode"
+
+
+def test_a_plan_says_memory_and_bytes_of_a_build(images: ImageSet, tmp_path: Path) -> None:
+    backbone = tiny_backbone()
+    plan = plan_store(images, backbone, "native", "float16", 4)
+    expected = estimate(images, backbone, plan, 4)
+    sealed = open_store(build(images, backbone, plan, tmp_path / "stores").path)
+    assert expected.bytes == pytest.approx(sealed.manifest["bytes"], rel=0.2)
+    assert expected.memory > 0
+    assert expected.seconds > 0

@@ -1,0 +1,208 @@
+"""Figures from runs with known numbers: what is drawn, what stands beside it, and the files and objects they come as."""
+
+from itertools import product
+from pathlib import Path
+from xml.etree import ElementTree
+
+import matplotlib
+import numpy as np
+import pytest
+from PIL import Image
+
+import posenet_store
+from posenet_store.errors import UsageError
+from posenet_store.report.figures.curves import AXES, along, points, table2_points
+from posenet_store.report.figures.maps import border, by_distance, error_maps, errors_of
+from posenet_store.report.pairs import Partner
+from posenet_store.report.published import ALL, KERNELS, PADDINGS, STAGES, TABLES
+from posenet_store.report.run import FIGURES, Run, open_run
+from posenet_store.report.scores import ScoreArchive
+from posenet_store.report.significance import constant_error
+from posenet_store.sweep.cell import target_of
+from tests.support.runs import cell, cli, constant, painted, write
+
+AXIS = {axis.name: axis for axis in AXES}
+
+
+def opened(folder: Path, *cells: Partner) -> Run:
+    return open_run(write(folder / "run", cells))
+
+
+def kernels(*networks: str) -> list[Partner]:
+    return [
+        painted(strength=kernel / 7, kernel=kernel, target=target, network=network)
+        for network, target, kernel in product(networks, ("H", "G"), (1, 3, 7))
+    ]
+
+
+def test_a_curve_has_our_means_and_the_published_ones(tmp_path: Path) -> None:
+    cells = kernels("pixels", "vgg16-hed")
+    run = opened(tmp_path, *cells)
+    picture = along(run.records, run.kept, AXIS["kernels"])
+    assert picture
+    ours = {(row[0], row[1]): row[2] for row in picture.rows if row[-1] == "ours"}
+    for one in cells:
+        made = one.record["cell"]
+        network = one.record["labels"]["network"]
+        expected = f"{one.record['scores']['held-out']['spc']:.3f}".replace("0.", ".")
+        assert ours[made["target"], f"{network}, kernel size {made['kernel']}"] == expected
+    theirs = {(row[0], row[1]): row[2] for row in picture.rows if row[-1] == "paper, Table 2b"}
+    assert theirs["H", "VGG, kernel size 7"] == ".828"
+    assert theirs["G", "PosENet, kernel size 3"] == "-.001"
+    assert "VGG" not in {row[1] for row in picture.rows if "paper" not in row[-1]}
+    assert len(picture.tips) == len(picture.rows)
+    assert "SPC of H from kernel size 1 to 7" in picture.answer
+
+
+def test_an_axis_holds_all_else_and_takes_the_richest_set() -> None:
+    rich = [cell(constant(0.5), kernel=kernel, padding=0).record for kernel in (1, 3, 5)]
+    poor = [cell(constant(0.5), kernel=kernel, padding=1).record for kernel in (1, 3)]
+    found = points([*poor, *rich], AXIS["kernels"])
+    assert {setting for _, _, setting in found} == {1, 3, 5}
+    assert {record["cell"]["padding"] for some in found.values() for record in some} == {0}
+    assert points(poor[:1], AXIS["kernels"]) == {}
+
+
+def test_stages_are_single_taps_and_all_of_one_kind_of_input() -> None:
+    inputs = ("full:f1", "full:f2", "full:f1+f2", "full", "aligned:f1", "aligned")
+    found = points([cell(constant(0.5), input=one).record for one in inputs], AXIS["stages"])
+    assert [setting for _, _, setting in found] == ["f1", "f2", "all"]
+    assert {record["cell"]["input"] for some in found.values() for record in some} == {"full:f1", "full:f2", "full"}
+
+
+def test_seeds_are_one_point_with_an_interval(tmp_path: Path) -> None:
+    run = opened(tmp_path, *(painted(padding=padding, seed=seed) for padding, seed in product((0, 1), (0, 1, 2))))
+    picture = along(run.records, run.kept, AXIS["paddings"])
+    assert picture
+    assert [row[1] for row in picture.rows if row[-1] == "ours"] == ["vgg16-hed, padding 0", "vgg16-hed, padding 1"]
+    assert all(row[3].startswith("[") for row in picture.rows if row[-1] == "ours")
+
+
+def test_fewer_training_images_are_an_axis_without_published_values(tmp_path: Path) -> None:
+    run = opened(tmp_path, *(painted(train_rows=rows, noise=10 / rows) for rows in (10, 20, 40)))
+    picture = along(run.records, run.kept, AXIS["amounts"])
+    assert picture
+    assert [row[1] for row in picture.rows] == [f"vgg16-hed, training images {rows}" for rows in (10, 20, 40)]
+    assert "published" not in picture.caption
+
+
+def test_a_networks_paddings_are_one_curve_beside_the_papers_two_points(tmp_path: Path) -> None:
+    kinds = ("vgg16-hed", "vgg16-hed-padding-reflect", "vgg16-hed-padding-none", "pixels")
+    run = opened(tmp_path, *(painted(network=kind, strength=1 / place) for place, kind in enumerate(kinds, 1)))
+    picture = along(run.records, run.kept, AXIS["network_paddings"])
+    assert picture
+    ours = [row[1] for row in picture.rows if row[-1] == "ours"]
+    assert ours == [f"vgg16-hed, padding of the network {kind}" for kind in ("zeros", "none", "reflect")]
+    assert [row[2] for row in picture.rows if row[-1] == "paper, Table 4"] == [".742", ".381"]
+    assert "SPC of H from padding of the network zeros to reflect" in picture.answer
+
+
+def test_error_maps_are_the_papers_equation_4_over_three_patterns(tmp_path: Path) -> None:
+    cells = [
+        painted(target=target, network=network) for network, target in product(("pixels", "vgg16-hed"), ("H", "V", "G", "HS"))
+    ]
+    run = opened(tmp_path, *cells)
+    errors, patterns, _ = errors_of(run.records, run.kept)
+    assert patterns == ["H", "V", "G"]
+    assert list(errors) == ["best constant", "pixels", "vgg16-hed"]
+    mean = np.mean([one.scores["error/held-out"] for one in cells[4:7]], axis=0)
+    np.testing.assert_allclose(errors["vgg16-hed"], mean, rtol=1e-6)
+    constants = [constant_error(target_of(one.record["cell"])) for one in cells[:3]]
+    np.testing.assert_allclose(errors["best constant"], np.mean(constants, axis=0))
+    picture = error_maps(run.records, run.kept)
+    assert picture and picture.rows[2][1] == f"{mean.mean():.3f}".replace("0.", ".")
+
+
+def test_rings_are_positions_at_one_distance_to_the_border() -> None:
+    errors = np.random.default_rng(0).uniform(size=(7, 7))
+    distances, means = by_distance(errors)
+    for ring, mean in enumerate(means):
+        inside = [errors[y, x] for y, x in np.ndindex(7, 7) if min(y, x, 6 - y, 6 - x) == ring]
+        assert mean == pytest.approx(np.mean(inside))
+    assert distances == pytest.approx((np.arange(4) + 0.5) / 7 * 100)
+
+
+def test_a_run_that_kept_no_maps_says_so_and_draws_what_it_can(tmp_path: Path) -> None:
+    run = opened(tmp_path, *(cell(constant(0.5), kernel=kernel) for kernel in (1, 3)))
+    assert error_maps(run.records, run.kept) is None
+    assert border(run.records, run.kept) is None
+    names = {picture.name: picture.inline() for picture in run.pictures()}
+    assert list(names) == ["table2", "kernels", "maps"]
+    assert "kept" in names["maps"]
+    with pytest.raises(UsageError, match="no cells for the figure 'errors'"):
+        run.plot.errors()
+
+
+def test_every_figure_is_a_method_that_gives_a_matplotlib_figure(tmp_path: Path) -> None:
+    run = opened(tmp_path, *kernels("vgg16-hed"))
+    before = dict(matplotlib.rcParams)
+    for name in FIGURES:
+        draw = getattr(run.plot, name)
+        if name in ("table2", "kernels", "errors", "border", "maps"):
+            assert isinstance(draw(), matplotlib.figure.Figure)
+            assert draw()._repr_png_().startswith(b"\x89PNG")
+        else:
+            with pytest.raises(UsageError):
+                draw()
+    assert dict(matplotlib.rcParams) == before  # a notebook's own settings
+    assert posenet_store.open_run is open_run
+    assert len(run.where("kernel=3").records) == 2
+    assert "| H | vgg16-hed |" in run.where("kernel=3").table2().markdown()
+    with pytest.raises(UsageError, match="unknown kernel '5'"):
+        run.where("kernel=5")
+    with pytest.raises(UsageError, match="not a run"):
+        open_run(tmp_path)
+    with pytest.raises(UsageError, match="needs a run's folder"):
+        open_run()
+
+
+def test_report_writes_every_figure_as_png_and_svg(tmp_path: Path) -> None:
+    run = write(tmp_path / "run", kernels("pixels"))
+    result = cli("report", run, "--figures", tmp_path / "figures")
+    assert result.exit_code == 0, result.output
+    names = {path.name for path in (tmp_path / "figures").iterdir()}
+    assert names == {f"{name}.{form}" for name in ("table2", "kernels", "errors", "border", "maps") for form in ("png", "svg")}
+    for path in (tmp_path / "figures").iterdir():
+        if path.suffix == ".png":
+            with Image.open(path) as image:
+                assert 500 < image.width < 1800  # readable at a printed page's width, 200 dots an inch
+        else:
+            assert ElementTree.parse(path).getroot().tag == "{http://www.w3.org/2000/svg}svg"
+
+
+def test_a_hostile_name_is_text_in_a_figure(tmp_path: Path) -> None:
+    name = 'x"><img onerror=alert(1)> $\\frac{'
+    run = opened(tmp_path, painted(network=name), painted(network=name, kernel=5))
+    for picture in run.pictures():
+        svg = picture.inline()
+        assert "<img" not in svg
+        assert ElementTree.fromstring(svg.replace("xlink:", "")) is not None
+
+
+def test_an_inline_figure_has_ids_of_its_own_a_title_and_hover_texts(tmp_path: Path) -> None:
+    run = opened(tmp_path, *kernels("vgg16-hed"))
+    (first, second) = (along(run.records, run.kept, AXIS["kernels"]), table2_points(run.records, run.kept))
+    assert first and second
+    ids = [{node.get("id") for node in ElementTree.fromstring(one.inline()).iter()} - {None} for one in (first, second)]
+    assert not ids[0] & ids[1]
+    titles = [node.text for node in ElementTree.fromstring(first.inline()).iter("{http://www.w3.org/2000/svg}title")]
+    assert titles[0] == "Effect of the kernel size"
+    assert set(titles[1:]) == set(first.tips.values())
+    assert any("vgg16-hed, kernel size 7, H: SPC" in (title or "") for title in titles)
+
+
+def test_the_published_numbers_are_those_of_the_tables() -> None:
+    counts = {what: sum(len(pairs) for table in tables for pairs in table.numbers.values()) for what, tables in ALL.items()}
+    assert counts == {
+        "test image": 60 + 60 + 36, "layers of the head": 18, "kernel size": 18, "stage": 12, "padding of the head": 9,
+        "padding of the network": 6,
+    }  # fmt: skip
+    assert STAGES.at("H", "VGG")["all"] == TABLES[1].at("H", "VGG")["natural"] == KERNELS.at("H", "VGG")[3]
+    assert KERNELS.at("HS", "PosENet")[3] == (-0.001, 0.723)  # the paper contradicts itself
+    assert PADDINGS.at("HS", "PosENet")[0] == (-0.001, 0.712)
+    assert STAGES.at("V", "VGG") == {}
+    assert KERNELS.at("H", None) == {}
+
+
+def test_without_a_run_nothing_is_kept() -> None:
+    assert ScoreArchive().array("0" * 16, "spc/held-out") is None

@@ -1,0 +1,151 @@
+"""Intervals and tests of chance, against scipy and against their definitions."""
+
+from itertools import permutations
+
+import numpy as np
+import pytest
+import scipy.stats
+from numpy.typing import NDArray
+
+from posenet_store.heads.metrics import graded, standard_ranks
+from posenet_store.heads.targets import target_map
+from posenet_store.report.significance import PERMUTATIONS, RESAMPLES, constant_error, holm, interval, permuted_p, shifted_p
+
+EXACT = 1e-12  # the same sums in another order, of numbers near 1
+NAN = float("nan")
+
+
+def noise(count: int) -> float:
+    """Four standard deviations of a p of .5 estimated by PERMUTATIONS draws, `count` times independently."""
+    return 4 * float(np.sqrt(0.25 * count / PERMUTATIONS))
+
+
+@pytest.mark.parametrize("images", [2, 7, 51, 400])
+def test_the_interval_of_one_seed_is_scipys_percentile_bootstrap(images: int) -> None:
+    scores = np.random.default_rng(images).normal(0.3, 0.2, images)
+    reference = scipy.stats.bootstrap(
+        (scores,), np.mean, n_resamples=RESAMPLES, method="percentile", rng=np.random.default_rng(0)
+    ).confidence_interval
+    assert interval(scores) == pytest.approx((reference.low, reference.high), abs=EXACT)
+
+
+def test_several_seeds_are_resampled_too_as_a_plain_loop_does() -> None:
+    scores = np.random.default_rng(3).normal(0.3, 0.2, (12, 3))
+    scores[[2, 5], [0, 1]] = NAN
+    images = np.random.default_rng(0).integers(0, 12, (RESAMPLES, 12))
+    seeds = np.random.default_rng(1).integers(0, 3, (RESAMPLES, 3))
+    means = [np.mean([np.nanmean(scores[rows, seed]) for seed in some]) for rows, some in zip(images, seeds, strict=True)]
+    assert interval(scores) == pytest.approx(tuple(np.percentile(means, (2.5, 97.5))), abs=EXACT)
+
+
+def test_seeds_that_disagree_widen_the_interval_and_equal_ones_do_not() -> None:
+    scores = np.random.default_rng(3).normal(0.3, 0.2, 40)
+    alone, same = interval(scores), interval(np.stack([scores] * 3, axis=1))
+    apart = interval(np.stack([scores - 0.3, scores, scores + 0.3], axis=1))
+    assert alone and same and apart
+    assert same == pytest.approx(alone, abs=EXACT)
+    assert apart[1] - apart[0] > 3 * (alone[1] - alone[0])
+
+
+def test_undefined_images_are_left_out_and_one_image_has_no_interval() -> None:
+    scores = np.random.default_rng(3).normal(0.3, 0.2, 9)
+    assert interval(np.insert(scores, 4, NAN)) == interval(scores)
+    assert interval(np.array([0.5, NAN])) is None
+    assert interval(np.array([[0.5, 0.6, 0.7]])) is None
+    assert interval(np.empty((0, 2))) is None
+
+
+def maps_like(target: NDArray[np.float64], strength: float, seed: int, images: int = 6) -> NDArray[np.float32]:
+    """The mean map of ranks that a run keeps, of images that show the target more or less."""
+    drawn = np.random.default_rng(seed).normal(0, 1, (images, *target.shape)) + strength * target
+    scores, sums = graded(drawn, target)
+    return sums.means(scores)["ranks"]
+
+
+def test_p_is_scipys_permutation_test() -> None:
+    target = target_map("H", 5)
+    ranks = np.stack([maps_like(target, strength, seed) for seed, strength in enumerate((0.0, 0.3, 0.6, 5.0))])
+    goal = standard_ranks(target.reshape(1, -1))[0]
+    found = permuted_p(ranks, target)
+    for one, p in zip(ranks, found, strict=True):
+        flat = one.ravel().astype(float)
+        reference = scipy.stats.permutation_test(
+            (goal,), lambda drawn, flat=flat: flat @ drawn, permutation_type="pairings", alternative="greater",
+            n_resamples=PERMUTATIONS, rng=np.random.default_rng(1),
+        )  # fmt: skip
+        assert p == pytest.approx(reference.pvalue, abs=noise(2))
+    assert found[-1] == 1 / (1 + PERMUTATIONS)  # its resolution
+    assert permuted_p(ranks, target).tolist() == found.tolist()
+
+
+def test_p_of_a_tiny_map_is_the_share_of_all_permutations() -> None:
+    target = np.array([[0.0, 1.0, 2.0], [2.0, 3.0, 5.0]])
+    goal, ranks = standard_ranks(target.reshape(1, -1))[0], maps_like(target, 0.4, 8)
+    flat = ranks.ravel().astype(float)
+    every = np.array([flat @ np.array(one) for one in permutations(goal)])
+    exact = (every >= flat @ goal - 1e-6).mean()
+    assert permuted_p(ranks[None], target)[0] == pytest.approx(exact, abs=noise(1))
+
+
+def test_a_position_of_an_upsampled_map_is_a_block_of_pixels() -> None:
+    target = target_map("H", 56)  # twice the grid of 28x28: blocks of 2x2
+    coarse = np.random.default_rng(0).normal(0, 1, (4, 28, 28)) + 0.05 * target_map("H", 28)
+    scores, sums = graded(np.kron(coarse, np.ones((2, 2))).astype(np.float64), target)
+    ranks = sums.means(scores)["ranks"].astype(float)
+    goal = standard_ranks(target.reshape(1, -1)).reshape(28, 2, 28, 2).swapaxes(1, 2).reshape(784, 2, 2)
+    cut = ranks.reshape(28, 2, 28, 2).swapaxes(1, 2).reshape(784, 2, 2)
+    draw = np.random.default_rng(9)
+    expected = np.mean([(cut * goal[draw.permutation(784)]).sum() >= (cut * goal).sum() for _ in range(4000)])
+    assert 0.01 < expected < 0.99
+    assert permuted_p(ranks[None], target)[0] == pytest.approx(expected, abs=noise(1 + PERMUTATIONS // 4000))
+
+
+def test_p_is_uniform_where_nothing_is_known() -> None:
+    target = target_map("G", 6)
+    ranks = np.stack([maps_like(target, 0, seed) for seed in range(400)])
+    assert scipy.stats.kstest(permuted_p(ranks, target), "uniform").pvalue > 0.01
+
+
+@pytest.mark.parametrize(("name", "placements"), [("H", 5 * 2 * 2), ("V", 5 * 2 * 2)])
+def test_shifts_are_counted_as_a_plain_loop_does(name: str, placements: int) -> None:
+    target = target_map(name, 5)
+    ranks = np.stack([maps_like(target, strength, 3, images=2) for strength in (0.0, 0.4, 9.0)])
+    goal = standard_ranks(target.reshape(1, -1)).reshape(5, 5)
+    every = [
+        np.roll(np.rot90(flipped, turns), shift, axis=(0, 1))
+        for flipped in (goal, goal[::-1]) for turns in range(4) for shift in np.ndindex(5, 5)
+    ]  # fmt: skip
+    found, least = shifted_p(ranks, target)
+    for one, p in zip(ranks, found, strict=True):
+        products = np.array([(one * placed).sum() for placed in every])
+        assert p == pytest.approx((products >= (one * goal).sum() - 1e-6).mean(), abs=EXACT)
+    assert least == pytest.approx(1 / placements)
+    assert found[-1] == least
+
+
+def test_a_smooth_map_that_is_not_the_target_is_lenient_by_permutation_only() -> None:
+    """Half a turn of a ramp's phase: positively correlated, and no better placed than its neighbours."""
+    target = target_map("H", 26)
+    bump = np.exp(-(((np.arange(26) - 15) / 8) ** 2))[None].repeat(26, axis=0)
+    scores, sums = graded(bump[None], target)
+    ranks = sums.means(scores)["ranks"][None]
+    assert 0 < scores.spc[0] < 0.5
+    assert permuted_p(ranks, target)[0] == 1e-4
+    assert shifted_p(ranks, target)[0][0] > 0.1
+
+
+def test_holm_is_its_definition() -> None:
+    values = np.random.default_rng(0).uniform(0, 0.1, 20).tolist()
+    order = sorted(values)
+    expected = [max(min(1, (20 - k) * order[k]) for k in range(order.index(p) + 1)) for p in values]
+    assert holm(values) == pytest.approx(expected)
+    assert holm([]) == []
+    assert holm([0.5, 0.9]) == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("name", ["H", "G", "HS"])
+def test_no_constant_is_better_than_the_median(name: str) -> None:
+    target = target_map(name, 26)
+    tried = [np.abs(target - level).mean() for level in np.linspace(0, 1, 1001)]
+    assert constant_error(target).mean() <= min(tried) + EXACT
+    assert constant_error(target).mean() == pytest.approx({"H": 0.2507, "G": 0.1951, "HS": 0.3080}[name], abs=1e-4)

@@ -1,0 +1,158 @@
+"""Stores behind URLs: real servers on loopback, the same rows and the same errors as from a folder."""
+
+import multiprocessing
+import shutil
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from posenet_store.errors import PosenetStoreError, StoreError, UsageError
+from posenet_store.images.sources import image_set
+from posenet_store.specs import FORMATS
+from posenet_store.store import access_remote as remote
+from posenet_store.store.reader import Reader, open_store
+from tests.support.small import built_store, served, tiny_backbone, write_images
+
+ROWS = 14
+
+
+@pytest.fixture(scope="module")
+def readers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Reader]:
+    root = tmp_path_factory.mktemp("remote")
+    images = image_set(str(write_images(root / "photos", ROWS)))
+    return {name: built_store(root / "stores", images, tiny_backbone(), file_format=name) for name in FORMATS}
+
+
+@pytest.fixture(params=FORMATS)
+def local(request: pytest.FixtureRequest, readers: dict[str, Reader], tmp_path: Path) -> Path:
+    """A copy that a test may damage."""
+    store = Path(str(readers[request.param].files))
+    return Path(shutil.copytree(store, tmp_path / "served" / store.name))
+
+
+@pytest.fixture
+def url(local: Path) -> Iterator[str]:
+    with served(local) as place:
+        yield place
+
+
+def test_a_static_web_server_gives_the_same_rows(local: Path, url: str) -> None:
+    near, far = open_store(local), open_store(url)
+    assert (far.ids, far.name) == (near.ids, near.name)
+    for name in near.spec.arrays:
+        np.testing.assert_array_equal(far.read(name, 3, 13), near.read(name, 3, 13))
+    for one, other in zip(far.torch(["f2"], 4), near.torch(["f2"], 4), strict=True):
+        np.testing.assert_array_equal(one["f2"].numpy(), other["f2"].numpy())
+    with far.xarray() as data:
+        np.testing.assert_array_equal(data["f3"].values, near.read("f3", 0, ROWS))
+
+
+def test_a_file_url_is_a_path(local: Path) -> None:
+    spaced = local.rename(local.with_name("with a space"))
+    far = open_store(spaced.as_uri())
+    np.testing.assert_array_equal(far.read("f1", 0, ROWS), open_store(spaced).read("f1", 0, ROWS))
+
+
+@pytest.mark.parametrize("harm", ["delete", "truncate", "flip"])
+@pytest.mark.parametrize("kind", ["data", "record", "manifest", "plan"])
+def test_damage_on_the_server_is_an_error_that_names_the_file(local: Path, url: str, kind: str, harm: str) -> None:
+    data = next(iter([*local.glob("data.zarr/f2/c.1.*"), *local.glob("parts/part-00001.h5")]))
+    path = {"data": data, "record": local / "commits/b00001.json"}.get(kind, local / f"{kind}.json")
+    whole = path.read_bytes()
+    middle = len(whole) // 2
+    flipped = whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]
+    path.unlink() if harm == "delete" else path.write_bytes(whole[:-9] if harm == "truncate" else flipped)
+    with pytest.raises(StoreError, match="not sealed" if (kind, harm) == ("manifest", "delete") else path.name):
+        open_store(url).read("f2", 0, ROWS)
+
+
+def test_a_server_that_does_not_answer_is_an_error_that_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with pytest.raises(StoreError, match=f"http://127.0.0.1:{port}/stores/x/plan.json can't be read"):
+        open_store(f"http://127.0.0.1:{port}/stores/x")
+
+
+def test_what_is_no_store_says_so(url: str) -> None:
+    with pytest.raises(StoreError, match=r"is not a store: it has no plan\.json"):
+        open_store(url + "/commits")
+
+
+def test_memory_for_files_is_bounded(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "CACHE_BYTES", 100_000)
+    far = open_store(url)
+    for name in far.spec.arrays:
+        far.read(name, 0, ROWS)
+    assert isinstance(far.files, remote.RemoteFiles)
+    kept = list(map(len, far.files._kept.values()))
+    assert sum(kept) <= 100_000 or len(kept) == 1
+
+
+def _read_in_child(reader: Reader, answers: "multiprocessing.SimpleQueue[str]") -> None:
+    try:
+        reader.read("f1", 0, 2)
+        answers.put("read")
+    except PosenetStoreError as error:
+        answers.put(str(error))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no fork")
+def test_a_fork_is_an_error_that_says_what_to_do_not_a_hang(url: str) -> None:
+    answers: multiprocessing.SimpleQueue[str] = multiprocessing.get_context("fork").SimpleQueue()
+    process = multiprocessing.get_context("fork").Process(target=_read_in_child, args=(open_store(url), answers))
+    process.start()
+    process.join(60)
+    assert process.exitcode == 0
+    assert "multiprocessing_context='spawn'" in answers.get()
+
+
+@pytest.mark.parametrize("place", ["ftp://host/store", "memory://x"])
+def test_an_unknown_scheme_names_the_known(place: str) -> None:
+    with pytest.raises(UsageError, match=r"accepted: a path, file://, http://"):
+        open_store(place)
+
+
+@pytest.mark.parametrize("place", ["http://", "s3://"])
+def test_a_url_without_a_host_is_a_usage_error(place: str) -> None:
+    with pytest.raises(UsageError, match="can't be opened"):
+        open_store(place)
+
+
+def test_without_obstore_the_way_out_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "find_spec", lambda name: None)
+    with pytest.raises(UsageError, match=r"pip install 'posenet-store\[remote\]'"):
+        open_store("https://example.org/store")
+
+
+def test_an_s3_bucket_gives_the_same_rows(local: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A real S3 protocol, spoken by moto's server."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer("127.0.0.1", 0)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        settings = {"ENDPOINT": f"http://{host}:{port}", "ACCESS_KEY_ID": "x", "SECRET_ACCESS_KEY": "x", "REGION": "us-east-1"}
+        for key, value in (settings | {"ALLOW_HTTP": "true"}).items():
+            monkeypatch.setenv(f"AWS_{key}", value)
+        _upload(local, settings["ENDPOINT"])
+        far = open_store(f"s3://lab/stores/{local.name}")
+        np.testing.assert_array_equal(far.read("f2", 0, ROWS), open_store(local).read("f2", 0, ROWS))
+        with pytest.raises(StoreError, match="not a store"):
+            open_store("s3://lab/stores/absent")
+    finally:
+        server.stop()
+
+
+def _upload(store: Path, endpoint: str) -> None:
+    import boto3
+
+    client = boto3.client("s3", endpoint_url=endpoint)
+    client.create_bucket(Bucket="lab")
+    for path in (path for path in store.rglob("*") if path.is_file()):
+        client.upload_file(str(path), "lab", f"stores/{store.name}/{path.relative_to(store).as_posix()}")

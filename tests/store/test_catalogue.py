@@ -1,0 +1,128 @@
+"""The list of stores below a root."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from posenet_store.errors import StoreError
+from posenet_store.extraction.build import build, plan_store
+from posenet_store.images.sources import image_set
+from posenet_store.store.catalogue import entry, stores
+from posenet_store.store.chunking import row_bytes
+from tests.support.small import built_store, folder, tiny_backbone, write_images
+
+
+def test_sealed_and_growing_stores_are_told_apart(tmp_path: Path) -> None:
+    images, backbone = image_set(str(write_images(tmp_path / "photos", 14))), tiny_backbone()
+    root = tmp_path / "stores"
+    sealed = folder(built_store(root, images, backbone))
+    half = build(images, backbone, plan_store(images, backbone, "aligned", "float32", 4), root, part=(1, 2)).path
+    found, damaged = stores(root)
+    assert damaged == []
+    assert {one.path: one.to_dict()["state"] for one in found} == {sealed: "sealed", half: "2 of 4 blocks"}
+    files = [path for path in sealed.rglob("*") if path.name.startswith("c.")]
+    assert entry(sealed).bytes == sum(path.stat().st_size for path in files)
+
+
+def test_a_damaged_store_is_reported_and_hides_no_other(tmp_path: Path) -> None:
+    images = image_set(str(write_images(tmp_path / "photos", 3)))
+    root = tmp_path / "stores"
+    good = folder(built_store(root, images, tiny_backbone()))
+    bad = folder(built_store(root, images, tiny_backbone(seed=1)))
+    (bad / "plan.json").write_text("{")
+    (root / ".temporary").mkdir()
+    (root / ".temporary/plan.json").write_text("{")
+    found, damaged = stores(root)
+    assert [one.path for one in found] == [good]
+    assert len(damaged) == 1
+    assert str(bad) in damaged[0]
+
+
+@pytest.fixture(scope="module")
+def probes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sealed store; tests damage copies of it."""
+    return folder(built_store(tmp_path_factory.mktemp("catalogue"), image_set("probes"), tiny_backbone()))
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("plan.json", "[]", "holds a list"),
+        ("plan.json", "{}", "of format None"),
+        ("plan.json", '{"format": "posenet_store", "version": 1}', "lacks 'spec'"),
+        ("manifest.json", "", "not valid JSON"),
+        ("manifest.json", "{}", "manifest.json was edited or damaged"),
+        ("manifest.json", '{"bytes": "many", "quarantined": null}', "manifest.json was edited or damaged"),
+        ("commits/b00000.json", "", "not valid JSON"),
+        ("commits/b00000.json", "{}", "b00000.json was edited or damaged"),
+        ("commits/b00000.json", '{"block": 0, "files": [{"bytes": null}]}', "holds a damaged record"),
+    ],
+)
+def test_whatever_is_damaged_is_a_line_and_no_crash(probes: Path, tmp_path: Path, file: str, content: str, said: str) -> None:
+    store = Path(shutil.copytree(probes, tmp_path / probes.name))
+    if file.startswith("commits"):
+        (store / "manifest.json").unlink()  # the records of a sealed store are not read
+    (store / file).write_text(content)
+    found, damaged = stores(tmp_path)
+    assert found == []
+    assert len(damaged) == 1
+    assert str(store) in damaged[0]
+    assert said in damaged[0]
+
+
+@pytest.mark.parametrize("key", ["layout", "dtype", "format", "rows", "taps"])
+def test_a_plan_with_a_value_that_nothing_accepts_is_a_line_and_no_crash(probes: Path, tmp_path: Path, key: str) -> None:
+    store = Path(shutil.copytree(probes, tmp_path / probes.name))
+    plan = json.loads((store / "plan.json").read_text())
+    plan["spec"][key] = "other"
+    (store / "plan.json").write_text(json.dumps(plan))
+    found, (line,) = stores(tmp_path)
+    assert found == []
+    assert str(store) in line
+
+
+@pytest.mark.parametrize("seal", [True, False])
+def test_an_entry_counts_rows_bytes_and_what_is_quarantined(tmp_path: Path, seal: bool) -> None:
+    folder = write_images(tmp_path / "photos", 14)
+    (folder / "image005.png").write_bytes(b"")
+    images, backbone = image_set(str(folder)), tiny_backbone()
+    plan = plan_store(images, backbone, "native", "float16", 4)
+    store = build(images, backbone, plan, tmp_path / "stores", max_unreadable=0.1).path
+    if not seal:
+        (store / "manifest.json").unlink()
+    size = sum(path.stat().st_size for path in store.glob("data.zarr/*/c.*"))
+    assert entry(store).to_dict() == {
+        "name": plan.spec.folder,
+        "network": "tiny-random0",
+        "images": "photos",
+        "rows": 14,
+        "layout": "native",
+        "dtype": "float16",
+        "bytes": size,
+        "compression": round(14 * row_bytes(plan.spec) / size, 2) if seal else None,
+        "state": "sealed" if seal else "4 of 4 blocks",
+        "quarantined": 1,
+        "fingerprint": plan.spec.fingerprint,
+    }
+
+
+def test_stores_come_by_name_and_other_folders_are_passed_over(probes: Path, tmp_path: Path) -> None:
+    b, a = (Path(shutil.copytree(probes, tmp_path / name)) for name in ("b", "a"))
+    shutil.copytree(probes, tmp_path / f".{probes.name}.abc.tmp")
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes.txt").touch()
+    found, damaged = stores(tmp_path)
+    assert [one.path for one in found] == [a, b]
+    assert damaged == []
+
+
+def test_no_root_is_no_store(tmp_path: Path) -> None:
+    assert stores(tmp_path / "none") == ([], [])
+    assert stores(tmp_path) == ([], [])
+
+
+def test_a_folder_without_a_plan_is_no_store(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="is not a store"):
+        entry(tmp_path)

@@ -1,0 +1,108 @@
+"""A laboratory for faults: a store that nothing ever happened to, copies of it to harm, and what to compare with."""
+
+import itertools
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from posenet_store.backbones.backbone import Backbone
+from posenet_store.cli import main
+from posenet_store.errors import StoreError
+from posenet_store.extraction.build import build, plan_store
+from posenet_store.images.image_set import ImageSet
+from posenet_store.images.sources import image_set
+from posenet_store.specs import FORMATS
+from posenet_store.store.reader import open_store
+from posenet_store.store.verify import damages
+from tests.support.small import contents, tiny_backbone, write_images
+
+ROWS = 14  # three blocks of four and a tail of two
+ARRAYS = ("f1", "f2", "f3", "aligned")
+
+
+def lose(path: Path) -> None:
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+@dataclass(frozen=True)
+class Lab:
+    """Images, the store of one format that nothing ever happened to, and a folder in which a test may do harm."""
+
+    name: str
+    photos: Path
+    images: ImageSet
+    sound: Path
+    root: Path
+
+    def build(self, root: Path, images: ImageSet | None = None, network: Backbone | None = None, **options: Any) -> int:
+        """Type the build-store command, for the first time or again; return how many rows were extracted."""
+        images, network = images or self.images, network or tiny_backbone()
+        return build(images, network, plan_store(images, network, "native", "float16", 4, self.name), root, **options).extracted
+
+    def copy(self, folder: str = "copy") -> Path:
+        return Path(shutil.copytree(self.sound, self.root / folder / self.sound.name))
+
+    def unfinished(self, folder: str = "half") -> Path:
+        """The store as a build leaves it that ended after the first block."""
+        store = self.copy(folder)
+        for path in [store / "manifest.json", *(store / "commits").glob("b0000[123].json")]:
+            path.unlink()
+        return store
+
+    def whole(self, store: Path, sound: Path | None = None) -> bool:
+        """True if a store is the uninterrupted one, but for files that never belonged to it."""
+        if listed(store) or said(store, sound or self.sound):
+            return False
+        expected, found = contents(sound or self.sound), contents(store)
+        return {file: found.get(file) for file in expected} == expected
+
+    def verify_repair(self, store: Path) -> Result:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(
+                "posenet_store.backbones.backbone.load_backbone", lambda *_: tiny_backbone()
+            )  # it has no name to type
+            return CliRunner().invoke(main, ["verify", str(store), "--repair", "--images", str(self.photos)])
+
+
+@pytest.fixture(scope="module")
+def labs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Lab]:
+    root = tmp_path_factory.mktemp("faults")
+    images = image_set(str(photos := write_images(root / "photos", ROWS)))
+    plans = {name: plan_store(images, tiny_backbone(), "native", "float16", 4, name) for name in FORMATS}
+    return {name: Lab(name, photos, images, build(images, tiny_backbone(), plans[name], root).path, root) for name in FORMATS}
+
+
+@pytest.fixture(params=FORMATS)
+def lab(request: pytest.FixtureRequest, labs: dict[str, Lab], tmp_path: Path) -> Lab:
+    return replace(labs[request.param], root=tmp_path)
+
+
+def said(store: Path, sound: Path) -> dict[tuple[str, int], str]:
+    """Read everything, by array and block, and return the errors; what comes without one must be right."""
+    try:
+        reader, whole = open_store(store), open_store(sound)
+    except StoreError as error:
+        return {("", 0): str(error)}
+    errors = {}
+    for name, (start, stop) in itertools.product(ARRAYS, reader.plan.bounds):
+        try:
+            np.testing.assert_array_equal(reader.read(name, start, stop), whole.read(name, start, stop))
+        except StoreError as error:
+            errors[name, start] = str(error)
+    if errors:
+        with pytest.raises(StoreError):
+            list(reader.scan(ARRAYS))
+    return errors
+
+
+def listed(store: Path) -> list[str]:
+    """What `verify --deep` says."""
+    try:
+        return [one.what for one in damages(store, deep=True)]
+    except StoreError as error:  # without a plan there is nothing to compare with
+        return [str(error)]

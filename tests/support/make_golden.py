@@ -1,0 +1,40 @@
+"""Make the golden stores of the current format version: run once for each version, commit, never change.
+
+python tests/make_golden.py
+"""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from posenet_store.backbones.backbone import load_backbone
+from posenet_store.errors import ImageError
+from posenet_store.extraction.build import build, plan_store
+from posenet_store.files import sha256
+from posenet_store.images.image_set import ImageSet
+from posenet_store.specs import FORMAT_VERSION, FORMATS
+
+GOLDEN = Path(__file__).parents[2] / "stores/golden"
+IDS = ("zero", "a b/ünïcode.png", "broken", "<three>", "four")
+
+
+def flat(index: int, size: int) -> NDArray[np.uint8]:
+    """Image i is i in red, 10 i in green, 50 i in blue; "broken" can't be read."""
+    if IDS[index] == "broken":
+        raise ImageError("broken on purpose")
+    return np.full((size, size, 3), (index, 10 * index, 50 * index), dtype=np.uint8)
+
+
+def main() -> None:
+    """Write stores/golden/vN-FORMAT: five rows in blocks of two, the third image quarantined, no network, 28x28."""
+    images = ImageSet("golden", IDS, tuple(sha256(name.encode()) for name in IDS), flat)
+    for name in FORMATS:
+        plan = plan_store(images, load_backbone("pixels", device="cpu"), "native", "float16", 2, name)
+        path = build(images, load_backbone("pixels", device="cpu"), plan, GOLDEN, max_unreadable=0.5).path
+        shutil.move(path, GOLDEN / f"v{FORMAT_VERSION}-{name}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""Small real things that several tests need: image folders, a network of three stages, built stores."""
+
+import http.server
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+from posenet_store.backbones.backbone import Backbone, tap_shapes
+from posenet_store.backbones.weights import state_digest
+from posenet_store.extraction.build import build, plan_store
+from posenet_store.files import read_json, sha256_file
+from posenet_store.images.image_set import ImageSet
+from posenet_store.images.sources import image_set
+from posenet_store.specs import Preprocess
+from posenet_store.store.reader import Reader, open_store
+
+
+def write_images(folder: Path, count: int, seed: int = 0) -> Path:
+    """Write `count` smooth random PNGs of different sizes."""
+    rng = np.random.default_rng(seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        small = Image.fromarray(rng.integers(0, 256, (5, 5, 3), dtype=np.uint8))
+        small.resize((40 + number % 7, 36), Image.Resampling.BICUBIC).save(folder / f"image{number:03d}.png")
+    return folder
+
+
+def tiny_backbone(seed: int = 0, name: str = "tiny", scale: float = 1.0, size: int = 32) -> Backbone:
+    """Return a random network with taps f1 [8, 16, 16], f2 [12, 8, 8], f3 [16, 4, 4] on 32x32 images: fast, zero-padded.
+
+    Other sizes of the input are for tests of memory.
+    """
+    torch.manual_seed(seed)
+    stages = [(3, 8), (8, 12), (12, 16)]
+    module = nn.Sequential(
+        *(nn.Sequential(nn.Conv2d(i, o, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)) for i, o in stages)
+    ).eval()
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.mul_(scale)
+    module.requires_grad_(False)
+    taps = tap_shapes(module, ["0", "1", "2"], size)
+    preprocess = Preprocess(size, 1 / 255, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+    return Backbone(
+        name, f"random{seed}", state_digest(module.state_dict()), "report", taps, preprocess, module, torch.device("cpu")
+    )
+
+
+def built_store(
+    root: Path,
+    images: ImageSet,
+    backbone: Backbone,
+    layout: str = "native",
+    dtype: str = "float32",
+    block_rows: int = 4,
+    file_format: str = "zarr",
+) -> Reader:
+    """Build a store with small blocks and open it."""
+    plan = plan_store(images, backbone, layout, dtype, block_rows, file_format)
+    return open_store(build(images, backbone, plan, root, batch_size=2).path)
+
+
+def store_with_probes(root: Path, folder: Path, count: int = 14, seed: int = 0) -> Reader:
+    """Write images to `folder`; build their store and the probes' for the tiny network; return the former."""
+    backbone = tiny_backbone(seed)
+    built_store(root, image_set("probes"), backbone)
+    return built_store(root, image_set(str(write_images(folder, count))), backbone)
+
+
+def contents(store: Path) -> dict[str, str]:
+    """Digests of a store's data and records, and the id in its manifest; leftovers of killed writes are not part of it."""
+    told_apart = ("plan.json", "manifest.json", "whole.h5")  # times and commands; HDF5 leaves stray bytes in a view
+    files = (path for path in store.rglob("*") if path.is_file() and not path.name.endswith(".tmp"))
+    digests = {path.relative_to(store).as_posix(): sha256_file(path) for path in files if path.name not in told_apart}
+    return digests | {"store_id": str(read_json(store / "manifest.json")["store_id"])}
+
+
+def folder(reader: Reader) -> Path:
+    """Return where a local store is."""
+    return Path(str(reader.files))
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    """The plainest static server there is: it does not even know ranges."""
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        pass
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """Serve a folder on loopback; yield its URL."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(folder.parent)))
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/{folder.name}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()

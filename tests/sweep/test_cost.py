@@ -1,0 +1,185 @@
+"""What a plan says a pass will cost is what it costs: bytes read exactly, the way of training, no memory without a bound."""
+
+import itertools
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from posenet_store.heads import train_convolution as fused
+from posenet_store.heads import train_gram as gram
+from posenet_store.heads.model import load_head
+from posenet_store.heads.protocols import GradientProtocol, RidgeProtocol
+from posenet_store.store.catalogue import StoreInfo, stores
+from posenet_store.store.reader import Reader
+from posenet_store.sweep import cost as cost_module
+from posenet_store.sweep import fit_gradient as training
+from posenet_store.sweep import fit_ridge as exact
+from posenet_store.sweep.cost import Cost, Speeds, cost_of, measured
+from posenet_store.sweep.grouping import families, shifts, units
+from posenet_store.sweep.inputs import parse_input
+from posenet_store.sweep.plan import MAX_CELLS, Pass, plan_sweep
+from posenet_store.sweep.results import RunFiles
+from posenet_store.sweep.run_pass import run_pass
+from posenet_store.sweep.spec import SweepSpec
+from tests.support.small import store_with_probes
+
+SPEEDS = Speeds(read=1e9, multiply=5e10, square=5e10, step=1e-4, score=1e-4)
+SPEC = SweepSpec(title="t", train=("photos",), targets=("H", "G"), seeds=(0,), recipes=(GradientProtocol(epochs=3),))
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cost")
+    store_with_probes(folder / "stores", folder / "photos")
+    return folder / "stores"
+
+
+def planned(root: Path, spec: SweepSpec) -> tuple[Pass, Cost]:
+    found = stores(root)[0]
+    (one,) = plan_sweep(spec, found, root, keep_moments=False).passes
+    return one, cost_of(one, {entry.spec.fingerprint: entry.spec for entry in found}, SPEEDS)
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The bytes of every read of a store."""
+    sizes: list[int] = []
+    original = Reader.read
+
+    def counted(self: Reader, name: str, start: int, stop: int, out: NDArray[Any] | None = None) -> NDArray[Any]:
+        values = original(self, name, start, stop, out)
+        sizes.append(values.nbytes)
+        return values
+
+    monkeypatch.setattr(Reader, "read", counted)
+    return sizes
+
+
+def decide(monkeypatch: pytest.MonkeyPatch, fits: bool, held: bool) -> None:
+    """Say whether moments fit, and whether inputs do."""
+    decisions = {"fits": (training, fits), "solvable": (exact, fits), "in_memory": (training, held)}
+    for name, (module, value) in decisions.items():
+        for one in (module, exact, cost_module) if name == "in_memory" else (module, cost_module):
+            monkeypatch.setattr(one, name, lambda *_, value=value: value)
+
+
+@pytest.mark.parametrize("inputs", [("aligned", "aligned:f2"), ("full:f1", "full:f3")])
+@pytest.mark.parametrize(
+    ("protocol", "fits", "held", "way"),
+    [
+        ("report-2020", True, True, "gram"),
+        ("report-2020", False, True, "convolution, in memory"),
+        ("report-2020", False, False, "convolution, streamed"),
+        ("ridge", True, True, "exact"),
+        ("ridge", False, True, "conjugate gradients, in memory"),
+    ],
+)
+def test_the_bytes_read_are_those_that_were_said(
+    root: Path, tmp_path: Path, read: list[int], monkeypatch: pytest.MonkeyPatch,
+    inputs: tuple[str, ...], protocol: str, fits: bool, held: bool, way: str,
+) -> None:  # fmt: skip
+    decide(monkeypatch, fits, held)
+    one, said = planned(root, replace(SPEC, inputs=inputs, protocols=(protocol,), kernels=(1, 3)))
+    RunFiles(tmp_path).create()
+    run_pass(one, tmp_path, 1)
+    assert (said.reading, said.way) == (sum(read), way)
+    assert said.memory > 0
+    assert said.seconds > 0
+
+
+def test_streamed_iterations_read_at_most_what_was_said(
+    root: Path, tmp_path: Path, read: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """How many steps it takes is not known before; nearly all that are allowed are taken for a penalty next to nothing."""
+    decide(monkeypatch, fits=False, held=False)
+    ridge = RidgeProtocol(lambdas=(1e-12,), folds=3, iterations=5)
+    one, said = planned(root, replace(SPEC, inputs=("full",), protocols=("ridge",), recipes=(ridge,)))
+    RunFiles(tmp_path).create()
+    run_pass(one, tmp_path, 1)
+    assert said.way == "conjugate gradients, streamed"
+    assert 0.9 * said.reading < sum(read) <= said.reading
+
+
+def test_folds_hold_a_set_of_sums_each(root: Path, tmp_path: Path, read: list[int]) -> None:
+    one, said = planned(root, replace(SPEC, protocols=("ridge",), recipes=(RidgeProtocol(folds=5),)))
+    RunFiles(tmp_path).create()
+    run_pass(one, tmp_path, 1)
+    assert said.reading == sum(read)
+    _, more = planned(root, replace(SPEC, protocols=("ridge",), recipes=(RidgeProtocol(folds=10),)))
+    assert more.memory - said.memory == 5 * (81**2 + 81 * 26**2) * 8
+    assert more.seconds > said.seconds
+
+
+def test_memory_is_bounded_whatever_is_asked(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sixteen kernels and paddings would hold sixteen sets of moments: they are taken in turns, each a scan."""
+    spec = replace(SPEC, kernels=(1, 3, 5, 7), paddings=(0, 1, 2, 3))
+    _, before = planned(root, spec)
+    limit = gram.moment_bytes(11, 9, 7)
+    monkeypatch.setattr("posenet_store.heads.train_gram.MAX_BYTES", limit)
+    monkeypatch.setattr("posenet_store.sweep.grouping.MAX_BYTES", limit)
+    one, after = planned(root, spec)
+    reader = Reader(one.train)
+    source = parse_input(one.input, reader.spec)
+    small, large = units(families(one.cells, source, reader.spec), source.channels, lambda c, k: gram.fits(11, c, k))
+    assert not large
+    assert [[unit.shape[0] for unit in run] for run in shifts(small, 11)] == [
+        [1] * 4 + [3] * 4 + [5] * 3,
+        [5],
+        [7],
+        [7],
+        [7],
+        [7],
+    ]
+    assert after.memory < before.memory
+    assert after.reading > before.reading
+
+
+def test_turns_change_no_head(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, _ = planned(root, replace(SPEC, kernels=(1, 3)))
+    weights = []
+    for name in ("together", "in turns"):
+        RunFiles(tmp_path / name).create()
+        run_pass(one, tmp_path / name, 1)
+        weights.append([load_head(RunFiles(tmp_path / name).head(cell.id))[0].weight for cell in one.cells])
+        monkeypatch.setattr("posenet_store.sweep.grouping.MAX_BYTES", 1)
+    assert all(torch.equal(first, second) for first, second in zip(*weights, strict=True))
+
+
+def test_input_beyond_the_limit_is_streamed() -> None:
+    assert fused.in_memory(5019, 15)
+    assert not fused.in_memory(5019, 1472)
+
+
+def test_speeds_are_measured_on_the_users_own_store(root: Path) -> None:
+    one, _ = planned(root, SPEC)
+    speeds = measured([one])
+    assert 1e4 < speeds.read < 1e12
+    assert 1e8 < speeds.multiply < 1e14
+    assert 1e-6 < speeds.step < 1
+    assert 1e-7 < speeds.score < 1
+
+
+def test_a_grid_of_a_hundred_thousand_heads_is_planned_in_passes_that_can_be_lost(root: Path) -> None:
+    """Five targets, four kernels, four paddings, three networks, every stage subset, three rates, five seeds."""
+    base = next(entry for entry in stores(root)[0] if entry.spec.images == "photos")
+    entries = [
+        StoreInfo(Path(f"/s/{name}"), replace(base.spec, backbone=name, images="duts", rows=5019), True, 1, 1, 1, 0)
+        for name in ("vgg16", "resnet152", "resnet50")
+    ]
+    names = [tap.name for tap in base.spec.taps]
+    subsets = [some for count in range(1, 4) for some in itertools.combinations(names, count)]
+    spec = SweepSpec(
+        title="grid", tests=(), inputs=tuple(f"aligned:{'+'.join(some)}" for some in subsets), kernels=(1, 3, 5, 7),
+        paddings=(0, 1, 2, 3), recipes=tuple(GradientProtocol(learning_rate=rate) for rate in (1e-4, 1e-3, 1e-2)),
+        seeds=(0, 1, 2, 3, 4),
+    )  # fmt: skip
+    plan = plan_sweep(spec, entries, Path("/s"))
+    assert len(plan.cells) == len({cell.id for cell in plan.cells}) == 5 * 4 * 4 * 3 * 7 * 3 * 5
+    assert max(len(one.cells) for one in plan.passes) == MAX_CELLS
+    specs = {entry.spec.fingerprint: entry.spec for entry in entries}
+    assert np.isfinite([cost_of(one, specs, SPEEDS).seconds for one in plan.passes]).all()

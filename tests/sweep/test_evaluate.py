@@ -1,0 +1,102 @@
+"""Heads that another program trained: one convolution in a state dict, on any store."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from scipy.stats import spearmanr
+from torch import Tensor, nn
+
+from posenet_store.errors import UsageError
+from posenet_store.heads.targets import target_map
+from posenet_store.images.image_set import folder_set
+from posenet_store.report.figures.head_maps import head_maps
+from posenet_store.store.reader import Reader
+from posenet_store.sweep.evaluate import Question, evaluate_foreign
+from tests.support.small import built_store, tiny_backbone, write_images
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory: pytest.TempPathFactory) -> Reader:
+    folder = tmp_path_factory.mktemp("evaluation")
+    return built_store(folder / "stores", folder_set(write_images(folder / "photos", 6)), tiny_backbone(), "aligned")
+
+
+def saved(path: Path, state: dict[str, Tensor]) -> Path:
+    if path.suffix == ".safetensors":
+        save_file(state, path)
+    else:
+        torch.save(state, path)
+    return path
+
+
+@pytest.mark.parametrize("name", ["conv.pth", "conv.safetensors"])
+@pytest.mark.parametrize("bias", [True, False])
+def test_scores_are_those_of_the_convolution_itself(reader: Reader, tmp_path: Path, name: str, bias: bool) -> None:
+    torch.manual_seed(0)
+    conv = nn.Conv2d(9, 1, 5, padding=1, bias=bias)
+    state = {f"module.readout.{key}": value.detach() for key, value in conv.state_dict().items()}
+    (row,) = evaluate_foreign(saved(tmp_path / name, state), reader, Question("V", padding=1)).rows()
+    features = torch.from_numpy(reader.read("aligned", 0, 6).astype(np.float32))
+    goal = target_map("V", 26)
+    maps = conv(features).detach().numpy()[:, 0]
+    spc = [spearmanr(one.ravel(), goal.ravel()).statistic for one in maps]
+    assert row["spc"] == pytest.approx(np.mean(spc), abs=2e-4)  # a float32 convolution ranks near ties otherwise
+    assert row["mae"] == pytest.approx(np.abs(maps - goal).mean(), rel=1e-5)
+    assert (row["target"], row["images"]) == ("V", 6)
+
+
+def test_the_convolution_must_fit_the_features(reader: Reader, tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.pth", nn.Conv2d(15, 1, 3).state_dict())
+    with pytest.raises(UsageError, match=r"reads 15 channels; 'aligned' of .* has 9"):
+        evaluate_foreign(path, reader, Question("H"))
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        {"w": torch.zeros(2, 9, 3, 3), "b": torch.zeros(2)},
+        {"w": torch.zeros(1, 9, 3, 2)},
+        {"w": torch.zeros(1, 9, 3, 3), "b": torch.zeros(1), "gain": torch.zeros(1)},
+        {"w": torch.zeros(9)},
+    ],
+)
+def test_anything_but_one_convolution_is_refused(reader: Reader, tmp_path: Path, state: dict[str, Tensor]) -> None:
+    with pytest.raises(UsageError, match="no single convolution with one output"):
+        evaluate_foreign(saved(tmp_path / "a.pth", state), reader, Question("H"))
+
+
+def test_code_in_a_file_is_never_run(reader: Reader, tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return (Path(tmp_path / "ran").write_text, ("",))
+
+    torch.save({"w": Evil()}, tmp_path / "a.pth")
+    with pytest.raises(UsageError, match="code, which is never run"):
+        evaluate_foreign(tmp_path / "a.pth", reader, Question("H"))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_contributions_of_the_channels_sum_to_the_mean_map(reader: Reader, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    conv = nn.Conv2d(9, 1, 3, padding=1)
+    found = evaluate_foreign(saved(tmp_path / "a.pth", conv.state_dict()), reader, Question("G", padding=1))
+    assert found.contributions is not None and conv.bias is not None
+    features = torch.from_numpy(reader.read("aligned", 0, 6).astype(np.float64))
+    mean = conv.double()(features).mean(dim=0)[0].detach().numpy()
+    np.testing.assert_allclose(found.contributions.maps.sum(axis=0) + conv.bias.item(), mean, rtol=1e-9, atol=1e-12)
+    goal = target_map("G", 28)
+    expected = np.cov(mean.ravel(), goal.ravel(), bias=True)[0, 1] / goal.var()
+    assert found.contributions.share.sum() == pytest.approx(expected, rel=1e-9)
+    assert found.contributions.names[3] == "f2:0"
+    figure = head_maps(found)
+    assert [path.suffix for path in figure.save(tmp_path)] == [".png", ".svg"]
+    assert len(figure.rows) == 8
+
+
+def test_a_missing_file_is_said_to_be_missing(reader: Reader, tmp_path: Path) -> None:
+    for name in ("none.pth", "none.safetensors"):
+        with pytest.raises(UsageError, match="does not exist"):
+            evaluate_foreign(tmp_path / name, reader, Question("H"))

@@ -1,0 +1,152 @@
+"""Moments that are kept: the next sweep reads nothing to train, and never trains on another store's or on damaged ones."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from posenet_store.heads.model import load_head
+from posenet_store.heads.protocols import GradientProtocol, RidgeProtocol
+from posenet_store.store.catalogue import stores
+from posenet_store.sweep import fit_gradient as training
+from posenet_store.sweep import fit_ridge as exact
+from posenet_store.sweep import run_pass as passes
+from posenet_store.sweep import score as scoring
+from posenet_store.sweep.moment_cache import MomentCache
+from posenet_store.sweep.plan import plan_sweep
+from posenet_store.sweep.results import RunFiles, load_run
+from posenet_store.sweep.run import run_sweep
+from posenet_store.sweep.spec import SweepSpec
+from tests.support.small import store_with_probes
+
+WHAT = {"kind": "images", "rows": 4}
+SPEC = SweepSpec(title="t", train=("photos",), targets=("H",), seeds=(0,), kernels=(3,), recipes=(GradientProtocol(epochs=2),))
+BOTH = replace(SPEC, protocols=("report-2020", "ridge"))
+
+
+def tensors() -> dict[str, torch.Tensor]:
+    return {"second": torch.randn(4, 3, 3, dtype=torch.float64), "images": torch.tensor(4)}
+
+
+def test_what_is_kept_is_found_and_nothing_else(tmp_path: Path) -> None:
+    shelf, kept = MomentCache(tmp_path / "moments", "abc"), tensors()
+    assert shelf.find(WHAT) is None
+    shelf.keep(WHAT, kept)
+    found = shelf.find(WHAT)
+    assert found is not None
+    assert all(torch.equal(found[name], tensor) for name, tensor in kept.items())
+    assert shelf.find(WHAT | {"rows": 5}) is None
+    assert MomentCache(tmp_path / "moments", "of another store").find(WHAT) is None
+    assert MomentCache(None, "abc").find(WHAT) is None
+
+
+@pytest.mark.parametrize("harm", ["flip", "cut", "empty", "other key"])
+def test_damaged_moments_are_not_found(tmp_path: Path, harm: str) -> None:
+    shelf = MomentCache(tmp_path, "abc")
+    shelf.keep(WHAT, tensors())
+    (path,) = tmp_path.iterdir()
+    data = path.read_bytes()
+    if harm == "other key":
+        save_file(load_file(path), path, metadata={"key": "x", "checks": "y"})
+    else:
+        path.write_bytes({"flip": data[:-5] + bytes([data[-5] ^ 1]) + data[-4:], "cut": data[:-5], "empty": b""}[harm])
+    assert shelf.find(WHAT) is None
+    shelf.keep(WHAT, tensors())
+    assert shelf.find(WHAT) is not None
+
+
+def test_where_nothing_can_be_written_nothing_is_kept_and_nothing_breaks(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    shelf = MomentCache(tmp_path / "file" / "moments", "abc")
+    shelf.keep(WHAT, tensors())
+    assert shelf.find(WHAT) is None
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    store_with_probes(tmp_path / "stores", tmp_path / "photos")
+    return tmp_path / "stores"
+
+
+def swept(root: Path, run: str, spec: SweepSpec, keep: bool = True) -> dict[str, torch.Tensor]:
+    plan = plan_sweep(spec, stores(root)[0], root, keep)
+    assert run_sweep(spec, plan, root.parent / run, scheduler="inline").failures == ()
+    return {cell.id: load_head(RunFiles(root.parent / run).head(cell.id))[0].weight for cell in plan.cells}
+
+
+@pytest.fixture
+def scans(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """The spans of rows that were read to train."""
+    seen: list[tuple[int, int]] = []
+    real = scoring.stream
+
+    def heard(reader: object, source: object, start: int, stop: int) -> object:
+        if start < stop:
+            seen.append((start, stop))
+        return real(reader, source, start, stop)  # type: ignore[arg-type]
+
+    for module in (exact, passes, training):
+        monkeypatch.setattr(module, "stream", heard)
+    return seen
+
+
+def test_the_next_sweep_reads_only_what_it_tests_on(root: Path, scans: list[tuple[int, int]]) -> None:
+    first = swept(root, "first", BOTH)
+    trained = [span for span in scans if span != (11, 14)]  # 11 of 14 rows train
+    assert trained == [(0, 11), (0, 9), (9, 11)]
+    scans.clear()
+    again = swept(root, "second", BOTH)
+    assert [span for span in scans if span != (11, 14)] == []
+    assert all(torch.equal(first[cell], weight) for cell, weight in again.items())
+
+
+def test_other_seeds_rates_stages_and_penalties_need_no_reading(root: Path, scans: list[tuple[int, int]]) -> None:
+    swept(root, "first", BOTH)
+    scans.clear()
+    changed = (GradientProtocol(epochs=2, learning_rate=1e-2), RidgeProtocol(lambdas=(1e-3, 10.0)))
+    other = replace(BOTH, seeds=(1, 2), recipes=changed, inputs=("aligned", "aligned:f2"))
+    swept(root, "second", other)
+    assert [span for span in scans if span != (11, 14)] == []
+    swept(root, "third", replace(other, targets=("V",)))  # ridge has all maps; the recipe's moments know their target
+    assert [span for span in scans if span != (11, 14)] == [(0, 11)]
+
+
+def test_folds_are_read_once_and_serve_other_targets_penalties_and_stages(root: Path, scans: list[tuple[int, int]]) -> None:
+    folds = replace(SPEC, protocols=("ridge",), recipes=(RidgeProtocol(folds=3),))
+    swept(root, "first", folds)
+    assert [span for span in scans if span != (11, 14)] == [(0, 4), (4, 7), (7, 11)]
+    scans.clear()
+    other = replace(
+        folds, targets=("V", "G"), inputs=("aligned:f2", "aligned"), recipes=(RidgeProtocol(folds=3, lambdas=(0.1, 1e-5)),)
+    )
+    swept(root, "second", other)
+    assert [span for span in scans if span != (11, 14)] == []
+    _, records = load_run(root.parent / "second")
+    for record in records:
+        fit = record["fit"]
+        assert fit["penalty"] in (0.1, 1e-5)
+        assert 0 <= fit["cv_low"] < fit["cv_error"] < fit["cv_high"]
+        assert fit["cv_explained"] < 1
+
+
+def test_moments_of_another_store_are_never_used(root: Path) -> None:
+    first = swept(root, "first", BOTH)
+    kept = sorted((root / "moments").rglob("*.safetensors"))
+    assert len(kept) == 4
+    for path in kept:  # as if the store had been built anew with other content
+        with pytest.MonkeyPatch.context():
+            tensors = load_file(path)
+        key = json.dumps({"store_id": "another"})
+        save_file(
+            {name: torch.zeros_like(tensor) for name, tensor in tensors.items()}, path, metadata={"key": key, "checks": ""}
+        )
+    again = swept(root, "second", BOTH)
+    assert all(torch.equal(first[cell], weight) for cell, weight in again.items())
+
+
+def test_nothing_is_kept_unless_wanted(root: Path) -> None:
+    swept(root, "first", BOTH, keep=False)
+    assert not (root / "moments").exists()

@@ -1,0 +1,188 @@
+"""A sweep end to end in one process: cells, heads, scores, tables; reruns and failures."""
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from posenet_store.errors import StoreError, UsageError
+from posenet_store.heads.metrics import score
+from posenet_store.heads.model import load_head
+from posenet_store.heads.protocols import RidgeProtocol
+from posenet_store.heads.targets import target_map
+from posenet_store.store.catalogue import stores
+from posenet_store.store.reader import open_store
+from posenet_store.sweep.evaluate import evaluate_head
+from posenet_store.sweep.plan import SweepPlan, plan_sweep
+from posenet_store.sweep.results import RunFiles, load_run, read_scores
+from posenet_store.sweep.run import SweepOutcome, run_sweep
+from posenet_store.sweep.run_pass import run_pass
+from posenet_store.sweep.spec import SweepSpec
+from tests.support.small import folder, store_with_probes
+
+SPEC = SweepSpec(
+    title="t", train=("photos",), targets=("H", "G"), protocols=("report-2020", "ridge"), seeds=(0, 1), kernels=(1, 3)
+)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sweep")
+    store_with_probes(folder / "stores", folder / "photos")
+    return folder / "stores"
+
+
+def planned(root: Path, spec: SweepSpec = SPEC) -> SweepPlan:
+    return plan_sweep(spec, stores(root)[0], root)
+
+
+def swept(root: Path, run: Path, spec: SweepSpec = SPEC) -> SweepOutcome:
+    return run_sweep(spec, planned(root, spec), run, scheduler="inline")
+
+
+@pytest.fixture(scope="module")
+def run(root: Path) -> Path:
+    folder = root.parent / "run"
+    outcome = swept(root, folder)
+    assert (outcome.before, outcome.now, outcome.failures) == (0, 12, ())
+    return folder
+
+
+def test_every_cell_has_a_record_a_head_and_scores(root: Path, run: Path) -> None:
+    files, ids = RunFiles(run), [cell.id for cell in planned(root).cells]
+    assert files.finished(planned(root).cells) == ids
+    assert load_run(run)[0]["cells"] == ids
+    names = sorted(path.name for folder in ("cells", "heads", "scores") for path in (run / folder).iterdir())
+    assert len(names) == 36  # nothing temporary is left
+
+
+def test_the_table_has_one_row_a_cell_and_no_nan(run: Path) -> None:
+    rows = json.loads((run / "results.json").read_text())
+    lines = list(csv.DictReader((run / "results.csv").open()))
+    assert len(rows) == len(lines) == 12
+    assert {row["held-out:images"] for row in rows} == {3}
+    assert {(row["target"], row["kernel"], row["protocol"], row["seed"]) for row in rows} == {
+        *((t, k, "report-2020", s) for t in ("H", "G") for k in (1, 3) for s in (0, 1)),
+        *((t, k, "ridge", 0) for t in ("H", "G") for k in (1, 3)),
+    }
+    assert "nan" not in (run / "results.csv").read_text().lower().replace("nonfinite", "")
+
+
+def test_scores_are_those_of_the_saved_head(root: Path, run: Path) -> None:
+    """Recomputed from the files alone, the long way round."""
+    cell = planned(root).cells[-1]
+    heads, _ = load_head(RunFiles(run).head(cell.id))
+    reader = open_store(planned(root).passes[0].train)
+    held = torch.from_numpy(reader.read("aligned", cell.train_rows, reader.spec.rows)).float()
+    maps = heads.predict(held).numpy()[:, 0]
+    expected = score(maps, target_map(cell.target, 26))
+    stored = read_scores(RunFiles(run).scores(cell.id))
+    np.testing.assert_allclose(stored["spc/held-out"], expected.spc, rtol=1e-12)
+    np.testing.assert_allclose(stored["mae/held-out"], expected.mae, rtol=1e-12)
+    np.testing.assert_allclose(stored["map/held-out"], maps[0], rtol=1e-6)
+    np.testing.assert_allclose(stored["mean/held-out"], maps.mean(0), rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(stored["error/held-out"], abs(maps - target_map(cell.target, 26)).mean(0), rtol=1e-5, atol=1e-7)
+    assert {name.partition("/")[0] for name in stored} == {"spc", "mae", "map", "mean", "error", "ranks"}
+    record = json.loads(RunFiles(run).record(cell.id).read_text())
+    assert record["scores"]["held-out"]["spc"] == pytest.approx(expected.spc.mean(), rel=1e-12)
+    assert set(record["scores"]) == {"held-out", "black", "white", "noise"}
+
+
+def test_evaluate_gives_the_sweeps_numbers_on_the_probes(root: Path, run: Path) -> None:
+    cell = planned(root).cells[-1]
+    rows = evaluate_head(RunFiles(run).head(cell.id), open_store(planned(root).passes[0].tests[0])).rows()
+    record = json.loads(RunFiles(run).record(cell.id).read_text())
+    assert {row["test"]: row["spc"] for row in rows} == {t: record["scores"][t]["spc"] for t in ("black", "white", "noise")}
+
+
+def test_evaluate_refuses_another_network(root: Path, run: Path, tmp_path: Path) -> None:
+    other = store_with_probes(tmp_path / "stores", tmp_path / "other", count=2, seed=1)
+    with pytest.raises(UsageError, match=r"tiny-random0.*tiny-random1"):
+        evaluate_head(RunFiles(run).head(planned(root).cells[0].id), other)
+
+
+def test_a_rerun_does_nothing(root: Path, run: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*.safetensors")}
+    outcome = swept(root, run)
+    assert (outcome.before, outcome.now) == (12, 0)
+    assert before == {path: path.stat().st_mtime_ns for path in run.rglob("*.safetensors")}
+
+
+@pytest.mark.parametrize("folder", ["cells", "heads", "scores"])
+def test_a_rerun_restores_exactly_what_is_missing(root: Path, run: Path, tmp_path: Path, folder: str) -> None:
+    fresh = tmp_path / "run"
+    swept(root, fresh)
+    lost = sorted((fresh / folder).iterdir())[2]
+    lost.unlink()
+    outcome = swept(root, fresh)
+    assert (outcome.before, outcome.now) == (11, 1)
+    head = RunFiles(fresh).head(lost.stem)
+    again, _ = load_head(head)
+    original, _ = load_head(RunFiles(run).head(lost.stem))
+    # alone or among the others: the same head
+    torch.testing.assert_close(again.weight, original.weight, rtol=1e-6, atol=1e-9)
+
+
+def test_one_broken_store_does_not_stop_the_others(root: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "stores"
+    store_with_probes(copy, tmp_path / "photos", seed=0)
+    broken = store_with_probes(copy, tmp_path / "photos", seed=1)
+    next(folder(broken).glob("data.zarr/aligned/c.0.0.0.0")).unlink()
+    spec = replace(SPEC, protocols=("ridge",))
+    outcome = run_sweep(spec, planned(copy, spec), tmp_path / "run", scheduler="inline")
+    assert outcome.now == 4
+    assert len(outcome.failures) == 1
+    assert "is missing" in outcome.failures[0]
+    assert folder(broken).name in outcome.failures[0]
+
+
+def test_a_store_that_changed_since_planning_is_refused(root: Path, tmp_path: Path) -> None:
+    task = planned(root).passes[0]
+    other = store_with_probes(tmp_path / "stores", tmp_path / "photos", seed=1)
+    with pytest.raises(StoreError, match="planned with"):
+        run_pass(replace(task, train=folder(other)), tmp_path / "run", 1)
+
+
+def test_local_workers_give_the_same_numbers(root: Path, run: Path, tmp_path: Path) -> None:
+    run_sweep(SPEC, planned(root), tmp_path / "run", scheduler="local", workers=2)
+    ours, theirs = (
+        {row["id"]: row["held-out:mae"] for row in json.loads((folder / "results.json").read_text())}
+        for folder in (run, tmp_path / "run")
+    )
+    assert ours == pytest.approx(theirs, rel=1e-9)
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="not a run"):
+        load_run(tmp_path)
+
+
+@pytest.mark.parametrize("held", [True, False])
+@pytest.mark.parametrize("folds", [0, 3])
+def test_heads_too_large_for_moments_are_iterated_to_the_same(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, held: bool, folds: int
+) -> None:
+    ridge = RidgeProtocol(lambdas=(1e-2, 1.0), folds=folds)
+    spec = replace(SPEC, protocols=("ridge",), inputs=("full", "full:f1+f3"), kernels=(3,), recipes=(ridge,))
+    swept(root, tmp_path / "exact", spec)
+    monkeypatch.setattr("posenet_store.sweep.fit_ridge.solvable", lambda channels, kernel: False)
+    monkeypatch.setattr("posenet_store.sweep.fit_ridge.in_memory", lambda images, channels: held)
+    swept(root, tmp_path / "iterated", spec)
+    for one, other in zip(load_run(tmp_path / "exact")[1], load_run(tmp_path / "iterated")[1], strict=True):
+        assert one["id"] == other["id"]
+        assert 0 < other["fit"]["iterations"] <= 400
+        assert "unconverged" not in other["fit"]
+        assert other["fit"] == pytest.approx(other["fit"] | one["fit"], rel=1e-4)
+        assert other["scores"]["held-out"] == pytest.approx(one["scores"]["held-out"], rel=1e-4)
+
+
+def test_a_ramp_in_the_features_is_read_out(tmp_path: Path, root: Path) -> None:
+    """The whole chain can succeed: zero-padded random features let the exact head beat the constant predictor."""
+    spec = replace(SPEC, protocols=("ridge",), kernels=(3,), inputs=("full",))
+    swept(root, tmp_path / "run", spec)
+    _, records = load_run(tmp_path / "run")
+    assert all(record["scores"]["held-out"]["spc"] > 0.3 for record in records)

@@ -1,0 +1,92 @@
+"""Sweep files: every mistake names the key, what came and what is accepted."""
+
+from pathlib import Path
+
+import pytest
+
+from posenet_store.errors import UsageError
+from posenet_store.heads.protocols import GradientProtocol
+from posenet_store.sweep.spec import SweepSpec, load_sweep
+
+EXPERIMENTS = sorted((Path(__file__).parents[2] / "pipeline/experiments").glob("*.toml"))
+
+
+def written(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "my.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_an_empty_file_is_the_default_sweep(tmp_path: Path) -> None:
+    assert load_sweep(written(tmp_path, "")) == SweepSpec(title="my")
+
+
+def test_values_replace_defaults(tmp_path: Path) -> None:
+    spec = load_sweep(written(tmp_path, "kernels = [1, 7]\nholdout = 0\nrange = [-1, 1]\n[report-2020]\nlearning_rate = 1\n"))
+    assert spec.kernels == (1, 7)
+    assert spec.holdout == 0.0
+    assert spec.range == (-1.0, 1.0)
+    assert spec.recipes == (GradientProtocol(learning_rate=1.0),)
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_the_shipped_experiments_are_valid_and_say_their_question(path: Path) -> None:
+    load_sweep(path)
+    assert path.read_text(encoding="utf-8").startswith("# Question: ")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("kernals = [3]", r"key in .*'kernals' \(did you mean 'kernels'\?\); accepted: title, networks.*\[report-2020\]"),
+        ("[report-2020]\nepoch = 3", "did you mean 'epochs'"),
+        ("[report-2020]\nname = 'x'", "unknown key"),
+        ("report-2020 = 3", r"write a table \[report-2020\]"),
+        ("report = 3", r"did you mean '\[report-2020\]'"),
+        ("[official-2021]\noptimizer = 'lbfgs'", "unknown optimizer .*accepted: adam, sgd"),
+        ("[paper]\nmomentum = 1.0", "momentum must be less than 1"),
+        ("[report-2020]\nmomentum = 0.9", "SGD's only"),
+        ("[official-2021]\nlayers = [1, 0]", "layers = 0 is not accepted; it must be positive"),
+        ("[official-2021]\nhidden = -1", "hidden = -1 is not accepted; it must be at least 0"),
+        ("protocols = ['official-2021']\nkernels = [15]\n[official-2021]\nlayers = 2", "in 2 layers leaves a 0x0 map"),
+        ("targets = ['HH']", "unknown target .*accepted: H, V, G, HS, VS, ramp:ANGLE"),
+        ("train_images = [-1]", "at least 0"),
+        ("protocols = ['sgd']", "unknown protocol .*accepted: report-2020, official-2021, paper, standard, ridge"),
+        ("kernels = 3", "give a list"),
+        ("kernels = []", "at least one"),
+        ("kernels = ['3']", "give a whole number"),
+        ("kernels = [true]", "give a whole number"),
+        ("kernels = [3, 3]", "names an entry twice"),
+        ("kernels = [29]", "leaves a 0x0 map"),
+        ("kernels = [0]", "a kernel of 0"),
+        ("paddings = [-1]", "padding -1"),
+        ("holdout = 1.0", "0 to less than 1"),
+        ("holdout = 'half'", "give a number"),
+        ("range = [1, 0]", "low < high"),
+        ("range = [0]", r"give \[low, high\]"),
+        ("normalise = 1", "give true or false"),
+        ("seeds = [-1]", "at least 0"),
+        ("[report-2020]\nepochs = 0", "must be positive"),
+        ("[ridge]\nlambdas = [0.0]", "must be positive"),
+        ("[ridge]\nvalidation = 1.0", "between 0 and 1"),
+        ("[ridge]\nfolds = 1", "folds must be 0"),
+        ("[ridge]\niterations = 0", "iterations at least 1"),
+        ("kernels = [3", "not valid TOML"),
+    ],
+)
+def test_a_mistake_is_one_clear_sentence(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message) as caught:
+        load_sweep(written(tmp_path, text))
+    assert "\n" not in str(caught.value).strip() or "TOML" in str(caught.value)
+
+
+def test_a_missing_file_says_where_ready_ones_are(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="pipeline/experiments"):
+        load_sweep(tmp_path / "none.toml")
+
+
+def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.toml"
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UsageError, match="can't be read"):
+        load_sweep(path)

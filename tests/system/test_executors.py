@@ -1,0 +1,200 @@
+"""Tasks run in this process, on local workers, or on a scheduler at an address; every fault ends, and is told."""
+
+import errno
+import os
+import signal
+import time
+import traceback
+import urllib.request
+from collections import Counter
+from pathlib import Path
+
+import distributed
+import pytest
+
+from posenet_store.errors import PosenetStoreError, UsageError
+from posenet_store.parallel import executors
+from posenet_store.parallel.executors import run_tasks, workers_at
+from tests.support.processes import DaskProcesses, waited
+
+REAL_AND_HERE = pytest.mark.parametrize("scheduler", ["inline", "local"])
+
+
+def double(task: int, threads: int) -> int:
+    if task == 3:
+        raise PosenetStoreError("three is broken")
+    assert threads >= 1
+    return 2 * task
+
+
+def process(task: int, threads: int) -> int:
+    return os.getpid()
+
+
+def given(task: int, threads: int) -> int:
+    return threads
+
+
+def die(task: int, threads: int) -> int:
+    os._exit(1)
+
+
+def die_once(task: Path, threads: int) -> int:
+    """Leave a mark at each try; the first one loses the worker."""
+    with task.open("a") as marks:
+        marks.write("x")
+    if task.stat().st_size == 1:
+        os._exit(1)
+    return task.stat().st_size
+
+
+def nap(task: tuple[int, float], threads: int) -> int:
+    time.sleep(task[1])
+    return task[0]
+
+
+def cards(task: int, threads: int) -> dict[str, float]:
+    return dict(distributed.get_worker().state.total_resources)
+
+
+def trouble(task: str, threads: int) -> str:
+    if task == "disk":
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/runs/x.json")
+    if task == "memory":
+        raise MemoryError("no room for 9 GB")
+    if task == "torch":
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+    if task == "bug":
+        raise RuntimeError("shapes differ")
+    return task
+
+
+@REAL_AND_HERE
+def test_results_come_with_their_task_and_one_failure_stops_nothing(scheduler: str) -> None:
+    results = dict(run_tasks(double, [1, 2, 3, 4], scheduler, workers=2))
+    assert {task: value for task, value in results.items() if task != 3} == {1: 2, 2: 4, 4: 8}
+    assert isinstance(results[3], PosenetStoreError)
+    assert str(results[3]) == "three is broken"
+
+
+@REAL_AND_HERE
+def test_want_of_disk_or_memory_fails_its_task_only(scheduler: str) -> None:
+    results = dict(run_tasks(trouble, ["disk", "memory", "torch", "fine"], scheduler, workers=2))
+    assert results.pop("fine") == "fine"
+    assert {type(result) for result in results.values()} == {PosenetStoreError}
+    assert str(results["disk"]) == "No space left on device (/runs/x.json)"
+    assert str(results["memory"]) == "out of memory (no room for 9 GB); fewer workers leave more to each"
+    assert "can't allocate" in str(results["torch"])
+
+
+@REAL_AND_HERE
+def test_a_bug_keeps_its_traceback(scheduler: str) -> None:
+    with pytest.raises(RuntimeError, match="shapes differ") as caught:
+        list(run_tasks(trouble, ["bug"], scheduler, workers=1))
+    assert "trouble" in [frame.name for frame in traceback.extract_tb(caught.tb)]
+
+
+def test_a_bug_does_not_wait_for_other_tasks() -> None:
+    began = time.monotonic()
+    with pytest.raises(ValueError, match="non-negative"):
+        list(run_tasks(nap, [(1, 100.0), (2, -1.0)], "local", workers=2))
+    assert time.monotonic() - began < 30
+
+
+def test_a_lost_worker_is_reported_not_raised() -> None:
+    results = dict(run_tasks(die, [1], "local", workers=1))
+    assert isinstance(results[1], PosenetStoreError)
+    assert "the worker died four times on this task" in str(results[1])
+
+
+def test_a_task_whose_worker_is_lost_is_tried_again(tmp_path: Path) -> None:
+    """Each ends once, at its second try; or at its third, if the worker was lost again before it handed the result over."""
+    tasks = [tmp_path / "a", tmp_path / "b"]
+    results = list(run_tasks(die_once, tasks, "local", workers=1))
+    assert sorted(task for task, _ in results) == tasks
+    assert all(tries in (2, 3) for _, tries in results)
+
+
+def test_the_dashboard_is_announced_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines: list[str] = []
+    monkeypatch.setattr(executors, "find_spec", lambda name: None)
+    list(run_tasks(double, [1], "local", workers=1, announce=lines.append))
+    assert lines == []
+    monkeypatch.setattr(executors, "find_spec", lambda name: name == "bokeh")
+    for _ in run_tasks(double, [1], "local", workers=1, announce=lines.append):
+        (line,) = lines
+        assert line.startswith("dashboard: http://127.0.0.1:")
+        with urllib.request.urlopen(line.removeprefix("dashboard: "), timeout=10) as answer:
+            assert answer.status == 200
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "message"), [("slrum", "accepted: local, inline, slurm"), ("tcp://127.0.0.1:1", "no Dask")]
+)
+def test_a_scheduler_that_is_not_there_is_a_usage_error(scheduler: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        list(run_tasks(double, [1], scheduler))
+
+
+def test_an_address_is_used_and_threads_are_shared_among_tasks() -> None:
+    with DaskProcesses() as dask:
+        dask.worker("--nthreads", "4")
+        pids = {value for _, value in run_tasks(process, [1, 2], dask.address)}
+        assert os.getpid() not in pids
+        assert len(pids) == 1
+        assert workers_at(dask.address) == 1
+        # a worker of four threads runs four tasks at once
+        assert dict(run_tasks(given, [1], dask.address)) == {1: 4}
+        assert dict(run_tasks(given, [1, 2], dask.address)) == {1: 2, 2: 2}
+        assert set(dict(run_tasks(given, list(range(9)), dask.address)).values()) == {1}
+
+
+def test_workers_that_announce_a_card_get_the_tasks_that_ask_for_one() -> None:
+    with DaskProcesses() as dask:
+        dask.worker()
+        assert waited(lambda: workers_at(dask.address) == 1 and list(run_tasks(cards, [0], dask.address)) == [(0, {})], 30)
+        assert list(run_tasks(cards, [0], dask.address, resource="GPU")) == [(0, {})]  # nobody has one
+        dask.worker("--resources", "GPU=1")
+        with distributed.Client(dask.address) as client:
+            client.wait_for_workers(2, timeout=30)
+        found = [value for _, value in run_tasks(cards, list(range(6)), dask.address, resource="GPU")]
+    assert found == [{"GPU": 1.0}] * 6
+
+
+def test_workers_whose_time_is_over_are_survived() -> None:
+    """As on a cluster with a walltime: each worker lives for eight seconds, loading included, then another comes."""
+    tasks = [(number, 0.4) for number in range(48)]
+    with DaskProcesses() as dask:
+        for _ in range(2):
+            dask.worker("--lifetime", "8s", "--lifetime-restart")
+        results = list(run_tasks(nap, tasks, dask.address))
+    assert Counter(results) == Counter((task, task[0]) for task in tasks)
+
+
+@pytest.mark.parametrize("fault", ["killed", "restarted", "frozen"])
+def test_a_lost_scheduler_is_one_sentence_in_time(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(executors, "LOOK", 0.2)
+    monkeypatch.setattr(executors, "ANSWER", 5.0)  # a scheduler that loads its dashboard is deaf for a while
+    with DaskProcesses() as dask:
+        dask.worker()
+        results = run_tasks(nap, [(1, 0.0), (2, 100.0)], dask.address)
+        assert next(results) == ((1, 0.0), 1)
+        if fault == "frozen":
+            dask.running[0].send_signal(signal.SIGSTOP)
+        else:
+            dask.running[0].kill()
+            dask.running[0].wait()
+        if fault == "restarted":
+            dask.scheduler()
+            dask.worker()
+        began = time.monotonic()
+        with pytest.raises(PosenetStoreError, match=f"scheduler of {dask.address} was lost or restarted; .*the same command"):
+            next(results)
+        assert time.monotonic() - began < 40
+
+
+def test_a_scheduler_without_workers_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(executors, "LOOK", 0.1)
+    monkeypatch.setattr(executors, "PATIENCE", 0.6)
+    with DaskProcesses() as dask, pytest.raises(PosenetStoreError, match=r"no worker of tcp://.*start workers and type"):
+        list(run_tasks(double, [1], dask.address))
