@@ -140,7 +140,7 @@ built_store(Path(stores), slow, tiny_backbone(), file_format=file_format)
 @pytest.mark.parametrize("file_format", ["zarr", "hdf5"])
 def test_a_killed_build_resumes_to_the_same_bytes(tmp_path: Path, file_format: str) -> None:
     folder = write_images(tmp_path / "photos", 38)
-    words = [str(Path(__file__).parent), str(folder), str(tmp_path / "killed"), file_format]
+    words = [str(Path(__file__).parents[2]), str(folder), str(tmp_path / "killed"), file_format]
     process = subprocess.Popen([sys.executable, "-c", SLOW_BUILD, *words])
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob("killed/*/commits/b*.json")) and process.poll() is None and time.monotonic() < deadline:

@@ -160,7 +160,7 @@ def test_a_block_that_is_written_again_stays_committed_throughout(
     assert set(states) == {(True, True)}
 
 
-@pytest.mark.parametrize("place", ["store", "files", "formats.zarr"])
+@pytest.mark.parametrize("place", ["store.writer", "files", "store.formats.zarr"])
 def test_a_disk_that_is_full_at_the_very_start(
     images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:

@@ -14,7 +14,7 @@ from types import TracebackType
 import psutil
 import pytest
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[2]
 SEARCHED = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 
 

@@ -23,7 +23,7 @@ PIXEL_BYTES = 3 * 224 * 224
 
 def started(root: Path, images: int) -> "subprocess.Popen[str]":
     """A build of that many images in a process of its own, which prints its peak resident kilobytes."""
-    command = [sys.executable, "-c", CODE, str(root / str(images)), str(images), str(Path(__file__).parent)]
+    command = [sys.executable, "-c", CODE, str(root / str(images)), str(images), str(Path(__file__).parents[2])]
     # two builds at a time, one thread each: threads of a loaded machine would wait for one another
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
 

@@ -1,6 +1,6 @@
 """Kill a build with SIGKILL at random moments, again and again, and compare what comes out with an undisturbed build.
 
-    python tests/torture.py [--kills 100] [--seed 0]
+    python -m tests.system.torture [--kills 100] [--seed 0]
 
 Each round is a build in a child process that is killed after a random delay and then resumed; rounds end when the store
 is sealed, then a new store begins, in turn zarr and hdf5. Prints kills, stores, and every difference (there must be none).
