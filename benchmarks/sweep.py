@@ -77,7 +77,8 @@ def network(seed: int, channels: tuple[int, ...]) -> Backbone:
     taps = tap_shapes(module, [str(stage) for stage in range(len(channels))], 64)
     preprocess = Preprocess(64, 1 / 255, (0.5,) * 3, (0.25,) * 3)
     digest = state_digest(module.state_dict())
-    return Backbone("small", f"random{seed}", digest, "report", taps, preprocess, module, torch.device("cpu"))
+    device = torch.device("cpu")
+    return Backbone("small", f"random{seed}", digest, "report", taps, preprocess, module, device, weights_kind="random")
 
 
 def noise(images: int) -> ImageSet:

@@ -26,7 +26,7 @@ SPEC = StoreSpec(
     dtype="float16",
     block_rows=64,
 )
-LABELS: dict[str, Any] = {"weights": "my file", "images": "my folder"}
+LABELS: dict[str, Any] = {"weights": "my file", "weights_kind": "random", "images": "my folder"}
 MATTERING: dict[str, Any] = {
     "backbone": "resnet18",
     "weights_sha256": "ab" * 31 + "ac",

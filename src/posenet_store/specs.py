@@ -21,6 +21,9 @@ COMPUTES = tuple(precision + suffix for precision in PRECISIONS for suffix in ("
 ZEROS = "zeros"
 PADDINGS = (ZEROS, "none", "reflect", "replicate", "circular")
 PREPROCESSINGS = ("weights", "unit")
+TRAINED, RANDOM, NO_WEIGHTS = "trained", "random", "none"
+WEIGHTS_KINDS = (TRAINED, RANDOM, NO_WEIGHTS)
+"""Where a network's parameters come from: training, a seed, or nowhere, as the pixels have none."""
 ALIGNED = "aligned"
 ALIGNED_CHANNELS = 3
 GRID = 28
@@ -126,6 +129,7 @@ class StoreSpec:
     permutation_seed: int = 0
     compute: str = PRECISIONS[0]
     padding: str = ZEROS
+    weights_kind: str = TRAINED
 
     def __post_init__(self) -> None:
         if self.layout not in LAYOUTS:
@@ -138,12 +142,14 @@ class StoreSpec:
             raise unknown("way to compute", self.compute, COMPUTES)
         if self.padding not in PADDINGS:
             raise unknown("padding", self.padding, PADDINGS)
+        if self.weights_kind not in WEIGHTS_KINDS:
+            raise unknown("kind of weights", self.weights_kind, WEIGHTS_KINDS)
 
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over the format version and every field but the human-readable labels."""
         fields = self.to_dict() | {"version": FORMAT_VERSION}
-        del fields["weights"], fields["images"]
+        del fields["weights"], fields["weights_kind"], fields["images"]
         return sha256(canonical_json(fields))
 
     @property

@@ -90,3 +90,11 @@ def test_taps_of_ones_choice_in_a_torchvision_network() -> None:
 
 def test_modules_are_sorted_by_the_forward_pass() -> None:
     assert in_order(Branching().eval(), ["second", "first", "norm"], 32) == ("first", "norm", "second")
+
+
+def test_its_store_records_whether_its_weights_were_trained(tmp_path: Path) -> None:
+    images = folder_set(write_images(tmp_path / "photos", 5))
+    backbone = own_backbone(Branching(), "mine", ["norm"], SMALL, weights_kind="random")
+    assert built_store(tmp_path / "stores", images, backbone).spec.weights_kind == "random"
+    with pytest.raises(UsageError, match="unknown kind of weights 'untrained'"):
+        own_backbone(Branching(), "mine", ["norm"], SMALL, weights_kind="untrained")

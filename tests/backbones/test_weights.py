@@ -383,3 +383,13 @@ def test_mnasnet_loads_though_it_asks_for_a_version_that_files_may_lack(tmp_path
     found = parameters("mnasnet0_5", str(path))
     assert found
     assert all(torch.equal(value, own[name]) for name, value in found.items())
+
+
+def test_the_kind_of_weights_is_a_field_whatever_a_file_is_called(tmp_path: Path, state: State) -> None:
+    path = tmp_path / "random_erasing.pth"
+    torch.save(state, path)
+    kinds = {
+        source: load_backbone(name, source, device="cpu").weights_kind
+        for name, source in (("resnet18", str(path)), ("resnet18", "random:1"), ("pixels", "imagenet"), ("vgg16", "hed"))
+    }
+    assert kinds == {str(path): "trained", "random:1": "random", "imagenet": "none", "hed": "trained"}

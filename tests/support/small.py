@@ -48,9 +48,8 @@ def tiny_backbone(seed: int = 0, name: str = "tiny", scale: float = 1.0, size: i
     module.requires_grad_(False)
     taps = tap_shapes(module, ["0", "1", "2"], size)
     preprocess = Preprocess(size, 1 / 255, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
-    return Backbone(
-        name, f"random{seed}", state_digest(module.state_dict()), "report", taps, preprocess, module, torch.device("cpu")
-    )
+    digest, device = state_digest(module.state_dict()), torch.device("cpu")
+    return Backbone(name, f"random{seed}", digest, "report", taps, preprocess, module, device, weights_kind="random")
 
 
 def built_store(

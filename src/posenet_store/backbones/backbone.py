@@ -17,7 +17,7 @@ from posenet_store.backbones.taps import tap_modules
 from posenet_store.backbones.torchvision_models import check_name, ending_in_taps, parametrised, without_classifier
 from posenet_store.backbones.weights import IMAGENET, fed, resolve, state_digest
 from posenet_store.errors import PosenetStoreError, UsageError, first_line, unknown
-from posenet_store.specs import PIXELS, TAP_SETS, ZEROS, Preprocess, Tap
+from posenet_store.specs import PIXELS, TAP_SETS, TRAINED, WEIGHTS_KINDS, ZEROS, Preprocess, Tap
 
 LARGEST = 4097
 """One more than the largest side of an image that is looked at for one that fits."""
@@ -41,6 +41,7 @@ class Backbone:
     device: torch.device
     compute: str = "float32"
     padding: str = ZEROS
+    weights_kind: str = TRAINED
 
     def inputs(self, images: Tensor) -> Tensor:
         """Preprocess uint8 [B, S, S, 3] into float32 [B, 3, S, S] on the backbone's device."""
@@ -224,7 +225,7 @@ def load_backbone(
         side = found.preprocess.size
         module = _compiled(module, taps, torch.zeros(1, 3, side, side, device=where), compute)
     kept_set = "" if name == PIXELS else tap_set if tap_set in TAP_SETS else ",".join(modules)
-    return Backbone(name, found.label, digest, kept_set, taps, found.preprocess, module, where, compute, padding)
+    return Backbone(name, found.label, digest, kept_set, taps, found.preprocess, module, where, compute, padding, found.kind)
 
 
 def own_backbone(
@@ -234,9 +235,11 @@ def own_backbone(
     preprocess: Preprocess = IMAGENET,
     weights: str = "own",
     device: str = "auto",
+    weights_kind: str = TRAINED,
 ) -> Backbone:
     """Return a network of one's own as a frozen Backbone: `module` takes float32 [B, 3, S, S] as `preprocess` says, `taps` are
-    names of its modules that return [B, C, H, W], in any order; `name` and `weights` name it in tables and folders.
+    names of its modules that return [B, C, H, W], in any order; `name` and `weights` name it in tables and folders;
+    `weights_kind` is "random" where nothing was trained.
 
     The module itself is left as it is. Raises UsageError for a tap that does not exist or returns no map.
 
@@ -247,9 +250,12 @@ def own_backbone(
     """
     if not re.fullmatch(r"[\w.-]+", name) or not re.fullmatch(r"[\w.-]+", weights):
         raise UsageError(f"name {name!r} and weights {weights!r} become a folder's: letters, digits, dots and dashes only")
+    if weights_kind not in WEIGHTS_KINDS:
+        raise unknown("kind of weights", weights_kind, WEIGHTS_KINDS)
     where, digest = device_named(device), state_digest(module.state_dict())
     frozen = deepcopy(module).cpu().eval().requires_grad_(False)
     modules = in_order(frozen, list(taps), preprocess.size)
     found = tap_shapes(frozen, modules, preprocess.size)
     tap_set = ",".join(modules)
-    return Backbone(name, weights, digest, tap_set, found, preprocess, prepare(frozen.to(where), modules, "float32"), where)
+    prepared = prepare(frozen.to(where), modules, "float32")
+    return Backbone(name, weights, digest, tap_set, found, preprocess, prepared, where, weights_kind=weights_kind)

@@ -15,7 +15,7 @@ from torch import Tensor
 from posenet_store.backbones.hed import hed_file, hed_state
 from posenet_store.errors import UsageError, unknown
 from posenet_store.files import canonical_json, sha256
-from posenet_store.specs import PIXELS, PREPROCESSINGS, Preprocess, unit
+from posenet_store.specs import NO_WEIGHTS, PIXELS, PREPROCESSINGS, RANDOM, TRAINED, Preprocess, unit
 from posenet_store.state_dicts import read_state
 
 IMAGENET = Preprocess(224, 1 / 255, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -30,13 +30,14 @@ ACCEPTED = "imagenet, a .pth or .safetensors file, hed (VGG-16 only), random:SEE
 class Weights:
     """Where parameters come from: `label` names them in tables; `state` is None for `imagenet` and `random`.
 
-    `seed` is set for random weights only.
+    `seed` is set for random weights only; `kind` is one of `specs.WEIGHTS_KINDS`.
     """
 
     label: str
     preprocess: Preprocess
     state: Mapping[str, Tensor] | None = None
     seed: int | None = None
+    kind: str = TRAINED
 
 
 def state_digest(state: Mapping[str, Tensor]) -> str:
@@ -56,11 +57,12 @@ def state_digest(state: Mapping[str, Tensor]) -> str:
 def resolve(source: str, backbone: str) -> Weights:
     """Return the Weights that `source` names for `backbone`; raises UsageError if that is not possible.
 
-    >>> resolve("random:7", "resnet18").seed
-    7
+    >>> weights = resolve("random:7", "resnet18")
+    >>> weights.seed, weights.kind
+    (7, 'random')
     """
     if backbone == PIXELS:
-        return Weights("", PIXELS_INPUT)
+        return Weights("", PIXELS_INPUT, kind=NO_WEIGHTS)
     if source == "imagenet":
         return Weights("imagenet", IMAGENET)
     if source == "hed":
@@ -68,7 +70,7 @@ def resolve(source: str, backbone: str) -> Weights:
             raise UsageError(f"the weights `hed` are for vgg16, not {backbone}; accepted here: imagenet, a file, random:SEED")
         return Weights("hed", HED, hed_state(hed_file()))
     if match := re.fullmatch(r"random:(\d+)", source):
-        return Weights(f"random{match[1]}", IMAGENET, seed=int(match[1]))
+        return Weights(f"random{match[1]}", IMAGENET, seed=int(match[1]), kind=RANDOM)
     path = Path(source).expanduser()
     if path.suffix in (".pth", ".pt", ".safetensors"):
         if not path.is_file():

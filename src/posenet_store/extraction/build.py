@@ -68,6 +68,7 @@ def plan_store(
         format=file_format,
         compute=backbone.compute,
         padding=backbone.padding,
+        weights_kind=backbone.weights_kind,
     )
     order = row_order(spec.rows, spec.permutation_seed)
     ids, digests = (tuple(entries[index] for index in order) for entries in (images.ids, images.digests))
