@@ -31,7 +31,7 @@ from posenet_store.images.sources import image_set
 from posenet_store.resampling import aligned
 from posenet_store.store.reader import Reader, open_store
 from posenet_store.sweep.inputs import parse_input
-from posenet_store.sweep.score import stream
+from posenet_store.sweep.score import read_inputs
 
 PROTOCOL = GradientProtocol()
 
@@ -58,7 +58,7 @@ def group(names: tuple[str, ...]) -> Group:
 def from_store(reader: Reader) -> Heads:
     """Read the store once and train the five heads."""
     heads = group(TARGETS)
-    blocks = stream(reader, parse_input("aligned", reader.spec), 0, reader.spec.rows)
+    blocks = read_inputs(reader, parse_input("aligned", reader.spec), 0, reader.spec.rows)
     moments = image_moments(blocks, reader.spec.rows, 3, 0, heads.targets)
     return train_in_gram_space(moments, lambda epoch: order(reader, epoch), 15, heads)
 

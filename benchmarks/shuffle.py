@@ -28,7 +28,7 @@ from posenet_store.images.sources import image_set
 from posenet_store.store.chunking import epoch_pools
 from posenet_store.store.reader import Reader, open_store
 from posenet_store.sweep.inputs import parse_input
-from posenet_store.sweep.score import Scorable, score_heads, stream
+from posenet_store.sweep.score import Scorable, read_inputs, score_heads
 
 BLOCK_ROWS, SEEDS, POOLS = 8, 8, (1, 2, 4)
 PROTOCOL = GradientProtocol(min_steps=4000)
@@ -64,7 +64,7 @@ def measured(images: int, root: Path) -> tuple[dict[str, float], dict[str, float
     rows = 3 * images // 4
     features, goal = parse_input("aligned", reader.spec), target_map("H", 26)
     targets = torch.from_numpy(goal.copy())[None]
-    blocks = list(stream(reader, features, 0, rows))
+    blocks = list(read_inputs(reader, features, 0, rows))
     moments = image_moments(blocks, rows, 3, 0, targets)
     means = torch.cat(blocks).double().mean(dim=(1, 2, 3)).numpy()
     variances: dict[str, float] = {}
@@ -79,7 +79,7 @@ def measured(images: int, root: Path) -> tuple[dict[str, float], dict[str, float
                 return [drawn[first : first + PROTOCOL.batch_size] for first in range(0, rows, PROTOCOL.batch_size)]
 
             heads = train_in_gram_space(moments, batches, features.channels, Group(3, 0, PROTOCOL, (seed,), targets))
-            held_out = stream(reader, features, rows, images)
+            held_out = read_inputs(reader, features, rows, images)
             scores[name].append(float(np.nanmean(score_heads(held_out, [Scorable(heads, [goal])])[0][0].scores.spc)))
     spread = float(np.std(scores["full"], ddof=1))
     ratios = {f"batch_variance_{n}": variances[str(n)] / variances["full"] for n in POOLS}

@@ -31,7 +31,7 @@ import sys, time
 from pathlib import Path
 import torch
 from posenet_store.store.catalogue import stores
-from posenet_store.sweep.cost import cost_of, measured
+from posenet_store.sweep.cost import estimate_cost, measure_speeds
 from posenet_store.sweep.plan import plan_sweep
 from posenet_store.sweep.run import run_sweep
 from posenet_store.sweep.spec import SweepSpec
@@ -41,9 +41,9 @@ def held(key):
 found = stores(root)[0]
 spec = SweepSpec(title="t", inputs=("full",), kernels=(1,), protocols=("ridge", "report-2020"), seeds=(0,), tests=())
 plan = plan_sweep(spec, found, root, keep_moments=False)
-speeds = measured(plan.passes)  # loads what the libraries load on first use
+speeds = measure_speeds(plan.passes)  # loads what the libraries load on first use
 before = held("VmRSS:")
-costs = [cost_of(one, {e.spec.fingerprint: e.spec for e in found}, speeds) for one in plan.passes]
+costs = [estimate_cost(one, {e.spec.fingerprint: e.spec for e in found}, speeds) for one in plan.passes]
 began = time.perf_counter()
 outcome = run_sweep(spec, plan, run, scheduler="inline")
 assert not outcome.failures, outcome.failures

@@ -50,16 +50,16 @@ from posenet_store.images.image_set import ImageSet
 from posenet_store.specs import Preprocess
 from posenet_store.store.catalogue import stores
 from posenet_store.store.reader import Reader, open_store
-from posenet_store.sweep.cost import TYPICAL, cost_of, measured
+from posenet_store.sweep.cost import TYPICAL, estimate_cost, measure_speeds
 from posenet_store.sweep.fit_gradient import fit_recipe
 from posenet_store.sweep.fit_ridge import fit_ridge
-from posenet_store.sweep.grouping import Fitted
+from posenet_store.sweep.grouping import FittedHeads
 from posenet_store.sweep.inputs import parse_input
 from posenet_store.sweep.moment_cache import MomentCache
 from posenet_store.sweep.plan import Pass, plan_sweep
 from posenet_store.sweep.run import run_sweep
-from posenet_store.sweep.run_pass import PassResult, scorable_of
-from posenet_store.sweep.score import score_heads, stream
+from posenet_store.sweep.run_pass import PassResult, make_scorable
+from posenet_store.sweep.score import read_inputs, score_heads
 from posenet_store.sweep.spec import SweepSpec
 from posenet_store.threads import processors
 
@@ -147,7 +147,7 @@ def one_pass(root: Path, reader: Reader, spec: SweepSpec) -> Pass:
     return found
 
 
-def fitted(reader: Reader, task: Pass, shelf: MomentCache) -> tuple[float, list[Fitted]]:
+def fitted(reader: Reader, task: Pass, shelf: MomentCache) -> tuple[float, list[FittedHeads]]:
     """Seconds to train a pass, and its heads."""
     source = parse_input(task.input, reader.spec)
     began = time.perf_counter()
@@ -158,10 +158,10 @@ def fitted(reader: Reader, task: Pass, shelf: MomentCache) -> tuple[float, list[
     return time.perf_counter() - began, heads
 
 
-def spc(reader: Reader, task: Pass, heads: list[Fitted]) -> dict[str, float]:
+def spc(reader: Reader, task: Pass, heads: list[FittedHeads]) -> dict[str, float]:
     """Mean SPC on the held-out rows of each target's head."""
     source, start = parse_input(task.input, reader.spec), task.cells[0].train_rows
-    ((*scored,),) = score_heads(stream(reader, source, start, reader.spec.rows), [scorable_of(one) for one in heads])
+    ((*scored,),) = score_heads(read_inputs(reader, source, start, reader.spec.rows), [make_scorable(one) for one in heads])
     found = [float(np.nanmean(one.scores.spc)) for one in scored]
     return {cell.target: value for cell, value in zip(heads[0].family.cells, found, strict=True)}
 
@@ -170,7 +170,7 @@ PEAK = """
 import sys
 from pathlib import Path
 from posenet_store.store.catalogue import stores
-from posenet_store.sweep.cost import measured
+from posenet_store.sweep.cost import measure_speeds
 from posenet_store.sweep.plan import plan_sweep
 from posenet_store.sweep.run_pass import run_pass
 from posenet_store.sweep.spec import SweepSpec
@@ -181,7 +181,7 @@ def held(key):
 spec = SweepSpec(title="bench", train=("noise",), tests=(), holdout=0.1, seeds=(0, 1, 2))
 (task,) = plan_sweep(spec, stores(root)[0], root, keep_moments=False).passes
 RunFiles(root / "run").create()
-measured([task])  # loads what the libraries load on first use
+measure_speeds([task])  # loads what the libraries load on first use
 before = held("VmRSS:")
 run_pass(task, root / "run", 2)
 print(held("VmHWM:") - before, before)
@@ -191,7 +191,7 @@ print(held("VmHWM:") - before, before)
 def memory_error(root: Path, reader: Reader) -> tuple[float, float, float]:
     """How far the planned memory is from the measured one, both with what the process holds anyway; and both."""
     task = one_pass(root, reader, replace(SPEC, seeds=(0, 1, 2)))
-    planned = cost_of(task, {reader.spec.fingerprint: reader.spec}, measured([task])).memory
+    planned = estimate_cost(task, {reader.spec.fingerprint: reader.spec}, measure_speeds([task])).memory
     done = subprocess.run([sys.executable, "-c", PEAK, str(root)], capture_output=True, text=True, check=True)
     grown, before = map(int, done.stdout.split())
     return abs(planned - grown) / (grown + before), planned / 1e6, grown / 1e6
@@ -231,7 +231,7 @@ def planning(root: Path) -> tuple[float, int]:
     plan = plan_sweep(grid, found, root)
     specs = {entry.spec.fingerprint: entry.spec for entry in found}
     for task in plan.passes:
-        cost_of(task, specs, TYPICAL)
+        estimate_cost(task, specs, TYPICAL)
     return time.perf_counter() - began, len(plan.cells)
 
 
@@ -239,7 +239,7 @@ def all_measured(images: int, root: Path) -> tuple[dict[str, float], dict[str, f
     """Return ratios, and the figures behind them."""
     reader = built(root / "one", images)
     source = parse_input("aligned", reader.spec)
-    features = torch.cat(list(stream(reader, source, 0, round(0.9 * images))))
+    features = torch.cat(list(read_inputs(reader, source, 0, round(0.9 * images))))
     report, plain = loops(features, root)
     shelf, none = MomentCache(root / "moments", reader.manifest["store_id"]), MomentCache(None, "")
     tasks = {n: one_pass(root / "one", reader, replace(SPEC, seeds=tuple(range(n // 5)))) for n in (5, 15, 60)}

@@ -18,7 +18,7 @@ from posenet_store.report.published import ALL, KERNELS, PADDINGS, STAGES, TABLE
 from posenet_store.report.run import FIGURES, Run, open_run
 from posenet_store.report.scores import ScoreArchive
 from posenet_store.report.significance import constant_error
-from posenet_store.sweep.cell import target_of
+from posenet_store.sweep.cell import make_cell_target
 from tests.support.runs import cell, cli, constant, painted, write
 
 AXIS = {axis.name: axis for axis in AXES}
@@ -107,7 +107,7 @@ def test_error_maps_are_the_papers_equation_4_over_three_patterns(tmp_path: Path
     assert list(errors) == ["best constant", "pixels", "vgg16-hed"]
     mean = np.mean([one.scores["error/held-out"] for one in cells[4:7]], axis=0)
     np.testing.assert_allclose(errors["vgg16-hed"], mean, rtol=1e-6)
-    constants = [constant_error(target_of(one.record["cell"])) for one in cells[:3]]
+    constants = [constant_error(make_cell_target(one.record["cell"])) for one in cells[:3]]
     np.testing.assert_allclose(errors["best constant"], np.mean(constants, axis=0))
     picture = error_maps(run.records, run.kept)
     assert picture and picture.rows[2][1] == f"{mean.mean():.3f}".replace("0.", ".")

@@ -15,7 +15,7 @@ from posenet_store.report.records import Record
 from posenet_store.report.scores import MeanScore, ScoreArchive, chances, value_of
 from posenet_store.report.significance import PERMUTATIONS, holm, interval, permuted_p, shifted_p
 from posenet_store.report.table import table2, table_lines
-from posenet_store.sweep.cell import target_of
+from posenet_store.sweep.cell import make_cell_target
 from posenet_store.sweep.results import RunFiles, load_run
 from tests.support.runs import cell, cli, constant, painted, write
 
@@ -46,7 +46,7 @@ def test_p_is_of_the_mean_map_of_ranks_corrected_for_all_entries(tmp_path: Path)
     found = chances(entries, kept)
     expected = []
     for some, test in entries:
-        target = target_of(some[0]["cell"])
+        target = make_cell_target(some[0]["cell"])
         ranks = np.mean([by_id[one["id"]].scores[f"ranks/{test}"] for one in some], axis=0)[None]
         expected.append([permuted_p(ranks, target)[0], shifted_p(ranks, target)[0][0]])
     np.testing.assert_allclose([(one.permuted, one.shifted) for one in found if one], expected)
@@ -97,7 +97,7 @@ def test_table_and_compare_speak_of_the_same_intervals(tmp_path: Path) -> None:
 
 
 def test_cautions_say_where_spc_misleads(tmp_path: Path) -> None:
-    target = target_of(cell({}).record["cell"])
+    target = make_cell_target(cell({}).record["cell"])
 
     def said(spc: float, mae: float, mean: object = None, undefined: int = 0, images: int = 20, **fit: float) -> str:
         one = cell(

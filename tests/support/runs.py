@@ -13,7 +13,7 @@ from posenet_store.files import write_json
 from posenet_store.heads.metrics import Scores, graded
 from posenet_store.heads.protocols import GradientProtocol, Protocol
 from posenet_store.report.pairs import Partner
-from posenet_store.sweep.cell import Cell, target_of
+from posenet_store.sweep.cell import Cell, make_cell_target
 from posenet_store.sweep.results import RunFiles, write_run, write_scores
 
 Columns = Mapping[str, tuple[Sequence[float], Sequence[float]]]
@@ -53,7 +53,7 @@ def cell(
 
 def painted(count: int = 6, strength: float = 1.0, noise: float = 0.3, seed: int = 0, **changes: Any) -> Partner:
     """Return a cell whose head paints `strength` times the target and noise on held-out images, with all that a run keeps."""
-    target = target_of(cell({}, **changes).record["cell"])
+    target = make_cell_target(cell({}, **changes).record["cell"])
     maps = strength * target + np.random.default_rng(seed).normal(0, noise, (count, *target.shape))
     scores, sums = graded(maps, target)
     kept = {"map": maps[0].astype(np.float32)} | sums.means(scores)

@@ -19,7 +19,7 @@ from posenet_store.store.reader import Reader
 from posenet_store.sweep import cost as cost_module
 from posenet_store.sweep import fit_gradient as training
 from posenet_store.sweep import fit_ridge as exact
-from posenet_store.sweep.cost import Cost, Speeds, cost_of, measured
+from posenet_store.sweep.cost import Cost, Speeds, estimate_cost, measure_speeds
 from posenet_store.sweep.grouping import families, shifts, units
 from posenet_store.sweep.inputs import parse_input
 from posenet_store.sweep.plan import MAX_CELLS, Pass, plan_sweep
@@ -42,7 +42,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def planned(root: Path, spec: SweepSpec) -> tuple[Pass, Cost]:
     found = stores(root)[0]
     (one,) = plan_sweep(spec, found, root, keep_moments=False).passes
-    return one, cost_of(one, {entry.spec.fingerprint: entry.spec for entry in found}, SPEEDS)
+    return one, estimate_cost(one, {entry.spec.fingerprint: entry.spec for entry in found}, SPEEDS)
 
 
 @pytest.fixture
@@ -157,7 +157,7 @@ def test_input_beyond_the_limit_is_streamed() -> None:
 
 def test_speeds_are_measured_on_the_users_own_store(root: Path) -> None:
     one, _ = planned(root, SPEC)
-    speeds = measured([one])
+    speeds = measure_speeds([one])
     assert 1e4 < speeds.read < 1e12
     assert 1e8 < speeds.multiply < 1e14
     assert 1e-6 < speeds.step < 1
@@ -182,4 +182,4 @@ def test_a_grid_of_a_hundred_thousand_heads_is_planned_in_passes_that_can_be_los
     assert len(plan.cells) == len({cell.id for cell in plan.cells}) == 5 * 4 * 4 * 3 * 7 * 3 * 5
     assert max(len(one.cells) for one in plan.passes) == MAX_CELLS
     specs = {entry.spec.fingerprint: entry.spec for entry in entries}
-    assert np.isfinite([cost_of(one, specs, SPEEDS).seconds for one in plan.passes]).all()
+    assert np.isfinite([estimate_cost(one, specs, SPEEDS).seconds for one in plan.passes]).all()

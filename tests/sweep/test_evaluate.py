@@ -14,7 +14,7 @@ from posenet_store.heads.targets import target_map
 from posenet_store.images.image_set import folder_set
 from posenet_store.report.figures.head_maps import head_maps
 from posenet_store.store.reader import Reader
-from posenet_store.sweep.evaluate import Question, evaluate_foreign
+from posenet_store.sweep.evaluate import ExternalHead, evaluate_external
 from tests.support.small import built_store, tiny_backbone, write_images
 
 
@@ -38,7 +38,7 @@ def test_scores_are_those_of_the_convolution_itself(reader: Reader, tmp_path: Pa
     torch.manual_seed(0)
     conv = nn.Conv2d(9, 1, 5, padding=1, bias=bias)
     state = {f"module.readout.{key}": value.detach() for key, value in conv.state_dict().items()}
-    (row,) = evaluate_foreign(saved(tmp_path / name, state), reader, Question("V", padding=1)).rows()
+    (row,) = evaluate_external(saved(tmp_path / name, state), reader, ExternalHead("V", padding=1)).rows()
     features = torch.from_numpy(reader.read("aligned", 0, 6).astype(np.float32))
     goal = target_map("V", 26)
     maps = conv(features).detach().numpy()[:, 0]
@@ -51,7 +51,7 @@ def test_scores_are_those_of_the_convolution_itself(reader: Reader, tmp_path: Pa
 def test_the_convolution_must_fit_the_features(reader: Reader, tmp_path: Path) -> None:
     path = saved(tmp_path / "a.pth", nn.Conv2d(15, 1, 3).state_dict())
     with pytest.raises(UsageError, match=r"reads 15 channels; 'aligned' of .* has 9"):
-        evaluate_foreign(path, reader, Question("H"))
+        evaluate_external(path, reader, ExternalHead("H"))
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_the_convolution_must_fit_the_features(reader: Reader, tmp_path: Path) -
 )
 def test_anything_but_one_convolution_is_refused(reader: Reader, tmp_path: Path, state: dict[str, Tensor]) -> None:
     with pytest.raises(UsageError, match="no single convolution with one output"):
-        evaluate_foreign(saved(tmp_path / "a.pth", state), reader, Question("H"))
+        evaluate_external(saved(tmp_path / "a.pth", state), reader, ExternalHead("H"))
 
 
 def test_code_in_a_file_is_never_run(reader: Reader, tmp_path: Path) -> None:
@@ -75,14 +75,14 @@ def test_code_in_a_file_is_never_run(reader: Reader, tmp_path: Path) -> None:
 
     torch.save({"w": Evil()}, tmp_path / "a.pth")
     with pytest.raises(UsageError, match="code, which is never run"):
-        evaluate_foreign(tmp_path / "a.pth", reader, Question("H"))
+        evaluate_external(tmp_path / "a.pth", reader, ExternalHead("H"))
     assert not (tmp_path / "ran").exists()
 
 
 def test_contributions_of_the_channels_sum_to_the_mean_map(reader: Reader, tmp_path: Path) -> None:
     torch.manual_seed(1)
     conv = nn.Conv2d(9, 1, 3, padding=1)
-    found = evaluate_foreign(saved(tmp_path / "a.pth", conv.state_dict()), reader, Question("G", padding=1))
+    found = evaluate_external(saved(tmp_path / "a.pth", conv.state_dict()), reader, ExternalHead("G", padding=1))
     assert found.contributions is not None and conv.bias is not None
     features = torch.from_numpy(reader.read("aligned", 0, 6).astype(np.float64))
     mean = conv.double()(features).mean(dim=0)[0].detach().numpy()
@@ -99,4 +99,4 @@ def test_contributions_of_the_channels_sum_to_the_mean_map(reader: Reader, tmp_p
 def test_a_missing_file_is_said_to_be_missing(reader: Reader, tmp_path: Path) -> None:
     for name in ("none.pth", "none.safetensors"):
         with pytest.raises(UsageError, match="does not exist"):
-            evaluate_foreign(tmp_path / name, reader, Question("H"))
+            evaluate_external(tmp_path / name, reader, ExternalHead("H"))

@@ -18,7 +18,7 @@ from posenet_store.store.reader import Reader
 from posenet_store.sweep import fit_gradient as training
 from posenet_store.sweep import grouping as families_module
 from posenet_store.sweep.grouping import families, units
-from posenet_store.sweep.inputs import parse_input, together
+from posenet_store.sweep.inputs import join_inputs, parse_input
 from posenet_store.sweep.plan import SweepPlan, plan_sweep
 from posenet_store.sweep.results import RunFiles, load_run
 from posenet_store.sweep.run import run_sweep
@@ -161,8 +161,8 @@ def test_targets_that_differ_in_range_only_are_told_apart(reader: Reader, root: 
     [(["aligned:f1"], "aligned"), (["full:f3", "full:f1"], "full:f1+f3"), (["corners:f1+f2", "corners:f3"], "corners")],
 )
 def test_a_stream_serves_all_its_inputs(reader: Reader, texts: list[str], expected: str) -> None:
-    whole = parse_input(together(texts, reader.spec), reader.spec)
-    assert together(texts, reader.spec) == expected
+    whole = parse_input(join_inputs(texts, reader.spec), reader.spec)
+    assert join_inputs(texts, reader.spec) == expected
     values = {name: reader.read(name, 0, 3) for name in whole.arrays}
     for text in texts:
         part = parse_input(text, reader.spec)

@@ -81,7 +81,7 @@ def swept(root: Path, run: str, spec: SweepSpec, keep: bool = True) -> dict[str,
 def scans(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     """The spans of rows that were read to train."""
     seen: list[tuple[int, int]] = []
-    real = scoring.stream
+    real = scoring.read_inputs
 
     def heard(reader: object, source: object, start: int, stop: int) -> object:
         if start < stop:
@@ -89,7 +89,7 @@ def scans(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
         return real(reader, source, start, stop)  # type: ignore[arg-type]
 
     for module in (exact, passes, training):
-        monkeypatch.setattr(module, "stream", heard)
+        monkeypatch.setattr(module, "read_inputs", heard)
     return seen
 
 

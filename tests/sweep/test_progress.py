@@ -17,9 +17,9 @@ from posenet_store.store.chunking import row_bytes
 from posenet_store.store.reader import open_store
 from posenet_store.store.tally import Tally, report_progress, told
 from posenet_store.sweep import cost
-from posenet_store.sweep.cost import expected_seconds
+from posenet_store.sweep.cost import estimate_seconds
 from posenet_store.sweep.plan import Pass, SweepPlan, plan_sweep
-from posenet_store.sweep.progress import ProgressMonitor, State
+from posenet_store.sweep.progress import ProgressMonitor, SweepProgress
 from posenet_store.sweep.results import RunFiles
 from posenet_store.sweep.run import run_sweep
 from posenet_store.sweep.run_pass import PassResult
@@ -94,7 +94,7 @@ def test_a_sweep_shows_how_it_stands_and_leaves_nothing_behind(
     root: Path, tmp_path: Path, scheduler: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tally, "EVERY", 0.002)
-    plan, shown, files = planned(root), list[State](), RunFiles(tmp_path / "run")
+    plan, shown, files = planned(root), list[SweepProgress](), RunFiles(tmp_path / "run")
     files.progress.mkdir(parents=True)
     (files.progress / plan.passes[0].id).write_text(json.dumps({"images": 10**9, "bytes": 1}))  # of a driver that was killed
     outcome = run_sweep(SPEC, plan, files.root, scheduler=scheduler, workers=2, show=shown.append)
@@ -145,12 +145,12 @@ def test_speeds_are_measured_only_for_what_takes_long_and_never_fail_a_sweep(
         return cost.Speeds(1, 1, 1, 1, 1)
 
     monkeypatch.setattr(cost, "measured", measured)
-    quick = expected_seconds(plan.passes, specs)
+    quick = estimate_seconds(plan.passes, specs)
     assert set(quick) == {one.id for one in plan.passes}
     assert not asked
     monkeypatch.setattr(cost, "LONG", 0.0)
-    assert expected_seconds(plan.passes, specs)[plan.passes[0].id] > 1000
-    assert expected_seconds(plan.passes, specs) == quick
+    assert estimate_seconds(plan.passes, specs)[plan.passes[0].id] > 1000
+    assert estimate_seconds(plan.passes, specs) == quick
 
 
 def test_the_terminal_sums_up(root: Path, tmp_path: Path) -> None:

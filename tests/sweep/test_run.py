@@ -19,7 +19,7 @@ from posenet_store.store.reader import open_store
 from posenet_store.sweep.evaluate import evaluate_head
 from posenet_store.sweep.plan import SweepPlan, plan_sweep
 from posenet_store.sweep.results import RunFiles, load_run, read_scores
-from posenet_store.sweep.run import SweepOutcome, run_sweep
+from posenet_store.sweep.run import SweepResult, run_sweep
 from posenet_store.sweep.run_pass import run_pass
 from posenet_store.sweep.spec import SweepSpec
 from tests.support.small import folder, store_with_probes
@@ -40,7 +40,7 @@ def planned(root: Path, spec: SweepSpec = SPEC) -> SweepPlan:
     return plan_sweep(spec, stores(root)[0], root)
 
 
-def swept(root: Path, run: Path, spec: SweepSpec = SPEC) -> SweepOutcome:
+def swept(root: Path, run: Path, spec: SweepSpec = SPEC) -> SweepResult:
     return run_sweep(spec, planned(root, spec), run, scheduler="inline")
 
 

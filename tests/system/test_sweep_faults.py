@@ -18,7 +18,7 @@ from click.testing import CliRunner, Result
 from posenet_store.cli import main
 from posenet_store.store.catalogue import stores
 from posenet_store.sweep.plan import SweepPlan, plan_sweep
-from posenet_store.sweep.run import SweepOutcome, run_sweep
+from posenet_store.sweep.run import SweepResult, run_sweep
 from posenet_store.sweep.spec import load_sweep
 from tests.support.processes import DaskProcesses, started, waited
 from tests.support.small import store_with_probes
@@ -95,7 +95,7 @@ def planned(lab: Path, spec: str) -> SweepPlan:
     return plan_sweep(load_sweep(lab / f"{spec}.toml"), stores(lab / "stores")[0], lab / "stores")
 
 
-def swept(lab: Path, run: Path, scheduler: str) -> SweepOutcome:
+def swept(lab: Path, run: Path, scheduler: str) -> SweepResult:
     return run_sweep(load_sweep(lab / "quick.toml"), planned(lab, "quick"), run, scheduler=scheduler, workers=2)
 
 

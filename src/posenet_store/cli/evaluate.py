@@ -19,7 +19,7 @@ from posenet_store.heads.targets import PATTERNS, TARGETS
 
 if TYPE_CHECKING:  # the real imports are in the commands: --help must not load torch
     from posenet_store.specs import NetworkChoice
-    from posenet_store.sweep.evaluate import Question
+    from posenet_store.sweep.evaluate import ExternalHead
 
 
 @click.command()
@@ -46,9 +46,9 @@ def evaluate(
     The report's notebook transposes its test images: --images photo.jpg@transposed.
     """
     from posenet_store.store.reader import open_store
-    from posenet_store.sweep.evaluate import Question, evaluate_foreign, evaluate_head
+    from posenet_store.sweep.evaluate import ExternalHead, evaluate_external, evaluate_head
 
-    question = Question(target, source_text, head_padding) if target else None
+    question = ExternalHead(target, source_text, head_padding) if target else None
     if store is not None and source is None:
         chosen = store
     elif source is not None and store is None:
@@ -56,7 +56,7 @@ def evaluate(
     else:
         raise click.UsageError("give either --store or --images")
     opened = open_store(chosen)
-    found = evaluate_foreign(head, opened, question) if question else evaluate_head(head, opened)
+    found = evaluate_external(head, opened, question) if question else evaluate_head(head, opened)
     rows = found.rows()
     if maps is not None:
         from posenet_store.report.figures.head_maps import head_maps
@@ -74,7 +74,7 @@ def _shown(value: object) -> str:
 
 
 def _store_of(
-    head: Path, question: "Question | None", source: str, data_root: Path | None, network: "NetworkChoice", root: Path,
+    head: Path, question: "ExternalHead | None", source: str, data_root: Path | None, network: "NetworkChoice", root: Path,
     batch_size: int | None,
 ) -> Path:  # fmt: skip
     """Build, or find, the store of the images that a head is to be scored on."""
@@ -82,13 +82,13 @@ def _store_of(
     from posenet_store.extraction.build import plan_store
     from posenet_store.heads.model import load_head
     from posenet_store.images.sources import image_set
-    from posenet_store.sweep.inputs import all_channels
+    from posenet_store.sweep.inputs import reads_all_channels
 
     made = {} if question else load_head(head)[1]
     if question and network.name is None:
         raise click.UsageError("a head from elsewhere does not say which network it reads: give --backbone")
     frozen = load_backbone(*astuple(replace(network, name=network.name or made["backbone"])))
     images = image_set(source, data_root)
-    layout = "native" if all_channels(question.input if question else made["cell"]["input"]) else "aligned"
+    layout = "native" if reads_all_channels(question.input if question else made["cell"]["input"]) else "aligned"
     plan = plan_store(images, frozen, layout, "float32")
     return built(images, frozen, plan, root, batch_size, max_unreadable=0.01).path

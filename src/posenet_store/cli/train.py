@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from posenet_store.specs import StoreSpec
     from posenet_store.store.catalogue import StoreInfo
     from posenet_store.sweep.plan import SweepPlan
-    from posenet_store.sweep.progress import State
+    from posenet_store.sweep.progress import SweepProgress
     from posenet_store.sweep.results import RunFiles
-    from posenet_store.sweep.run import SweepOutcome
+    from posenet_store.sweep.run import SweepResult
     from posenet_store.sweep.spec import SweepSpec
 
 
@@ -81,9 +81,9 @@ def sweep(
 def _followed(
     name: str, asked: "SweepSpec", plan: "SweepPlan", found: "Sequence[StoreInfo]", files: "RunFiles",
     where: tuple[str, int | None], finished: "Sequence[str]",
-) -> "SweepOutcome":  # fmt: skip
+) -> "SweepResult":  # fmt: skip
     """Run a sweep; passes, heads, images a second, bytes and the time left are shown meanwhile, and what it came to after."""
-    from posenet_store.sweep.cost import expected_seconds
+    from posenet_store.sweep.cost import estimate_seconds
     from posenet_store.sweep.run import run_sweep
 
     left = plan.without(finished).passes
@@ -92,12 +92,12 @@ def _followed(
     def title(passes: int) -> str:
         return f"{name}: {before + passes}/{len(plan.passes)} passes"
 
-    expected = expected_seconds(left, {entry.spec.fingerprint: entry.spec for entry in found})
-    last: list[State] = []
+    expected = estimate_seconds(left, {entry.spec.fingerprint: entry.spec for entry in found})
+    last: list[SweepProgress] = []
     with progress(coarse=True) as bars:
         bar = bars.add_task(title(0), total=len(plan.cells), completed=len(finished), left=None, unit="heads")
 
-        def show(state: "State") -> None:
+        def show(state: "SweepProgress") -> None:
             last[:] = [state]
             speed = f"heads  {state.read.images / state.seconds:,.0f} images/s  {human_bytes(state.read.bytes)} read"
             done = len(finished) + state.cells
@@ -116,11 +116,11 @@ def _followed(
 
 def _print_plan(plan: "SweepPlan", finished: "Sequence[str]", specs: "Mapping[str, StoreSpec]", as_json: bool) -> None:
     """Print what is left to do, pass by pass, with what each will cost on this machine."""
-    from posenet_store.sweep.cost import cost_of, measured
+    from posenet_store.sweep.cost import estimate_cost, measure_speeds
 
     left = plan.without(finished).passes
-    speeds = measured(left) if left else None
-    costs = [cost_of(one, specs, speeds) for one in left if speeds]
+    speeds = measure_speeds(left) if left else None
+    costs = [estimate_cost(one, specs, speeds) for one in left if speeds]
     networks = {cell.store for cell in plan.cells}
     reading, memory = sum(cost.reading for cost in costs), max((cost.memory for cost in costs), default=0)
     seconds = round(sum(cost.seconds for cost in costs), 1)
@@ -153,7 +153,7 @@ def _print_plan(plan: "SweepPlan", finished: "Sequence[str]", specs: "Mapping[st
     click.echo(f"a network ran once for each of {len(networks)} stores, not for each of {len(plan.cells):,} heads")
 
 
-def _print_outcome(outcome: "SweepOutcome", files: "RunFiles", as_json: bool) -> None:
+def _print_outcome(outcome: "SweepResult", files: "RunFiles", as_json: bool) -> None:
     for failure in outcome.failures:
         click.echo(f"failed: {failure}", err=True)
     if outcome.failures:

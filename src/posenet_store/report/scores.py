@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from posenet_store.report.records import Record
 from posenet_store.report.significance import Chance, holm, interval, permuted_p, shifted_p
 from posenet_store.report.text_table import joined, short
-from posenet_store.sweep.cell import target_of
+from posenet_store.sweep.cell import make_cell_target
 from posenet_store.sweep.results import RunFiles, read_scores
 
 Bounds = tuple[float, float] | None
@@ -144,7 +144,7 @@ def chances(entries: Sequence[StoreInfo], kept: ScoreArchive) -> list[Chance | N
     for place, (records, test) in enumerate(entries):
         ranks = kept.mean(records, f"ranks/{test}")
         if ranks is not None:
-            target = target_of(records[0]["cell"])
+            target = make_cell_target(records[0]["cell"])
             together.setdefault(target.tobytes(), (target, []))[1].append((place, ranks))
     found: dict[int, tuple[float, float, float]] = {}
     for target, members in together.values():

@@ -12,7 +12,7 @@ from posenet_store.report.scores import NOTHING, MeanScore, ScoreArchive, chance
 from posenet_store.report.significance import constant_error
 from posenet_store.report.text_table import Listing
 from posenet_store.specs import ZEROS
-from posenet_store.sweep.cell import HELD_OUT, target_of
+from posenet_store.sweep.cell import HELD_OUT, make_cell_target
 
 BASE = "k=3"
 
@@ -158,7 +158,7 @@ def _constants(lines: Sequence[Line]) -> list[Line]:
     columns_of: dict[tuple[str, float], list[str]] = {}
     for line in lines:
         cell = line.records[0]["cell"]
-        mae = float(constant_error(target_of(cell)).mean())
+        mae = float(constant_error(make_cell_target(cell)).mean())
         columns_of.setdefault((setting_of(cell | {"input": "aligned"}), mae), []).extend(line.values)
     return [
         Line(lines[0].target, "best constant", setting, "baseline", {name: MeanScore(None, mae) for name in names})

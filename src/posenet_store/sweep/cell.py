@@ -66,10 +66,10 @@ def output_size(kernel: int, padding: int, layers: int = 1) -> int:
     return size
 
 
-def target_of(cell: Mapping[str, Any]) -> NDArray[np.float64]:
+def make_cell_target(cell: Mapping[str, Any]) -> NDArray[np.float64]:
     """Return the map [h, w] that a cell's head must paint; `cell` holds its fields as `to_dict` and records do.
 
-    >>> target_of({"target": "H", "kernel": 3, "padding": 1, "value_range": [0, 1], "normalise": False}).shape
+    >>> make_cell_target({"target": "H", "kernel": 3, "padding": 1, "value_range": [0, 1], "normalise": False}).shape
     (28, 28)
     """
     low, high = cell["value_range"]

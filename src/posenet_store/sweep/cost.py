@@ -72,7 +72,7 @@ def _seconds(work: Callable[[], object]) -> float:
     return min(found)
 
 
-def measured(passes: Sequence[Pass]) -> Speeds:
+def measure_speeds(passes: Sequence[Pass]) -> Speeds:
     """Measure the speeds in about a second: one block of the first pass's store, one product, a few steps, a few maps."""
     reader = open_store(passes[0].train)
     name = min(reader.spec.arrays, key=lambda array: row_bytes(reader.spec, [array]))
@@ -94,7 +94,7 @@ def measured(passes: Sequence[Pass]) -> Speeds:
     return Speeds(read, multiply, square, step, scored)
 
 
-def cost_of(one: Pass, specs: Mapping[str, StoreSpec], speeds: Speeds) -> Cost:
+def estimate_cost(one: Pass, specs: Mapping[str, StoreSpec], speeds: Speeds) -> Cost:
     """Return what a pass will cost; `specs` holds every store's spec by its fingerprint."""
     spec = specs[one.cells[0].store]
     source, rows = parse_input(one.input, spec), one.cells[0].train_rows
@@ -132,15 +132,15 @@ def _painting(family: HeadGroup) -> int:
     return max(most, (heads + RANKED) * area)
 
 
-def expected_seconds(passes: Sequence[Pass], specs: Mapping[str, StoreSpec]) -> dict[str, float]:
+def estimate_seconds(passes: Sequence[Pass], specs: Mapping[str, StoreSpec]) -> dict[str, float]:
     """Return the seconds of each pass by its id; speeds are measured only where it takes long enough to ask."""
 
     def seconds(speeds: Speeds) -> dict[str, float]:
-        return {one.id: cost_of(one, specs, speeds).seconds for one in passes}
+        return {one.id: estimate_cost(one, specs, speeds).seconds for one in passes}
 
     found = seconds(TYPICAL)
     with suppress(PosenetStoreError):  # a store that can't be read: its pass will say so
-        return found if sum(found.values()) < LONG else seconds(measured(passes))
+        return found if sum(found.values()) < LONG else seconds(measure_speeds(passes))
     return found
 
 

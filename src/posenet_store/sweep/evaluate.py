@@ -18,13 +18,13 @@ from posenet_store.heads.targets import target_map
 from posenet_store.specs import GRID
 from posenet_store.state_dicts import read_state
 from posenet_store.store.reader import Reader
-from posenet_store.sweep.cell import output_size, target_of
+from posenet_store.sweep.cell import make_cell_target, output_size
 from posenet_store.sweep.inputs import Input, parse_input
 from posenet_store.sweep.score import Scorable, Scored, columns_of, score_heads
 
 
 @dataclass(frozen=True)
-class Question:
+class ExternalHead:
     """What a head from elsewhere does not say itself: its target, what it reads, and its padding."""
 
     target: str
@@ -97,15 +97,17 @@ def evaluate_head(path: Path, reader: Reader) -> Evaluation:
         )
     cell = made["cell"]
     low, high = cell["value_range"]
-    return _evaluated(heads, cell["target"], target_of(cell), (low, high), reader, parse_input(cell["input"], reader.spec))
+    return _evaluated(
+        heads, cell["target"], make_cell_target(cell), (low, high), reader, parse_input(cell["input"], reader.spec)
+    )
 
 
-def evaluate_foreign(path: Path, reader: Reader, question: Question) -> Evaluation:
+def evaluate_external(path: Path, reader: Reader, question: ExternalHead) -> Evaluation:
     """Score a head that another program trained, saved as the state dict of one `torch.nn.Conv2d`.
 
     Raises UsageError if the file holds something else, or the convolution does not fit the store's features.
     """
-    heads, source = foreign_head(path, question.padding), parse_input(question.input, reader.spec)
+    heads, source = load_external_head(path, question.padding), parse_input(question.input, reader.spec)
     channels, kernel = heads.weight.shape[1:3]
     if channels != source.channels:
         raise UsageError(
@@ -116,7 +118,7 @@ def evaluate_foreign(path: Path, reader: Reader, question: Question) -> Evaluati
     return _evaluated(heads, question.target, goal, question.value_range, reader, source)
 
 
-def foreign_head(path: Path, padding: int) -> Heads:
+def load_external_head(path: Path, padding: int) -> Heads:
     """Read one convolution [1, C, k, k], with or without a bias, from a state dict, whatever its names."""
     state = read_state(path)
     weights = [

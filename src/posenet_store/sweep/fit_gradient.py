@@ -19,10 +19,10 @@ from posenet_store.heads.train_convolution import in_memory, train
 from posenet_store.heads.train_gram import Collector, ImageMoments, fits, train_in_gram_space
 from posenet_store.store.reader import Reader
 from posenet_store.sweep.cell import Cell
-from posenet_store.sweep.grouping import Fitted, Goals, HeadGroup, MomentGroup, chosen, families, group_of, shifts, ways
+from posenet_store.sweep.grouping import FittedHeads, Goals, HeadGroup, MomentGroup, chosen, families, group_of, shifts, ways
 from posenet_store.sweep.inputs import Input
 from posenet_store.sweep.moment_cache import Keep, MomentCache
-from posenet_store.sweep.score import stream
+from posenet_store.sweep.score import read_inputs
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Inputs:
 
     def blocks(self) -> Iterator[Tensor]:
         """Yield them [B, C, 28, 28] in stored order."""
-        found = stream(self.reader, self.source, 0, self.rows)
+        found = read_inputs(self.reader, self.source, 0, self.rows)
         return found if self.standard is None else map(self.standard, found)
 
     def order(self, recipe: GradientProtocol, epoch: int) -> list[NDArray[np.int64]]:
@@ -63,7 +63,7 @@ class Inputs:
 
 def fit_recipe(
     reader: Reader, source: Input, cells: Sequence[Cell], recipe: GradientProtocol, shelf: MomentCache
-) -> list[Fitted]:
+) -> list[FittedHeads]:
     """Train cells by gradient steps; `recipe` is what they agree in: the batches and what is done to the inputs.
 
     Linear heads whose per-image moments fit in memory are trained in Gram space, others by the convolution itself. Both
@@ -111,7 +111,9 @@ def standard_of(blocks: Iterator[Tensor]) -> Standard:
     return Standard(start + mean, torch.where(dead, 0, variance.clamp(min=0).rsqrt()))
 
 
-def _in_gram_space(inputs: Inputs, made: Sequence[MomentGroup], recipe: GradientProtocol, shelf: MomentCache) -> list[Fitted]:
+def _in_gram_space(
+    inputs: Inputs, made: Sequence[MomentGroup], recipe: GradientProtocol, shelf: MomentCache
+) -> list[FittedHeads]:
     """One scan for the moments of as many units as fit in memory together, then their steps without reading again."""
     fitted = []
     for some in shifts(made, inputs.rows):
@@ -123,7 +125,7 @@ def _in_gram_space(inputs: Inputs, made: Sequence[MomentGroup], recipe: Gradient
                     mine, group = whole.of(unit.features(family)), group_of(family, maps)
                     standard = inputs.standard and inputs.standard.of(family.channels)
                     heads = train_in_gram_space(mine, partial(inputs.order, recipe), family.width, group, standard)
-                    fitted.append(Fitted(family, heads, divergence(heads)))
+                    fitted.append(FittedHeads(family, heads, divergence(heads)))
     return fitted
 
 
@@ -163,7 +165,7 @@ def _digest(target: Tensor) -> str:
     return sha256(target.numpy().tobytes())
 
 
-def _by_convolution(inputs: Inputs, made: Sequence[HeadGroup], recipe: GradientProtocol) -> list[Fitted]:
+def _by_convolution(inputs: Inputs, made: Sequence[HeadGroup], recipe: GradientProtocol) -> list[FittedHeads]:
     """Train by the convolution itself: from memory where the input fits, else from the store in every epoch."""
     held = torch.cat(list(inputs.blocks())) if in_memory(inputs.images, inputs.source.channels) else None
 
@@ -175,7 +177,7 @@ def _by_convolution(inputs: Inputs, made: Sequence[HeadGroup], recipe: GradientP
     groups = [group_of(family, MomentGroup((family,), family.channels, family.width).goals()) for family in made]
     read = [family.channels for family in made]
     trained = train(batches, recipe.epochs_over(inputs.images), inputs.source.channels, groups, read, inputs.standard)
-    return [Fitted(family, heads, divergence(heads)) for family, heads in zip(made, trained, strict=True)]
+    return [FittedHeads(family, heads, divergence(heads)) for family, heads in zip(made, trained, strict=True)]
 
 
 def divergence(heads: Heads) -> tuple[dict[str, float], ...]:

@@ -13,17 +13,17 @@ from posenet_store.heads.ridge import Accumulator, Moments, Readout, readouts, s
 from posenet_store.heads.train_convolution import in_memory
 from posenet_store.store.reader import Reader
 from posenet_store.sweep.cell import Cell
-from posenet_store.sweep.grouping import Fitted, Goals, HeadGroup, MomentGroup, Places, chosen, families, places_of, units
+from posenet_store.sweep.grouping import FittedHeads, Goals, HeadGroup, MomentGroup, Places, chosen, families, places_of, units
 from posenet_store.sweep.inputs import Input
 from posenet_store.sweep.moment_cache import MomentCache
-from posenet_store.sweep.score import stream
+from posenet_store.sweep.score import read_inputs
 
 Span = tuple[int, int]
 
 
 def fit_ridge(
     reader: Reader, source: Input, cells: Sequence[Cell], protocol: RidgeProtocol, shelf: MomentCache
-) -> list[Fitted]:
+) -> list[FittedHeads]:
     """Solve cells exactly: from the moments of each group of rows, summed in one scan for all, or else by iterations.
 
     Raises StoreError if a group that must not be empty has no readable image.
@@ -60,7 +60,7 @@ def _sums(reader: Reader, source: Input, span: Span, made: Sequence[MomentGroup]
     keys = [{"kind": "sums", "rows": list(span)} | unit.key(source) for unit in made]
     found = [Moments.loaded(*unit.shape, shelf.find(key)) for unit, key in zip(made, keys, strict=True)]
     sums = {place: Accumulator(*made[place].shape) for place, one in enumerate(found) if one is None}
-    for block in stream(reader, source, span[0], span[1] if sums else span[0]):
+    for block in read_inputs(reader, source, span[0], span[1] if sums else span[0]):
         for place, one in sums.items():
             one.add(chosen(block, made[place].channels))
     for place, one in sums.items():
@@ -73,12 +73,12 @@ def _sums(reader: Reader, source: Input, span: Span, made: Sequence[MomentGroup]
 def _scan(reader: Reader, source: Input, spans: Sequence[Span]) -> Scan:
     """Return what yields the blocks of a group of rows: from memory where the input fits, else from the store anew."""
     if in_memory(sum(int(reader.readable[slice(*span)].sum()) for span in spans), source.channels):
-        held = [list(stream(reader, source, *span)) for span in spans]
+        held = [list(read_inputs(reader, source, *span)) for span in spans]
         return lambda group: held[group]
-    return lambda group: stream(reader, source, *spans[group])
+    return lambda group: read_inputs(reader, source, *spans[group])
 
 
-def _by_iterations(scan: Scan, groups: int, made: Sequence[HeadGroup], protocol: RidgeProtocol) -> list[Fitted]:
+def _by_iterations(scan: Scan, groups: int, made: Sequence[HeadGroup], protocol: RidgeProtocol) -> list[FittedHeads]:
     """Solve families whose moments are too large to hold, one after another."""
     fitted = []
     for family in made:
@@ -92,8 +92,8 @@ def _by_iterations(scan: Scan, groups: int, made: Sequence[HeadGroup], protocol:
     return fitted
 
 
-def _fitted(family: HeadGroup, goals: Goals, found: Sequence[Readout]) -> Fitted:
+def _fitted(family: HeadGroup, goals: Goals, found: Sequence[Readout]) -> FittedHeads:
     """Give each cell of a family the head of its target, of those for `goals`."""
     mine = [found[place] for place in places_of(family, goals)]
     heads = Heads(torch.stack([one.weight for one in mine]), torch.stack([one.bias for one in mine]), family.shape[1])
-    return Fitted(family, heads, tuple(one.facts for one in mine))
+    return FittedHeads(family, heads, tuple(one.facts for one in mine))

@@ -14,7 +14,7 @@ from posenet_store.heads.protocols import GradientProtocol, Protocol
 from posenet_store.heads.train_convolution import Group
 from posenet_store.heads.train_gram import MAX_BYTES, moment_bytes
 from posenet_store.specs import StoreSpec
-from posenet_store.sweep.cell import Cell, target_of
+from posenet_store.sweep.cell import Cell, make_cell_target
 from posenet_store.sweep.inputs import Input, parse_input
 
 Goals = dict[tuple[object, ...], Tensor]
@@ -51,7 +51,7 @@ class HeadGroup:
 
 
 @dataclass(frozen=True)
-class Fitted:
+class FittedHeads:
     """The heads of a family, in the order of its cells, and for each what the fit says of itself."""
 
     family: HeadGroup
@@ -78,7 +78,7 @@ class MomentGroup:
 
     def goals(self) -> Goals:
         """Return each distinct target map [h, w], float64, by what makes it, in the order of the cells."""
-        return {goal: torch.from_numpy(target_of(cell.to_dict()).copy()) for goal, cell in self.targets().items()}
+        return {goal: torch.from_numpy(make_cell_target(cell.to_dict()).copy()) for goal, cell in self.targets().items()}
 
     def key(self, source: Input) -> dict[str, Any]:
         """Return what tells this unit's moments from others of one store: the channels that are summed, kernel, padding."""

@@ -49,7 +49,7 @@ class Input:
             arrays = [arrays[0][:, ALIGNED_CHANNELS * tap : ALIGNED_CHANNELS * (tap + 1)] for tap in self.taps]
         whole = torch.empty(len(arrays[0]), self.channels, GRID, GRID)
         with torch_on_one_thread() as threads:
-            count = threads if all_channels(self.kind) else 1  # a few channels are copied sooner than threads start
+            count = threads if reads_all_channels(self.kind) else 1  # a few channels are copied sooner than threads start
             shares = (some.tensor_split(count) for some in (whole, *arrays))
             on_threads(lambda share: self._fill(share[0], share[1:]), zip(*shares, strict=True), count)
         return whole
@@ -66,7 +66,7 @@ class Input:
                 some.copy_(on_grid(wide[: len(rows)].copy_(rows), self.kind == CORNERS))
 
 
-def all_channels(text: str) -> bool:
+def reads_all_channels(text: str) -> bool:
     """True if an input reads more of a tap than the report's three channels, which every store has."""
     return text.partition(":")[0] != ALIGNED
 
@@ -81,18 +81,18 @@ def parse_input(text: str, spec: StoreSpec) -> Input:
     for name in names:
         if name not in known:
             raise unknown(f"tap in input {text!r} of {spec.folder}", name, known)
-    if all_channels(text) and spec.layout == "aligned":
+    if reads_all_channels(text) and spec.layout == "aligned":
         raise UsageError(
             f"input {text!r} needs all channels; {spec.folder} keeps three a tap (build it with --layout native or readout)"
         )
     taps = tuple(known.index(name) for name in names)
-    widths = tuple(spec.taps[tap].shape[0] if all_channels(text) else ALIGNED_CHANNELS for tap in taps)
+    widths = tuple(spec.taps[tap].shape[0] if reads_all_channels(text) else ALIGNED_CHANNELS for tap in taps)
     own_grid = [name + CORNERS_SUFFIX if kind == CORNERS else name for name in names]
     arrays = tuple(own if own in spec.arrays else name for own, name in zip(own_grid, names, strict=True))
-    return Input(kind, taps, arrays if all_channels(text) else (ALIGNED,), widths)
+    return Input(kind, taps, arrays if reads_all_channels(text) else (ALIGNED,), widths)
 
 
-def together(texts: Iterable[str], spec: StoreSpec) -> str:
+def join_inputs(texts: Iterable[str], spec: StoreSpec) -> str:
     """Return the input whose stream serves all of `texts`, which are of one kind: all taps of `aligned`, else those asked for.
 
     `aligned` is read whole in any case, and its moments are small: the same ones then serve every later question.

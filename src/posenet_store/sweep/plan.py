@@ -13,7 +13,7 @@ from posenet_store.specs import PIXELS
 from posenet_store.store.catalogue import StoreInfo
 from posenet_store.sweep.cell import Cell
 from posenet_store.sweep.grouping import stream_of
-from posenet_store.sweep.inputs import all_channels, parse_input, together
+from posenet_store.sweep.inputs import join_inputs, parse_input, reads_all_channels
 from posenet_store.sweep.spec import SweepSpec
 
 MIN_TRAIN_ROWS = 32
@@ -85,7 +85,7 @@ def _tests(entry: StoreInfo, spec: SweepSpec) -> bool:
 
 
 def _holds(entry: StoreInfo, source: str) -> bool:
-    return entry.spec.layout != "aligned" or not all_channels(source)
+    return entry.spec.layout != "aligned" or not reads_all_channels(source)
 
 
 def _one_each(entries: Iterable[StoreInfo]) -> list[StoreInfo]:
@@ -201,5 +201,5 @@ def _shared(planned: Sequence[tuple[StoreInfo, Sequence[StoreInfo], Sequence[Cel
         cells = sorted(members, key=lambda cell: (cell.kernel, cell.padding))
         for start in range(0, len(cells), MAX_CELLS):
             some = tuple(cells[start : start + MAX_CELLS])
-            text = together(dict.fromkeys(cell.input for cell in some), specs[path])
+            text = join_inputs(dict.fromkeys(cell.input for cell in some), specs[path])
             yield Pass(path, tests, text, some[0].protocol, some, moments)

@@ -13,7 +13,7 @@ from posenet_store.sweep.run_pass import PassResult
 
 
 @dataclass(frozen=True)
-class State:
+class SweepProgress:
     """Passes and cells done now (not before), what was read (of running passes too), seconds since the start, seconds left.
 
     `left` is None where nothing is known yet.
@@ -50,7 +50,7 @@ class ProgressMonitor:
         """What passes came to, in the order in which they ended."""
         return [one for _, one in self._done]
 
-    def state(self) -> State:
+    def state(self) -> SweepProgress:
         """Return how things stand."""
         waiting, done = list(self._waiting), list(self._done)
         running = {one: tally for one in waiting if (tally := told(self._folder / one)) is not None}
@@ -59,7 +59,7 @@ class ProgressMonitor:
         self._workers = max(self._workers, len(running))
         read = total([*running.values(), *(one.read for _, one in done)])
         cells = sum(len(one.cells) for _, one in done)
-        return State(len(done), cells, read, time.monotonic() - self._began, self._left(waiting, done))
+        return SweepProgress(len(done), cells, read, time.monotonic() - self._began, self._left(waiting, done))
 
     def _left(self, waiting: Sequence[str], done: Sequence[tuple[str, PassResult]]) -> float | None:
         """What was planned for the passes that have not ended, at the pace of those that have, less what they have run."""
@@ -72,7 +72,7 @@ class ProgressMonitor:
         return max([sum(left) / self._workers, *left])
 
     @contextmanager
-    def shown(self, show: Callable[[State], None]) -> Iterator[None]:
+    def shown(self, show: Callable[[SweepProgress], None]) -> Iterator[None]:
         """Inside the block, show the state once a second; at its end once more, and remove the files."""
         shutil.rmtree(self._folder, ignore_errors=True)  # of a driver that was killed
         try:

@@ -9,14 +9,14 @@ from posenet_store.errors import PosenetStoreError
 from posenet_store.parallel.executors import run_tasks
 from posenet_store.provenance import provenance
 from posenet_store.sweep.plan import Pass, SweepPlan
-from posenet_store.sweep.progress import ProgressMonitor, State
+from posenet_store.sweep.progress import ProgressMonitor, SweepProgress
 from posenet_store.sweep.results import RunFiles, write_run, write_tables
 from posenet_store.sweep.run_pass import PassResult, run_pass
 from posenet_store.sweep.spec import SweepSpec
 
 
 @dataclass(frozen=True)
-class SweepOutcome:
+class SweepResult:
     """How a sweep ended: cells finished before, cells finished now, a line for every pass that failed, and those done."""
 
     run: Path
@@ -44,9 +44,9 @@ def run_sweep(
     scheduler: str = "local",
     workers: int | None = None,
     expected: Mapping[str, float] | None = None,
-    show: Callable[[State], None] = lambda state: None,
+    show: Callable[[SweepProgress], None] = lambda state: None,
     announce: Callable[[str], None] = lambda line: None,
-) -> SweepOutcome:
+) -> SweepResult:
     """Run what is not finished of `plan` in the folder `run`.
 
     A failing pass does not stop the others; it is reported in the outcome. `announce` gets lines for people, and `show`
@@ -71,4 +71,4 @@ def run_sweep(
                     board.ended(task, result)
     if done or now:
         write_tables(run)
-    return SweepOutcome(run, len(done), now, tuple(failures), tuple(board.done))
+    return SweepResult(run, len(done), now, tuple(failures), tuple(board.done))

@@ -15,26 +15,26 @@ from posenet_store.parallel.worker import prepare, release
 from posenet_store.provenance import provenance
 from posenet_store.store.reader import Reader, open_store
 from posenet_store.store.tally import Tally, report_progress, total
-from posenet_store.sweep.cell import HELD_OUT, target_of
+from posenet_store.sweep.cell import HELD_OUT, make_cell_target
 from posenet_store.sweep.fit_gradient import fit_recipe
 from posenet_store.sweep.fit_ridge import fit_ridge
-from posenet_store.sweep.grouping import Fitted
+from posenet_store.sweep.grouping import FittedHeads
 from posenet_store.sweep.inputs import Input, parse_input
 from posenet_store.sweep.moment_cache import MomentCache
 from posenet_store.sweep.plan import Pass
 from posenet_store.sweep.results import RunFiles, write_scores
-from posenet_store.sweep.score import Scorable, Scored, columns_of, score_heads, stream
+from posenet_store.sweep.score import Scorable, Scored, columns_of, read_inputs, score_heads
 
 
-def scorable_of(fitted: Fitted) -> Scorable:
+def make_scorable(fitted: FittedHeads) -> Scorable:
     """Return what scoring needs to know of a family's heads."""
-    targets = [target_of(cell.to_dict()) for cell in fitted.family.cells]
+    targets = [make_cell_target(cell.to_dict()) for cell in fitted.family.cells]
     return Scorable(fitted.heads, targets, fitted.family.channels)
 
 
 def _test_columns(reader: Reader, tests: Sequence[Reader], source: Input, start: int) -> Iterator[tuple[str, Iterable[Tensor]]]:
     if start < reader.spec.rows:
-        yield HELD_OUT, stream(reader, source, start, reader.spec.rows)
+        yield HELD_OUT, read_inputs(reader, source, start, reader.spec.rows)
     for test in tests:
         yield from columns_of(test, source)
 
@@ -73,7 +73,7 @@ def run_pass(task: Pass, run: Path, threads: int) -> PassResult:
     return PassResult(tuple(cell.id for cell in task.cells), total(tallies), when, time.perf_counter() - began)
 
 
-def _trained(task: Pass, reader: Reader, tests: Sequence[Reader]) -> tuple[list[Fitted], dict[str, list[list[Scored]]]]:
+def _trained(task: Pass, reader: Reader, tests: Sequence[Reader]) -> tuple[list[FittedHeads], dict[str, list[list[Scored]]]]:
     """Train all cells and score them on every test column."""
     source = parse_input(task.input, reader.spec)
     shelf = MomentCache(task.moments and task.moments / reader.name, reader.manifest["store_id"])
@@ -82,12 +82,14 @@ def _trained(task: Pass, reader: Reader, tests: Sequence[Reader]) -> tuple[list[
     else:
         fitted = fit_ridge(reader, source, task.cells, task.protocol, shelf)
     release()
-    scorable = [scorable_of(one) for one in fitted]
+    scorable = [make_scorable(one) for one in fitted]
     tested = _test_columns(reader, tests, source, task.cells[0].held_out)
     return fitted, {name: score_heads(blocks, scorable) for name, blocks in tested}
 
 
-def _write_cell(files: RunFiles, reader: Reader, group: Fitted, place: int, scored: dict[str, Scored], seconds: float) -> None:
+def _write_cell(
+    files: RunFiles, reader: Reader, group: FittedHeads, place: int, scored: dict[str, Scored], seconds: float
+) -> None:
     """Write head, scores, then the record that makes the cell count."""
     cell = group.family.cells[place]
     labels = {"network": reader.spec.network, "backbone": reader.spec.backbone, "images": reader.spec.images}

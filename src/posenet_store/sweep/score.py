@@ -34,7 +34,7 @@ class Scored:
         return {f"{name}/{test}": array for name, array in named.items()}
 
 
-def stream(reader: Reader, source: Input, start: int, stop: int) -> Iterator[Tensor]:
+def read_inputs(reader: Reader, source: Input, start: int, stop: int) -> Iterator[Tensor]:
     """Yield a head's input [B, C, 28, 28] for the readable rows of [start, stop), in stored order."""
     if start < stop:
         yield from map(source.assemble, reader.scan(source.arrays, start, stop))  # holds no block while the next is read
@@ -43,10 +43,10 @@ def stream(reader: Reader, source: Input, start: int, stop: int) -> Iterator[Ten
 def columns_of(reader: Reader, source: Input) -> Iterator[tuple[str, Iterator[Tensor]]]:
     """Yield the test columns that a store gives: one for the set, but of the probes one an image."""
     if reader.spec.images != PROBES:
-        yield reader.spec.images, stream(reader, source, 0, reader.spec.rows)
+        yield reader.spec.images, read_inputs(reader, source, 0, reader.spec.rows)
         return
     for row in sorted(np.flatnonzero(reader.readable).tolist(), key=lambda row: reader.plan.order[row]):
-        yield reader.ids[row], stream(reader, source, row, row + 1)
+        yield reader.ids[row], read_inputs(reader, source, row, row + 1)
 
 
 @dataclass(frozen=True)

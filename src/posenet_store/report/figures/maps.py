@@ -24,7 +24,7 @@ from posenet_store.report.scores import ScoreArchive
 from posenet_store.report.significance import constant_error
 from posenet_store.report.table import BASE, in_order, network_title, setting_of, target_order
 from posenet_store.report.text_table import short
-from posenet_store.sweep.cell import HELD_OUT, target_of
+from posenet_store.sweep.cell import HELD_OUT, make_cell_target
 
 RAMPS = ("H", "V", "G")
 """The patterns over which the paper averages its error maps (Eq. 4, Figure 7)."""
@@ -65,7 +65,7 @@ def predicted_maps(records: Sequence[Record], kept: ScoreArchive) -> Picture | N
     panels = figure.subplots(len(rows), len(targets), squeeze=False)
     for column, target in enumerate(targets):
         some = next(some for (t, _), some in cells.items() if t == target)
-        show_map(panels[0][column], target_of(some[0]["cell"]), _limits(some[0]), f"{target}\n{description(target)}")
+        show_map(panels[0][column], make_cell_target(some[0]["cell"]), _limits(some[0]), f"{target}\n{description(target)}")
         panels[0][column].title.set_fontsize(7)
         for row, (network, test, kind) in enumerate(rows[1:], 1):
             there = cells.get((target, network))
@@ -87,7 +87,7 @@ def predicted_maps(records: Sequence[Record], kept: ScoreArchive) -> Picture | N
 def row_of_maps(panels: Sequence[Any], cells: Sequence[Sequence[Record] | None], kept: ScoreArchive) -> None:
     """Show a target, and after it the map of the first held-out image of each entry of cells."""
     some = next(records for records in cells if records)
-    show_map(panels[0], target_of(some[0]["cell"]), _limits(some[0]))
+    show_map(panels[0], make_cell_target(some[0]["cell"]), _limits(some[0]))
     for panel, records in zip(panels[1:], cells, strict=True):
         show_map(panel, kept.array(_first(records)["id"], f"map/{HELD_OUT}") if records else None, _limits(some[0]))
 
@@ -112,7 +112,7 @@ def errors_of(records: Sequence[Record], kept: ScoreArchive) -> tuple[Errors, li
             errors[network] = np.mean(there, axis=0)
     if not errors:
         return {}, patterns, chosen
-    goals = [target_of(next(some for (t, _), some in cells.items() if t == target)[0]["cell"]) for target in patterns]
+    goals = [make_cell_target(next(some for (t, _), some in cells.items() if t == target)[0]["cell"]) for target in patterns]
     return {CONSTANT: np.mean([constant_error(goal) for goal in goals], axis=0)} | errors, patterns, chosen
 
 

@@ -11,7 +11,7 @@ from posenet_store.report.records import Record
 from posenet_store.report.scores import MeanScore, ScoreArchive
 from posenet_store.report.significance import constant_error
 from posenet_store.report.text_table import short
-from posenet_store.sweep.cell import target_of
+from posenet_store.sweep.cell import make_cell_target
 
 FEW = 10
 HIGH = 0.3
@@ -31,7 +31,7 @@ def cautions(records: Sequence[Record], test: str, value: MeanScore, kept: Score
         said.append(f"{value.undefined} of {value.images} maps are constant, without a rank order, and left out")
     if 1 < value.images < FEW:
         said.append(f"only {value.images} images")
-    target = target_of(records[0]["cell"])
+    target = make_cell_target(records[0]["cell"])
     best = float(constant_error(target).mean())
     if value.spc is not None and value.spc >= HIGH:
         if value.mae is not None and value.mae > best:
