@@ -37,14 +37,15 @@ from PIL import Image
 from torch import Tensor, nn
 
 from command import Figures, run
-from posenet_store.backbones.backbone import Backbone, load_backbone
-from posenet_store.backbones.weights import resolve
-from posenet_store.extraction.build import Outcome, build, plan_store
-from posenet_store.extraction.plan import estimate
+from posenet_store.backbones.backbone import Backbone
+from posenet_store.backbones.load import load_backbone
+from posenet_store.backbones.weights import load_weights
+from posenet_store.extraction.build import BuildResult, build_store, plan_store
+from posenet_store.extraction.plan import estimate_build
 from posenet_store.files import sha256_file
 from posenet_store.images.image_set import ImageSet
-from posenet_store.images.sources import image_set
-from posenet_store.images.synthetic import dead_leaves
+from posenet_store.images.sources import load_image_set
+from posenet_store.images.synthetic import draw_dead_leaves
 from posenet_store.resampling import stored
 from posenet_store.store.reader import open_store
 from posenet_store.threads import processors, torch_on_one_thread
@@ -57,7 +58,7 @@ RATE = 5000
 def photographs(folder: Path, count: int) -> Path:
     """Write `count` JPEG files: four dead-leaves images side by side, cut to 500x400."""
     folder.mkdir()
-    leaves = [dead_leaves(0, number) for number in range(64)]
+    leaves = [draw_dead_leaves(0, number) for number in range(64)]
     rng = np.random.default_rng(0)
     for number in range(count):
         a, b, c, d = (leaves[place] for place in rng.choice(len(leaves), 4, replace=False))
@@ -83,7 +84,7 @@ def calibrated(path: Path, pixels: Tensor) -> str:
 def bare(name: str, weights: str) -> nn.Module:
     """torchvision's network up to the last tap, nothing of ours."""
     module: nn.Module = torchvision.models.get_model(name, weights=None)
-    module.load_state_dict(dict(resolve(weights, name).state or {}), strict=False)
+    module.load_state_dict(dict(load_weights(weights, name).state or {}), strict=False)
     return module.eval().features if name == "vgg16" else nn.Sequential(*list(module.eval().children())[:-2])  # type: ignore[return-value]
 
 
@@ -99,12 +100,12 @@ def forward_rate(module: nn.Module, count: int) -> float:
     return passes * BATCH / (time.perf_counter() - began)
 
 
-def built(images: ImageSet, backbone: Backbone, root: Path, **options: Any) -> Outcome:
+def built(images: ImageSet, backbone: Backbone, root: Path, **options: Any) -> BuildResult:
     """Build a store as the command does."""
-    return build(images, backbone, plan_store(images, backbone, "native", "float16"), root, batch_size=BATCH, **options)
+    return build_store(images, backbone, plan_store(images, backbone, "native", "float16"), root, batch_size=BATCH, **options)
 
 
-def beside(name: str, weights: str, images: ImageSet, root: Path) -> tuple[Outcome, float]:
+def beside(name: str, weights: str, images: ImageSet, root: Path) -> tuple[BuildResult, float]:
     """Build three times, each between two runs of the bare pass; return the build of median ratio and its pass's images/s."""
     module, backbone = bare(name, weights), load_backbone(name, weights, device="cpu")
     rounds = []
@@ -167,7 +168,7 @@ def precomputed(backbone: Backbone, images: ImageSet, pause: float = 0.0) -> Pre
     return Precomputed(**vars(backbone), result=backbone.features(torch.from_numpy(pixels)), pause=pause)
 
 
-def processor_seconds(outcome: Outcome) -> float:
+def processor_seconds(outcome: BuildResult) -> float:
     """Seconds of all processors together that a build took."""
     return float(outcome.speed["processors"] * outcome.seconds * processors())
 
@@ -181,9 +182,9 @@ def in_process(work: Callable[..., Any], *words: Any) -> Any:
 
 def one_part(photos: Path, weights: str, root: Path, part: tuple[int, int]) -> str:
     """Build a part of a store with blocks of one batch; two of these run at once."""
-    images, backbone = image_set(str(photos)).limited(64), load_backbone("resnet152", weights, device="cpu")
+    images, backbone = load_image_set(str(photos)).limited(64), load_backbone("resnet152", weights, device="cpu")
     plan = plan_store(images, backbone, "native", "float16", BATCH)
-    return str(build(images, backbone, plan, root, batch_size=BATCH, part=part).path)
+    return str(build_store(images, backbone, plan, root, batch_size=BATCH, part=part).path)
 
 
 def contents(store: Path) -> dict[str, str]:
@@ -204,21 +205,23 @@ def parts_are_identical(photos: Path, weights: str, root: Path) -> bool:
 
 def peak_of(photos: Path, count: int, root: Path) -> int:
     """Peak bytes of a process that builds."""
-    outcome = built(image_set(str(photos)).limited(count), load_backbone("vgg16", "hed", "report", "cpu", "bfloat16"), root)
+    outcome = built(
+        load_image_set(str(photos)).limited(count), load_backbone("vgg16", "hed", "report", "cpu", "bfloat16"), root
+    )
     return int(outcome.speed["peak_memory"])
 
 
 def planned_memory(photos: Path) -> int:
     """Bytes that a plan says."""
-    images, backbone = image_set(str(photos)), load_backbone("vgg16", "hed", "report", "cpu", "bfloat16")
-    return estimate(images, backbone, plan_store(images, backbone, "native", "float16"), BATCH).memory
+    images, backbone = load_image_set(str(photos)), load_backbone("vgg16", "hed", "report", "cpu", "bfloat16")
+    return estimate_build(images, backbone, plan_store(images, backbone, "native", "float16"), BATCH).memory
 
 
 def simulated(photos: Path, cores: int, root: Path) -> dict[str, Any]:
     """Build with a GPU that is not there: what it would have done (arrays, extremes, cast) is done beforehand."""
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
     torch.set_num_threads(cores)
-    images = image_set(str(photos))
+    images = load_image_set(str(photos))
     network = precomputed(load_backbone("vgg16", "hed", device="cpu"), images, 1 / RATE)
     plan = plan_store(images, network, "native", "float16")
     ready = {name: values.half().contiguous() for name, values in stored(network.result, plan.spec.arrays).items()}
@@ -228,13 +231,13 @@ def simulated(photos: Path, cores: int, root: Path) -> dict[str, Any]:
         ),
         mock.patch("posenet_store.extraction.forward._extremes", lambda *_: torch.zeros(2)),
     ):
-        return dict(build(images, network, plan, root, batch_size=BATCH).speed)
+        return dict(build_store(images, network, plan, root, batch_size=BATCH).speed)
 
 
 def measured(count: int, root: Path) -> tuple[Figures, Figures]:
     """Return ratios, and the figures behind them."""
     photos = photographs(root / "photos", 2 * count)
-    images = image_set(str(photos)).limited(count)
+    images = load_image_set(str(photos)).limited(count)
     vgg = load_backbone("vgg16", "hed", device="cpu")
     some = torch.from_numpy(np.stack([images.read(index, 224) for index in range(BATCH)]))
     resnet152 = calibrated(root / "resnet152.pth", load_backbone("resnet18", "random:0", device="cpu").inputs(some))

@@ -19,15 +19,16 @@ import torch
 from torch import Tensor
 
 from command import run
-from posenet_store.backbones.backbone import Backbone, load_backbone
-from posenet_store.extraction.build import build, plan_store
+from posenet_store.backbones.backbone import Backbone
+from posenet_store.backbones.load import load_backbone
+from posenet_store.extraction.build import build_store, plan_store
 from posenet_store.heads.model import Heads
 from posenet_store.heads.protocols import GradientProtocol
 from posenet_store.heads.targets import TARGETS, target_map
 from posenet_store.heads.train_convolution import Group, train
 from posenet_store.heads.train_gram import image_moments, train_in_gram_space
 from posenet_store.images.image_set import ImageSet
-from posenet_store.images.sources import image_set
+from posenet_store.images.sources import load_image_set
 from posenet_store.resampling import aligned
 from posenet_store.store.reader import Reader, open_store
 from posenet_store.sweep.inputs import parse_input
@@ -65,11 +66,13 @@ def from_store(reader: Reader) -> Heads:
 
 def measured(count: int, root: Path) -> tuple[dict[str, float], dict[str, float]]:
     """Run all three and return ratios and seconds; raises AssertionError if their heads differ."""
-    images = image_set(f"synthetic:dead-leaves?n={count}")
+    images = load_image_set(f"synthetic:dead-leaves?n={count}")
     backbone = load_backbone("vgg16", "hed", device="cpu")
     backbone.features(torch.zeros(4, 224, 224, 3, dtype=torch.uint8))
     began = time.perf_counter()
-    reader = open_store(build(images, backbone, plan_store(images, backbone, "aligned", "float32"), root, batch_size=4).path)
+    reader = open_store(
+        build_store(images, backbone, plan_store(images, backbone, "aligned", "float32"), root, batch_size=4).path
+    )
     built = time.perf_counter()
     ours = from_store(reader)
     swept = time.perf_counter()

@@ -18,13 +18,13 @@ import torch
 from numpy.typing import NDArray
 
 from command import run
-from posenet_store.backbones.backbone import load_backbone
-from posenet_store.extraction.build import build, plan_store
+from posenet_store.backbones.load import load_backbone
+from posenet_store.extraction.build import build_store, plan_store
 from posenet_store.heads.protocols import GradientProtocol
 from posenet_store.heads.targets import target_map
 from posenet_store.heads.train_convolution import Group
 from posenet_store.heads.train_gram import image_moments, train_in_gram_space
-from posenet_store.images.sources import image_set
+from posenet_store.images.sources import load_image_set
 from posenet_store.store.chunking import epoch_pools
 from posenet_store.store.reader import Reader, open_store
 from posenet_store.sweep.inputs import parse_input
@@ -58,9 +58,9 @@ def batch_variance(order: Order, means: NDArray[np.float64]) -> float:
 
 def measured(images: int, root: Path) -> tuple[dict[str, float], dict[str, float]]:
     """Return ratios, and the scores behind them."""
-    source, backbone = image_set(f"synthetic:dead-leaves?n={images}"), load_backbone("vgg16", "hed", device="cpu")
+    source, backbone = load_image_set(f"synthetic:dead-leaves?n={images}"), load_backbone("vgg16", "hed", device="cpu")
     plan = plan_store(source, backbone, "aligned", "float32", block_rows=BLOCK_ROWS)
-    reader = open_store(build(source, backbone, plan, root).path)
+    reader = open_store(build_store(source, backbone, plan, root).path)
     rows = 3 * images // 4
     features, goal = parse_input("aligned", reader.spec), target_map("H", 26)
     targets = torch.from_numpy(goal.copy())[None]

@@ -41,9 +41,10 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from command import run
-from posenet_store.backbones.backbone import Backbone, tap_shapes
+from posenet_store.backbones.backbone import Backbone
+from posenet_store.backbones.load import tap_shapes
 from posenet_store.backbones.weights import state_digest
-from posenet_store.extraction.build import build, plan_store
+from posenet_store.extraction.build import build_store, plan_store
 from posenet_store.heads.protocols import GradientProtocol, RidgeProtocol
 from posenet_store.heads.targets import TARGETS, target_map
 from posenet_store.images.image_set import ImageSet
@@ -95,7 +96,7 @@ def noise(images: int) -> ImageSet:
 def built(root: Path, images: int, seed: int = 0, layout: str = "aligned", channels: tuple[int, ...] = (16,) * 5) -> Reader:
     """Build one store."""
     backbone = network(seed, channels)
-    return open_store(build(noise(images), backbone, plan_store(noise(images), backbone, layout, "float16"), root).path)
+    return open_store(build_store(noise(images), backbone, plan_store(noise(images), backbone, layout, "float16"), root).path)
 
 
 class Report2020(Dataset[tuple[Tensor, Tensor]]):

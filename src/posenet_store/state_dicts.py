@@ -11,7 +11,7 @@ from torch import Tensor
 from posenet_store.errors import PosenetStoreError, UsageError, first_line
 
 
-def unwrapped(loaded: object, path: Path) -> dict[str, Tensor]:
+def unwrap_state_dict(loaded: object, path: Path) -> dict[str, Tensor]:
     """Accept a state dict, or a training checkpoint that holds one, saved from a plain or a parallel model.
 
     Raises UsageError if `loaded`, the content of `path`, is neither.
@@ -25,7 +25,7 @@ def unwrapped(loaded: object, path: Path) -> dict[str, Tensor]:
     return {re.sub(r"^(module\.)+", "", name): value for name, value in entries}
 
 
-def read_state(path: Path) -> dict[str, Tensor]:
+def read_state_dict(path: Path) -> dict[str, Tensor]:
     """Read a file's state dict; raises UsageError if it holds another thing, PosenetStoreError if it is damaged."""
     try:
         safe = path.suffix == ".safetensors"
@@ -39,4 +39,4 @@ def read_state(path: Path) -> dict[str, Tensor]:
         ) from None
     except Exception as error:  # a flipped bit can end anywhere in torch's reader: IndexError, struct.error, ...
         raise PosenetStoreError(f"{path} is damaged or cut short: {first_line(error)}") from None
-    return unwrapped(loaded, path)
+    return unwrap_state_dict(loaded, path)

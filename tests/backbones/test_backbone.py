@@ -10,9 +10,10 @@ import torchvision
 from PIL import Image
 from torch import Tensor, nn
 
-from posenet_store.backbones.backbone import Backbone, device_named, load_backbone, preprocess, tapped
+from posenet_store.backbones.backbone import Backbone, preprocess, run_taps
+from posenet_store.backbones.load import load_backbone, parse_device
 from posenet_store.backbones.taps import tap_modules
-from posenet_store.backbones.weights import resolve
+from posenet_store.backbones.weights import load_weights
 from posenet_store.errors import UsageError
 
 
@@ -85,7 +86,7 @@ def test_features_equal_plain_hooks(name: str) -> None:
 def test_trained_vgg_features_equal_plain_hooks(tap_set: str) -> None:
     backbone = load_backbone("vgg16", "hed", tap_set, device="cpu")
     module = plain_network("vgg16", device="meta")  # no time spent on parameters that are replaced
-    trained = resolve("hed", "vgg16").state
+    trained = load_weights("hed", "vgg16").state
     assert trained is not None
     module.load_state_dict(dict(trained), strict=False, assign=True)
     module.classifier = nn.Identity()
@@ -98,7 +99,7 @@ def test_preprocessing_is_torchvisions(resnet: Backbone) -> None:
 
 
 def test_preprocessing_for_hed_is_caffes() -> None:
-    spec = resolve("hed", "vgg16").preprocess
+    spec = load_weights("hed", "vgg16").preprocess
     assert spec.size == 224
     torch.testing.assert_close(preprocess(pixels(), spec), hed_inputs(pixels()), rtol=1e-6, atol=1e-6)
 
@@ -128,7 +129,7 @@ def test_one_forward_pass_gives_all_taps_and_nothing_behind_the_last_runs(resnet
 def test_no_hook_is_left_behind(resnet: Backbone) -> None:
     resnet.features(pixels())
     with pytest.raises(RuntimeError):  # a failed pass leaves none either
-        tapped(resnet.module, [("f1", "layer1")], torch.zeros(1, 4, 32, 32))
+        run_taps(resnet.module, [("f1", "layer1")], torch.zeros(1, 4, 32, 32))
     assert not any(module._forward_hooks for module in resnet.module.modules())
 
 
@@ -171,6 +172,6 @@ def test_a_mistake_names_what_is_accepted(name: str, weights: str, taps: str, de
 
 def test_cuda_is_refused_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert device_named("auto").type == "cpu"
+    assert parse_device("auto").type == "cpu"
     with pytest.raises(UsageError, match="no usable CUDA device"):
-        device_named("cuda")
+        parse_device("cuda")

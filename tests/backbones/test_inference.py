@@ -7,12 +7,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from posenet_store.backbones.backbone import load_backbone, tapped
-from posenet_store.backbones.inference import check_compute, fold, prepare
+from posenet_store.backbones.backbone import run_taps
+from posenet_store.backbones.inference import check_compute, fold_batch_norm, prepare_network
+from posenet_store.backbones.load import load_backbone
 from posenet_store.backbones.taps import tap_modules
 from posenet_store.errors import PosenetStoreError, UsageError
-from posenet_store.extraction.build import build, plan_store
-from posenet_store.images.sources import image_set
+from posenet_store.extraction.build import build_store, plan_store
+from posenet_store.images.sources import load_image_set
 from posenet_store.specs import COMPUTES, StoreSpec
 from tests.backbones.test_backbone import pixels, plain_network
 from tests.support.small import tiny_backbone, write_images
@@ -56,9 +57,9 @@ def test_a_folded_network_is_the_plain_one(name: str) -> None:
     """To 1e-4 of the root mean square: rounding of some hundred layers in another order."""
     module, inputs = lively(plain_network(name)), torch.randn(2, 3, 96, 96)
     named = [(path, path) for path in tap_modules(name)]
-    expected = {path: value.clone() for path, value in tapped(module, named, inputs).items()}
-    prepare(module, tap_modules(name), "float32")
-    assert_close(tapped(module, named, inputs), expected, 1e-4)
+    expected = {path: value.clone() for path, value in run_taps(module, named, inputs).items()}
+    prepare_network(module, tap_modules(name), "float32")
+    assert_close(run_taps(module, named, inputs), expected, 1e-4)
     assert norms(module) == UNFOLDED.get(name, 0)
 
 
@@ -84,10 +85,10 @@ class _Branches(nn.Module):
 def test_what_others_read_is_not_folded(taps: list[str], left: int) -> None:
     module, inputs = lively(_Branches()), torch.randn(2, 3, 9, 9)
     named = [(path, path) for path in taps]
-    expected = {path: value.clone() for path, value in tapped(module, named, inputs).items()}
-    fold(module, taps)
+    expected = {path: value.clone() for path, value in run_taps(module, named, inputs).items()}
+    fold_batch_norm(module, taps)
     assert norms(module) == left
-    assert_close(tapped(module, named, inputs), expected, 1e-5)
+    assert_close(run_taps(module, named, inputs), expected, 1e-5)
 
 
 def test_bfloat16_is_near_and_float32_on_the_outside() -> None:
@@ -141,8 +142,8 @@ def test_the_way_to_compute_is_part_of_a_stores_identity_and_of_its_label() -> N
 
 
 def test_a_store_in_another_precision_stands_beside_the_first(tmp_path: Path) -> None:
-    images = image_set(str(write_images(tmp_path / "photos", 6)))
+    images = load_image_set(str(write_images(tmp_path / "photos", 6)))
     for compute in ("float32", "bfloat16"):
         backbone = replace(tiny_backbone(), compute=compute)
-        build(images, backbone, plan_store(images, backbone, "native", "float16", 4), tmp_path / "stores")
+        build_store(images, backbone, plan_store(images, backbone, "native", "float16", 4), tmp_path / "stores")
     assert len(list((tmp_path / "stores").iterdir())) == 2

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from posenet_store.backbones.backbone import in_order, load_backbone, own_backbone
+from posenet_store.backbones.load import load_backbone, order_modules, wrap_backbone
 from posenet_store.errors import UsageError
-from posenet_store.images.image_set import folder_set
+from posenet_store.images.image_set import load_folder
 from posenet_store.specs import Preprocess
 from tests.support.small import built_store, write_images
 
@@ -37,7 +37,7 @@ def test_features_are_those_of_the_module_itself() -> None:
     torch.manual_seed(0)
     module = Branching()
     module(torch.randn(8, 3, 32, 32))  # moves the running statistics; still in training mode
-    backbone = own_backbone(module, "mine", ["second", "norm"], SMALL, device="cpu")
+    backbone = wrap_backbone(module, "mine", ["second", "norm"], SMALL, device="cpu")
     pixels = torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8)
     found = backbone.features(pixels)
     assert [(tap.name, tap.module) for tap in backbone.taps] == [("f1", "norm"), ("f2", "second")]
@@ -50,14 +50,14 @@ def test_features_are_those_of_the_module_itself() -> None:
 
 def test_its_store_is_built_and_found_again(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    images, module = folder_set(write_images(tmp_path / "photos", 5)), Branching()
-    reader = built_store(tmp_path / "stores", images, own_backbone(module, "mine", ["norm"], SMALL))
+    images, module = load_folder(write_images(tmp_path / "photos", 5)), Branching()
+    reader = built_store(tmp_path / "stores", images, wrap_backbone(module, "mine", ["norm"], SMALL))
     assert reader.read("f1", 0, 5).shape == (5, 4, 32, 32)
     assert reader.name.startswith("mine-photos-")
-    again = built_store(tmp_path / "stores", images, own_backbone(module, "mine", ["norm"], SMALL))
+    again = built_store(tmp_path / "stores", images, wrap_backbone(module, "mine", ["norm"], SMALL))
     assert again.name == reader.name
     nn.init.zeros_(module.first.weight)
-    assert built_store(tmp_path / "stores", images, own_backbone(module, "mine", ["norm"], SMALL)).name != reader.name
+    assert built_store(tmp_path / "stores", images, wrap_backbone(module, "mine", ["norm"], SMALL)).name != reader.name
 
 
 @pytest.mark.parametrize(
@@ -71,12 +71,12 @@ def test_its_store_is_built_and_found_again(tmp_path: Path) -> None:
 )
 def test_a_tap_that_is_none_is_refused(taps: list[str], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        own_backbone(Branching(), "mine", taps, SMALL)
+        wrap_backbone(Branching(), "mine", taps, SMALL)
 
 
 def test_a_name_becomes_a_folder_and_never_leaves_it() -> None:
     with pytest.raises(UsageError, match="become a folder's"):
-        own_backbone(Branching(), "../mine", ["norm"], SMALL)
+        wrap_backbone(Branching(), "../mine", ["norm"], SMALL)
 
 
 def test_taps_of_ones_choice_in_a_torchvision_network() -> None:
@@ -89,12 +89,12 @@ def test_taps_of_ones_choice_in_a_torchvision_network() -> None:
 
 
 def test_modules_are_sorted_by_the_forward_pass() -> None:
-    assert in_order(Branching().eval(), ["second", "first", "norm"], 32) == ("first", "norm", "second")
+    assert order_modules(Branching().eval(), ["second", "first", "norm"], 32) == ("first", "norm", "second")
 
 
 def test_its_store_records_whether_its_weights_were_trained(tmp_path: Path) -> None:
-    images = folder_set(write_images(tmp_path / "photos", 5))
-    backbone = own_backbone(Branching(), "mine", ["norm"], SMALL, weights_kind="random")
+    images = load_folder(write_images(tmp_path / "photos", 5))
+    backbone = wrap_backbone(Branching(), "mine", ["norm"], SMALL, weights_kind="random")
     assert built_store(tmp_path / "stores", images, backbone).spec.weights_kind == "random"
     with pytest.raises(UsageError, match="unknown kind of weights 'untrained'"):
-        own_backbone(Branching(), "mine", ["norm"], SMALL, weights_kind="untrained")
+        wrap_backbone(Branching(), "mine", ["norm"], SMALL, weights_kind="untrained")

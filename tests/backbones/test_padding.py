@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from posenet_store.backbones.backbone import device_named, load_backbone, tapped
-from posenet_store.backbones.padding import check_padding, repad
+from posenet_store.backbones.backbone import run_taps
+from posenet_store.backbones.load import load_backbone, parse_device
+from posenet_store.backbones.padding import check_padding, replace_padding
 from posenet_store.backbones.taps import tap_modules
 from posenet_store.errors import UsageError
 from posenet_store.specs import PADDINGS
@@ -108,7 +109,7 @@ def test_an_unpadded_block_is_the_inside_of_a_padded_one(kind: type[BasicBlock |
     margin = 1 if kind is Bottleneck else 1 + stride
     images = torch.randn(2, 8, side, side, dtype=torch.float64)
     padded = block_of(kind, stride)(images[..., margin:, margin:].clone())
-    unpadded = repad(nn.Sequential(block_of(kind, stride)), "none")(images.clone())
+    unpadded = replace_padding(nn.Sequential(block_of(kind, stride)), "none")(images.clone())
     assert torch.isfinite(unpadded).all()
     inner = slice(2, unpadded.shape[-1])  # its first two rows and columns look beyond the shifted image
     torch.testing.assert_close(unpadded[..., inner, inner], padded[..., inner, inner], rtol=1e-12, atol=1e-12)
@@ -127,7 +128,7 @@ def test_an_unpadded_block_is_its_formula_with_a_cropped_skip(kind: type[BasicBl
         value = value.relu() if name != names[-1] else value
         margin += conv.shape[-1] // 2
     expected = (value + images[..., margin:-margin, margin:-margin]).relu()
-    torch.testing.assert_close(repad(nn.Sequential(block), "none")(images.clone()), expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(replace_padding(nn.Sequential(block), "none")(images.clone()), expected, rtol=1e-12, atol=1e-12)
 
 
 SHIFTS = pytest.mark.parametrize(
@@ -139,12 +140,12 @@ def shifted(name: str, tap: str, step: int, size: int, padding: str) -> tuple[Te
     """Features of two crops of one image, `step` pixels apart, at the places that both see, float64."""
     torch.manual_seed(1)
     scene = torch.randn(1, 3, size + step, size + step, dtype=torch.float64)
-    module = repad(plain_network(name).double(), padding)
+    module = replace_padding(plain_network(name).double(), padding)
     path = tap_modules(name)[int(tap[1]) - 1]
     found = []
     for start in (0, step):
         with torch.no_grad():
-            found.append(tapped(module, [(tap, path)], scene[..., start : start + size, start : start + size])[tap])
+            found.append(run_taps(module, [(tap, path)], scene[..., start : start + size, start : start + size])[tap])
     return found[0][..., 1:, 1:], found[1][..., :-1, :-1]
 
 
@@ -195,9 +196,9 @@ def test_unit_input_is_totensor_alone() -> None:
 def test_a_card_is_named_by_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert device_named("cuda:1") == torch.device("cuda:1")
-    assert device_named("cuda").type == "cuda"
+    assert parse_device("cuda:1") == torch.device("cuda:1")
+    assert parse_device("cuda").type == "cuda"
     with pytest.raises(UsageError, match="cuda:2: this machine has 2 CUDA devices, the last is cuda:1"):
-        device_named("cuda:2")
+        parse_device("cuda:2")
     with pytest.raises(UsageError, match=r"unknown device 'cuda:x'.*accepted: auto, cpu, cuda, cuda:K"):
-        device_named("cuda:x")
+        parse_device("cuda:x")

@@ -9,7 +9,8 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from posenet_store.backbones.backbone import load_backbone, tap_shapes, tapped
+from posenet_store.backbones.backbone import run_taps
+from posenet_store.backbones.load import load_backbone, tap_shapes
 from posenet_store.backbones.taps import tap_modules
 from posenet_store.errors import UsageError
 from posenet_store.specs import Tap
@@ -119,7 +120,7 @@ def overwritten(name: str, paths: tuple[str, ...]) -> set[str]:
     for path in paths:
         module.get_submodule(path).register_forward_hook(note(path))
     with torch.no_grad():  # inference mode counts no writes
-        outputs = tapped(module, [(path, path) for path in paths], torch.zeros(1, 3, 64, 64, device="meta"))
+        outputs = run_taps(module, [(path, path) for path in paths], torch.zeros(1, 3, 64, 64, device="meta"))
     return {path for path in paths if outputs[path]._version != versions[path]}
 
 

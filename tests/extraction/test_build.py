@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 
 from posenet_store.backbones.backbone import Backbone
 from posenet_store.errors import BuildError, StoreError
-from posenet_store.extraction.build import build, plan_store
-from posenet_store.extraction.prefetch import decoded
+from posenet_store.extraction.build import build_store, plan_store
+from posenet_store.extraction.prefetch import decode_batches
 from posenet_store.images.image_set import ImageSet
-from posenet_store.images.sources import image_set
+from posenet_store.images.sources import load_image_set
 from posenet_store.store.reader import open_store
 from posenet_store.store.writer import StoreWriter
 from tests.support.small import built_store, contents, folder, tiny_backbone, write_images
@@ -32,7 +32,7 @@ ROWS = 14  # three blocks of four and a tail of two
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
-    return image_set(str(write_images(tmp_path_factory.mktemp("extract") / "photos", ROWS)))
+    return load_image_set(str(write_images(tmp_path_factory.mktemp("extract") / "photos", ROWS)))
 
 
 def features_of(backbone: Backbone, images: ImageSet, image_id: str) -> dict[str, torch.Tensor]:
@@ -66,7 +66,7 @@ def test_a_second_build_touches_nothing(images: ImageSet, tmp_path: Path) -> Non
     backbone = tiny_backbone()
     store = folder(built_store(tmp_path, images, backbone))
     before = {path: path.stat().st_mtime_ns for path in store.rglob("*")}
-    outcome = build(images, backbone, plan_store(images, backbone, "native", "float32", 4), tmp_path)
+    outcome = build_store(images, backbone, plan_store(images, backbone, "native", "float32", 4), tmp_path)
     assert (outcome.path, outcome.extracted, outcome.missing) == (store, 0, 0)
     assert {path: path.stat().st_mtime_ns for path in store.rglob("*")} == before
 
@@ -91,8 +91,8 @@ def test_a_changed_input_gets_another_store(images: ImageSet, tmp_path: Path) ->
 def test_the_batch_size_is_not_part_of_the_store(images: ImageSet, tmp_path: Path) -> None:
     backbone = tiny_backbone()
     plan = plan_store(images, backbone, "native", "float32", 4)
-    one = open_store(build(images, backbone, plan, tmp_path / "one", batch_size=1).path)
-    big = open_store(build(images, backbone, plan, tmp_path / "big", batch_size=64).path)
+    one = open_store(build_store(images, backbone, plan, tmp_path / "one", batch_size=1).path)
+    big = open_store(build_store(images, backbone, plan, tmp_path / "big", batch_size=64).path)
     for name in plan.spec.arrays:
         np.testing.assert_allclose(one.read(name, 0, ROWS), big.read(name, 0, ROWS), rtol=1e-5, atol=1e-6)
 
@@ -102,7 +102,7 @@ def test_the_batch_size_is_not_part_of_the_store(images: ImageSet, tmp_path: Pat
 def test_a_resumed_build_is_the_uninterrupted_one(images: ImageSet, tmp_path: Path, harm: str, file_format: str) -> None:
     backbone = tiny_backbone()
     plan = plan_store(images, backbone, "native", "float32", 4, file_format)
-    store = build(images, backbone, plan, tmp_path, batch_size=2).path
+    store = build_store(images, backbone, plan, tmp_path, batch_size=2).path
     whole, sealed = contents(store), json.loads((store / "manifest.json").read_text())["store_id"]
     (store / "manifest.json").unlink()
     block_file = next(path for path in sorted(store.rglob("*")) if path.name in ("c.1.0.0.0", "part-00001.h5"))
@@ -116,7 +116,7 @@ def test_a_resumed_build_is_the_uninterrupted_one(images: ImageSet, tmp_path: Pa
         case "temporaries":
             (store / "commits/.b00001.json.abc.tmp").write_text("{")
             (store.parent / f".{store.name}.abc.tmp").mkdir()
-    extracted = build(images, backbone, plan, tmp_path, batch_size=2).extracted
+    extracted = build_store(images, backbone, plan, tmp_path, batch_size=2).extracted
     assert extracted == (4 if harm in ("record", "data", "torn data") else 0)
     found = {name: digest for name, digest in contents(store).items() if not name.endswith(".tmp")}
     assert found == whole
@@ -130,8 +130,8 @@ from pathlib import Path
 support, photos, stores, file_format = sys.argv[1:]
 sys.path.insert(0, support)
 from tests.support.small import built_store, contents, tiny_backbone
-from posenet_store.images.sources import image_set
-images = image_set(photos)
+from posenet_store.images.sources import load_image_set
+images = load_image_set(photos)
 slow = replace(images, read=lambda index, size: (time.sleep(0.03), images.read(index, size))[1])
 built_store(Path(stores), slow, tiny_backbone(), file_format=file_format)
 """
@@ -147,13 +147,13 @@ def test_a_killed_build_resumes_to_the_same_bytes(tmp_path: Path, file_format: s
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    images, backbone = image_set(str(folder)), tiny_backbone()
+    images, backbone = load_image_set(str(folder)), tiny_backbone()
     store = tmp_path / "killed" / plan_store(images, backbone, "native", "float32", 4, file_format).spec.folder
     committed = len(list(store.glob("commits/b*.json")))
     assert 0 < committed < 10
     assert not (store / "manifest.json").exists()
     plan = plan_store(images, backbone, "native", "float32", 4, file_format)
-    assert build(images, backbone, plan, tmp_path / "killed", batch_size=2).extracted == 38 - 4 * committed
+    assert build_store(images, backbone, plan, tmp_path / "killed", batch_size=2).extracted == 38 - 4 * committed
     whole = built_store(tmp_path / "whole", images, backbone, file_format=file_format)
     assert contents(store) == contents(Path(str(whole.files)))
 
@@ -162,11 +162,11 @@ def test_progress_counts_every_row_once_and_what_is_safe_at_once(images: ImageSe
     backbone = tiny_backbone()
     plan = plan_store(images, backbone, "native", "float32", 4)
     first: list[int] = []
-    store = build(images, backbone, plan, tmp_path, batch_size=3, advance=first.append).path
+    store = build_store(images, backbone, plan, tmp_path, batch_size=3, advance=first.append).path
     assert first == [0, 3, 1, 3, 1, 3, 1, 2]
     (store / "commits/b00001.json").unlink()
     second: list[int] = []
-    build(images, backbone, plan, tmp_path, batch_size=3, advance=second.append)
+    build_store(images, backbone, plan, tmp_path, batch_size=3, advance=second.append)
     assert second == [10, 3, 1]
 
 
@@ -180,7 +180,7 @@ def test_images_are_decoded_two_batches_ahead_and_no_more(images: ImageSet, monk
 
     monkeypatch.setattr(ThreadPoolExecutor, "submit", heard)
     plan = plan_store(images, tiny_backbone(), "native", "float32", 4)
-    counts = [(batch.start, len(rows)) for batch in decoded(images, plan, range(4), batch_size=2)]
+    counts = [(batch.start, len(rows)) for batch in decode_batches(images, plan, range(4), batch_size=2)]
     assert counts == [(0, 6), (2, 8), (4, 10), (6, 12), (8, 14), (10, 14), (12, 14)]
     assert rows == list(range(ROWS))
 
@@ -205,9 +205,9 @@ def test_ctrl_c_leaves_what_is_committed(images: ImageSet, tmp_path: Path) -> No
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        build(images, backbone, plan, tmp_path, batch_size=2, advance=interrupt)
+        build_store(images, backbone, plan, tmp_path, batch_size=2, advance=interrupt)
     assert StoreWriter.open(tmp_path, plan).missing() == [1, 2, 3]
-    outcome = build(images, backbone, plan, tmp_path, batch_size=2)
+    outcome = build_store(images, backbone, plan, tmp_path, batch_size=2)
     assert outcome.extracted == 10
     assert contents(outcome.path) == contents(folder(built_store(tmp_path / "other", images, backbone)))
 
@@ -227,13 +227,13 @@ def test_a_full_disk_commits_nothing_half(images: ImageSet, tmp_path: Path, monk
 
     monkeypatch.setattr("posenet_store.files.fsync", full)
     with pytest.raises(OSError, match="No space left"):
-        build(images, backbone, plan, tmp_path, batch_size=2)
+        build_store(images, backbone, plan, tmp_path, batch_size=2)
     monkeypatch.undo()
     store = tmp_path / plan.spec.folder
     assert not list(store.rglob("*.tmp"))
     assert not list((store / "commits").iterdir())
     assert StoreWriter.open(tmp_path, plan).missing() == [0, 1, 2, 3]
-    build(images, backbone, plan, tmp_path, batch_size=2)
+    build_store(images, backbone, plan, tmp_path, batch_size=2)
     assert contents(store) == contents(folder(built_store(tmp_path / "other", images, backbone)))
 
 
@@ -247,14 +247,14 @@ def test_a_disk_that_really_is_full(images: ImageSet, tmp_path: Path) -> None:
     plan = plan_store(images, backbone, "native", "float32", 4)
     try:
         with pytest.raises(OSError, match="No space left on device"):
-            build(images, backbone, plan, disk, batch_size=2)
+            build_store(images, backbone, plan, disk, batch_size=2)
         committed = [block for block in range(4) if block not in StoreWriter.open(disk, plan).missing()]
         # a disk that is full from the start, or only at the end, would show nothing
         assert 0 < len(committed) < 4
         assert [f"b{block:05d}.json" for block in committed] == sorted(p.name for p in disk.glob("*/commits/*"))
         assert not list((disk / plan.spec.folder).rglob("*.tmp"))
         subprocess.run(["mount", "-o", "remount,size=8m", str(disk)], check=True)
-        outcome = build(images, backbone, plan, disk, batch_size=2)
+        outcome = build_store(images, backbone, plan, disk, batch_size=2)
         assert outcome.extracted == ROWS - sum((2 if block == 3 else 4) for block in committed)
         assert contents(outcome.path) == contents(folder(built_store(tmp_path / "other", images, backbone)))
     finally:
@@ -282,9 +282,9 @@ def test_unreadable_images_are_quarantined_and_rows_stay_aligned(tmp_path: Path)
     folder = write_images(tmp_path / "photos", 10)
     (folder / "image003.png").write_bytes(b"not an image")
     (folder / "image007.png").write_bytes(b"")
-    images, backbone = image_set(str(folder)), tiny_backbone()
+    images, backbone = load_image_set(str(folder)), tiny_backbone()
     plan = plan_store(images, backbone, "native", "float32", 4)
-    outcome = build(images, backbone, plan, tmp_path / "stores", batch_size=3, max_unreadable=0.2)
+    outcome = build_store(images, backbone, plan, tmp_path / "stores", batch_size=3, max_unreadable=0.2)
     reader = open_store(outcome.path)
     assert {entry.image_id: entry.reason for entry in outcome.quarantined} == {
         "image003.png": "not an image in a format that PIL knows",
@@ -298,18 +298,18 @@ def test_unreadable_images_are_quarantined_and_rows_stay_aligned(tmp_path: Path)
             assert not reader.readable[row]
         else:
             np.testing.assert_allclose(found, features_of(backbone, images, image_id)["f1"].numpy(), rtol=1e-6, atol=1e-6)
-    again = build(images, backbone, plan, tmp_path / "stores", max_unreadable=0.2)
+    again = build_store(images, backbone, plan, tmp_path / "stores", max_unreadable=0.2)
     assert again.quarantined == outcome.quarantined
 
 
 def test_a_block_without_a_readable_image_is_stored_and_passed_over(tmp_path: Path) -> None:
     folder = write_images(tmp_path / "photos", 10)
-    ids = plan_store(image_set(str(folder)), tiny_backbone(), "native", "float32", 4).ids
+    ids = plan_store(load_image_set(str(folder)), tiny_backbone(), "native", "float32", 4).ids
     for image_id in ids[4:8]:
         (folder / image_id).write_bytes(b"")
-    images, backbone = image_set(str(folder)), tiny_backbone()
+    images, backbone = load_image_set(str(folder)), tiny_backbone()
     plan = plan_store(images, backbone, "native", "float16", 4)
-    reader = open_store(build(images, backbone, plan, tmp_path / "stores", max_unreadable=0.4).path)
+    reader = open_store(build_store(images, backbone, plan, tmp_path / "stores", max_unreadable=0.4).path)
     assert reader.readable.tolist() == [True] * 4 + [False] * 4 + [True] * 2
     assert [len(values["f2"]) for values in reader.scan(["f2"])] == [4, 2]
     assert reader.manifest["statistics"]["f2"]["count"] == 6 * 12 * 8 * 8
@@ -320,14 +320,14 @@ def test_a_block_without_a_readable_image_is_stored_and_passed_over(tmp_path: Pa
 
 def test_images_of_earlier_runs_count_towards_what_may_be_unreadable(tmp_path: Path) -> None:
     folder = write_images(tmp_path / "photos", 10)
-    ids = plan_store(image_set(str(folder)), tiny_backbone(), "native", "float32", 4).ids
+    ids = plan_store(load_image_set(str(folder)), tiny_backbone(), "native", "float32", 4).ids
     for image_id in (ids[0], ids[9]):
         (folder / image_id).write_bytes(b"")
-    images, backbone = image_set(str(folder)), tiny_backbone()
+    images, backbone = load_image_set(str(folder)), tiny_backbone()
     plan = plan_store(images, backbone, "native", "float32", 4)
     for _ in range(2):  # the first run commits the first two blocks, the second has but the last image left to read
         with pytest.raises(BuildError, match=rf"2 of 10 images are unreadable.*\({ids[0]}: .*; {ids[9]}: "):
-            build(images, backbone, plan, tmp_path / "stores", batch_size=2, max_unreadable=0.1)
+            build_store(images, backbone, plan, tmp_path / "stores", batch_size=2, max_unreadable=0.1)
     assert StoreWriter.open(tmp_path / "stores", plan).missing() == [2]
 
 
@@ -335,15 +335,15 @@ def test_too_many_unreadable_images_stop_the_build(tmp_path: Path) -> None:
     folder = write_images(tmp_path / "photos", 10)
     (folder / "image003.png").write_bytes(b"not an image")
     with pytest.raises(BuildError, match=r"1 of 10 images are unreadable, more than the 1.0%.*image003.png: not an image"):
-        built_store(tmp_path / "stores", image_set(str(folder)), tiny_backbone())
+        built_store(tmp_path / "stores", load_image_set(str(folder)), tiny_backbone())
 
 
 def test_statistics_are_those_of_all_readable_rows(tmp_path: Path) -> None:
     folder = write_images(tmp_path / "photos", 9)
     (folder / "image003.png").write_bytes(b"not an image")
-    images, backbone = image_set(str(folder)), tiny_backbone()
+    images, backbone = load_image_set(str(folder)), tiny_backbone()
     plan = plan_store(images, backbone, "native", "float32", 4)
-    reader = open_store(build(images, backbone, plan, tmp_path / "stores", max_unreadable=0.2).path)
+    reader = open_store(build_store(images, backbone, plan, tmp_path / "stores", max_unreadable=0.2).path)
     for name in plan.spec.arrays:
         values = reader.read(name, 0, 9)[reader.readable].astype(np.float64)
         found = reader.manifest["statistics"][name]

@@ -8,12 +8,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from posenet_store.backbones.backbone import Backbone, load_backbone
+from posenet_store.backbones.backbone import Backbone
+from posenet_store.backbones.load import load_backbone
 from posenet_store.errors import BuildError
-from posenet_store.extraction.build import build, plan_store
-from posenet_store.extraction.forward import Forward, default_batch_size, host_arrays
+from posenet_store.extraction.build import build_store, plan_store
+from posenet_store.extraction.forward import Forward, allocate_arrays, default_batch_size
 from posenet_store.extraction.timing import StageTimer
-from posenet_store.images.sources import image_set
+from posenet_store.images.sources import load_image_set
 from posenet_store.specs import Preprocess, Tap
 from posenet_store.store.reader import open_store
 from tests.support.small import contents, tiny_backbone, write_images
@@ -43,7 +44,7 @@ def small(room: int) -> tuple[Backbone, _Small]:
 
 
 def launched(forward: Forward, pixels: Tensor, held: Tensor | None = None, dtype: str = "float32") -> Tensor:
-    targets = host_arrays(ARRAYS, len(pixels), dtype, pinned=False)
+    targets = allocate_arrays(ARRAYS, len(pixels), dtype, pinned=False)
     held = torch.ones(len(pixels), dtype=torch.bool) if held is None else held
     for flight in forward.launch(pixels, held, targets):
         flight.wait()
@@ -65,17 +66,17 @@ def test_memory_that_does_not_suffice_for_one_image_is_an_error_that_says_so() -
 
 
 def test_a_build_that_runs_out_of_memory_in_the_middle_is_the_store_of_smaller_batches(tmp_path: Path) -> None:
-    images = image_set(str(write_images(tmp_path / "photos", 14)))
+    images = load_image_set(str(write_images(tmp_path / "photos", 14)))
     (backbone, module), (roomy, _) = small(room=99), small(room=99)
     plan = plan_store(images, backbone, "native", "float32", 8)
 
     def shrink(count: int) -> None:
         module.room = 2  # another process takes the memory
 
-    store = build(images, backbone, plan, tmp_path / "one", batch_size=8, advance=shrink).path
+    store = build_store(images, backbone, plan, tmp_path / "one", batch_size=8, advance=shrink).path
     assert max(module.sizes) == 8
     assert module.sizes[-1] <= 2
-    assert contents(store) == contents(build(images, roomy, plan, tmp_path / "two", batch_size=2).path)
+    assert contents(store) == contents(build_store(images, roomy, plan, tmp_path / "two", batch_size=2).path)
 
 
 @pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
@@ -110,12 +111,12 @@ def test_a_batch_is_sixteen_on_a_processor_and_a_block_on_cuda() -> None:
 @pytest.mark.parametrize("compute", ["float32", "bfloat16", "float16"])
 def test_a_store_from_cuda_is_the_processors_to_rounding(tmp_path: Path, compute: str) -> None:
     """Of the root mean square: TF32 keeps 10 bits, as float16 does, bfloat16 7."""
-    images = image_set(str(write_images(tmp_path / "photos", 14)))
+    images = load_image_set(str(write_images(tmp_path / "photos", 14)))
     readers = []
     for device, way in (("cpu", "float32"), ("cuda", compute)):
         backbone = load_backbone("resnet18", "random:0", "report", device, way)
         plan = plan_store(images, backbone, "native", "float32", 4)
-        readers.append(open_store(build(images, backbone, plan, tmp_path / device).path))
+        readers.append(open_store(build_store(images, backbone, plan, tmp_path / device).path))
     for name in readers[0].spec.arrays:
         expected, found = (reader.read(name, 0, 14) for reader in readers)
         error = np.sqrt(np.square(found - expected).mean() / np.square(expected).mean())
@@ -124,18 +125,18 @@ def test_a_store_from_cuda_is_the_processors_to_rounding(tmp_path: Path, compute
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA device")
 def test_cuda_gives_the_same_bytes_whatever_the_interruption(tmp_path: Path) -> None:
-    images = image_set(str(write_images(tmp_path / "photos", 14)))
+    images = load_image_set(str(write_images(tmp_path / "photos", 14)))
     backbone = load_backbone("resnet18", "random:0", "report", "cuda")
     plan = plan_store(images, backbone, "native", "float16", 4)
     for part in ((2, 2), (1, 2)):
-        parts = build(images, backbone, plan, tmp_path / "parts", part=part).path
-    assert contents(parts) == contents(build(images, backbone, plan, tmp_path / "whole").path)
+        parts = build_store(images, backbone, plan, tmp_path / "parts", part=part).path
+    assert contents(parts) == contents(build_store(images, backbone, plan, tmp_path / "whole").path)
 
 
 def test_the_tiny_network_of_the_tests_runs_through_it() -> None:
     backbone = tiny_backbone()
     shapes = {tap.name: tap.shape for tap in backbone.taps}
-    targets = host_arrays(shapes, 3, "float16", pinned=False)
+    targets = allocate_arrays(shapes, 3, "float16", pinned=False)
     pixels = torch.randint(0, 256, (3, 32, 32, 3), dtype=torch.uint8)
     (flight,) = Forward(backbone, shapes, StageTimer()).launch(pixels, torch.ones(3, dtype=torch.bool), targets)
     flight.wait()

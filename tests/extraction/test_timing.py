@@ -14,11 +14,11 @@ from click.testing import CliRunner
 from numpy.typing import NDArray
 
 from posenet_store.cli import main
-from posenet_store.extraction.build import Outcome, build, plan_store
-from posenet_store.extraction.plan import estimate
+from posenet_store.extraction.build import BuildResult, build_store, plan_store
+from posenet_store.extraction.plan import estimate_build
 from posenet_store.extraction.timing import STAGES, StageTimer, peak_memory
 from posenet_store.images.image_set import ImageSet
-from posenet_store.images.sources import image_set
+from posenet_store.images.sources import load_image_set
 from posenet_store.store.reader import open_store
 from posenet_store.store.writer import EncodedBlock, StoreWriter
 from tests.support.small import tiny_backbone, write_images
@@ -28,12 +28,12 @@ ROWS = 14
 
 @pytest.fixture
 def images(tmp_path: Path) -> ImageSet:
-    return image_set(str(write_images(tmp_path / "photos", ROWS)))
+    return load_image_set(str(write_images(tmp_path / "photos", ROWS)))
 
 
-def outcome_of(images: ImageSet, root: Path) -> Outcome:
+def outcome_of(images: ImageSet, root: Path) -> BuildResult:
     backbone = tiny_backbone()
-    return build(images, backbone, plan_store(images, backbone, "native", "float32", 4), root, batch_size=2)
+    return build_store(images, backbone, plan_store(images, backbone, "native", "float32", 4), root, batch_size=2)
 
 
 def slowed(function: Any, seconds: float = 0.02) -> Any:
@@ -110,7 +110,7 @@ def test_a_slow_disk_holds_the_network_up_and_memory_stays_bounded(
     monkeypatch.setattr(StoreWriter, "write", slow)
     backbone = tiny_backbone()
     plan = plan_store(images, backbone, "native", "float32", 1)
-    build(images, backbone, plan, tmp_path / "stores", batch_size=1, advance=advance)
+    build_store(images, backbone, plan, tmp_path / "stores", batch_size=1, advance=advance)
     assert 2 <= most[0] <= 4
 
 
@@ -160,8 +160,8 @@ def test_reading_and_decoding_are_the_same_workers() -> None:
 def test_a_plan_says_memory_and_bytes_of_a_build(images: ImageSet, tmp_path: Path) -> None:
     backbone = tiny_backbone()
     plan = plan_store(images, backbone, "native", "float16", 4)
-    expected = estimate(images, backbone, plan, 4)
-    sealed = open_store(build(images, backbone, plan, tmp_path / "stores").path)
+    expected = estimate_build(images, backbone, plan, 4)
+    sealed = open_store(build_store(images, backbone, plan, tmp_path / "stores").path)
     assert expected.bytes == pytest.approx(sealed.manifest["bytes"], rel=0.2)
     assert expected.memory > 0
     assert expected.seconds > 0

@@ -17,12 +17,13 @@ from click.testing import CliRunner, Result
 from numpy.typing import NDArray
 from PIL import Image
 
-from posenet_store.backbones.backbone import Backbone, load_backbone
+from posenet_store.backbones.backbone import Backbone
+from posenet_store.backbones.load import load_backbone
 from posenet_store.cli import main
 from posenet_store.errors import BuildError
-from posenet_store.extraction.build import build, plan_store
-from posenet_store.images.image_set import decode
-from posenet_store.images.sources import image_set
+from posenet_store.extraction.build import build_store, plan_store
+from posenet_store.images.decode import decode
+from posenet_store.images.sources import load_image_set
 from posenet_store.specs import FORMATS
 from posenet_store.store.reader import Reader, open_store
 from tests.support.small import built_store, tiny_backbone, write_images
@@ -148,9 +149,9 @@ def cli(*words: object) -> Result:
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_build_goes_through_every_bad_and_odd_image(zoo: Path, tmp_path: Path, name: str) -> None:
-    images, backbone = image_set(str(zoo)), tiny_backbone()
+    images, backbone = load_image_set(str(zoo)), tiny_backbone()
     plan = plan_store(images, backbone, "native", "float16", 4, name)
-    outcome = build(images, backbone, plan, tmp_path, max_unreadable=0.5)
+    outcome = build_store(images, backbone, plan, tmp_path, max_unreadable=0.5)
     assert (outcome.extracted, outcome.missing) == (len(images), 0)
     check(open_store(outcome.path), zoo, backbone, images.ignored)
 
@@ -163,7 +164,7 @@ def test_the_command_line_goes_through_every_bad_and_odd_image(zoo: Path, tmp_pa
     check_printed(result)
     store = Path(result.stdout.splitlines()[-1])
     assert f"{len(LEFT_OUT)} files that are not images are left out: .hidden.png, notes\\n.txt, pipe.png" in result.stderr
-    check(open_store(store), zoo, pixels, image_set(str(zoo)).ignored)
+    check(open_store(store), zoo, pixels, load_image_set(str(zoo)).ignored)
     quarantined = [line for line in result.stderr.splitlines() if line.startswith("quarantined: ")]
     assert len(quarantined) == len(BAD)
     assert "quarantined: empty\\nagain.png: the file is empty (0 bytes)" in quarantined
@@ -182,7 +183,7 @@ def test_the_command_line_goes_through_every_bad_and_odd_image(zoo: Path, tmp_pa
 def test_without_leave_a_build_stops_with_examples_and_the_way_out(zoo: Path, tmp_path: Path) -> None:
     allowed = r"\d of 29 images are unreadable, more than the 1\.0% allowed \(.*\)\. Mend or remove them, .*--max-unreadable"
     with pytest.raises(BuildError, match=re.compile(allowed, re.DOTALL)) as caught:
-        built_store(tmp_path, image_set(str(zoo)), tiny_backbone())
+        built_store(tmp_path, load_image_set(str(zoo)), tiny_backbone())
     assert any(f"{name}: " in str(caught.value) for name in BAD)
     result = cli("build-store", "--backbone", "pixels", "--images", zoo, "--stores", tmp_path, "--no-probes")
     assert (result.exit_code, result.stdout) == (1, "")
@@ -204,12 +205,12 @@ def test_the_examples_of_a_stopped_build_are_printed_harmlessly(tmp_path: Path) 
 def test_an_image_that_changes_under_the_build_stops_it(tmp_path: Path, name: str) -> None:
     """And costs the block in hand: its bytes put back, the same command goes on."""
     photos, backbone = write_images(tmp_path / "photos", 14), tiny_backbone()
-    images, kept = image_set(str(photos)), shutil.copytree(photos, tmp_path / "kept")
+    images, kept = load_image_set(str(photos)), shutil.copytree(photos, tmp_path / "kept")
     whole = built_store(tmp_path / "whole", images, backbone, file_format=name)
     (photos / whole.ids[-1]).write_bytes(b"other")
     with pytest.raises(BuildError, match=rf"{whole.ids[-1]}: the file changed while the store was being built"):
         built_store(tmp_path / "stores", images, backbone, file_format=name)
     shutil.copy(kept / whole.ids[-1], photos)
     plan = plan_store(images, backbone, "native", "float32", 4, name)
-    assert build(images, backbone, plan, tmp_path / "stores", batch_size=2).extracted == 2
+    assert build_store(images, backbone, plan, tmp_path / "stores", batch_size=2).extracted == 2
     assert open_store(tmp_path / "stores" / plan.spec.folder).manifest["store_id"] == whole.manifest["store_id"]

@@ -21,7 +21,7 @@ from posenet_store.errors import PosenetStoreError, UsageError
 from posenet_store.images import download as downloads
 from posenet_store.images import duts as fetches
 from posenet_store.images import unzip as unpacks
-from posenet_store.images.sources import DUTS, image_set
+from posenet_store.images.sources import DUTS, load_image_set
 
 COUNT = 5
 
@@ -150,7 +150,7 @@ def test_what_is_fetched_is_what_images_looks_for_and_a_rerun_asks_nobody(site: 
     assert done.exit_code == 0, done.output
     assert done.stdout == f"{tmp_path}/DUTS-TE/DUTS-TE-Image\n"
     whole(site, tmp_path)
-    assert len(image_set("duts-te", tmp_path)) == COUNT
+    assert len(load_image_set("duts-te", tmp_path)) == COUNT
     before = len(site.asked)
     assert typed(site, tmp_path).exit_code == 0
     assert len(site.asked) == before
@@ -235,7 +235,7 @@ def test_what_is_not_there_is_said_at_once(site: Site, tmp_path: Path) -> None:
 @pytest.mark.parametrize("url", ["file:///etc/passwd", "ftp://127.0.0.1/x.zip", "DUTS-TE.zip"])
 def test_only_the_web_is_fetched_from(tmp_path: Path, url: str) -> None:
     with pytest.raises(UsageError, match="begins with http:// or https://"):
-        fetches.fetch("duts-te", tmp_path, url)
+        fetches.fetch_duts("duts-te", tmp_path, url)
 
 
 def test_another_digest_is_refused_and_the_file_removed(site: Site, tmp_path: Path) -> None:
@@ -318,7 +318,7 @@ def test_an_archive_that_says_less_than_it_holds_is_broken(tmp_path: Path) -> No
     data[directory + 24 : directory + 28] = (10).to_bytes(4, "little")
     (tmp_path / "liar.zip").write_bytes(data)
     with pytest.raises(PosenetStoreError, match="no sound zip archive"):
-        unpacks.unpack(tmp_path / "liar.zip", tmp_path / "out", 1000)
+        unpacks.unzip(tmp_path / "liar.zip", tmp_path / "out", 1000)
     assert (tmp_path / "out/a").stat().st_size <= 10
 
 

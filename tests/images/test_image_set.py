@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from posenet_store.errors import ImageError, UsageError
-from posenet_store.images import image_set as module
-from posenet_store.images.image_set import MAX_PIXELS, SUFFIXES, ImageSet, decode, file_set, folder_set, to_rgb
+from posenet_store.images import decode as module
+from posenet_store.images.decode import MAX_PIXELS, decode, to_rgb
+from posenet_store.images.image_set import SUFFIXES, ImageSet, load_files, load_folder
 from tests.support.small import write_images
 
 SIDE = 16  # images of this size are decoded without resizing, so that their pixels can be compared exactly
@@ -267,7 +268,7 @@ def test_a_folder_is_walked_and_sorted_by_relative_path(tmp_path: Path) -> None:
     names = ["b.png", "a/z.png", "a/b/c.png", "a.png", "B.png", "c 10.png", "c 9.png", "a-b.png"]
     for name in names:
         put(tmp_path / name)
-    assert folder_set(tmp_path).ids == tuple(sorted(names, key=str.encode))
+    assert load_folder(tmp_path).ids == tuple(sorted(names, key=str.encode))
 
 
 @pytest.mark.parametrize("suffix", sorted(SUFFIXES))
@@ -275,13 +276,13 @@ def test_suffixes_count_in_any_case(tmp_path: Path, suffix: str) -> None:
     names = [f"a{suffix}", f"b{suffix.upper()}", f"c{suffix.title()}"]
     for name in names:
         put(tmp_path / name)
-    assert folder_set(tmp_path).ids == tuple(names)
+    assert load_folder(tmp_path).ids == tuple(names)
 
 
 def test_hidden_files_and_other_suffixes_are_listed_as_ignored(tmp_path: Path) -> None:
     for name in ("a.png", ".hidden.png", "notes.txt", "sub/labels.csv", "png", "b.png.bak", "sub/._b.png"):
         put(tmp_path / name)
-    images = folder_set(tmp_path)
+    images = load_folder(tmp_path)
     assert images.ids == ("a.png",)
     assert images.ignored == (".hidden.png", "b.png.bak", "notes.txt", "png", "sub/._b.png", "sub/labels.csv")
 
@@ -289,7 +290,7 @@ def test_hidden_files_and_other_suffixes_are_listed_as_ignored(tmp_path: Path) -
 def test_hidden_folders_are_not_entered(tmp_path: Path) -> None:
     put(tmp_path / "a.png")
     put(tmp_path / ".thumbnails" / "a.png")
-    assert folder_set(tmp_path).ids == ("a.png",)
+    assert load_folder(tmp_path).ids == ("a.png",)
 
 
 @pytest.mark.parametrize("target", [".", "..", "sub"])
@@ -297,7 +298,7 @@ def test_a_loop_of_links_ends(tmp_path: Path, target: str) -> None:
     put(tmp_path / "images/sub/a.png")
     put(tmp_path / "images/b.png")
     (tmp_path / "images/sub/loop").symlink_to(Path("..") / target if target == "sub" else target, target_is_directory=True)
-    assert folder_set(tmp_path / "images").ids == ("b.png", "sub/a.png")
+    assert load_folder(tmp_path / "images").ids == ("b.png", "sub/a.png")
 
 
 def test_links_to_files_and_folders_are_followed(tmp_path: Path) -> None:
@@ -305,7 +306,7 @@ def test_links_to_files_and_folders_are_followed(tmp_path: Path) -> None:
     put(tmp_path / "images/b.png")
     (tmp_path / "images/linked").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
     (tmp_path / "images/c.png").symlink_to(tmp_path / "elsewhere/a.png")
-    images = folder_set(tmp_path / "images")
+    images = load_folder(tmp_path / "images")
     assert images.ids == ("b.png", "c.png", "linked/a.png")
     assert images.digests[1] == images.digests[2]
 
@@ -315,7 +316,7 @@ def test_links_to_files_and_folders_are_followed(tmp_path: Path) -> None:
 )
 def test_odd_names_are_kept_and_read(tmp_path: Path, name: str) -> None:
     put(tmp_path / name)
-    images = folder_set(tmp_path)
+    images = load_folder(tmp_path)
     assert images.ids == (name,)
     assert (images.read(0, SIDE) == np.asarray(photo())).all()
 
@@ -326,7 +327,7 @@ def test_a_name_that_is_not_utf_8_is_escaped_and_read(tmp_path: Path) -> None:
         Path(os.fsdecode(path)).write_bytes(encoded(photo()))
     except OSError as error:
         pytest.skip(f"this file system refuses such names: {error}")
-    images = folder_set(tmp_path)
+    images = load_folder(tmp_path)
     assert images.ids == ("caf\\xe9.png",)
     assert images.ids[0].encode()  # what a surrogate would fail at
     assert (images.read(0, SIDE) == np.asarray(photo())).all()
@@ -335,17 +336,21 @@ def test_a_name_that_is_not_utf_8_is_escaped_and_read(tmp_path: Path) -> None:
 
 def test_a_folder_without_images_is_refused_with_what_was_found(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"holds no image \(0 other files\); accepted: \.bmp, .*\.webp"):
-        folder_set(tmp_path)
+        load_folder(tmp_path)
     put(tmp_path / "notes.txt")
     put(tmp_path / "sub/.a.png")
     with pytest.raises(UsageError, match=r"holds no image \(2 other files\)"):
-        folder_set(tmp_path)
+        load_folder(tmp_path)
 
 
 def test_a_set_is_named_after_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_images(tmp_path / "holiday", 1)
     monkeypatch.chdir(folder)
-    assert (folder_set(folder).name, folder_set(Path()).name, folder_set(folder, "duts").name) == ("holiday", "holiday", "duts")
+    assert (load_folder(folder).name, load_folder(Path()).name, load_folder(folder, "duts").name) == (
+        "holiday",
+        "holiday",
+        "duts",
+    )
 
 
 # Reading a set.
@@ -353,21 +358,21 @@ def test_a_set_is_named_after_its_folder(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_a_set_reads_its_images_in_order(tmp_path: Path) -> None:
     folder = write_images(tmp_path, 6)
-    images = folder_set(folder)
+    images = load_folder(folder)
     assert len(images) == 6
     for index, name in enumerate(images.ids):
         assert (images.read(index, 20) == decode((folder / name).read_bytes(), 20)).all()
 
 
 def test_digests_are_those_of_the_files(tmp_path: Path) -> None:
-    images = folder_set(write_images(tmp_path, 6))
+    images = load_folder(write_images(tmp_path, 6))
     assert images.digests == tuple(sha256((tmp_path / name).read_bytes()).hexdigest() for name in images.ids)
 
 
 def test_a_broken_image_spoils_no_other(tmp_path: Path) -> None:
     write_images(tmp_path, 2)
     put(tmp_path / "a.jpg", b"not an image")
-    images = folder_set(tmp_path)
+    images = load_folder(tmp_path)
     with pytest.raises(ImageError, match="not an image"):
         images.read(0, SIDE)
     assert images.read(1, SIDE).shape == (SIDE, SIDE, 3)
@@ -376,7 +381,7 @@ def test_a_broken_image_spoils_no_other(tmp_path: Path) -> None:
 @pytest.mark.parametrize("data", [encoded(photo(seed=1)), b""], ids=["another image", "emptied"])
 def test_a_file_that_changed_after_it_was_hashed_is_refused(tmp_path: Path, data: bytes) -> None:
     put(tmp_path / "a.png")
-    images = folder_set(tmp_path)
+    images = load_folder(tmp_path)
     put(tmp_path / "a.png", data)
     with pytest.raises(ImageError, match="changed while the store was being built"):
         images.read(0, SIDE)
@@ -384,7 +389,7 @@ def test_a_file_that_changed_after_it_was_hashed_is_refused(tmp_path: Path, data
 
 def test_a_file_that_vanished_is_an_image_error(tmp_path: Path) -> None:
     put(tmp_path / "a.png")
-    images = folder_set(tmp_path)
+    images = load_folder(tmp_path)
     (tmp_path / "a.png").unlink()
     with pytest.raises(ImageError, match="can't be read: No such file"):
         images.read(0, SIDE)
@@ -393,7 +398,7 @@ def test_a_file_that_vanished_is_an_image_error(tmp_path: Path) -> None:
 def test_a_dangling_link_is_an_image_that_cannot_be_read(tmp_path: Path) -> None:
     put(tmp_path / "a.png")
     (tmp_path / "b.png").symlink_to(tmp_path / "nowhere.png")
-    images = folder_set(tmp_path)
+    images = load_folder(tmp_path)
     assert images.ids == ("a.png", "b.png")
     with pytest.raises(ImageError, match="can't be read: No such file"):
         images.read(1, SIDE)
@@ -416,7 +421,7 @@ def test_a_file_that_cannot_be_read_is_an_image_error(
         return real(self)
 
     monkeypatch.setattr(Path, "read_bytes", guarded)
-    images = folder_set(tmp_path)
+    images = load_folder(tmp_path)
     with pytest.raises(ImageError, match=reason):
         images.read(0, SIDE)
     assert images.read(1, SIDE).shape == (SIDE, SIDE, 3)
@@ -430,7 +435,7 @@ def test_a_file_that_cannot_be_read_is_an_image_error(
 
 
 def test_the_digest_is_over_bytes_and_names_in_order(tmp_path: Path) -> None:
-    images = folder_set(write_images(tmp_path, 3))
+    images = load_folder(write_images(tmp_path, 3))
     lines = [f"{sha256((tmp_path / name).read_bytes()).hexdigest()} {name}\n" for name in sorted(images.ids)]
     assert images.sha256 == sha256("".join(lines).encode()).hexdigest()
 
@@ -439,28 +444,28 @@ def test_a_copy_elsewhere_has_the_same_digest(tmp_path: Path) -> None:
     folder = write_images(tmp_path / "one", 3)
     shutil.copytree(folder, tmp_path / "two")
     put(tmp_path / "two/notes.txt")
-    assert folder_set(folder).sha256 == folder_set(tmp_path / "two").sha256
+    assert load_folder(folder).sha256 == load_folder(tmp_path / "two").sha256
 
 
 def test_the_digest_changes_with_a_byte_a_name_or_a_missing_image(tmp_path: Path) -> None:
     folder = write_images(tmp_path, 3)
     first = folder / "image000.png"
     data = first.read_bytes()
-    found = [folder_set(folder).sha256]
+    found = [load_folder(folder).sha256]
     first.write_bytes(data + b"\0")
-    found.append(folder_set(folder).sha256)
+    found.append(load_folder(folder).sha256)
     first.rename(folder / "image0.png")
-    found.append(folder_set(folder).sha256)
+    found.append(load_folder(folder).sha256)
     (folder / "image0.png").unlink()
-    found.append(folder_set(folder).sha256)
+    found.append(load_folder(folder).sha256)
     assert len(set(found)) == 4
     first.write_bytes(data)
-    assert folder_set(folder).sha256 == found[0]
+    assert load_folder(folder).sha256 == found[0]
 
 
 def test_the_digest_changes_with_the_order(tmp_path: Path) -> None:
     paths = sorted(write_images(tmp_path, 3).iterdir())
-    assert file_set("s", tmp_path, paths).sha256 != file_set("s", tmp_path, paths[::-1]).sha256
+    assert load_files("s", tmp_path, paths).sha256 != load_files("s", tmp_path, paths[::-1]).sha256
 
 
 # Limits.
@@ -469,7 +474,7 @@ def test_the_digest_changes_with_the_order(tmp_path: Path) -> None:
 def test_a_limit_keeps_the_first_images(tmp_path: Path) -> None:
     write_images(tmp_path, 5)
     put(tmp_path / "notes.txt")
-    images = folder_set(tmp_path)
+    images = load_folder(tmp_path)
     few = images.limited(2)
     assert (few.ids, few.digests, few.name, few.ignored) == (images.ids[:2], images.digests[:2], images.name, ("notes.txt",))
     assert (few.read(1, SIDE) == images.read(1, SIDE)).all()
@@ -486,14 +491,14 @@ def test_a_limit_beyond_the_set_changes_nothing(limit: int | None) -> None:
 @pytest.mark.parametrize("limit", [0, -1])
 def test_a_limit_below_one_is_refused(tmp_path: Path, limit: int) -> None:
     with pytest.raises(UsageError, match=f"--limit {limit} leaves no image; give 1 or more"):
-        folder_set(write_images(tmp_path, 2)).limited(limit)
+        load_folder(write_images(tmp_path, 2)).limited(limit)
 
 
 def test_a_pipe_is_left_out_and_does_not_block(tmp_path: Path) -> None:
     Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
     os.mkfifo(tmp_path / "b.png")
     (tmp_path / "c.png").symlink_to(tmp_path / "nowhere")
-    images = folder_set(tmp_path)
+    images = load_folder(tmp_path)
     assert images.ids == ("a.png", "c.png")
     assert images.ignored == ("b.png",)
     with pytest.raises(ImageError, match="can't be read"):
@@ -508,4 +513,4 @@ def test_a_folder_that_cannot_be_read_is_an_error(tmp_path: Path, monkeypatch: p
 
     monkeypatch.setattr("posenet_store.images.image_set.os.walk", walk)
     with pytest.raises(UsageError, match=r"secret can't be read \(Permission denied\)"):
-        folder_set(tmp_path)
+        load_folder(tmp_path)

@@ -10,9 +10,9 @@ from PIL import Image
 
 from posenet_store.errors import UsageError
 from posenet_store.images import sources
-from posenet_store.images.image_set import folder_set
-from posenet_store.images.sources import DUTS, PHOTOS, PROBE_SIZE, image_set, probe
-from posenet_store.images.synthetic import dead_leaves
+from posenet_store.images.image_set import load_folder
+from posenet_store.images.sources import DUTS, PHOTOS, PROBE_SIZE, load_image_set, make_probe
+from posenet_store.images.synthetic import draw_dead_leaves
 from tests.support.small import write_images
 
 DUTS_FOLDER = "DUTS-TE/DUTS-TE-Image"
@@ -29,27 +29,27 @@ def duts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_folder(tmp_path: Path) -> None:
     folder = write_images(tmp_path / "mine", 3)
-    images = image_set(str(folder))
-    assert (images.name, images.ids, images.sha256) == ("mine", folder_set(folder).ids, folder_set(folder).sha256)
+    images = load_image_set(str(folder))
+    assert (images.name, images.ids, images.sha256) == ("mine", load_folder(folder).ids, load_folder(folder).sha256)
 
 
 def test_a_single_file(tmp_path: Path) -> None:
     folder = write_images(tmp_path, 3)
-    images = image_set(str(folder / "image001.png"))
+    images = load_image_set(str(folder / "image001.png"))
     assert (images.name, images.ids) == ("image001", ("image001.png",))
-    assert (images.read(0, 20) == folder_set(folder).read(1, 20)).all()
+    assert (images.read(0, 20) == load_folder(folder).read(1, 20)).all()
 
 
 def test_a_single_file_may_have_any_suffix(tmp_path: Path) -> None:
     write_images(tmp_path, 1)
     path = (tmp_path / "image000.png").rename(tmp_path / "upload")
-    assert image_set(str(path)).read(0, 20).shape == (20, 20, 3)
+    assert load_image_set(str(path)).read(0, 20).shape == (20, 20, 3)
 
 
 def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_images(tmp_path / "pictures", 2)
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert len(image_set("~/pictures")) == 2
+    assert len(load_image_set("~/pictures")) == 2
 
 
 @pytest.mark.parametrize("source", ["nowhere/images", "duts", "probe", "DUTS-TE", "", "dead-leaves"])
@@ -59,7 +59,7 @@ def test_an_unknown_source_is_refused_with_what_is_accepted(
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path / "empty")
     with pytest.raises(UsageError) as raised:
-        image_set(source)
+        load_image_set(source)
     message = str(raised.value)
     if source == "":  # the working folder, as everywhere
         assert "holds no image" in message
@@ -77,31 +77,31 @@ def test_the_published_counts_of_duts() -> None:
 
 
 def test_duts_by_data_root(duts: Path) -> None:
-    images = image_set("duts-te", duts)
+    images = load_image_set("duts-te", duts)
     assert (images.name, len(images)) == ("duts-te", 3)
-    assert images.sha256 == folder_set(duts / DUTS_FOLDER).sha256
+    assert images.sha256 == load_folder(duts / DUTS_FOLDER).sha256
 
 
 def test_duts_by_environment(duts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POSENET_DATA", str(duts))
-    assert len(image_set("duts-te")) == 3
+    assert len(load_image_set("duts-te")) == 3
 
 
 def test_a_data_root_goes_before_the_environment(duts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POSENET_DATA", str(duts / "nowhere"))
-    assert len(image_set("duts-te", duts)) == 3
+    assert len(load_image_set("duts-te", duts)) == 3
 
 
 def test_duts_without_a_root_says_how_to_give_one(duts: Path) -> None:
     with pytest.raises(UsageError, match=r"duts-te needs .*--data-root DIR or set POSENET_DATA"):
-        image_set("duts-te")
+        load_image_set("duts-te")
 
 
 def test_duts_not_unpacked_names_the_folder_and_the_archive(duts: Path) -> None:
     with pytest.raises(
         UsageError, match=r"DUTS-TR-Image does not exist; `fetch duts-tr` brings it, or unpack DUTS-TR\.zip below "
     ) as raised:
-        image_set("duts-tr", duts)
+        load_image_set("duts-tr", duts)
     assert str(duts) in str(raised.value)
 
 
@@ -110,31 +110,31 @@ def test_an_incomplete_duts_names_both_counts(duts: Path, monkeypatch: pytest.Mo
     monkeypatch.setitem(DUTS, "duts-te", (DUTS_FOLDER, 5019))
     monkeypatch.setenv("POSENET_DATA", str(duts))
     with pytest.raises(UsageError, match=r"holds 3 images, duts-te has 5,019; the copy is not complete") as raised:
-        image_set("duts-te", duts if by == "data root" else None)
+        load_image_set("duts-te", duts if by == "data root" else None)
     assert f"--images {duts / DUTS_FOLDER}" in str(raised.value)
 
 
 def test_a_duts_with_too_many_images_is_refused(duts: Path) -> None:
     write_images(duts / DUTS_FOLDER / "more", 1)
     with pytest.raises(UsageError, match="holds 4 images, duts-te has 3"):
-        image_set("duts-te", duts)
+        load_image_set("duts-te", duts)
 
 
 # Probes.
 
 
 def test_probes_are_black_white_and_noise() -> None:
-    images = image_set("probes")
+    images = load_image_set("probes")
     assert (images.name, images.ids) == ("probes", ("black", "white", "noise"))
     black, white, noise = (images.read(index, PROBE_SIZE) for index in range(3))
     assert (black == 0).all()
     assert (white == 255).all()
-    assert (noise == probe("noise")).all()
+    assert (noise == make_probe("noise")).all()
     assert {image.shape for image in (black, white, noise)} == {(224, 224, 3)}
 
 
 def test_noise_is_gaussian_without_position() -> None:
-    noise = probe("noise").astype(float)
+    noise = make_probe("noise").astype(float)
     clipped = np.clip(np.random.default_rng(1).normal(127.5, 50, 1_000_000), 0, 255)
     assert abs(noise.mean() - clipped.mean()) < 1
     assert abs(noise.std() - clipped.std()) < 0.5
@@ -144,20 +144,20 @@ def test_noise_is_gaussian_without_position() -> None:
 
 
 def test_noise_is_seeded() -> None:
-    assert (probe("noise", 7) == probe("noise", 7)).all()
-    assert (probe("noise", 7) != probe("noise", 8)).any()
-    assert (probe("noise") == probe("noise", 0)).all()
+    assert (make_probe("noise", 7) == make_probe("noise", 7)).all()
+    assert (make_probe("noise", 7) != make_probe("noise", 8)).any()
+    assert (make_probe("noise") == make_probe("noise", 0)).all()
 
 
 def test_the_digests_of_probes_are_those_of_their_pixels() -> None:
-    images = image_set("probes")
-    assert images.digests == tuple(sha256(probe(name).tobytes()).hexdigest() for name in images.ids)
+    images = load_image_set("probes")
+    assert images.digests == tuple(sha256(make_probe(name).tobytes()).hexdigest() for name in images.ids)
     assert len(set(images.digests)) == 3
 
 
 def test_probes_are_resized_as_images_are() -> None:
-    expected = Image.fromarray(probe("noise")).resize((96, 96), Image.Resampling.BILINEAR)
-    assert (image_set("probes").read(2, 96) == np.asarray(expected)).all()
+    expected = Image.fromarray(make_probe("noise")).resize((96, 96), Image.Resampling.BILINEAR)
+    assert (load_image_set("probes").read(2, 96) == np.asarray(expected)).all()
 
 
 # Dead leaves.
@@ -173,16 +173,16 @@ def test_probes_are_resized_as_images_are() -> None:
     ],
 )
 def test_dead_leaves_by_count_and_seed(source: str, count: int, seed: int) -> None:
-    images = image_set(source)
+    images = load_image_set(source)
     assert (images.name, len(images), len(set(images.ids))) == ("dead-leaves", count, count)
-    assert (images.read(2, 256) == dead_leaves(seed, 2)).all()
-    expected = Image.fromarray(dead_leaves(seed, 1)).resize((64, 64), Image.Resampling.BILINEAR)
+    assert (images.read(2, 256) == draw_dead_leaves(seed, 2)).all()
+    expected = Image.fromarray(draw_dead_leaves(seed, 1)).resize((64, 64), Image.Resampling.BILINEAR)
     assert (images.read(1, 64) == np.asarray(expected)).all()
 
 
 def test_the_digest_of_dead_leaves_changes_with_seed_count_and_generator(monkeypatch: pytest.MonkeyPatch) -> None:
     def digest(query: str) -> str:
-        return image_set(f"synthetic:dead-leaves?{query}").sha256
+        return load_image_set(f"synthetic:dead-leaves?{query}").sha256
 
     before = digest("n=3")
     assert before == digest("n=3&seed=0")
@@ -191,12 +191,12 @@ def test_the_digest_of_dead_leaves_changes_with_seed_count_and_generator(monkeyp
         patch.setattr(sources, "VERSION", 99)
         assert digest("n=3") != before
     # Even if somebody forgets to count up the version.
-    monkeypatch.setattr(sources, "dead_leaves", lambda seed, index: dead_leaves(seed, index) ^ 1)
+    monkeypatch.setattr(sources, "draw_dead_leaves", lambda seed, index: draw_dead_leaves(seed, index) ^ 1)
     assert digest("n=3") != before
 
 
 def test_more_dead_leaves_begin_with_the_same_images() -> None:
-    few, many = image_set("synthetic:dead-leaves?n=3"), image_set("synthetic:dead-leaves?n=5")
+    few, many = load_image_set("synthetic:dead-leaves?n=3"), load_image_set("synthetic:dead-leaves?n=5")
     assert (few.ids, few.digests) == (many.ids[:3], many.digests[:3])
     assert len(set(many.digests)) == 5
 
@@ -223,7 +223,7 @@ def test_more_dead_leaves_begin_with_the_same_images() -> None:
 )
 def test_a_wrong_synthetic_source_is_refused(source: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        image_set(source)
+        load_image_set(source)
 
 
 # Photographs.
@@ -231,7 +231,7 @@ def test_a_wrong_synthetic_source_is_refused(source: str, message: str) -> None:
 
 @pytest.mark.skipif(find_spec("skimage") is None, reason="scikit-image (extra demo) is not installed")
 def test_the_photographs_decode() -> None:
-    images = image_set("photos")
+    images = load_image_set("photos")
     assert (images.name, images.ids) == ("photos", PHOTOS)
     assert len(images) == 8
     for index in range(8):
@@ -244,9 +244,9 @@ def test_the_photographs_decode() -> None:
 def test_photographs_without_scikit_image_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r"scikit-image; install it: pip install 'posenet-store\[demo\]'"):
-        image_set("photos")
+        load_image_set("photos")
 
 
 def test_an_unknown_probe_names_the_known() -> None:
     with pytest.raises(UsageError, match="accepted: black, white, noise"):
-        probe("grey")
+        make_probe("grey")

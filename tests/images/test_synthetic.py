@@ -8,30 +8,30 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from posenet_store.images import synthetic as module
-from posenet_store.images.synthetic import CANVAS, dead_leaves
+from posenet_store.images.synthetic import CANVAS, draw_dead_leaves
 
 
 @cache
 def stack(count: int) -> NDArray[np.uint8]:
     """Return the first images of seed 0, drawn once for all tests."""
-    return np.stack([dead_leaves(0, index) for index in range(count)])
+    return np.stack([draw_dead_leaves(0, index) for index in range(count)])
 
 
 def test_an_image_is_a_function_of_seed_and_index() -> None:
     np.random.default_rng().random()
-    assert (dead_leaves(0, 5) == stack(64)[5]).all()
+    assert (draw_dead_leaves(0, 5) == stack(64)[5]).all()
     assert stack(64).shape == (64, CANVAS, CANVAS, 3)
     assert stack(64).dtype == np.uint8
 
 
 @pytest.mark.parametrize("other", [(0, 1), (1, 0), (1, 1)])
 def test_another_index_or_seed_is_another_image(other: tuple[int, int]) -> None:
-    difference = np.abs(dead_leaves(*other).astype(int) - dead_leaves(0, 0).astype(int))
+    difference = np.abs(draw_dead_leaves(*other).astype(int) - draw_dead_leaves(0, 0).astype(int))
     assert difference.mean() > 20
 
 
 def test_swapping_seed_and_index_gives_another_image() -> None:
-    assert (dead_leaves(2, 3) != dead_leaves(3, 2)).any()
+    assert (draw_dead_leaves(2, 3) != draw_dead_leaves(3, 2)).any()
 
 
 def test_the_spectrum_falls_as_that_of_photographs() -> None:
@@ -52,7 +52,7 @@ def test_no_background_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = stack(64)[:24]
     new = Image.new
     monkeypatch.setattr(Image, "new", lambda mode, size, color=0: new(mode, size, (255, 0, 255)))
-    assert [int((dead_leaves(0, index) != expected[index]).sum()) for index in range(24)] == [0] * 24
+    assert [int((draw_dead_leaves(0, index) != expected[index]).sum()) for index in range(24)] == [0] * 24
 
 
 def test_what_falls_between_the_leaves_is_little_and_has_the_tone_of_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,7 +68,7 @@ def test_what_falls_between_the_leaves_is_little_and_has_the_tone_of_the_image(m
         outlines.clear()
         with monkeypatch.context() as patch:
             patch.setattr(ImageDraw.ImageDraw, "polygon", spy)
-            image = dead_leaves(0, index)
+            image = draw_dead_leaves(0, index)
         missed = Image.new("1", (CANVAS, CANVAS), 1)
         draw = ImageDraw.Draw(missed)
         for corners in outlines:

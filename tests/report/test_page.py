@@ -16,7 +16,7 @@ import pytest
 
 from posenet_store.cli import main
 from posenet_store.errors import UsageError
-from posenet_store.images.sources import image_set
+from posenet_store.images.sources import load_image_set
 from posenet_store.report.html.page import write_page
 from posenet_store.report.scores import bracketed
 from posenet_store.store.catalogue import stores
@@ -48,8 +48,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Path]]:
     """Two runs on a store whose image set has a hostile name."""
     root = tmp_path_factory.mktemp("page")
     backbone = tiny_backbone(name="vgg16")
-    images = image_set(str(write_images(root / "photos", 12)))
-    built_store(root / "stores", image_set("probes"), backbone)
+    images = load_image_set(str(write_images(root / "photos", 12)))
+    built_store(root / "stores", load_image_set("probes"), backbone)
     built_store(root / "stores", replace(images, name="evil <b>"), backbone)
     spec = SweepSpec(title=HOSTILE, train=("evil*", "evil <b>"), protocols=("report-2020", "ridge"), seeds=(0, 1))
     found = stores(root / "stores")[0]

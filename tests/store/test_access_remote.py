@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from posenet_store.errors import PosenetStoreError, StoreError, UsageError
-from posenet_store.images.sources import image_set
+from posenet_store.images.sources import load_image_set
 from posenet_store.specs import FORMATS
 from posenet_store.store import access_remote as remote
 from posenet_store.store.reader import Reader, open_store
@@ -23,7 +23,7 @@ ROWS = 14
 @pytest.fixture(scope="module")
 def readers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Reader]:
     root = tmp_path_factory.mktemp("remote")
-    images = image_set(str(write_images(root / "photos", ROWS)))
+    images = load_image_set(str(write_images(root / "photos", ROWS)))
     return {name: built_store(root / "stores", images, tiny_backbone(), file_format=name) for name in FORMATS}
 
 

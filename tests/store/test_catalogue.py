@@ -7,18 +7,18 @@ from pathlib import Path
 import pytest
 
 from posenet_store.errors import StoreError
-from posenet_store.extraction.build import build, plan_store
-from posenet_store.images.sources import image_set
+from posenet_store.extraction.build import build_store, plan_store
+from posenet_store.images.sources import load_image_set
 from posenet_store.store.catalogue import entry, stores
 from posenet_store.store.chunking import row_bytes
 from tests.support.small import built_store, folder, tiny_backbone, write_images
 
 
 def test_sealed_and_growing_stores_are_told_apart(tmp_path: Path) -> None:
-    images, backbone = image_set(str(write_images(tmp_path / "photos", 14))), tiny_backbone()
+    images, backbone = load_image_set(str(write_images(tmp_path / "photos", 14))), tiny_backbone()
     root = tmp_path / "stores"
     sealed = folder(built_store(root, images, backbone))
-    half = build(images, backbone, plan_store(images, backbone, "aligned", "float32", 4), root, part=(1, 2)).path
+    half = build_store(images, backbone, plan_store(images, backbone, "aligned", "float32", 4), root, part=(1, 2)).path
     found, damaged = stores(root)
     assert damaged == []
     assert {one.path: one.to_dict()["state"] for one in found} == {sealed: "sealed", half: "2 of 4 blocks"}
@@ -27,7 +27,7 @@ def test_sealed_and_growing_stores_are_told_apart(tmp_path: Path) -> None:
 
 
 def test_a_damaged_store_is_reported_and_hides_no_other(tmp_path: Path) -> None:
-    images = image_set(str(write_images(tmp_path / "photos", 3)))
+    images = load_image_set(str(write_images(tmp_path / "photos", 3)))
     root = tmp_path / "stores"
     good = folder(built_store(root, images, tiny_backbone()))
     bad = folder(built_store(root, images, tiny_backbone(seed=1)))
@@ -43,7 +43,7 @@ def test_a_damaged_store_is_reported_and_hides_no_other(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def probes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sealed store; tests damage copies of it."""
-    return folder(built_store(tmp_path_factory.mktemp("catalogue"), image_set("probes"), tiny_backbone()))
+    return folder(built_store(tmp_path_factory.mktemp("catalogue"), load_image_set("probes"), tiny_backbone()))
 
 
 @pytest.mark.parametrize(
@@ -87,9 +87,9 @@ def test_a_plan_with_a_value_that_nothing_accepts_is_a_line_and_no_crash(probes:
 def test_an_entry_counts_rows_bytes_and_what_is_quarantined(tmp_path: Path, seal: bool) -> None:
     folder = write_images(tmp_path / "photos", 14)
     (folder / "image005.png").write_bytes(b"")
-    images, backbone = image_set(str(folder)), tiny_backbone()
+    images, backbone = load_image_set(str(folder)), tiny_backbone()
     plan = plan_store(images, backbone, "native", "float16", 4)
-    store = build(images, backbone, plan, tmp_path / "stores", max_unreadable=0.1).path
+    store = build_store(images, backbone, plan, tmp_path / "stores", max_unreadable=0.1).path
     if not seal:
         (store / "manifest.json").unlink()
     size = sum(path.stat().st_size for path in store.glob("data.zarr/*/c.*"))

@@ -9,7 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from posenet_store.images.image_set import folder_set
+from posenet_store.images.image_set import load_folder
 from posenet_store.specs import Preprocess, StoreSpec, Tap
 from posenet_store.store.chunking import (
     ALIGNED_BLOCK_ROWS,
@@ -199,7 +199,7 @@ def test_row_bytes(layout: str, dtype: str, expected: int) -> None:
 @pytest.mark.parametrize("layout", ["native", "aligned"])
 @pytest.mark.parametrize("rows", [4, 5])
 def test_the_file_count_is_what_a_built_store_has(tmp_path: Path, layout: str, rows: int) -> None:
-    images = folder_set(write_images(tmp_path / "images", rows))
+    images = load_folder(write_images(tmp_path / "images", rows))
     reader = built_store(tmp_path / "stores", images, tiny_backbone(), layout, block_rows=4)
     files = [path for path in folder(reader).rglob("*") if path.is_file()]
     assert len(files) == file_count(reader.plan)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from posenet_store.errors import BuildError, StoreError
-from posenet_store.extraction.build import build, plan_store
+from posenet_store.extraction.build import build_store, plan_store
 from posenet_store.images.image_set import ImageSet
-from posenet_store.images.sources import image_set
+from posenet_store.images.sources import load_image_set
 from posenet_store.specs import FORMATS
 from posenet_store.store.convert import convert
 from posenet_store.store.formats import hdf5
@@ -24,14 +24,14 @@ ROWS = 14
 def images(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
     place = write_images(tmp_path_factory.mktemp("convert") / "photos", ROWS)
     (place / "image003.png").write_bytes(b"")
-    return image_set(str(place))
+    return load_image_set(str(place))
 
 
 @pytest.fixture(scope="module")
 def stores(images: ImageSet, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root, backbone = tmp_path_factory.mktemp("stores"), tiny_backbone()
     plans = {name: plan_store(images, backbone, "native", "float16", 4, name) for name in FORMATS}
-    return {name: build(images, backbone, plan, root, max_unreadable=0.2).path for name, plan in plans.items()}
+    return {name: build_store(images, backbone, plan, root, max_unreadable=0.2).path for name, plan in plans.items()}
 
 
 @pytest.mark.parametrize(("source", "target"), [("zarr", "hdf5"), ("hdf5", "zarr"), ("zarr", "zarr")])

@@ -10,9 +10,9 @@ import pytest
 from numpy.typing import NDArray
 
 from posenet_store.errors import StoreError
-from posenet_store.extraction.build import build, plan_store
+from posenet_store.extraction.build import build_store, plan_store
 from posenet_store.images.image_set import ImageSet
-from posenet_store.images.sources import image_set
+from posenet_store.images.sources import load_image_set
 from posenet_store.specs import FORMATS
 from posenet_store.store.reader import Reader, open_store
 from tests.support.small import tiny_backbone, write_images
@@ -24,14 +24,14 @@ ROWS = 14
 def images(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
     place = write_images(tmp_path_factory.mktemp("views") / "photos", ROWS)
     (place / "image003.png").write_bytes(b"")
-    return image_set(str(place))
+    return load_image_set(str(place))
 
 
 @pytest.fixture(scope="module", params=FORMATS)
 def reader(request: pytest.FixtureRequest, images: ImageSet, tmp_path_factory: pytest.TempPathFactory) -> Reader:
     backbone = tiny_backbone()
     plan = plan_store(images, backbone, "native", "float16", 4, request.param)
-    return open_store(build(images, backbone, plan, tmp_path_factory.mktemp("store"), max_unreadable=0.2).path)
+    return open_store(build_store(images, backbone, plan, tmp_path_factory.mktemp("store"), max_unreadable=0.2).path)
 
 
 @pytest.mark.parametrize("scheduler", ["synchronous", "threads", "processes"])
@@ -71,7 +71,7 @@ def growing(request: pytest.FixtureRequest, images: ImageSet, tmp_path: Path) ->
     """Blocks 0 and 2 of four are committed."""
     backbone = tiny_backbone()
     plan = plan_store(images, backbone, "native", "float16", 4, request.param)
-    return build(images, backbone, plan, tmp_path, part=(1, 2), max_unreadable=0.2).path
+    return build_store(images, backbone, plan, tmp_path, part=(1, 2), max_unreadable=0.2).path
 
 
 def test_a_growing_store_opens_only_when_asked(growing: Path) -> None:
@@ -96,7 +96,7 @@ def test_a_growing_store_that_is_opened_again_shows_more(growing: Path, images: 
     before = open_store(growing, unsealed=True)
     backbone = tiny_backbone()
     plan = plan_store(images, backbone, "native", "float16", 4, before.spec.format)
-    build(images, backbone, plan, growing.parent, max_unreadable=0.2)
+    build_store(images, backbone, plan, growing.parent, max_unreadable=0.2)
     after = open_store(growing, unsealed=True)
     assert after.readable.sum() == ROWS - 1 > before.readable.sum()
     np.testing.assert_array_equal(before.read("f1", 0, 4), after.read("f1", 0, 4))

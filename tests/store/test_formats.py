@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from posenet_store.errors import StoreError, UsageError
 from posenet_store.files import sha256_file
-from posenet_store.images.sources import image_set
+from posenet_store.images.sources import load_image_set
 from posenet_store.specs import FORMATS
 from posenet_store.store.formats import format_named
 from posenet_store.store.plan import StoreFiles
@@ -27,7 +27,7 @@ ROWS = 14  # three blocks of four and a tail of two
 @pytest.fixture(scope="module")
 def readers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Reader]:
     root = tmp_path_factory.mktemp("formats")
-    images = image_set(str(write_images(root / "photos", ROWS)))
+    images = load_image_set(str(write_images(root / "photos", ROWS)))
     return {name: built_store(root / "stores", images, tiny_backbone(), file_format=name) for name in FORMATS}
 
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from posenet_store.errors import UsageError
 from posenet_store.extraction.build import plan_store
-from posenet_store.images.sources import image_set
+from posenet_store.images.sources import load_image_set
 from posenet_store.resampling import on_grid
 from posenet_store.specs import DTYPES, LAYOUTS, Tap
 from posenet_store.store.chunking import row_bytes
@@ -26,7 +26,7 @@ SIDE = 80
 @pytest.fixture(scope="module", params=DTYPES)
 def readers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Reader]:
     root = tmp_path_factory.mktemp("layouts")
-    images, backbone = image_set(str(write_images(root / "photos", ROWS))), tiny_backbone(size=SIDE)
+    images, backbone = load_image_set(str(write_images(root / "photos", ROWS))), tiny_backbone(size=SIDE)
     return {layout: built_store(root / "stores", images, backbone, layout, request.param) for layout in LAYOUTS}
 
 
@@ -79,7 +79,7 @@ def test_three_channels_are_not_all(readers: dict[str, Reader], text: str) -> No
 def test_readout_of_vgg_is_less_than_half_of_native() -> None:
     """Uncompressed; of ResNet-152, whose taps begin at 56x56, it is 0.71."""
     shapes = ((64, 112, 112), (128, 56, 56), (256, 28, 28), (512, 14, 14), (512, 7, 7))
-    plan = plan_store(image_set("probes"), tiny_backbone(), "native", "float16")
+    plan = plan_store(load_image_set("probes"), tiny_backbone(), "native", "float16")
     taps = tuple(Tap(f"f{number}", "", shape) for number, shape in enumerate(shapes, 1))
     sizes = {layout: row_bytes(replace(plan.spec, taps=taps, layout=layout)) for layout in LAYOUTS}
     assert sizes["readout"] < 0.42 * sizes["native"]

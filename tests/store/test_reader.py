@@ -12,9 +12,9 @@ import pytest
 import xarray
 
 from posenet_store.errors import StoreError, UsageError
-from posenet_store.extraction.build import build, plan_store
+from posenet_store.extraction.build import build_store, plan_store
 from posenet_store.files import sha256_file
-from posenet_store.images.sources import image_set
+from posenet_store.images.sources import load_image_set
 from posenet_store.specs import FORMATS
 from posenet_store.store.plan import file_entry, signed
 from posenet_store.store.reader import Reader, open_store
@@ -30,9 +30,9 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Reader:
     folder = write_images(root / "photos", ROWS)
     for name in BAD:
         (folder / name).write_bytes(b"")
-    images, backbone = image_set(str(folder)), tiny_backbone()
+    images, backbone = load_image_set(str(folder)), tiny_backbone()
     plan = plan_store(images, backbone, "native", "float16", 4)
-    return open_store(build(images, backbone, plan, root / "stores", max_unreadable=0.1).path)
+    return open_store(build_store(images, backbone, plan, root / "stores", max_unreadable=0.1).path)
 
 
 def test_scan_gives_the_readable_rows_in_order(reader: Reader) -> None:
@@ -129,9 +129,9 @@ def test_a_store_on_a_disk_that_is_mounted_read_only_is_read(reader: Reader, tmp
 
 @pytest.mark.parametrize("file_format", FORMATS)
 def test_a_store_in_the_making_is_refused(tmp_path: Path, file_format: str) -> None:
-    images, backbone = image_set(str(write_images(tmp_path / "photos", 9))), tiny_backbone()
+    images, backbone = load_image_set(str(write_images(tmp_path / "photos", 9))), tiny_backbone()
     plan = plan_store(images, backbone, "aligned", "float32", 4, file_format)
-    half = build(images, backbone, plan, tmp_path / "stores", part=(1, 2)).path
+    half = build_store(images, backbone, plan, tmp_path / "stores", part=(1, 2)).path
     with pytest.raises(StoreError, match="is not sealed: its build has not ended") as caught:
         open_store(half)
     assert str(half) in str(caught.value)
@@ -220,7 +220,7 @@ def test_a_manifest_of_another_store_is_refused(reader: Reader, tmp_path: Path) 
     store = tmp_path / folder(reader).name
     shutil.copytree(folder(reader), store)
     shutil.copy(
-        (folder(built_store(tmp_path, image_set("probes"), tiny_backbone())) / "manifest.json"), store / "manifest.json"
+        (folder(built_store(tmp_path, load_image_set("probes"), tiny_backbone())) / "manifest.json"), store / "manifest.json"
     )
     with pytest.raises(StoreError, match=r"manifest.json belongs to another store than plan.json") as caught:
         open_store(store)
@@ -244,7 +244,7 @@ def test_blocks_of_another_shape_are_refused(reader: Reader, tmp_path: Path) -> 
 @pytest.mark.parametrize("file_format", FORMATS)
 def test_rows_outside_the_store_are_refused(tmp_path: Path, file_format: str) -> None:
     """Not clipped, and never what happened to be in memory."""
-    store = built_store(tmp_path, image_set("probes"), tiny_backbone(), file_format=file_format)
+    store = built_store(tmp_path, load_image_set("probes"), tiny_backbone(), file_format=file_format)
     for start, stop in ((0, 4), (-2, 3), (3, 1), (3, 4)):
         with pytest.raises(UsageError, match=rf"rows {start}-{stop} are not rows of .*; it has rows 0-3"):
             store.read("f3", start, stop)

@@ -10,8 +10,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from posenet_store.errors import UsageError
-from posenet_store.extraction.build import build, plan_store
-from posenet_store.images.sources import image_set
+from posenet_store.extraction.build import build_store, plan_store
+from posenet_store.images.sources import load_image_set
 from posenet_store.specs import FORMATS
 from posenet_store.store import reader as reader_module
 from posenet_store.store.reader import Reader, open_store
@@ -30,9 +30,11 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Reader]:
     folder = write_images(root / "photos", ROWS)
     for name in BAD:
         (folder / name).write_bytes(b"")
-    images, backbone = image_set(str(folder)), tiny_backbone()
+    images, backbone = load_image_set(str(folder)), tiny_backbone()
     plans = {name: plan_store(images, backbone, "native", "float16", 4, name) for name in FORMATS}
-    return {name: open_store(build(images, backbone, plan, root, max_unreadable=0.1).path) for name, plan in plans.items()}
+    return {
+        name: open_store(build_store(images, backbone, plan, root, max_unreadable=0.1).path) for name, plan in plans.items()
+    }
 
 
 @pytest.fixture

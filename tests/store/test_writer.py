@@ -13,10 +13,10 @@ import pytest
 from numpy.typing import NDArray
 
 from posenet_store.errors import BuildError, StoreError
-from posenet_store.extraction.build import Outcome, build, plan_store
+from posenet_store.extraction.build import BuildResult, build_store, plan_store
 from posenet_store.files import canonical_json, sha256, sha256_file
 from posenet_store.images.image_set import ImageSet
-from posenet_store.images.sources import image_set
+from posenet_store.images.sources import load_image_set
 from posenet_store.specs import FORMATS
 from posenet_store.store.feature_statistics import pooled, statistics
 from posenet_store.store.formats import format_named
@@ -30,7 +30,7 @@ ROWS = 10  # two blocks of four and a tail of two
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
-    return image_set(str(write_images(tmp_path_factory.mktemp("store") / "photos", ROWS)))
+    return load_image_set(str(write_images(tmp_path_factory.mktemp("store") / "photos", ROWS)))
 
 
 @pytest.fixture(scope="module")
@@ -48,9 +48,9 @@ def plan_of(images: ImageSet, file_format: str = "zarr") -> Plan:
     return plan_store(images, tiny_backbone(), "native", "float32", 4, file_format)
 
 
-def rebuilt(images: ImageSet, root: Path) -> Outcome:
+def rebuilt(images: ImageSet, root: Path) -> BuildResult:
     """Type the command again."""
-    return build(images, tiny_backbone(), plan_of(images), root, batch_size=2)
+    return build_store(images, tiny_backbone(), plan_of(images), root, batch_size=2)
 
 
 def arrays_of(plan: Plan, block: int) -> dict[str, NDArray[Any]]:
@@ -270,13 +270,13 @@ def test_a_record_that_changed_since_sealing_is_never_sealed_again(tmp_path: Pat
     """Otherwise the row of the unreadable image, which is NaN, would be readable from then on."""
     folder = write_images(tmp_path / "photos", ROWS)
     (folder / "image003.png").write_bytes(b"")
-    images, backbone = image_set(str(folder)), tiny_backbone()
+    images, backbone = load_image_set(str(folder)), tiny_backbone()
     plan = plan_of(images)
-    store = build(images, backbone, plan, tmp_path, batch_size=2, max_unreadable=0.2).path
+    store = build_store(images, backbone, plan, tmp_path, batch_size=2, max_unreadable=0.2).path
     before = contents(store)
     block = plan.ids.index("image003.png") // 4
     edit(store / f"commits/b{block:05d}.json", lambda record: record.update(quarantined=[]))
-    outcome = build(images, backbone, plan, tmp_path, batch_size=2, max_unreadable=0.2)
+    outcome = build_store(images, backbone, plan, tmp_path, batch_size=2, max_unreadable=0.2)
     assert outcome.extracted == plan.bounds[block][1] - plan.bounds[block][0]
     assert [entry.image_id for entry in outcome.quarantined] == ["image003.png"]
     after = contents(store)
@@ -354,7 +354,7 @@ def test_a_store_of_another_fingerprint_is_refused_and_left_alone(images: ImageS
     place = copy.rename(copy.with_name(other.spec.folder))
     before = contents(place)
     with pytest.raises(StoreError, match="belongs to fingerprint"):
-        build(images, tiny_backbone(seed=1), other, place.parent)
+        build_store(images, tiny_backbone(seed=1), other, place.parent)
     assert contents(place) == before
 
 

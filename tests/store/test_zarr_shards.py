@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from zarr.codecs import ZstdCodec
 from zarr.storage import MemoryStore
 
-from posenet_store.images.sources import image_set
+from posenet_store.images.sources import load_image_set
 from posenet_store.store.formats import zarr_shards as shards
 from tests.support.small import built_store, tiny_backbone, write_images
 
@@ -94,7 +94,7 @@ def test_a_shard_that_was_cut_short_is_an_error() -> None:
 
 
 def test_tensorstore_and_zarr_read_our_arrays(tmp_path: Path) -> None:
-    reader = built_store(tmp_path, image_set(str(write_images(tmp_path / "photos", 14))), tiny_backbone(), dtype="float16")
+    reader = built_store(tmp_path, load_image_set(str(write_images(tmp_path / "photos", 14))), tiny_backbone(), dtype="float16")
     group = Path(str(reader.files)) / "data.zarr"
     for name in reader.spec.arrays:
         stored = reader.read(name, 0, 14)

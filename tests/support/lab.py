@@ -13,9 +13,9 @@ from click.testing import CliRunner, Result
 from posenet_store.backbones.backbone import Backbone
 from posenet_store.cli import main
 from posenet_store.errors import StoreError
-from posenet_store.extraction.build import build, plan_store
+from posenet_store.extraction.build import build_store, plan_store
 from posenet_store.images.image_set import ImageSet
-from posenet_store.images.sources import image_set
+from posenet_store.images.sources import load_image_set
 from posenet_store.specs import FORMATS
 from posenet_store.store.reader import open_store
 from posenet_store.store.verify import damages
@@ -42,7 +42,9 @@ class Lab:
     def build(self, root: Path, images: ImageSet | None = None, network: Backbone | None = None, **options: Any) -> int:
         """Type the build-store command, for the first time or again; return how many rows were extracted."""
         images, network = images or self.images, network or tiny_backbone()
-        return build(images, network, plan_store(images, network, "native", "float16", 4, self.name), root, **options).extracted
+        return build_store(
+            images, network, plan_store(images, network, "native", "float16", 4, self.name), root, **options
+        ).extracted
 
     def copy(self, folder: str = "copy") -> Path:
         return Path(shutil.copytree(self.sound, self.root / folder / self.sound.name))
@@ -63,18 +65,18 @@ class Lab:
 
     def verify_repair(self, store: Path) -> Result:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(
-                "posenet_store.backbones.backbone.load_backbone", lambda *_: tiny_backbone()
-            )  # it has no name to type
+            patch.setattr("posenet_store.backbones.load.load_backbone", lambda *_: tiny_backbone())  # it has no name to type
             return CliRunner().invoke(main, ["verify", str(store), "--repair", "--images", str(self.photos)])
 
 
 @pytest.fixture(scope="module")
 def labs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Lab]:
     root = tmp_path_factory.mktemp("faults")
-    images = image_set(str(photos := write_images(root / "photos", ROWS)))
+    images = load_image_set(str(photos := write_images(root / "photos", ROWS)))
     plans = {name: plan_store(images, tiny_backbone(), "native", "float16", 4, name) for name in FORMATS}
-    return {name: Lab(name, photos, images, build(images, tiny_backbone(), plans[name], root).path, root) for name in FORMATS}
+    return {
+        name: Lab(name, photos, images, build_store(images, tiny_backbone(), plans[name], root).path, root) for name in FORMATS
+    }
 
 
 @pytest.fixture(params=FORMATS)

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from posenet_store.backbones.backbone import load_backbone
+from posenet_store.backbones.load import load_backbone
 from posenet_store.errors import ImageError
-from posenet_store.extraction.build import build, plan_store
+from posenet_store.extraction.build import build_store, plan_store
 from posenet_store.files import sha256
 from posenet_store.images.image_set import ImageSet
 from posenet_store.specs import FORMAT_VERSION, FORMATS
@@ -32,7 +32,7 @@ def main() -> None:
     images = ImageSet("golden", IDS, tuple(sha256(name.encode()) for name in IDS), flat)
     for name in FORMATS:
         plan = plan_store(images, load_backbone("pixels", device="cpu"), "native", "float16", 2, name)
-        path = build(images, load_backbone("pixels", device="cpu"), plan, GOLDEN, max_unreadable=0.5).path
+        path = build_store(images, load_backbone("pixels", device="cpu"), plan, GOLDEN, max_unreadable=0.5).path
         shutil.move(path, GOLDEN / f"v{FORMAT_VERSION}-{name}")
 
 

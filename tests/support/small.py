@@ -12,12 +12,13 @@ import torch
 from PIL import Image
 from torch import nn
 
-from posenet_store.backbones.backbone import Backbone, tap_shapes
+from posenet_store.backbones.backbone import Backbone
+from posenet_store.backbones.load import tap_shapes
 from posenet_store.backbones.weights import state_digest
-from posenet_store.extraction.build import build, plan_store
+from posenet_store.extraction.build import build_store, plan_store
 from posenet_store.files import read_json, sha256_file
 from posenet_store.images.image_set import ImageSet
-from posenet_store.images.sources import image_set
+from posenet_store.images.sources import load_image_set
 from posenet_store.specs import Preprocess
 from posenet_store.store.reader import Reader, open_store
 
@@ -63,14 +64,14 @@ def built_store(
 ) -> Reader:
     """Build a store with small blocks and open it."""
     plan = plan_store(images, backbone, layout, dtype, block_rows, file_format)
-    return open_store(build(images, backbone, plan, root, batch_size=2).path)
+    return open_store(build_store(images, backbone, plan, root, batch_size=2).path)
 
 
 def store_with_probes(root: Path, folder: Path, count: int = 14, seed: int = 0) -> Reader:
     """Write images to `folder`; build their store and the probes' for the tiny network; return the former."""
     backbone = tiny_backbone(seed)
-    built_store(root, image_set("probes"), backbone)
-    return built_store(root, image_set(str(write_images(folder, count))), backbone)
+    built_store(root, load_image_set("probes"), backbone)
+    return built_store(root, load_image_set(str(write_images(folder, count))), backbone)
 
 
 def contents(store: Path) -> dict[str, str]:

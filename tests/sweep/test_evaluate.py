@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from posenet_store.errors import UsageError
 from posenet_store.heads.targets import target_map
-from posenet_store.images.image_set import folder_set
+from posenet_store.images.image_set import load_folder
 from posenet_store.report.figures.head_maps import head_maps
 from posenet_store.store.reader import Reader
 from posenet_store.sweep.evaluate import ExternalHead, evaluate_external
@@ -21,7 +21,7 @@ from tests.support.small import built_store, tiny_backbone, write_images
 @pytest.fixture(scope="module")
 def reader(tmp_path_factory: pytest.TempPathFactory) -> Reader:
     folder = tmp_path_factory.mktemp("evaluation")
-    return built_store(folder / "stores", folder_set(write_images(folder / "photos", 6)), tiny_backbone(), "aligned")
+    return built_store(folder / "stores", load_folder(write_images(folder / "photos", 6)), tiny_backbone(), "aligned")
 
 
 def saved(path: Path, state: dict[str, Tensor]) -> Path:

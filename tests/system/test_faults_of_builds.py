@@ -21,7 +21,7 @@ from click.testing import CliRunner
 
 from posenet_store.cli import main
 from posenet_store.files import sha256_file
-from posenet_store.images.sources import image_set
+from posenet_store.images.sources import load_image_set
 from posenet_store.store.reader import open_store
 from tests.support.lab import ROWS, Lab, lose
 from tests.support.processes import waited
@@ -146,7 +146,7 @@ def test_a_folder_without_permission_is_an_error_that_names_it(lab: Lab, monkeyp
     for folder in folders:
         folder.chmod(0o555)
     monkeypatch.chdir(lab.root)  # root may write everywhere; another may not even look into the folders above
-    images, before = image_set("./photos"), snapshot(lab.root)
+    images, before = load_image_set("./photos"), snapshot(lab.root)
     os.seteuid(user or 65534)
     try:
         for root in ("half", "new"):
@@ -184,7 +184,7 @@ def test_another_input_on_resume_is_another_store(lab: Lab, changed: str) -> Non
     folder = Path(shutil.copytree(lab.photos, lab.root / "photos"))
     if changed == "image":
         shutil.copy(folder / "image001.png", folder / "image000.png")
-    assert lab.build(store.parent, image_set(str(folder)), network) == ROWS
+    assert lab.build(store.parent, load_image_set(str(folder)), network) == ROWS
     assert len(list(store.parent.iterdir())) == 2
     assert snapshot(store) == before
     assert lab.build(store.parent) == 10

@@ -15,8 +15,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from posenet_store.extraction.build import build, plan_store
-from posenet_store.images.sources import image_set
+from posenet_store.extraction.build import build_store, plan_store
+from posenet_store.images.sources import load_image_set
 from posenet_store.specs import FORMATS
 from posenet_store.store.reader import open_store
 from posenet_store.store.verify import damages
@@ -25,8 +25,8 @@ from tests.support.small import contents, tiny_backbone, write_images
 
 def one_build(photos: Path, place: Path, name: str) -> None:
     """Build the store of one format below `place`: the work of a child process."""
-    images, backbone = image_set(str(photos)), tiny_backbone()
-    build(images, backbone, plan_store(images, backbone, "native", "float16", 4, name), place)
+    images, backbone = load_image_set(str(photos)), tiny_backbone()
+    build_store(images, backbone, plan_store(images, backbone, "native", "float16", 4, name), place)
 
 
 def survived(photos: Path, place: Path, name: str, rng: random.Random, longest: float) -> tuple[Path, int]:

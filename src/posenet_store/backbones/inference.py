@@ -31,14 +31,14 @@ def _inside(path: str, module: str) -> bool:
     return path == module or path.startswith(f"{module}.")
 
 
-def fold(module: nn.Module, taps: Collection[str]) -> None:
+def fold_batch_norm(module: nn.Module, taps: Collection[str]) -> None:
     """Fold, in place, every BatchNorm2d that alone reads a Conv2d into it and leave an identity behind.
 
     `taps` are module names whose outputs must stay what they were: a convolution that is read between the two is left alone.
     Both must be in evaluation mode and called once.
 
     >>> pair = nn.Sequential(nn.Conv2d(3, 2, 1), nn.BatchNorm2d(2), nn.ReLU()).eval()
-    >>> fold(pair, ["2"]); pair[1]
+    >>> fold_batch_norm(pair, ["2"]); pair[1]
     Identity()
     """
     try:
@@ -59,9 +59,9 @@ def fold(module: nn.Module, taps: Collection[str]) -> None:
             module.set_submodule(after, nn.Identity().eval())
 
 
-def prepare(module: nn.Module, taps: Collection[str], compute: str) -> nn.Module:
+def prepare_network(module: nn.Module, taps: Collection[str], compute: str) -> nn.Module:
     """Fold the network, lay its weights out channels last and cast those that autocast would cast; in place."""
-    fold(module, taps)
+    fold_batch_norm(module, taps)
     precision = getattr(torch, precision_of(compute))
     for part in module.modules():
         if isinstance(part, CAST):

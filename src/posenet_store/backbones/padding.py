@@ -64,12 +64,12 @@ def _pooled(pool: nn.MaxPool2d, padding: str) -> nn.Module:
     return bare if padding == "none" else nn.Sequential(_LAYERS[padding](pool.padding), bare)
 
 
-def repad(module: nn.Module, padding: str) -> nn.Module:
+def replace_padding(module: nn.Module, padding: str) -> nn.Module:
     """Give a VGG's or ResNet's convolutions and max-pools another padding, in place, and return the network.
 
     >>> from torch import zeros
     >>> stage = nn.Sequential(nn.Conv2d(1, 1, 3, padding=1), nn.Conv2d(1, 1, 3, padding=1), nn.MaxPool2d(2))
-    >>> repad(stage, "none")(zeros(1, 1, 224, 224)).shape[2:]
+    >>> replace_padding(stage, "none")(zeros(1, 1, 224, 224)).shape[2:]
     torch.Size([110, 110])
     """
     if padding == ZEROS:

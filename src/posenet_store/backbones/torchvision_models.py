@@ -15,7 +15,7 @@ from torchvision.models.feature_extraction import create_feature_extractor
 from posenet_store.backbones.weights import Weights, state_digest
 from posenet_store.errors import PosenetStoreError, UsageError, first_line, unknown
 from posenet_store.specs import PIXELS, Tap
-from posenet_store.state_dicts import unwrapped
+from posenet_store.state_dicts import unwrap_state_dict
 
 
 class _Pixels(nn.Module):
@@ -59,7 +59,7 @@ def _imagenet_state(name: str) -> Mapping[str, Tensor]:
         if isinstance(error, UnpicklingError):  # torch's own text advises to allow the code
             reason = "there are no tensors in it, or there is code, which is never run"
         raise PosenetStoreError(f"the downloaded weights of {name} are damaged: {reason}; delete {kept} if it exists") from None
-    return unwrapped(loaded, kept)
+    return unwrap_state_dict(loaded, kept)
 
 
 def _load(module: nn.Module, state: Mapping[str, Tensor], name: str) -> None:
@@ -76,7 +76,7 @@ def _load(module: nn.Module, state: Mapping[str, Tensor], name: str) -> None:
     module.load_state_dict(own)
 
 
-def parametrised(name: str, weights: Weights) -> tuple[nn.Module, str]:
+def load_network(name: str, weights: Weights) -> tuple[nn.Module, str]:
     """Return the network with its parameters, and their digest."""
     if name == PIXELS:
         return _Pixels(), state_digest({})
@@ -93,7 +93,7 @@ def parametrised(name: str, weights: Weights) -> tuple[nn.Module, str]:
     return module, state_digest(state)
 
 
-def without_classifier(module: nn.Module) -> nn.Module:
+def drop_classifier(module: nn.Module) -> nn.Module:
     """Drop the fully connected layers, which no tap reads (500 MB of VGG's); in place."""
     for head in ("classifier", "fc"):
         if hasattr(module, head):
@@ -101,14 +101,14 @@ def without_classifier(module: nn.Module) -> nn.Module:
     return module
 
 
-def check_name(name: str) -> None:
+def check_backbone_name(name: str) -> None:
     """Raise UsageError if torchvision has no such network and it is not the pixels."""
     known = torchvision.models.list_models(module=torchvision.models)
     if name != PIXELS and name not in known:
         raise unknown("backbone", name, (PIXELS, *known))
 
 
-def ending_in_taps(module: nn.Module, taps: Sequence[Tap]) -> nn.Module:
+def cut_at_taps(module: nn.Module, taps: Sequence[Tap]) -> nn.Module:
     """Return a network that returns its taps by name and computes nothing else."""
     cut: nn.Module = create_feature_extractor(module, {tap.module: tap.name for tap in taps}, suppress_diff_warning=True)
     return cut.eval()

@@ -16,7 +16,7 @@ from posenet_store.backbones.hed import hed_file, hed_state
 from posenet_store.errors import UsageError, unknown
 from posenet_store.files import canonical_json, sha256
 from posenet_store.specs import NO_WEIGHTS, PIXELS, PREPROCESSINGS, RANDOM, TRAINED, Preprocess, unit
-from posenet_store.state_dicts import read_state
+from posenet_store.state_dicts import read_state_dict
 
 IMAGENET = Preprocess(224, 1 / 255, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HED = Preprocess(224, 1.0, (104.00699, 116.66877, 122.67892), (1.0, 1.0, 1.0), order="BGR")
@@ -54,10 +54,10 @@ def state_digest(state: Mapping[str, Tensor]) -> str:
     return sha256(canonical_json(entries))
 
 
-def resolve(source: str, backbone: str) -> Weights:
+def load_weights(source: str, backbone: str) -> Weights:
     """Return the Weights that `source` names for `backbone`; raises UsageError if that is not possible.
 
-    >>> weights = resolve("random:7", "resnet18")
+    >>> weights = load_weights("random:7", "resnet18")
     >>> weights.seed, weights.kind
     (7, 'random')
     """
@@ -75,17 +75,17 @@ def resolve(source: str, backbone: str) -> Weights:
     if path.suffix in (".pth", ".pt", ".safetensors"):
         if not path.is_file():
             raise UsageError(f"weights file {path} does not exist; accepted: {ACCEPTED}")
-        return Weights(path.stem, IMAGENET, read_state(path))
+        return Weights(path.stem, IMAGENET, read_state_dict(path))
     raise UsageError(f"unknown weights {source!r}; accepted: {ACCEPTED}")
 
 
-def fed(weights: Weights, preprocess: str = "weights", size: int | None = None) -> Weights:
+def change_input(weights: Weights, preprocess: str = "weights", size: int | None = None) -> Weights:
     """Return the weights with another input than theirs, which their label then says.
 
     `preprocess` is weights (theirs) or unit ([0, 1] RGB, without mean and deviation, as the official code does); `size`
     is the side of the images in pixels. Raises UsageError for another word.
 
-    >>> fed(Weights("imagenet", IMAGENET), "unit", 448).label
+    >>> change_input(Weights("imagenet", IMAGENET), "unit", 448).label
     'imagenet-unit-448px'
     """
     if preprocess not in PREPROCESSINGS:

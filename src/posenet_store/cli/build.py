@@ -28,7 +28,7 @@ from posenet_store.store.chunking import row_bytes
 
 if TYPE_CHECKING:  # the real imports are in the commands: --help must not load torch
     from posenet_store.backbones.backbone import Backbone
-    from posenet_store.extraction.build import Outcome
+    from posenet_store.extraction.build import BuildResult
     from posenet_store.extraction.distributed import Part
     from posenet_store.extraction.plan import Estimate
     from posenet_store.images.image_set import ImageSet
@@ -75,14 +75,14 @@ def build_store(
 
     Resumes where an earlier build stopped; a store that is complete is left alone. The last line printed is its path.
     """
-    from posenet_store.backbones.backbone import load_backbone
+    from posenet_store.backbones.load import load_backbone
     from posenet_store.extraction.build import plan_store
     from posenet_store.extraction.distributed import Part
     from posenet_store.extraction.forward import default_batch_size
-    from posenet_store.extraction.plan import estimate
-    from posenet_store.images.sources import absolute, image_set, probe_set
+    from posenet_store.extraction.plan import estimate_build
+    from posenet_store.images.sources import load_image_set, load_probes, make_absolute
 
-    images = image_set(source, data_root).limited(limit)
+    images = load_image_set(source, data_root).limited(limit)
     if images.ignored:
         shown = ", ".join(map(printable, images.ignored[:3])) + (", ..." if len(images.ignored) > 3 else "")
         click.echo(f"{len(images.ignored)} files that are not images are left out: {shown}", err=True)
@@ -90,7 +90,7 @@ def build_store(
     plan = plan_store(images, backbone, layout, dtype, file_format=file_format)
     if plan_only:
         size = batch_size or default_batch_size(backbone, plan.spec.block_rows)
-        facts = _planned(plan, root, estimate(images, backbone, plan, size))
+        facts = _planned(plan, root, estimate_build(images, backbone, plan, size))
         print_json(facts) if as_json else _print_plan(facts)
         return
     if scheduler is not None:
@@ -98,10 +98,10 @@ def build_store(
             raise click.UsageError("--scheduler deals out the parts itself; leave --part out")
         if Path(network.weights).is_file():
             network = replace(network, weights=str(Path(network.weights).resolve()))
-        job = Part(absolute(source), data_root and data_root.resolve(), limit, network, layout, dtype, file_format,
+        job = Part(make_absolute(source), data_root and data_root.resolve(), limit, network, layout, dtype, file_format,
                    root.resolve(), batch_size, max_unreadable, plan.spec.fingerprint, part)  # fmt: skip
         _on_workers(job, len(plan.bounds), scheduler, workers)
-    sets = [images] if no_probes or source == "probes" else [probe_set(), images]
+    sets = [images] if no_probes or source == "probes" else [load_probes(), images]
     for one in sets:
         chosen = plan if one is images else plan_store(one, backbone, layout, dtype, file_format=file_format)
         outcome = built(one, backbone, chosen, root, batch_size, max_unreadable, part if one is images else (1, 1))
@@ -153,13 +153,13 @@ def built(
     batch_size: int | None,
     max_unreadable: float,
     part: tuple[int, int] = (1, 1),
-) -> "Outcome":
+) -> "BuildResult":
     """Build one store under a progress bar and say what happened on standard error."""
-    from posenet_store.extraction.build import build, part_of, rows_in
+    from posenet_store.extraction.build import build_store, count_rows, select_part
     from posenet_store.extraction.timing import StageTimer
 
     signal.signal(signal.SIGTERM, terminated)
-    total, clock = rows_in(plan, part_of(range(len(plan.bounds)), part)), StageTimer()
+    total, clock = count_rows(plan, select_part(range(len(plan.bounds)), part)), StageTimer()
     with progress() as bars:
         bar = bars.add_task(printable(f"{plan.spec.network} on {images.name}"), total=total, unit="images")
 
@@ -168,7 +168,7 @@ def built(
             rate = f", {speed:.1f}/s: {clock.shares()}" if speed else ""
             bars.update(bar, advance=count, unit=f"images{rate}")
 
-        outcome = build(
+        outcome = build_store(
             images, network, plan, root,
             batch_size=batch_size, max_unreadable=max_unreadable, part=part, advance=advance, clock=clock,
         )  # fmt: skip

@@ -78,17 +78,17 @@ def _store_of(
     batch_size: int | None,
 ) -> Path:  # fmt: skip
     """Build, or find, the store of the images that a head is to be scored on."""
-    from posenet_store.backbones.backbone import load_backbone
+    from posenet_store.backbones.load import load_backbone
     from posenet_store.extraction.build import plan_store
     from posenet_store.heads.model import load_head
-    from posenet_store.images.sources import image_set
+    from posenet_store.images.sources import load_image_set
     from posenet_store.sweep.inputs import reads_all_channels
 
     made = {} if question else load_head(head)[1]
     if question and network.name is None:
         raise click.UsageError("a head from elsewhere does not say which network it reads: give --backbone")
     frozen = load_backbone(*astuple(replace(network, name=network.name or made["backbone"])))
-    images = image_set(source, data_root)
+    images = load_image_set(source, data_root)
     layout = "native" if reads_all_channels(question.input if question else made["cell"]["input"]) else "aligned"
     plan = plan_store(images, frozen, layout, "float32")
     return built(images, frozen, plan, root, batch_size, max_unreadable=0.01).path

@@ -29,8 +29,8 @@ def fetch(name: str, data_root: Path | None, url: str | None, sha256: str | None
 
     Goes on where it stopped; does nothing if the images are there.
     """
-    from posenet_store.images.duts import fetch as fetched
-    from posenet_store.images.sources import duts_root
+    from posenet_store.images.duts import fetch_duts as fetched
+    from posenet_store.images.sources import find_duts_root
 
     with progress() as bars:
         line, files = (bars.add_task(f"{word} {name}", total=None, unit=unit, start=False) for word, unit in WORDS)
@@ -43,5 +43,5 @@ def fetch(name: str, data_root: Path | None, url: str | None, sha256: str | None
             bars.start_task(files)
             bars.update(files, completed=done, total=count)
 
-        folder = fetched(name, duts_root(name, data_root), url, sha256, downloaded, unpacked)
+        folder = fetched(name, find_duts_root(name, data_root), url, sha256, downloaded, unpacked)
     click.echo(folder)

@@ -63,21 +63,21 @@ def verify(
 
 def _differences(store: str, weights: str, device: str) -> dict[str, float]:
     """How much each tap of the probe image differs from what the store's provenance says."""
-    from posenet_store.backbones.backbone import load_backbone
-    from posenet_store.extraction.reference_check import drift, sample
+    from posenet_store.backbones.load import load_backbone
+    from posenet_store.extraction.reference_check import compare_samples, sample_taps
     from posenet_store.store.access_remote import files_at
     from posenet_store.store.plan import read_plan
 
     plan = read_plan(files_at(store))
     if "probe" not in plan.provenance:
         raise UsageError(f"{store} has no probe on record: it was built before there were any")
-    return drift(plan.provenance["probe"], sample(load_backbone(*astuple(plan.spec.choice(weights, device)))))
+    return compare_samples(plan.provenance["probe"], sample_taps(load_backbone(*astuple(plan.spec.choice(weights, device)))))
 
 
 def _drifted(differences: dict[str, float]) -> bool:
-    from posenet_store.extraction.reference_check import described
+    from posenet_store.extraction.reference_check import describe_drift
 
-    if beyond := described(differences):
+    if beyond := describe_drift(differences):
         click.echo(f"the network no longer gives what the store holds: {beyond}; are weights and versions the same?", err=True)
     return bool(beyond)
 
@@ -86,14 +86,14 @@ def _repair(
     store: Path, source: str, data_root: Path | None, how: tuple[str, str, int | None], blocks: list[int]
 ) -> None:  # fmt: skip
     """`how`: weights, device and batch size."""
-    from posenet_store.backbones.backbone import load_backbone
+    from posenet_store.backbones.load import load_backbone
     from posenet_store.extraction.build import plan_store
-    from posenet_store.images.sources import image_set
+    from posenet_store.images.sources import load_image_set
     from posenet_store.store.plan import StoreFiles, read_plan
     from posenet_store.store.writer import StoreWriter
 
     spec = read_plan(StoreFiles(store)).spec
-    images = image_set(source, data_root)
+    images = load_image_set(source, data_root)
     weights, device, batch_size = how
     network = load_backbone(*astuple(spec.choice(weights, device)))
     plan = plan_store(images.limited(spec.rows), network, spec.layout, spec.dtype, spec.block_rows, spec.format)

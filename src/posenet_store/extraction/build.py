@@ -18,8 +18,8 @@ from posenet_store.backbones.backbone import Backbone
 from posenet_store.errors import BuildError
 from posenet_store.extraction.commit import BUFFERS, Buffer, Committer
 from posenet_store.extraction.forward import Forward, PendingBatch, default_batch_size
-from posenet_store.extraction.prefetch import Batch, decoded
-from posenet_store.extraction.reference_check import described, drift, sample
+from posenet_store.extraction.prefetch import Batch, decode_batches
+from posenet_store.extraction.reference_check import compare_samples, describe_drift, sample_taps
 from posenet_store.extraction.timing import StageTimer
 from posenet_store.images.image_set import ImageSet
 from posenet_store.provenance import provenance
@@ -30,7 +30,7 @@ from posenet_store.store.writer import Quarantined, StoreWriter
 
 
 @dataclass(frozen=True)
-class Outcome:
+class BuildResult:
     """What a build did: the store's path, images extracted now, blocks still missing (0: sealed), seconds, quarantine.
 
     `speed` is `StageTimer.summary`: the stages' seconds and which one binds.
@@ -72,7 +72,7 @@ def plan_store(
     )
     order = row_order(spec.rows, spec.permutation_seed)
     ids, digests = (tuple(entries[index] for index in order) for entries in (images.ids, images.digests))
-    return Plan(spec, ids, digests, tuple(order), provenance() | {"probe": sample(backbone)})
+    return Plan(spec, ids, digests, tuple(order), provenance() | {"probe": sample_taps(backbone)})
 
 
 def _check_quarantine(bad: Sequence[Quarantined], rows: int, limit: float) -> None:
@@ -86,7 +86,7 @@ def _check_quarantine(bad: Sequence[Quarantined], rows: int, limit: float) -> No
 
 def _check_drift(recorded: Plan, now: Plan) -> None:
     """Refuse to mix features: a resumed build must give what its first blocks hold."""
-    differing = described(drift(recorded.provenance.get("probe", {}), now.provenance["probe"]))
+    differing = describe_drift(compare_samples(recorded.provenance.get("probe", {}), now.provenance["probe"]))
     if differing:
         raise BuildError(
             f"the network no longer gives what the store's first blocks hold: the probe image differs in {differing}; "
@@ -94,16 +94,16 @@ def _check_drift(recorded: Plan, now: Plan) -> None:
         )
 
 
-def part_of(blocks: Iterable[int], part: tuple[int, int]) -> list[int]:
+def select_part(blocks: Iterable[int], part: tuple[int, int]) -> list[int]:
     """Return the blocks that part (i, n) extracts.
 
-    >>> part_of(range(7), (2, 3))
+    >>> select_part(range(7), (2, 3))
     [1, 4]
     """
     return [block for block in blocks if block % part[1] == part[0] - 1]
 
 
-def rows_in(plan: Plan, blocks: Iterable[int]) -> int:
+def count_rows(plan: Plan, blocks: Iterable[int]) -> int:
     """Return the number of rows of some blocks."""
     return sum(stop - start for start, stop in (plan.bounds[block] for block in blocks))
 
@@ -135,7 +135,7 @@ def _computed(
     yield from _arrived(flying, 0)
 
 
-def build(
+def build_store(
     images: ImageSet,
     backbone: Backbone,
     plan: Plan,
@@ -146,7 +146,7 @@ def build(
     part: tuple[int, int] = (1, 1),
     advance: Callable[[int], None] = lambda images: None,
     clock: StageTimer | None = None,
-) -> Outcome:
+) -> BuildResult:
     """Build or resume the store of `plan` below `root`, and seal it once no block is missing.
 
     `part` (i, n) extracts every n-th block from the i-th: parts may run in any order, on several machines, even twice.
@@ -156,20 +156,20 @@ def build(
     """
     watch = clock or StageTimer()
     writer = StoreWriter.open(Path(root), plan)
-    mine = part_of(range(len(plan.bounds)), part)
-    missing = part_of(writer.missing(), part)
+    mine = select_part(range(len(plan.bounds)), part)
+    missing = select_part(writer.missing(), part)
     if missing:
         writer.unseal(missing)
         _check_drift(writer.plan, plan)
-    rows, bad = rows_in(plan, missing), writer.quarantined()
-    advance(rows_in(plan, mine) - rows)
+    rows, bad = count_rows(plan, missing), writer.quarantined()
+    advance(count_rows(plan, mine) - rows)
     if missing:
         size = batch_size or default_batch_size(backbone, plan.spec.block_rows)
         bad = _extracted(images, backbone, writer, missing, size, max_unreadable, bad, advance, watch)
     left, speed = len(writer.missing()), watch.summary(rows)
     if not left and not writer.sealed:
         writer.seal(speed | provenance())
-    return Outcome(writer.files.root, rows, left, speed["seconds"], tuple(bad), speed)
+    return BuildResult(writer.files.root, rows, left, speed["seconds"], tuple(bad), speed)
 
 
 def _extracted(
@@ -189,7 +189,7 @@ def _extracted(
     forward = Forward(backbone, plan.spec.arrays, clock)
     with (
         Committer(writer, clock) as committer,
-        closing(decoded(images, plan, blocks, batch_size, clock, cuda)) as batches,
+        closing(decode_batches(images, plan, blocks, batch_size, clock, cuda)) as batches,
     ):
         for batch, buffer in _computed(batches, forward, plan, buffers, clock, ahead=int(cuda)):
             start, stop = plan.bounds[batch.block]

@@ -6,7 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import torch
 from torch import Tensor
 
-from posenet_store.extraction.forward import host_arrays
+from posenet_store.extraction.forward import allocate_arrays
 from posenet_store.extraction.timing import StageTimer
 from posenet_store.store.plan import Plan
 from posenet_store.store.writer import EncodedBlock, Quarantined, StoreWriter
@@ -18,7 +18,7 @@ class Buffer:
     """Room for one block on the host; `done` is the encoding of what was in it last, until which it must not change."""
 
     def __init__(self, plan: Plan, pinned: bool) -> None:
-        self.arrays = host_arrays(plan.spec.arrays, plan.spec.block_rows, plan.spec.dtype, pinned)
+        self.arrays = allocate_arrays(plan.spec.arrays, plan.spec.block_rows, plan.spec.dtype, pinned)
         self.done: Future[None] | None = None
 
     def free(self, clock: StageTimer) -> None:

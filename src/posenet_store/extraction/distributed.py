@@ -4,11 +4,12 @@ from dataclasses import astuple, dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from posenet_store.backbones.backbone import Backbone, load_backbone
+from posenet_store.backbones.backbone import Backbone
+from posenet_store.backbones.load import load_backbone
 from posenet_store.errors import BuildError
-from posenet_store.extraction.build import Outcome, build, plan_store
+from posenet_store.extraction.build import BuildResult, build_store, plan_store
 from posenet_store.images.image_set import ImageSet
-from posenet_store.images.sources import image_set
+from posenet_store.images.sources import load_image_set
 from posenet_store.parallel.worker import prepare
 from posenet_store.specs import NetworkChoice
 
@@ -33,7 +34,7 @@ class Part:
 
 @lru_cache(maxsize=1)
 def _images(source: str, data_root: Path | None, limit: int | None) -> ImageSet:
-    return image_set(source, data_root).limited(limit)
+    return load_image_set(source, data_root).limited(limit)
 
 
 @lru_cache(maxsize=1)
@@ -41,7 +42,7 @@ def _backbone(network: NetworkChoice) -> Backbone:
     return load_backbone(*astuple(network))
 
 
-def build_part(part: Part, threads: int) -> Outcome:
+def build_part(part: Part, threads: int) -> BuildResult:
     """Build one part on `threads` threads; raises BuildError if this worker's images or weights are other ones."""
     prepare(threads)
     images, backbone = _images(part.source, part.data_root, part.limit), _backbone(part.network)
@@ -51,6 +52,6 @@ def build_part(part: Part, threads: int) -> Outcome:
             f"a worker finds other images or weights at {part.source} and {part.network.weights} than the command did "
             f"(fingerprint {plan.spec.fingerprint[:8]} instead of {part.fingerprint[:8]})"
         )
-    return build(
+    return build_store(
         images, backbone, plan, part.root, batch_size=part.batch_size, max_unreadable=part.max_unreadable, part=part.part
     )

@@ -24,7 +24,7 @@ def default_batch_size(backbone: Backbone, block_rows: int) -> int:
     return block_rows if backbone.device.type == "cuda" else CPU_BATCH
 
 
-def host_arrays(spec_arrays: Mapping[str, tuple[int, int, int]], rows: int, dtype: str, pinned: bool) -> dict[str, Tensor]:
+def allocate_arrays(spec_arrays: Mapping[str, tuple[int, int, int]], rows: int, dtype: str, pinned: bool) -> dict[str, Tensor]:
     """Return uninitialised host tensors for `rows` images of a store's arrays, page-locked if `pinned`."""
     kind = getattr(torch, dtype)
     return {name: torch.empty((rows, *shape), dtype=kind, pin_memory=pinned) for name, shape in spec_arrays.items()}

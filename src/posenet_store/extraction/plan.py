@@ -7,7 +7,7 @@ import torch
 from posenet_store.backbones.backbone import Backbone
 from posenet_store.errors import ImageError
 from posenet_store.extraction.commit import BUFFERS
-from posenet_store.extraction.forward import Forward, host_arrays
+from posenet_store.extraction.forward import Forward, allocate_arrays
 from posenet_store.extraction.prefetch import BATCHES_AHEAD
 from posenet_store.extraction.timing import StageTimer, forget_peak, peak_memory
 from posenet_store.images.image_set import ImageSet
@@ -26,7 +26,7 @@ class Estimate:
     bytes: int
 
 
-def estimate(images: ImageSet, backbone: Backbone, plan: Plan, batch_size: int) -> Estimate:
+def estimate_build(images: ImageSet, backbone: Backbone, plan: Plan, batch_size: int) -> Estimate:
     """Read, compute, copy and compress one batch and say what the whole set will take.
 
     On CUDA the stages run beside each other and the slowest counts; on a processor they share it and add up.
@@ -36,7 +36,7 @@ def estimate(images: ImageSet, backbone: Backbone, plan: Plan, batch_size: int) 
     count = min(batch_size, spec.block_rows, len(images))
     forward = Forward(backbone, spec.arrays, StageTimer())
     pixels = torch.zeros((count, spec.preprocess.size, spec.preprocess.size, 3), dtype=torch.uint8)
-    targets = host_arrays(spec.arrays, count, spec.dtype, pinned=False)
+    targets = allocate_arrays(spec.arrays, count, spec.dtype, pinned=False)
     held = torch.ones(count, dtype=torch.bool)
     for index in range(count):
         try:

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from posenet_store.errors import ImageError
 from posenet_store.extraction.timing import StageTimer
-from posenet_store.images.image_set import FileReader, ImageSet, decode
+from posenet_store.images.decode import decode
+from posenet_store.images.image_set import FileReader, ImageSet
 from posenet_store.store.plan import Plan
 from posenet_store.store.writer import Quarantined
 from posenet_store.threads import processors
@@ -55,7 +56,7 @@ def _read(images: ImageSet, plan: Plan, clock: StageTimer, place: Tensor, row: i
     return None
 
 
-def decoded(
+def decode_batches(
     images: ImageSet, plan: Plan, blocks: Iterable[int], batch_size: int, clock: StageTimer | None = None, pinned: bool = False
 ) -> Generator[Batch]:
     """Yield the batches of `blocks` in order; threads decode two batches ahead, so memory does not grow.

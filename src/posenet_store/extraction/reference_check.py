@@ -15,8 +15,8 @@ from PIL import Image
 
 from posenet_store.backbones.backbone import Backbone
 from posenet_store.errors import BuildError
-from posenet_store.images.image_set import decode
-from posenet_store.images.sources import probe
+from posenet_store.images.decode import decode
+from posenet_store.images.sources import make_probe
 
 VALUES = 16
 TOLERANCE = 1e-2
@@ -26,7 +26,7 @@ Sample = dict[str, dict[str, Any]]
 _samples: "WeakKeyDictionary[Backbone, Sample]" = WeakKeyDictionary()
 
 
-def sample(backbone: Backbone) -> Sample:
+def sample_taps(backbone: Backbone) -> Sample:
     """Run the probe image (seeded noise, 200x150, decoded and resized like any other) and describe each tap.
 
     A backbone is run once in a process: planning several stores costs one pass. Raises BuildError if a tap is not finite.
@@ -38,7 +38,7 @@ def sample(backbone: Backbone) -> Sample:
 
 def _sampled(backbone: Backbone) -> Sample:
     file = io.BytesIO()
-    Image.fromarray(probe("noise")[:200, :150]).save(file, "PNG")
+    Image.fromarray(make_probe("noise")[:200, :150]).save(file, "PNG")
     pixels = decode(file.getvalue(), backbone.preprocess.size)
     return {name: _described(name, tap) for name, tap in backbone.features(torch.from_numpy(pixels[None].copy())).items()}
 
@@ -55,11 +55,11 @@ def _described(name: str, tap: torch.Tensor) -> dict[str, Any]:
     }
 
 
-def drift(recorded: Sample, now: Sample) -> dict[str, float]:
+def compare_samples(recorded: Sample, now: Sample) -> dict[str, float]:
     """Return the largest difference of each tap, relative to its recorded root mean square.
 
     >>> was, now = ({"f1": {"mean": m, "rms": 2.0, "values": [0.0, 4.0]}} for m in (1.0, 1.5))
-    >>> drift(was, now)
+    >>> compare_samples(was, now)
     {'f1': 0.25}
     """
     return {name: _difference(was, now[name]) for name, was in recorded.items()}
@@ -71,10 +71,10 @@ def _difference(was: Mapping[str, Any], now: Mapping[str, Any]) -> float:
     return float(np.abs(flat[0] - flat[1]).max() / scale)
 
 
-def described(differences: Mapping[str, float]) -> str:
+def describe_drift(differences: Mapping[str, float]) -> str:
     """Name the taps beyond the tolerance, or nothing.
 
-    >>> described({"f1": 0.25, "f2": 0.0}), described({"f2": 0.0})
+    >>> describe_drift({"f1": 0.25, "f2": 0.0}), describe_drift({"f2": 0.0})
     ('f1 by 25.0 %', '')
     """
     return ", ".join(f"{name} by {value:.1%}".replace("%", " %") for name, value in differences.items() if value > TOLERANCE)

@@ -13,7 +13,7 @@ from posenet_store.files import fsync, read_json, sha256_file, write_json
 from posenet_store.images.download import Advance, download
 from posenet_store.images.image_set import SUFFIXES
 from posenet_store.images.sources import DUTS
-from posenet_store.images.unzip import unpack
+from posenet_store.images.unzip import unzip
 from posenet_store.provenance import provenance
 
 SITE = "http://saliencydetection.net/duts/download"
@@ -54,7 +54,7 @@ def _complete(folder: Path, top: Path, expected: int, sha256: str | None) -> boo
     return True
 
 
-def fetch(
+def fetch_duts(
     name: str,
     root: Path,
     url: str | None = None,
@@ -99,7 +99,7 @@ def _install(
         raise PosenetStoreError(f"{url} gave {size:,} bytes with SHA-256 {digest}, not {sha256}; the file was removed")
     temporary = top.with_name(f".{top.name}.{uuid.uuid4().hex}.tmp")
     try:
-        unpack(archive, temporary, LIMIT, unpacked)
+        unzip(archive, temporary, LIMIT, unpacked)
         if (found := _count(temporary / place)) != expected:
             raise PosenetStoreError(f"{url} holds {found:,} images in {place}, not {expected:,}; the file was removed")
         record = {"url": url, "sha256": digest, "bytes": size, "images": found, **provenance()}

@@ -1,12 +1,5 @@
-"""ImageSet: ordered images with a content digest, from a folder, DUT-S, a generator, the probes or one file.
+"""ImageSet: ordered images with a content digest, from a folder, DUT-S, a generator, the probes or one file."""
 
-Decoding decisions (each has a test): RGB as `PIL.Image.convert("RGB")` gives it, so greyscale is repeated, CMYK and
-palettes are converted, alpha is dropped, and of an animation the first frame counts. 16-bit images keep their upper
-8 bits (PIL would clip them to white). EXIF orientation is ignored, as torchvision's and both published codes do.
-Resizing is PIL's antialiased bilinear to size x size, the filter that torchvision applies to PIL images.
-"""
-
-import io
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,14 +8,12 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 
 from posenet_store.errors import ImageError, UsageError
 from posenet_store.files import sha256
+from posenet_store.images.decode import decode
 
 SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"))
-MAX_PIXELS = 178_956_970
-"""Larger images are quarantined: the size at which PIL itself calls a file a decompression bomb."""
 
 
 @dataclass(frozen=True)
@@ -55,43 +46,6 @@ class ImageSet:
         if limit < 1:
             raise UsageError(f"--limit {limit} leaves no image; give 1 or more")
         return ImageSet(self.name, self.ids[:limit], self.digests[:limit], self.read, self.ignored)
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert any PIL image to RGB; raises ImageError for floating-point images, whose range is unknown.
-
-    >>> to_rgb(Image.new("L", (1, 1), 7)).getpixel((0, 0))
-    (7, 7, 7)
-    """
-    if image.mode == "F":
-        raise ImageError("a floating-point image has no known range; save it as 8 or 16 bit")
-    if image.mode.startswith("I"):
-        wide = np.asarray(image).astype(np.int64)
-        if wide.min() < 0 or wide.max() > 0xFFFF:
-            raise ImageError(f"integer image with values {wide.min()} to {wide.max()}; 16 bit (0 to 65535) is accepted")
-        image = Image.fromarray((wide >> 8).astype(np.uint8))
-    return image.convert("RGB")
-
-
-def decode(data: bytes, size: int) -> NDArray[np.uint8]:
-    """Decode an image file's bytes to uint8 RGB [size, size, 3]; raises ImageError with the reason.
-
-    >>> file = io.BytesIO(); Image.new("RGB", (40, 30), (9, 8, 7)).save(file, "PNG")
-    >>> decode(file.getvalue(), 28)[0, 0].tolist()
-    [9, 8, 7]
-    """
-    if not data:
-        raise ImageError("the file is empty (0 bytes)")
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise ImageError(f"{image.width}x{image.height} pixels; at most {MAX_PIXELS:,} are decoded")
-            rgb = to_rgb(image)
-            return np.asarray(rgb.resize((size, size), Image.Resampling.BILINEAR))
-    except UnidentifiedImageError:
-        raise ImageError("not an image in a format that PIL knows") from None
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        raise ImageError(f"broken image: {error}") from None
 
 
 def _read_bytes(path: Path) -> bytes:
@@ -135,7 +89,7 @@ class FileReader:
         return decode(self.fetch(index), size)
 
 
-def file_set(name: str, root: Path, paths: list[Path], ignored: tuple[str, ...] = ()) -> ImageSet:
+def load_files(name: str, root: Path, paths: list[Path], ignored: tuple[str, ...] = ()) -> ImageSet:
     """Return the ImageSet of files below `root`, in the given order; every file is hashed once here.
 
     A file whose bytes have changed since is an ImageError when read, so features never belong to other pixels.
@@ -145,7 +99,7 @@ def file_set(name: str, root: Path, paths: list[Path], ignored: tuple[str, ...] 
     return ImageSet(name, tuple(_name(path, root) for path in paths), digests, FileReader(paths, digests), ignored)
 
 
-def folder_set(folder: Path, name: str | None = None) -> ImageSet:
+def load_folder(folder: Path, name: str | None = None) -> ImageSet:
     """Return the images below `folder`, recursive, sorted by relative path; links are followed, loops are not.
 
     Hidden files and other suffixes than `SUFFIXES` are listed in `ignored`. Raises UsageError if none is left.
@@ -169,4 +123,4 @@ def folder_set(folder: Path, name: str | None = None) -> ImageSet:
         accepted_suffixes = ", ".join(sorted(SUFFIXES))
         raise UsageError(f"{folder} holds no image ({len(ignored)} other files); accepted: {accepted_suffixes}")
     found.sort(key=lambda path: os.fsencode(path.relative_to(folder).as_posix()))
-    return file_set(name or folder.resolve().name, folder, found, tuple(sorted(ignored)))
+    return load_files(name or folder.resolve().name, folder, found, tuple(sorted(ignored)))

@@ -39,11 +39,11 @@ def _outlines(rng: np.random.Generator) -> list[list[float]]:
     return outlines
 
 
-def dead_leaves(seed: int, index: int) -> NDArray[np.uint8]:
+def draw_dead_leaves(seed: int, index: int) -> NDArray[np.uint8]:
     """Return image `index` of the set `seed` as uint8 [256, 256, 3].
 
-    >>> image = dead_leaves(seed=0, index=3)
-    >>> image.shape, bool((image == dead_leaves(seed=0, index=3)).all())
+    >>> image = draw_dead_leaves(seed=0, index=3)
+    >>> image.shape, bool((image == draw_dead_leaves(seed=0, index=3)).all())
     ((256, 256, 3), True)
     """
     rng = np.random.default_rng([VERSION, seed, index])

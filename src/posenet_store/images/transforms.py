@@ -60,10 +60,10 @@ class Transform:
         return shown
 
 
-def canvas_named(text: str) -> Transform:
+def parse_transform(text: str) -> Transform:
     """Return the Canvas that `text` names; raises UsageError if there is no such thing.
 
-    >>> canvas_named("canvas:32:ff0000")
+    >>> parse_transform("canvas:32:ff0000")
     Transform(kind='canvas', margin=32, colour=(255, 0, 0))
     """
     kind, *rest = text.split(":")
@@ -79,7 +79,7 @@ def canvas_named(text: str) -> Transform:
     raise UsageError(f"images can't be shown as {text!r}; accepted: {ACCEPTED}")
 
 
-def shown(images: ImageSet, canvas: Transform) -> ImageSet:
+def transform_images(images: ImageSet, canvas: Transform) -> ImageSet:
     """Return the same images as `canvas` shows them: another set, with its own name and digests."""
 
     def read(index: int, size: int) -> NDArray[np.uint8]:

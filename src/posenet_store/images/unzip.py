@@ -51,7 +51,7 @@ def checked_entries(archive: ZipFile, limit: int) -> list[ZipInfo]:
     return files
 
 
-def unpack(path: Path, folder: Path, limit: int, advance: Callable[[int, int], None] = lambda done, files: None) -> None:
+def unzip(path: Path, folder: Path, limit: int, advance: Callable[[int, int], None] = lambda done, files: None) -> None:
     """Unpack a zip archive into the empty `folder`; each file's checksum is compared with the archive's.
 
     `limit` is the most that all files together may take, in bytes. `advance(done, files)` counts files. Raises

@@ -16,7 +16,7 @@ from posenet_store.errors import UsageError
 from posenet_store.heads.model import Heads, load_head
 from posenet_store.heads.targets import target_map
 from posenet_store.specs import GRID
-from posenet_store.state_dicts import read_state
+from posenet_store.state_dicts import read_state_dict
 from posenet_store.store.reader import Reader
 from posenet_store.sweep.cell import make_cell_target, output_size
 from posenet_store.sweep.inputs import Input, parse_input
@@ -120,7 +120,7 @@ def evaluate_external(path: Path, reader: Reader, question: ExternalHead) -> Eva
 
 def load_external_head(path: Path, padding: int) -> Heads:
     """Read one convolution [1, C, k, k], with or without a bias, from a state dict, whatever its names."""
-    state = read_state(path)
+    state = read_state_dict(path)
     weights = [
         value for value in state.values() if value.dim() == 4 and value.shape[0] == 1 and value.shape[2] == value.shape[3]
     ]

@@ -1,0 +1,181 @@
+"""Load a frozen Backbone: torchvision's by name, or a network of one's own."""
+
+import re
+from bisect import bisect_left
+from collections.abc import Sequence
+from copy import deepcopy
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from posenet_store.backbones.backbone import Backbone, run_taps
+from posenet_store.backbones.inference import autocast, check_compute, is_compiled, prepare_network
+from posenet_store.backbones.padding import check_padding, replace_padding
+from posenet_store.backbones.taps import tap_modules
+from posenet_store.backbones.torchvision_models import check_backbone_name, cut_at_taps, drop_classifier, load_network
+from posenet_store.backbones.weights import IMAGENET, change_input, load_weights, state_digest
+from posenet_store.errors import PosenetStoreError, UsageError, first_line, unknown
+from posenet_store.specs import PIXELS, TAP_SETS, TRAINED, WEIGHTS_KINDS, ZEROS, Preprocess, Tap
+
+LARGEST = 4097
+"""One more than the largest side of an image that is looked at for one that fits."""
+
+
+def order_modules(module: nn.Module, modules: Sequence[str], size: int) -> tuple[str, ...]:
+    """Return modules in the order in which a forward pass leaves them; raises UsageError for one that it does not pass once.
+
+    >>> order_modules(nn.Sequential(nn.Conv2d(3, 2, 1), nn.ReLU()), ["1", "0"], 8)
+    ('0', '1')
+    """
+    known = dict(module.named_modules())
+    if absent := [path for path in modules if path not in known or not path]:
+        raise unknown("tap set, or module of the network,", absent[0], [*TAP_SETS, *(path for path in known if path)])
+    passed: list[str] = []
+    handles = [known[path].register_forward_hook(lambda *_, path=path: passed.append(path)) for path in modules]
+    try:
+        with torch.inference_mode():
+            module(torch.zeros(1, 3, size, size))
+    finally:
+        for handle in handles:
+            handle.remove()
+    if wrong := next((path for path in modules if passed.count(path) != 1), None):
+        raise UsageError(f"module {wrong} is named twice or not passed once in a forward pass; choose others as taps")
+    return tuple(passed)
+
+
+def tap_shapes(module: nn.Module, modules: Sequence[str], size: int) -> tuple[Tap, ...]:
+    """Return the taps f1, f2, ... with the shapes that a size x size image gives."""
+    named = [(f"f{number}", path) for number, path in enumerate(modules, 1)]
+    with torch.inference_mode():
+        outputs = run_taps(module, named, torch.zeros(1, 3, size, size))
+    if flat := [path for name, path in named if outputs[name].dim() != 4]:
+        raise UsageError(f"module {flat[0]} returns no map [B, C, H, W]; choose another as a tap")
+    return tuple(Tap(name, path, tuple(outputs[name].shape[1:])) for name, path in named)  # type: ignore[arg-type]
+
+
+def _taps_of(name: str, module: nn.Module, modules: Sequence[str], size: int) -> tuple[Tap, ...]:
+    """`tap_shapes`; where nothing is left of the image before the last tap, a UsageError with the size that it takes."""
+    try:
+        return tap_shapes(module, modules, size)
+    except RuntimeError:
+        bare = deepcopy(module).to("meta")  # shapes only
+        least = bisect_left(range(LARGEST), True, lo=size, key=lambda side: _fits(bare, modules, side))
+        if least == LARGEST:
+            raise
+        raise UsageError(
+            f"{name}: nothing is left of a {size}x{size} image before its last tap; give --size {least} or more"
+        ) from None
+
+
+def _fits(module: nn.Module, modules: Sequence[str], size: int) -> bool:
+    try:
+        run_taps(module, list(zip(modules, modules, strict=True)), torch.zeros(1, 3, size, size, device="meta"))
+    except RuntimeError:
+        return False
+    return True
+
+
+def parse_device(name: str) -> torch.device:
+    """Return the torch device for auto, cpu, cuda or cuda:K; raises UsageError if it does not exist here."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise unknown("device", name, ("auto", "cpu", "cuda", "cuda:K"))
+    if name == "cpu":
+        return torch.device(name)
+    if not torch.cuda.is_available():
+        raise UsageError(f"--device {name}: this machine has no usable CUDA device; use --device auto or cpu")
+    device, count = torch.device(name), torch.cuda.device_count()
+    if (device.index or 0) >= count:
+        raise UsageError(
+            f"--device {name}: this machine has {count} CUDA device{'s' * (count > 1)}, the last is cuda:{count - 1}"
+        )
+    return device
+
+
+def _compiled(module: nn.Module, taps: Sequence[Tap], example: Tensor, compute: str) -> nn.Module:
+    """Return a compiled network that returns its taps, run once; raises PosenetStoreError where torch can't compile it."""
+    compiled = cast(nn.Module, torch.compile(cut_at_taps(module, taps)))
+    try:
+        with torch.inference_mode(), autocast(compute, example.device):
+            compiled(example)
+    except Exception as error:  # a missing compiler, an operation it can't do: whatever ends its own machinery
+        raise PosenetStoreError(
+            f"torch can't compile this network here ({first_line(error)}); leave --compile out, or install a C++ compiler"
+        ) from None
+    return compiled
+
+
+def load_backbone(
+    name: str,
+    weights: str = "imagenet",
+    tap_set: str = "report",
+    device: str = "auto",
+    compute: str = "float32",
+    padding: str = ZEROS,
+    preprocess: str = "weights",
+    size: int | None = None,
+) -> Backbone:
+    """Return the frozen Backbone `name`; raises UsageError for unknown names, PosenetStoreError for broken weights.
+
+    `compute` is one of `specs.COMPUTES`: the precision of convolutions (others than float32 by autocast), and whether the
+    network is compiled. In each of them batch normalisation is folded into the convolutions before it.
+    `padding` is the convolutions' (`padding.py`), `preprocess` and `size` are the input's
+    (`weights.change_input`); the parameters are the same for all.
+
+    >>> backbone = load_backbone("pixels", device="cpu")
+    >>> {tap: tuple(value.shape) for tap, value in backbone.features(torch.zeros(2, 28, 28, 3, dtype=torch.uint8)).items()}
+    {'f1': (2, 3, 28, 28)}
+    """
+    where = parse_device(device)
+    check_compute(compute, where)
+    compute = "float32" if name == PIXELS else compute  # nothing is computed
+    modules = tap_modules(name, tap_set)
+    check_backbone_name(name)
+    check_padding(name, padding)
+    found = change_input(load_weights(weights, name), preprocess, size)
+    module, digest = load_network(name, found)
+    module = replace_padding(drop_classifier(module), padding).eval().requires_grad_(False)
+    if tap_set not in TAP_SETS:
+        modules = order_modules(module, modules, found.preprocess.size)
+    taps = _taps_of(name, module, modules, found.preprocess.size)
+    module = prepare_network(module.to(where), modules, compute)
+    if is_compiled(compute):
+        side = found.preprocess.size
+        module = _compiled(module, taps, torch.zeros(1, 3, side, side, device=where), compute)
+    kept_set = "" if name == PIXELS else tap_set if tap_set in TAP_SETS else ",".join(modules)
+    return Backbone(name, found.label, digest, kept_set, taps, found.preprocess, module, where, compute, padding, found.kind)
+
+
+def wrap_backbone(
+    module: nn.Module,
+    name: str,
+    taps: Sequence[str],
+    preprocess: Preprocess = IMAGENET,
+    weights: str = "own",
+    device: str = "auto",
+    weights_kind: str = TRAINED,
+) -> Backbone:
+    """Return a network of one's own as a frozen Backbone: `module` takes float32 [B, 3, S, S] as `preprocess` says, `taps` are
+    names of its modules that return [B, C, H, W], in any order; `name` and `weights` name it in tables and folders;
+    `weights_kind` is "random" where nothing was trained.
+
+    The module itself is left as it is. Raises UsageError for a tap that does not exist or returns no map.
+
+    >>> net = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2))
+    >>> backbone = wrap_backbone(net, "mine", ["2", "1"], Preprocess(32, 1 / 255, (0.5,) * 3, (0.5,) * 3))
+    >>> [(tap.module, tap.shape) for tap in backbone.taps]
+    [('1', (4, 32, 32)), ('2', (4, 16, 16))]
+    """
+    if not re.fullmatch(r"[\w.-]+", name) or not re.fullmatch(r"[\w.-]+", weights):
+        raise UsageError(f"name {name!r} and weights {weights!r} become a folder's: letters, digits, dots and dashes only")
+    if weights_kind not in WEIGHTS_KINDS:
+        raise unknown("kind of weights", weights_kind, WEIGHTS_KINDS)
+    where, digest = parse_device(device), state_digest(module.state_dict())
+    frozen = deepcopy(module).cpu().eval().requires_grad_(False)
+    modules = order_modules(frozen, list(taps), preprocess.size)
+    found = tap_shapes(frozen, modules, preprocess.size)
+    tap_set = ",".join(modules)
+    prepared = prepare_network(frozen.to(where), modules, "float32")
+    return Backbone(name, weights, digest, tap_set, found, preprocess, prepared, where, weights_kind=weights_kind)
