@@ -34,8 +34,10 @@ check: $(STAMP)  ## lint, format, types
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(STAMP)  ## speed as ratios against named baselines
-	@for name in reason store extract sweep streaming shuffle scaling; do echo "== $$name"; $(BIN)/python cli.py bench $$name; done
+BENCHMARKS := reason store extract sweep streaming shuffle scaling
+
+bench: $(STAMP)  ## speed as ratios against named baselines, into benchmarks/results; NAME=sweep runs one of them
+	@set -e; for name in $(or $(NAME),$(BENCHMARKS)); do echo "== $$name"; $(BIN)/python benchmarks/$$name.py; done
 
 science: $(STAMP)  ## every experiment at demo size, on one page; resumes
 	pipeline/science.sh $(BIN)/python

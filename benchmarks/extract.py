@@ -36,7 +36,7 @@ import torchvision
 from PIL import Image
 from torch import Tensor, nn
 
-from command import Figures, run
+from command import Figures, report_step, run
 from posenet_store.backbones.backbone import Backbone
 from posenet_store.backbones.load import load_backbone
 from posenet_store.backbones.weights import load_weights
@@ -241,16 +241,23 @@ def measured(count: int, root: Path) -> tuple[Figures, Figures]:
     vgg = load_backbone("vgg16", "hed", device="cpu")
     some = torch.from_numpy(np.stack([images.read(index, 224) for index in range(BATCH)]))
     resnet152 = calibrated(root / "resnet152.pth", load_backbone("resnet18", "random:0", device="cpu").inputs(some))
+    report_step("VGG-16: builds and the bare pass")
     first, vgg_forward = beside("vgg16", "hed", images, root / "vgg")
+    report_step("bfloat16")
     lower = built(images, load_backbone("vgg16", "hed", "report", "cpu", "bfloat16"), root / "bfloat16")
+    report_step("ResNet-152: builds and the bare pass")
     second, resnet_forward = beside("resnet152", resnet152, images, root / "resnet")
+    report_step("the report's extractor")
     report = report_rate(resnet152, images, second.path, 16)
     prefixes = report_rate(resnet152, images, second.path, 16, gradients=False)
+    report_step("what is outside the network")
     with torch_on_one_thread():  # its second would wait for the first, and that would count as work
         outside = built(images, precomputed(vgg, images), root / "outside")
     rate = {name: float(one.speed["images_per_s"]) for name, one in (("vgg", first), ("bf16", lower), ("resnet", second))}
+    report_step("memory")
     planned = in_process(planned_memory, photos)
     small, large = (in_process(peak_of, photos, some, root / f"memory{some}") for some in (count, 2 * count))
+    report_step("a simulated GPU")
     gpu = {cores: in_process(simulated, photos, cores, root / f"gpu{cores}") for cores in (1, 2)}
     ratios: Figures = {
         "build_vs_forward_vgg16": rate["vgg"] / vgg_forward,

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from command import run
+from command import report_step, run
 from posenet_store.backbones.backbone import Backbone
 from posenet_store.backbones.load import load_backbone
 from posenet_store.extraction.build import build_store, plan_store
@@ -69,6 +69,7 @@ def measured(count: int, root: Path) -> tuple[dict[str, float], dict[str, float]
     images = load_image_set(f"synthetic:dead-leaves?n={count}")
     backbone = load_backbone("vgg16", "hed", device="cpu")
     backbone.features(torch.zeros(4, 224, 224, 3, dtype=torch.uint8))
+    report_step("the store, and heads from it")
     began = time.perf_counter()
     reader = open_store(
         build_store(images, backbone, plan_store(images, backbone, "aligned", "float32"), root, batch_size=4).path
@@ -77,8 +78,10 @@ def measured(count: int, root: Path) -> tuple[dict[str, float], dict[str, float]
     ours = from_store(reader)
     swept = time.perf_counter()
     epochs = PROTOCOL.epochs
+    report_step("the network once an epoch")
     (fused,) = train(lambda e: forward(backbone, images, reader, e), epochs, 15, [group(TARGETS)])
     shared = time.perf_counter()
+    report_step("the network in every epoch of every head")
     for name in TARGETS:
         train(lambda e: forward(backbone, images, reader, e), epochs, 15, [group((name,))])
     ended = time.perf_counter()

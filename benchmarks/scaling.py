@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from command import run
+from command import report_step, run
 from posenet_store.heads.protocols import GradientProtocol
 from posenet_store.store.reader import Reader
 from posenet_store.sweep.moment_cache import MomentCache
@@ -45,15 +45,18 @@ def curves(images: int, root: Path) -> dict[str, Curve]:
     """Return seconds by size of each amount."""
     place, rows = root / "images", images + images // 8
     whole = built(place, rows)
+    report_step("images")
     first = {images * step // 8: replace(SPEC, holdout=1 - images * step / 8 / rows) for step in STEPS}
     seconds(place, whole, first[images // 8])  # loads what the libraries load on first use
     found = {"images": {size: seconds(place, whole, spec) for size, spec in first.items()}}
     quarter, epochs = first[images // 4], [25 * step for step in STEPS]
+    report_step("epochs")
     found["epochs"] = {
         size: seconds(place, whole, replace(quarter, recipes=(GradientProtocol(epochs=size),))) for size in epochs
     }
     several = replace(SPEC, inputs=("full",))
     for name, widths, spec, count in (("channels", (64, 128, 192, 256), ONE_HEAD, 223), ("gram", (3, 6, 12), several, 667)):
+        report_step(name)
         found[name] = {}
         for width in widths:
             place = root / f"{name}{width}"

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from command import run
+from command import report_step, run
 from posenet_store.backbones.load import load_backbone
 from posenet_store.extraction.build import build_store, plan_store
 from posenet_store.heads.protocols import GradientProtocol
@@ -60,6 +60,7 @@ def measured(images: int, root: Path) -> tuple[dict[str, float], dict[str, float
     """Return ratios, and the scores behind them."""
     source, backbone = load_image_set(f"synthetic:dead-leaves?n={images}"), load_backbone("vgg16", "hed", device="cpu")
     plan = plan_store(source, backbone, "aligned", "float32", block_rows=BLOCK_ROWS)
+    report_step("build")
     reader = open_store(build_store(source, backbone, plan, root).path)
     rows = 3 * images // 4
     features, goal = parse_input("aligned", reader.spec), target_map("H", 26)
@@ -70,6 +71,7 @@ def measured(images: int, root: Path) -> tuple[dict[str, float], dict[str, float
     variances: dict[str, float] = {}
     scores: dict[str, list[float]] = {}
     for name, order in orders(reader, rows).items():
+        report_step(f"{name} blocks a pool")
         variances[name] = batch_variance(order, means)
         scores[name] = []
         for seed in range(SEEDS):

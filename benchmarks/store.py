@@ -30,7 +30,7 @@ from numcodecs.zstd import Zstd
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from command import run
+from command import report_step, run
 from posenet_store.backbones.load import load_backbone
 from posenet_store.extraction.build import build_store, plan_store
 from posenet_store.extraction.timing import peak_memory
@@ -173,18 +173,23 @@ def writing(reader: Reader, root: Path) -> Iterator[tuple[str, float]]:
 
 def measured(images: int, root: Path) -> tuple[dict[str, float], dict[str, float]]:
     """Return ratios, and the figures behind them."""
+    report_step("build")
     reader, share = built(images, root)
     size = row_bytes(reader.spec) * reader.spec.rows
     all_batches(reader)
+    report_step("read")
     codec = best(bare_codec(reader))
     ours = best(lambda: all_batches(reader))
     workers = processors()
+    report_step("one HDF5 file an image")
     baseline = per_image_file(reader, root / "per-image.h5")
     per_image = best(drained(DataLoader(baseline, BATCH, shuffle=True, num_workers=1)))
     per_image_workers = best(drained(DataLoader(baseline, BATCH, shuffle=True, num_workers=workers)))
     loader = DataLoader(reader.torch(list(reader.spec.arrays), BATCH), batch_size=None, num_workers=workers)
     loaded = best(drained(loader))
+    report_step("one and two readers")
     (one, peak), (two, _) = in_processes(str(reader.files), 1), in_processes(str(reader.files), 2)
+    report_step("write")
     seconds = dict(writing(reader, root / "written"))
     block = row_bytes(reader.spec) * (reader.bounds[0][1] - reader.bounds[0][0])
     ratios = {

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from command import run
+from command import report_step, run
 from posenet_store.files import sha256
 from posenet_store.specs import Preprocess, StoreSpec, Tap
 from posenet_store.store.plan import Plan
@@ -77,8 +77,11 @@ def swept(root: Path, names: list[str]) -> list[tuple[float, float, float]]:
 
 def measured(images: int, root: Path) -> tuple[dict[str, float], dict[str, float]]:
     """Return ratios, and the figures behind them."""
+    report_step("build")
     size = large_store(root / "stores", images)
+    report_step("one sweep")
     ((held, planned, seconds),) = swept(root / "stores", ["alone"])
+    report_step("two sweeps at once")
     began = time.perf_counter()
     swept(root / "stores", ["one", "other"])
     both = time.perf_counter() - began

@@ -40,7 +40,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from command import run
+from command import report_step, run
 from posenet_store.backbones.backbone import Backbone
 from posenet_store.backbones.load import tap_shapes
 from posenet_store.backbones.weights import state_digest
@@ -241,18 +241,24 @@ def all_measured(images: int, root: Path) -> tuple[dict[str, float], dict[str, f
     reader = built(root / "one", images)
     source = parse_input("aligned", reader.spec)
     features = torch.cat(list(read_inputs(reader, source, 0, round(0.9 * images))))
+    report_step("the report's loop and a plain loop")
     report, plain = loops(features, root)
     shelf, none = MomentCache(root / "moments", reader.manifest["store_id"]), MomentCache(None, "")
+    report_step("5, 15 and 60 heads")
     tasks = {n: one_pass(root / "one", reader, replace(SPEC, seeds=tuple(range(n // 5)))) for n in (5, 15, 60)}
     five, adam = fitted(reader, tasks[5], none)
     fifteen, _ = fitted(reader, tasks[15], shelf)
     warm, _ = fitted(reader, tasks[15], shelf)
     sixty, _ = fitted(reader, tasks[60], none)
+    report_step("exact heads")
     lambdas = tuple(10.0**power for power in range(-9, 1))
     ridge_task = one_pass(root / "one", reader, replace(SPEC, protocols=("ridge",), recipes=(RidgeProtocol(lambdas=lambdas),)))
     ridge, exact = fitted(reader, ridge_task, none)
+    report_step("memory against the plan")
     error, planned, grown = memory_error(root / "one", reader)
+    report_step("one and two workers")
     faster, than_machine, share, start = workers(root / "many")
+    report_step("planning a large grid")
     planned_in, heads = planning(root / "many" / "stores")
     ratios = {
         "report_5": report / (five / 5),

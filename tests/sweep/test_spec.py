@@ -6,6 +6,7 @@ import pytest
 
 from posenet_store.errors import UsageError
 from posenet_store.heads.protocols import GradientProtocol
+from posenet_store.sweep import spec
 from posenet_store.sweep.spec import SweepSpec, load_sweep
 
 EXPERIMENTS = sorted((Path(__file__).parents[2] / "pipeline/experiments").glob("*.toml"))
@@ -80,8 +81,8 @@ def test_a_mistake_is_one_clear_sentence(tmp_path: Path, text: str, message: str
     assert "\n" not in str(caught.value).strip() or "TOML" in str(caught.value)
 
 
-def test_a_missing_file_says_where_ready_ones_are(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="pipeline/experiments"):
+def test_a_missing_file_names_the_ready_experiments(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="table2"):
         load_sweep(tmp_path / "none.toml")
 
 
@@ -90,3 +91,20 @@ def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UsageError, match="can't be read"):
         load_sweep(path)
+
+
+def test_every_experiment_is_found_by_its_name() -> None:
+    assert {path.name for path in spec.EXPERIMENTS.glob("*.toml")} == {path.name for path in EXPERIMENTS}
+    for path in EXPERIMENTS:
+        assert load_sweep(path.stem) == load_sweep(path)
+
+
+def test_an_unknown_experiment_is_answered_with_the_nearest_name() -> None:
+    with pytest.raises(UsageError, match="'table2'"):
+        load_sweep("tabel2")
+
+
+def test_a_file_of_the_working_folder_is_not_taken_for_an_experiment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.toml").write_text("kernels = [5]")
+    assert load_sweep("own.toml").kernels == (5,)

@@ -5,7 +5,6 @@ from typing import Any
 
 import click
 
-from posenet_store.cli.bench import bench
 from posenet_store.cli.build import build_store
 from posenet_store.cli.evaluate import evaluate
 from posenet_store.cli.fetch import fetch
@@ -49,5 +48,5 @@ def main() -> None:
     """Run a frozen CNN once, keep its features in a store, then train hundreds of readout heads from it."""
 
 
-for _command in (build_store, stores, inspect, verify, convert, sweep, evaluate, table, compare, report, fetch, bench):
+for _command in (build_store, stores, inspect, verify, convert, sweep, evaluate, table, compare, report, fetch):
     main.add_command(_command)

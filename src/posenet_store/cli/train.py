@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("spec", type=click.Path(path_type=Path))
+@click.argument("spec")
 @stores_option
-@click.option("--run", type=click.Path(path_type=Path), help="Folder of the results.  [default: runs/NAME OF SPEC]")
+@click.option("--run", type=click.Path(path_type=Path), help="Folder of the results.  [default: runs/NAME]")
 @click.option("--scheduler", default="local", show_default=True, metavar="local|inline|slurm|ADDR",
               help="local: worker processes here; inline: this process; slurm: jobs as pipeline/launch/slurm.toml says, "
                    "slurm:FILE: as another file does; ADDR: a Dask scheduler, tcp://host:8786.")  # fmt: skip
@@ -47,17 +47,17 @@ if TYPE_CHECKING:
 @click.option("--plan", "plan_only", is_flag=True, help="Print passes, bytes, memory and time; run nothing.")
 @json_option
 def sweep(
-    spec: Path, root: Path, run: Path | None, scheduler: str, workers: int | None, keep_moments: bool, plan_only: bool,
+    spec: str, root: Path, run: Path | None, scheduler: str, workers: int | None, keep_moments: bool, plan_only: bool,
     as_json: bool,
 ) -> None:  # fmt: skip
-    """Train and score every head that SPEC (a TOML file) asks for, from the stores at hand.
+    """Train and score every head that SPEC asks for, from stores: a TOML file, or an experiment's name such as table2.
 
     A rerun does what is missing only. Ends in RUN/results.csv, RUN/results.json and the page RUN/report.html.
     """
     from posenet_store.store.catalogue import stores
     from posenet_store.sweep.plan import plan_sweep
     from posenet_store.sweep.results import RunFiles
-    from posenet_store.sweep.spec import load_sweep
+    from posenet_store.sweep.spec import find_sweep, load_sweep
 
     asked = load_sweep(spec)
     found, damaged = stores(root)
@@ -66,13 +66,13 @@ def sweep(
     plan = plan_sweep(asked, found, root, keep_moments)
     for note in plan.notes:
         click.echo(f"note: {printable(note)}", err=True)
-    files = RunFiles(run or Path("runs", spec.stem))
+    files = RunFiles(run or Path("runs", find_sweep(spec).stem))
     finished = files.finished(plan.cells)
     if plan_only:
         _print_plan(plan, finished, {entry.spec.fingerprint: entry.spec for entry in found}, as_json)
         return
     signal.signal(signal.SIGTERM, terminated)
-    outcome = _followed(spec.stem, asked, plan, found, files, (scheduler, workers), finished)
+    outcome = _followed(files.root.name, asked, plan, found, files, (scheduler, workers), finished)
     _print_outcome(outcome, files, as_json)
     if outcome.failures:
         raise click.exceptions.Exit(1)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from importlib.resources import files
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -100,9 +101,34 @@ def _recipes(name: str, section: Mapping[str, Any], where: str) -> list[Protocol
     return [_check_recipe(recipe, where) for recipe in found]
 
 
-def load_sweep(path: Path) -> SweepSpec:
-    """Read a sweep's TOML file; raises UsageError that names the key and what is accepted."""
-    table = read_toml(path, "sweep file", "the ready ones are in pipeline/experiments/")
+EXPERIMENTS = Path(str(files("posenet_store"))) / "experiments"
+"""The sweeps that come with the package; in a checkout this is a link to `pipeline/experiments`."""
+
+
+def find_sweep(source: str | Path) -> Path:
+    """Return the TOML file of a sweep: `source` is a path, or the name of an experiment that comes with the package.
+
+    Raises UsageError for an unknown name.
+
+    >>> find_sweep("table2").name, find_sweep("my/own.toml").name
+    ('table2.toml', 'own.toml')
+    """
+    path = Path(source).expanduser()
+    if path.suffix == ".toml" or len(path.parts) > 1 or path.exists():
+        return path
+    known = sorted(experiment.stem for experiment in EXPERIMENTS.glob("*.toml"))
+    if str(source) not in known:
+        raise unknown("experiment", str(source), known)
+    return EXPERIMENTS / f"{source}.toml"
+
+
+def load_sweep(source: str | Path) -> SweepSpec:
+    """Read a sweep from a TOML file, or from an experiment's name such as `table2` (see `find_sweep`).
+
+    Raises UsageError that names the key and what is accepted.
+    """
+    path = find_sweep(source)
+    table = read_toml(path, "sweep file", f"ready ones are {', '.join(sorted(e.stem for e in EXPERIMENTS.glob('*.toml')))}")
     recipes: list[Protocol] = []
     for name in PROTOCOLS:
         section = table.pop(name, None)
