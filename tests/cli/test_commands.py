@@ -254,7 +254,7 @@ def test_a_full_disk_is_one_sentence(home: Path, monkeypatch: pytest.MonkeyPatch
     result = cli(*words)
     assert result.exit_code == 1
     assert "No space left on device" in result.stderr
-    assert "type the same command again" in result.stderr
+    assert "rerun the command" in result.stderr
     monkeypatch.undo()
     assert cli(*words).exit_code == 0
 
@@ -272,7 +272,7 @@ def test_ctrl_c_stops_with_a_sentence_and_the_same_command_resumes(tmp_path: Pat
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 1, errors
-    assert "interrupted; everything committed is safe" in errors
+    assert "interrupted; finished work is kept" in errors
     assert "Traceback" not in errors
     committed = len(list(tmp_path.glob("stores/*/commits/b*.json")))
     assert 1 <= committed < 4
@@ -309,7 +309,7 @@ def test_sigterm_ends_with_143_and_the_same_command_resumes(tmp_path: Path) -> N
     process.terminate()
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 143
-    assert "terminated; everything committed is safe" in errors
+    assert "terminated; finished work is kept" in errors
     assert "Traceback" not in errors
     committed = len(list(tmp_path.glob("stores/*/commits/b*.json")))
     assert json.loads(cli(*words, "--json").stdout)["extracted"] == 200 - 64 * committed

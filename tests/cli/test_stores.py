@@ -60,7 +60,7 @@ def test_a_part_that_fails_is_reported_and_the_build_is_not_sealed(photos: Path,
     [
         (["--scheduler", "tcp://127.0.0.1:1"], "no Dask scheduler answers at tcp://127.0.0.1:1"),
         (["--scheduler", "cluster"], "unknown scheduler 'cluster'"),
-        (["--scheduler", "local", "--part", "1/2"], "leave --part out"),
+        (["--scheduler", "local", "--part", "1/2"], "leave out --part"),
     ],
 )
 def test_a_scheduler_that_is_none_is_a_sentence(photos: Path, tmp_path: Path, words: list[str], message: str) -> None:

@@ -151,7 +151,7 @@ def test_a_driver_asked_to_stop_says_one_sentence(lab: Path, sent: signal.Signal
         os.killpg(sweep.pid, sent)
         _, errors = sweep.communicate(timeout=240)
     assert sweep.returncode == code
-    assert f"{sentence}; everything committed is safe, type the same command again to go on" in errors.splitlines()
+    assert f"{sentence}; finished work is kept: rerun the command to continue" in errors.splitlines()
     assert "Traceback" not in errors
     completed(lab, "some", run)
 
@@ -200,5 +200,5 @@ def test_a_broken_store_fails_its_pass_on_a_worker_too(lab: Path, tmp_path: Path
     assert done.exit_code == 1
     assert re.search(rf"^failed: {broken.name}, aligned.*, report-2020 \(2 cells\): .*is missing", done.stderr, re.MULTILINE)
     assert done.stderr.count("failed:") == 1
-    assert "type the same command again to do what failed; what is finished is kept" in done.stderr
+    assert "finished heads are kept; rerun the command to train those that failed" in done.stderr
     assert len(records(copy / "run")) == CELLS - 2

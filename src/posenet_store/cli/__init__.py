@@ -1,27 +1,32 @@
-"""The command line: parse, one call into the library, print."""
+"""How do I drive it? The command line: one file a command; each parses, calls the library and prints."""
 
 import errno
 from typing import Any
 
 import click
 
-from posenet_store.cli.build import build_store
+from posenet_store.cli.build_store import build_store
+from posenet_store.cli.compare import compare
+from posenet_store.cli.convert import convert
 from posenet_store.cli.evaluate import evaluate
 from posenet_store.cli.fetch import fetch
-from posenet_store.cli.options import printable
-from posenet_store.cli.show import compare, inspect, report, stores, table
-from posenet_store.cli.train import sweep
-from posenet_store.cli.verify import convert, verify
+from posenet_store.cli.inspect import inspect
+from posenet_store.cli.output import printable
+from posenet_store.cli.report import report
+from posenet_store.cli.stores import stores
+from posenet_store.cli.sweep import sweep
+from posenet_store.cli.table import table
+from posenet_store.cli.verify import verify
 from posenet_store.errors import PosenetStoreError
 
-DISK_TROUBLE = (
+DISK_ERRORS = (
     errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EIO, errno.ESTALE,
     errno.ETIMEDOUT,
 )  # fmt: skip
 
 
 class _Group(click.Group):
-    """Turns what a user can cause into one sentence and an exit code; everything else keeps its traceback."""
+    """Turn what a user can cause into one sentence and an exit code; everything else keeps its traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -29,12 +34,12 @@ class _Group(click.Group):
         except PosenetStoreError as error:
             _fail(ctx, str(error), error.exit_code)
         except KeyboardInterrupt:
-            _fail(ctx, "interrupted; everything committed is safe, type the same command again to go on", 1)
+            _fail(ctx, "interrupted; finished work is kept: rerun the command to continue", 1)
         except OSError as error:
-            if error.errno not in DISK_TROUBLE:
+            if error.errno not in DISK_ERRORS:
                 raise
             where = f" ({error.filename})" if error.filename else ""
-            _fail(ctx, f"{error.strerror}{where}; everything committed is safe: mend it and type the same command again", 1)
+            _fail(ctx, f"{error.strerror}{where}; finished work is kept: fix the cause and rerun the command", 1)
 
 
 def _fail(ctx: click.Context, message: str, code: int) -> None:

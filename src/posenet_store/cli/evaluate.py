@@ -6,15 +6,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from posenet_store.cli.build import built
-from posenet_store.cli.options import (
-    backbone_options,
-    image_options,
-    json_option,
-    print_json,
-    print_table,
-    stores_option,
-)
+from posenet_store.cli.build_store import build_with_progress
+from posenet_store.cli.options import backbone_options, image_options, json_option, stores_option
+from posenet_store.cli.output import print_json, print_table
 from posenet_store.heads.targets import PATTERNS, TARGETS
 
 if TYPE_CHECKING:  # the real imports are in the commands: --help must not load torch
@@ -26,12 +20,12 @@ if TYPE_CHECKING:  # the real imports are in the commands: --help must not load 
 @click.option("--head", type=click.Path(path_type=Path), required=True,
               help="RUN/heads/*.safetensors of a sweep; with --target, a state dict of one torch.nn.Conv2d.")  # fmt: skip
 @click.option("--store", type=click.Path(path_type=Path), help="A store of the head's network.")
-@click.option("--target", help=f"The map that a head from elsewhere must paint: {', '.join((*TARGETS, *PATTERNS))}.")
-@click.option("--input", "source_text", default="aligned", show_default=True, help="What a head from elsewhere reads.")
+@click.option("--target", help=f"The map that an external head predicts: {', '.join((*TARGETS, *PATTERNS))}.")
+@click.option("--input", "source_text", default="aligned", show_default=True, help="What an external head reads.")
 @click.option("--head-padding", type=click.IntRange(0), default=0, show_default=True,
-              help="Zero padding of a head from elsewhere.")  # fmt: skip
+              help="Zero padding of an external head.")  # fmt: skip
 @click.option("--maps", type=click.Path(path_type=Path, file_okay=False),
-              help="Folder for a figure: what the head paints, where it errs, which channels paint it.")  # fmt: skip
+              help="Folder for a figure: the predicted map, its errors, and the channels that predict it.")  # fmt: skip
 @image_options(required=False)
 @backbone_options(backbone_required=False)
 @stores_option
@@ -41,7 +35,7 @@ def evaluate(
     batch_size: int | None, root: Path, as_json: bool, target: str | None, source_text: str, head_padding: int,
     maps: Path | None,
 ) -> None:  # fmt: skip
-    """Score one trained head on a store, or on images (whose store is then built, or found).
+    """Score one trained head on a store, or on images (whose store is found, or built).
 
     The report's notebook transposes its test images: --images photo.jpg@transposed.
     """
@@ -86,9 +80,9 @@ def _store_of(
 
     made = {} if question else load_head(head)[1]
     if question and network.name is None:
-        raise click.UsageError("a head from elsewhere does not say which network it reads: give --backbone")
+        raise click.UsageError("an external head does not record its network: give --backbone")
     frozen = load_backbone(*astuple(replace(network, name=network.name or made["backbone"])))
     images = load_image_set(source, data_root)
     layout = "native" if reads_all_channels(question.input if question else made["cell"]["input"]) else "aligned"
     plan = plan_store(images, frozen, layout, "float32")
-    return built(images, frozen, plan, root, batch_size, max_unreadable=0.01).path
+    return build_with_progress(images, frozen, plan, root, batch_size, max_unreadable=0.01).path

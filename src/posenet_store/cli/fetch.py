@@ -5,7 +5,8 @@ from pathlib import Path
 
 import click
 
-from posenet_store.cli.options import data_root_option, progress
+from posenet_store.cli.options import data_root_option
+from posenet_store.cli.output import progress
 from posenet_store.errors import UsageError
 
 WORDS = (("downloading", "MB"), ("unpacking", "files"))

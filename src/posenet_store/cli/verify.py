@@ -1,4 +1,4 @@
-"""verify and convert: is every byte of a store what was written, and if not, mend it; the same bytes in another format."""
+"""verify: is every byte of a store what was written? If not, repair it."""
 
 from dataclasses import astuple
 from pathlib import Path
@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from posenet_store.cli.build import built
-from posenet_store.cli.options import device_option, image_options, json_option, print_json, printable, progress
+from posenet_store.cli.build_store import build_with_progress
+from posenet_store.cli.options import device_option, image_options, json_option
+from posenet_store.cli.output import print_json, printable
 from posenet_store.errors import UsageError
-from posenet_store.specs import FORMATS
 
 if TYPE_CHECKING:
     from posenet_store.specs import StoreSpec
@@ -99,33 +99,12 @@ def _repair(
     plan = plan_store(images.limited(spec.rows), network, spec.layout, spec.dtype, spec.block_rows, spec.format)
     _check_same(plan.spec, spec)
     StoreWriter(StoreFiles(store), plan).unseal(blocks)
-    built(images.limited(spec.rows), network, plan, store.parent, batch_size=batch_size, max_unreadable=1.0)
+    build_with_progress(images.limited(spec.rows), network, plan, store.parent, batch_size=batch_size, max_unreadable=1.0)
 
 
 def _check_same(given: "StoreSpec", recorded: "StoreSpec") -> None:
-    """Refuse to mend a store with other images or another network, and say which."""
+    """Refuse to repair a store with other images or another network, and say which differ."""
     differing = [what for what, key in DIFFERENCES.items() if getattr(given, key) != getattr(recorded, key)]
     if given.fingerprint != recorded.fingerprint:
         reason = ", ".join(differing) or "the fingerprints differ"
         raise UsageError(f"these inputs are not the store's: {reason}; give what its build was given")
-
-
-@click.command()
-@click.argument("store", metavar="STORE")
-@click.option("--format", "file_format", type=click.Choice(FORMATS), required=True)
-@click.option("--stores", "root", type=click.Path(path_type=Path), help="Where the copy goes.  [default: beside a local store]")
-def convert(store: str, file_format: str, root: Path | None) -> None:
-    """Copy a sealed store (a folder or a URL) into another format, or fetch it, each block verified; resumes.
-
-    The last line printed is the copy's path.
-    """
-    from posenet_store.store.convert import convert as converted
-    from posenet_store.store.reader import open_store
-
-    if root is None and "://" in store:
-        raise click.UsageError("a store behind a URL is copied to a folder: give --stores")
-    reader = open_store(store)
-    with progress() as bars:
-        bar = bars.add_task(printable(f"{reader.name} to {file_format}"), total=reader.spec.rows, unit="images")
-        path = converted(reader, file_format, root or Path(store).resolve().parent, lambda rows: bars.advance(bar, rows))
-    click.echo(path)

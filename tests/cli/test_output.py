@@ -2,7 +2,7 @@
 
 from rich.progress import Progress
 
-from posenet_store.cli.options import CoarseTimeLeft
+from posenet_store.cli.output import CoarseTimeLeft
 
 
 def test_the_time_left_of_long_steps_is_what_is_said() -> None:

@@ -9,19 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from posenet_store.cli.options import (
-    above,
-    backbone_options,
-    human_bytes,
-    human_time,
-    image_options,
-    json_option,
-    print_json,
-    printable,
-    progress,
-    speed_line,
-    stores_option,
-)
+from posenet_store.cli.options import backbone_options, image_options, json_option, stores_option, workers_option
+from posenet_store.cli.output import describe_speed, format_bytes, format_time, print_above, print_json, printable, progress
 from posenet_store.errors import BuildError, PosenetStoreError, UsageError
 from posenet_store.specs import DTYPES, FORMATS, LAYOUTS
 from posenet_store.store.chunking import row_bytes
@@ -37,7 +26,7 @@ if TYPE_CHECKING:  # the real imports are in the commands: --help must not load 
 
 
 def _existing(path: Path) -> Path:
-    """The nearest folder above `path` that exists, to ask for its free space."""
+    """Return the nearest folder at or above `path` that exists, to ask for its free space."""
     return next(p for p in (path.resolve(), *path.resolve().parents) if p.exists())
 
 
@@ -58,12 +47,11 @@ def _existing(path: Path) -> Path:
     help="Extract on Dask workers: here, in Slurm jobs (pipeline/launch/slurm.toml, or slurm:FILE), or those of a "
     "scheduler (tcp://host:8786); all must see images and store.",
 )
-@click.option("--workers", type=click.IntRange(1),
-              help="Local worker processes, or Slurm jobs.  [default: one a processor; what the file says]")  # fmt: skip
+@workers_option
 @click.option("--limit", type=int, help="Take the first N images only.")
 @click.option("--max-unreadable", type=click.FloatRange(0, 1), default=0.01, show_default=True,
               help="Share of unreadable images above which the build stops.")  # fmt: skip
-@click.option("--no-probes", is_flag=True, help="Do not build the store of the probe images (black, white, noise) beside it.")
+@click.option("--no-probes", is_flag=True, help="Leave out the store of the probe images (black, white, noise).")
 @click.option("--plan", "plan_only", is_flag=True, help="Print size, files, time and free disk; build nothing.")
 @json_option
 def build_store(
@@ -85,7 +73,7 @@ def build_store(
     images = load_image_set(source, data_root).limited(limit)
     if images.ignored:
         shown = ", ".join(map(printable, images.ignored[:3])) + (", ..." if len(images.ignored) > 3 else "")
-        click.echo(f"{len(images.ignored)} files that are not images are left out: {shown}", err=True)
+        click.echo(f"{len(images.ignored)} files are not images and are left out: {shown}", err=True)
     backbone = load_backbone(*astuple(network))
     plan = plan_store(images, backbone, layout, dtype, file_format=file_format)
     if plan_only:
@@ -95,7 +83,7 @@ def build_store(
         return
     if scheduler is not None:
         if part != (1, 1):
-            raise click.UsageError("--scheduler deals out the parts itself; leave --part out")
+            raise click.UsageError("--scheduler distributes the parts itself; leave out --part")
         if Path(network.weights).is_file():
             network = replace(network, weights=str(Path(network.weights).resolve()))
         job = Part(make_absolute(source), data_root and data_root.resolve(), limit, network, layout, dtype, file_format,
@@ -104,7 +92,9 @@ def build_store(
     sets = [images] if no_probes or source == "probes" else [load_probes(), images]
     for one in sets:
         chosen = plan if one is images else plan_store(one, backbone, layout, dtype, file_format=file_format)
-        outcome = built(one, backbone, chosen, root, batch_size, max_unreadable, part if one is images else (1, 1))
+        outcome = build_with_progress(
+            one, backbone, chosen, root, batch_size, max_unreadable, part if one is images else (1, 1)
+        )
     if as_json:
         print_json(outcome.to_dict() | {"fingerprint": plan.spec.fingerprint})
     else:
@@ -122,13 +112,13 @@ def _on_workers(job: "Part", blocks: int, scheduler: str, workers: int | None) -
     card = None if job.network.device == "cpu" else "GPU"
     with progress() as bars:
         bar = bars.add_task(printable(f"{job.network.name} on {Path(job.source).name}"), total=count, unit="parts")
-        for part, outcome in run_tasks(build_part, parts, scheduler, workers, above(bars), card):
+        for part, outcome in run_tasks(build_part, parts, scheduler, workers, print_above(bars), card):
             if isinstance(outcome, PosenetStoreError):
                 failed += 1
                 click.echo(f"part {part.part[0]}/{count} failed: {outcome}", err=True)
             bars.advance(bar)
     if failed:
-        raise BuildError(f"{failed} of {count} parts failed; what is committed is safe, type the same command again to go on")
+        raise BuildError(f"{failed} of {count} parts failed; finished blocks are kept: rerun the command to continue")
 
 
 def _part(text: str) -> tuple[int, int]:
@@ -139,13 +129,13 @@ def _part(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def terminated(*_: object) -> None:
-    """SIGTERM, as schedulers send it: drop the block in hand, commit full ones and go, with the exit code they expect."""
-    click.echo("terminated; everything committed is safe, type the same command again to go on", err=True)
+def handle_sigterm(*_: object) -> None:
+    """Stop on SIGTERM, as schedulers send it: finished blocks are kept; the exit code is the one that schedulers expect."""
+    click.echo("terminated; finished work is kept: rerun the command to continue", err=True)
     raise SystemExit(128 + signal.SIGTERM)
 
 
-def built(
+def build_with_progress(
     images: "ImageSet",
     network: "Backbone",
     plan: "Plan",
@@ -158,7 +148,7 @@ def built(
     from posenet_store.extraction.build import build_store, count_rows, select_part
     from posenet_store.extraction.timing import StageTimer
 
-    signal.signal(signal.SIGTERM, terminated)
+    signal.signal(signal.SIGTERM, handle_sigterm)
     total, clock = count_rows(plan, select_part(range(len(plan.bounds)), part)), StageTimer()
     with progress() as bars:
         bar = bars.add_task(printable(f"{plan.spec.network} on {images.name}"), total=total, unit="images")
@@ -174,9 +164,10 @@ def built(
         )  # fmt: skip
     name = printable(outcome.path.name)
     if outcome.extracted:
-        click.echo(f"{name}: {outcome.extracted} images, {speed_line(outcome.speed)}", err=True)
+        click.echo(f"{name}: {outcome.extracted} images, {describe_speed(outcome.speed)}", err=True)
     if outcome.missing:
-        click.echo(f"{name}: {outcome.missing} blocks of other parts are missing; the last part seals it", err=True)
+        missing = f"{outcome.missing} blocks are missing"
+        click.echo(f"{name}: this part is done; the store is complete when all parts are: {missing}", err=True)
     elif not outcome.extracted:
         click.echo(f"{name} is complete; nothing to do", err=True)
     for entry in outcome.quarantined:
@@ -207,10 +198,10 @@ def _print_plan(facts: dict[str, Any]) -> None:
     click.echo(f"images  {facts['images']:,} in {facts['blocks']:,} blocks")
     for name, tap in facts["taps"].items():
         click.echo(f"tap     {name}  {tap['module']}  {'x'.join(map(str, tap['shape']))}")
-    size, on_disk = human_bytes(facts["bytes"]), human_bytes(facts["bytes_on_disk"])
+    size, on_disk = format_bytes(facts["bytes"]), format_bytes(facts["bytes_on_disk"])
     click.echo(f"size    about {on_disk} in {facts['files']:,} files, {size} before compression")
-    click.echo(f"time    about {human_time(facts['seconds'])} on this machine, measured on one batch")
-    click.echo(f"memory  {human_bytes(facts['memory'])}, whatever the number of images")
-    click.echo(f"free    {human_bytes(facts['free_bytes'])} on the disk of {facts['store']}")
+    click.echo(f"time    about {format_time(facts['seconds'])} on this machine, measured on one batch")
+    click.echo(f"memory  {format_bytes(facts['memory'])}, whatever the number of images")
+    click.echo(f"free    {format_bytes(facts['free_bytes'])} on the disk of {facts['store']}")
     if facts["free_bytes"] < facts["bytes"]:
         click.echo("warning: the free disk is less than the uncompressed size", err=True)

@@ -6,18 +6,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from posenet_store.cli.build import terminated
-from posenet_store.cli.options import (
-    above,
-    human_bytes,
-    human_time,
-    json_option,
-    print_json,
-    print_table,
-    printable,
-    progress,
-    stores_option,
-)
+from posenet_store.cli.build_store import handle_sigterm
+from posenet_store.cli.options import json_option, stores_option, workers_option
+from posenet_store.cli.output import format_bytes, format_time, print_above, print_json, print_table, printable, progress
 
 SHOWN = 20  # passes of a plan; more would scroll the sum away
 
@@ -40,10 +31,9 @@ if TYPE_CHECKING:
 @click.option("--scheduler", default="local", show_default=True, metavar="local|inline|slurm|ADDR",
               help="local: worker processes here; inline: this process; slurm: jobs as pipeline/launch/slurm.toml says, "
                    "slurm:FILE: as another file does; ADDR: a Dask scheduler, tcp://host:8786.")  # fmt: skip
-@click.option("--workers", type=click.IntRange(1),
-              help="Local worker processes, or Slurm jobs.  [default: one a processor; what the file says]")  # fmt: skip
+@workers_option
 @click.option("--keep-moments/--no-keep-moments", default=True, show_default=True,
-              help="Keep what was summed beside the stores: the next sweep need not read them to train.")  # fmt: skip
+              help="Keep the summed moments in the stores' folder: later sweeps then read no features to train.")  # fmt: skip
 @click.option("--plan", "plan_only", is_flag=True, help="Print passes, bytes, memory and time; run nothing.")
 @json_option
 def sweep(
@@ -52,7 +42,7 @@ def sweep(
 ) -> None:  # fmt: skip
     """Train and score every head that SPEC asks for, from stores: a TOML file, or an experiment's name such as table2.
 
-    A rerun does what is missing only. Ends in RUN/results.csv, RUN/results.json and the page RUN/report.html.
+    A rerun trains only the heads that are missing. Ends in RUN/results.csv, RUN/results.json and the page RUN/report.html.
     """
     from posenet_store.store.catalogue import stores
     from posenet_store.sweep.plan import plan_sweep
@@ -71,14 +61,14 @@ def sweep(
     if plan_only:
         _print_plan(plan, finished, {entry.spec.fingerprint: entry.spec for entry in found}, as_json)
         return
-    signal.signal(signal.SIGTERM, terminated)
-    outcome = _followed(files.root.name, asked, plan, found, files, (scheduler, workers), finished)
+    signal.signal(signal.SIGTERM, handle_sigterm)
+    outcome = _run_with_progress(files.root.name, asked, plan, found, files, (scheduler, workers), finished)
     _print_outcome(outcome, files, as_json)
     if outcome.failures:
         raise click.exceptions.Exit(1)
 
 
-def _followed(
+def _run_with_progress(
     name: str, asked: "SweepSpec", plan: "SweepPlan", found: "Sequence[StoreInfo]", files: "RunFiles",
     where: tuple[str, int | None], finished: "Sequence[str]",
 ) -> "SweepResult":  # fmt: skip
@@ -99,17 +89,24 @@ def _followed(
 
         def show(state: "SweepProgress") -> None:
             last[:] = [state]
-            speed = f"heads  {state.read.images / state.seconds:,.0f} images/s  {human_bytes(state.read.bytes)} read"
+            speed = f"heads  {state.read.images / state.seconds:,.0f} images/s  {format_bytes(state.read.bytes)} read"
             done = len(finished) + state.cells
             bars.update(bar, completed=done, description=title(state.passes), left=state.left, unit=speed)
 
         outcome = run_sweep(
-            asked, plan, files.root, scheduler=where[0], workers=where[1], expected=expected, show=show, announce=above(bars)
+            asked,
+            plan,
+            files.root,
+            scheduler=where[0],
+            workers=where[1],
+            expected=expected,
+            show=show,
+            announce=print_above(bars),
         )
     for state in last:
         click.echo(
             f"{state.passes:,} passes, {state.cells:,} heads, {state.read.images:,} images, "
-            f"{human_bytes(state.read.bytes)} read in {human_time(state.seconds)}", err=True,
+            f"{format_bytes(state.read.bytes)} read in {format_time(state.seconds)}", err=True,
         )  # fmt: skip
     return outcome
 
@@ -138,8 +135,8 @@ def _print_plan(plan: "SweepPlan", finished: "Sequence[str]", specs: "Mapping[st
         click.echo(f"{len(plan.cells):,} heads, all finished; nothing to do")
         return
     rows = [
-        [one.train.name, one.input, one.protocol.name, str(len(one.cells)), cost.way, human_bytes(cost.reading),
-         human_bytes(cost.memory), human_time(cost.seconds)]
+        [one.train.name, one.input, one.protocol.name, str(len(one.cells)), cost.way, format_bytes(cost.reading),
+         format_bytes(cost.memory), format_time(cost.seconds)]
         for one, cost in list(zip(left, costs, strict=True))[:SHOWN]
     ]  # fmt: skip
     print_table(["store", "input", "protocol", "heads", "trained by", "reads", "memory", "time"], rows)
@@ -147,8 +144,8 @@ def _print_plan(plan: "SweepPlan", finished: "Sequence[str]", specs: "Mapping[st
         click.echo(f"... and {len(passes) - SHOWN} passes more (--json has all)")
     click.echo(
         f"{len(plan.cells):,} heads, {len(finished):,} finished; {len(passes)} passes to go: they read "
-        f"{human_bytes(reading)}, hold up to {human_bytes(memory)} beside the libraries, and take about "
-        f"{human_time(seconds)} on this machine, one after another"
+        f"{format_bytes(reading)}, hold up to {format_bytes(memory)} besides the libraries, and take about "
+        f"{format_time(seconds)} on this machine, one after another"
     )
     click.echo(f"a network ran once for each of {len(networks)} stores, not for each of {len(plan.cells):,} heads")
 
@@ -157,7 +154,7 @@ def _print_outcome(outcome: "SweepResult", files: "RunFiles", as_json: bool) -> 
     for failure in outcome.failures:
         click.echo(f"failed: {failure}", err=True)
     if outcome.failures:
-        click.echo("type the same command again to do what failed; what is finished is kept", err=True)
+        click.echo("finished heads are kept; rerun the command to train those that failed", err=True)
     if outcome.before + outcome.now:
         from posenet_store.report.html.page import write_page
 

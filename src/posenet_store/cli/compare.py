@@ -1,0 +1,41 @@
+"""compare: how heads of two runs differ."""
+
+from pathlib import Path
+
+import click
+
+from posenet_store.cli.options import format_option, json_option, test_option, where_option
+from posenet_store.cli.output import print_listing, printable
+
+
+@click.command()
+@click.argument("runs", nargs=-1, required=True, metavar="RUN [RUN]", type=click.Path(path_type=Path))
+@click.option("--between", metavar="FIELD=A,B", help="Compare cells of one run instead, such as protocol=report-2020,ridge.")
+@test_option
+@where_option
+@format_option
+@json_option
+def compare(
+    runs: tuple[Path, ...], between: str | None, tests: tuple[str, ...], conditions: tuple[str, ...], form: str, as_json: bool
+) -> None:
+    """Show how heads of two runs, or of one with --between, differ on the same images, with 95 % intervals."""
+    from posenet_store.report.compare import as_listing, compared, contrast
+    from posenet_store.report.pairs import left_out, paired, read_sides
+    from posenet_store.report.table import chosen_columns
+
+    sides = read_sides(runs, between, conditions)
+    pairing = paired(*sides)
+    comparisons, refused = compared(pairing.pairs, chosen_columns(sides[0].records + sides[1].records, tests))
+    first, second = (
+        text if between else f"{side.run} ({text})" if text else str(side.run)
+        for side, text in zip(sides, contrast(comparisons), strict=True)
+    )
+    remark = (
+        "More SPC is better, and less MAE. In brackets: 95 % interval of the mean over images, 2,000 bootstrap resamples. "
+        "natural: held-out images."
+    )
+    print_listing(as_listing(comparisons), f"{second} minus {first}", remark, form, as_json)
+    for line in left_out(sides, pairing):
+        click.echo(printable(line), err=True)
+    for reason, count in refused.items():
+        click.echo(printable(f"{count} of {len(pairing.pairs)} pairs are not compared on {reason}"), err=True)

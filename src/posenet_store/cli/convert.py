@@ -1,0 +1,31 @@
+"""convert: the same store in another format."""
+
+from pathlib import Path
+
+import click
+
+from posenet_store.cli.output import printable, progress
+from posenet_store.specs import FORMATS
+
+
+@click.command()
+@click.argument("store", metavar="STORE")
+@click.option("--format", "file_format", type=click.Choice(FORMATS), required=True)
+@click.option(
+    "--stores", "root", type=click.Path(path_type=Path), help="Where the copy goes.  [default: the local store's folder]"
+)
+def convert(store: str, file_format: str, root: Path | None) -> None:
+    """Copy a sealed store (a folder or a URL) into another format, or fetch it, each block verified; resumes.
+
+    The last line printed is the copy's path.
+    """
+    from posenet_store.store.convert import convert as converted
+    from posenet_store.store.reader import open_store
+
+    if root is None and "://" in store:
+        raise click.UsageError("a store behind a URL is copied to a folder: give --stores")
+    reader = open_store(store)
+    with progress() as bars:
+        bar = bars.add_task(printable(f"{reader.name} to {file_format}"), total=reader.spec.rows, unit="images")
+        path = converted(reader, file_format, root or Path(store).resolve().parent, lambda rows: bars.advance(bar, rows))
+    click.echo(path)

@@ -1,0 +1,46 @@
+"""inspect: what one store holds."""
+
+from typing import Any
+
+import click
+
+from posenet_store.cli.options import json_option
+from posenet_store.cli.output import describe_speed, format_bytes, print_json, print_table, printable
+
+
+@click.command()
+@click.argument("store", metavar="STORE")
+@json_option
+def inspect(store: str, as_json: bool) -> None:
+    """Show what a store (a folder or a URL) holds: taps and their statistics, progress, quarantine, provenance."""
+    from posenet_store.store.catalogue import entry
+    from posenet_store.store.feature_statistics import deviation
+    from posenet_store.store.reader import open_store
+
+    facts, reader = entry(store).to_dict(), open_store(store, unsealed=True)
+    arrays: dict[str, dict[str, Any]] = {}
+    for name, shape in reader.spec.arrays.items():
+        found = reader.manifest["statistics"][name]
+        spread = {"std": deviation(found)} if found["count"] else {}
+        arrays[name] = {"shape": [reader.spec.rows, *shape]} | found | spread
+    made, bad = reader.plan.provenance, reader.manifest["quarantined"]
+    if as_json:
+        about = {"spec": reader.spec.to_dict(), "provenance": made, "summary": reader.manifest.get("summary")}
+        print_json(facts | {"arrays": arrays, "quarantined": bad} | about)
+        return
+    for name, value in facts.items():
+        click.echo(f"{name:12} {format_bytes(value) if name == 'bytes' else value}")
+    for name, value in made.items():
+        if name != "probe":
+            shown = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
+            click.echo(f"{name:12} {printable(str(shown))}")
+    if (speed := reader.manifest.get("summary", {})).get("stages"):  # older stores' summaries have none
+        memory = format_bytes(speed["peak_memory"])
+        click.echo(f"{'build':12} {speed['extracted']} images, {describe_speed(speed)}, {memory} of memory")
+    keys = ("min", "max", "mean", "std", "zeros")
+    rows = [
+        [name, "x".join(map(str, a["shape"])), *(f"{a[k]:.4g}" if k in a else "" for k in keys)] for name, a in arrays.items()
+    ]
+    print_table(["array", "shape", *keys], rows)
+    for one in bad:
+        click.echo(f"quarantined: row {one['row']}, {printable(one['image_id'])}: {one['reason']}")

@@ -1,0 +1,24 @@
+"""report: the page and the figures."""
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("runs", nargs=-1, required=True, metavar="RUN...", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="The page.  [default: report.html in the first run]")
+@click.option(
+    "--figures", type=click.Path(path_type=Path), metavar="DIR", help="Also write every figure as PNG and SVG into DIR."
+)
+def report(runs: tuple[Path, ...], out: Path | None, figures: Path | None) -> None:
+    """Write one self-contained HTML page about one run or several: answers, Table 2, figures, every cell, how it was made."""
+    from posenet_store.report.html.page import write_page
+    from posenet_store.report.run import open_run
+    from posenet_store.sweep.results import RunFiles
+
+    click.echo(write_page(runs, out or RunFiles(runs[0]).page))
+    if figures:
+        for picture in open_run(*runs).pictures():
+            for path in picture.save(figures):
+                click.echo(path)

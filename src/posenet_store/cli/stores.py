@@ -1,0 +1,30 @@
+"""stores: the catalogue."""
+
+from pathlib import Path
+
+import click
+
+from posenet_store.cli.options import json_option, stores_option
+from posenet_store.cli.output import format_bytes, print_json, print_table
+
+
+@click.command()
+@stores_option
+@json_option
+def stores(root: Path, as_json: bool) -> None:
+    """List the stores below the root: network, images, size, state, fingerprint."""
+    from posenet_store.store.catalogue import stores as list_stores
+
+    found, damaged = list_stores(root)
+    for line in damaged:
+        click.echo(f"damaged: {line}", err=True)
+    facts = [entry.to_dict() for entry in found]
+    if as_json:
+        print_json(facts)
+        return
+    if not facts:
+        program = click.get_current_context().find_root().info_name
+        click.echo(f"no store below {root}; build one: {program} build-store --backbone vgg16 --images FOLDER", err=True)
+        return
+    names = [name for name in facts[0] if name != "fingerprint"]  # its first digits end the name
+    print_table(names, [[format_bytes(f[n]) if n == "bytes" else str(f[n]) for n in names] for f in facts])

@@ -1,0 +1,54 @@
+"""table: a run as Table 2, or ranked."""
+
+from pathlib import Path
+
+import click
+
+from posenet_store.cli.options import format_option, json_option, test_option, where_option
+from posenet_store.cli.output import print_listing
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option(
+    "--by", multiple=True, metavar="FIELD,...",
+    help="Rank groups of heads instead: network, images, input, target, kernel, padding, protocol, seed or a setting "
+    "such as learning_rate; repeatable.  [default with an option below: what varies, seeds apart]",
+)  # fmt: skip
+@test_option
+@where_option
+@click.option("--sort", metavar="ORDER", help="spc, mae or a field of --by, with - for the largest first.  [default: -spc]")
+@click.option("--top", type=click.IntRange(1), metavar="N", help="Only the first N rows.")
+@format_option
+@json_option
+def table(
+    run: Path, by: tuple[str, ...], tests: tuple[str, ...], conditions: tuple[str, ...], sort: str | None, top: int | None,
+    form: str, as_json: bool,
+) -> None:  # fmt: skip
+    """Print a run as the report's Table 2, ours with the published numbers; with --by, rank groups of heads instead."""
+    from posenet_store.report.ranking import BEST_FIRST, ranking
+    from posenet_store.report.records import where
+    from posenet_store.report.scores import ScoreArchive
+    from posenet_store.report.table import chosen_columns, table2
+    from posenet_store.sweep.results import load_run
+
+    content, records = load_run(run)
+    title = content["sweep"]["title"]
+    if not (by or tests or conditions or sort or top):
+        remark = (
+            "natural: held-out images (ours), one photo (report), PASCAL-S (paper). Ours: mean [95 % interval over images and "
+            "seeds], of one image ± deviation over seeds. p: permuted targets, corrected for all entries of this table (Holm)."
+        )
+        print_listing(table2(records, ScoreArchive([run])), title, remark, form, as_json)
+        return
+    if lacking := len(content["cells"]) - len(records):
+        click.echo(f"{lacking} of {len(content['cells'])} cells are not finished and left out", err=True)
+    chosen = where(records, conditions)
+    columns = chosen_columns(chosen, tests or list(chosen_columns(chosen))[:1])
+    for shown, test in columns.items():
+        if untested := sum(test not in record["scores"] for record in chosen):
+            click.echo(f"{shown}: {untested} of {len(chosen)} heads were not tested on it, its means leave them out", err=True)
+    remark = (
+        "natural: held-out images. Mean over heads ± deviation over the seeds of a head; undef.: images without a rank order."
+    )
+    print_listing(ranking(chosen, by, columns, sort or BEST_FIRST, top), title, remark, form, as_json, ruled=False)
