@@ -1,16 +1,22 @@
-"""Settings as the user writes them: a TOML table, checked key by key against the frozen dataclass of its defaults."""
+"""Read TOML files, and check their tables key by key against a frozen dataclass of defaults."""
 
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from posenet_store.errors import UsageError, unknown
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Settings = TypeVar("Settings", bound="DataclassInstance")
+NAMES = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}
+
 
 def read_toml(path: Path, kind: str, advice: str) -> dict[str, Any]:
-    """Read a TOML file; raises UsageError if it can't be, with `advice` where there is none."""
+    """Read a TOML file; raises UsageError for one that can't be read, with `advice` if it does not exist."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -21,40 +27,47 @@ def read_toml(path: Path, kind: str, advice: str) -> dict[str, Any]:
         raise UsageError(f"{path} is not valid TOML: {error}") from None
 
 
-def _plain(value: Any, kind: type, where: str) -> Any:
-    """Check one TOML value; whole numbers pass as floats."""
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+def _check_plain_value(value: Any, kind: type, where: str) -> Any:
+    """Return a single value of the given type; a whole number passes as a float."""
+    if kind is float and type(value) is int:
         return float(value)
     if type(value) is not kind:
-        names = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}
-        raise UsageError(f"{where} = {value!r} is not accepted; give {names[kind]}")
+        raise UsageError(f"{where} = {value!r} is not accepted; give {NAMES[kind]}")
     return value
 
 
-def typed(value: Any, default: Any, where: str) -> Any:
-    """Check a TOML value against the default it replaces: a plain value, or a list of such (of texts, if that is empty)."""
+def check_value(value: Any, default: Any, where: str) -> Any:
+    """Return a TOML value that has the type of the default it replaces; a list becomes a tuple.
+
+    Entries of a list have the type of the default's first entry (text if it has none). Raises UsageError for another type,
+    an entry twice, or an empty list whose default is not empty.
+
+    >>> check_value([1, 2.5], (0.0,), "rates")
+    (1.0, 2.5)
+    """
     if not isinstance(default, tuple):
-        return _plain(value, type(default), where)
+        return _check_plain_value(value, type(default), where)
     if not isinstance(value, list):
         raise UsageError(f"{where} = {value!r} is not accepted; give a list")
     if default and not value:
         raise UsageError(f"{where} = [] is not accepted; give a list with at least one entry")
-    entries = tuple(_plain(entry, type(default[0]) if default else str, where) for entry in value)
+    kind = type(default[0]) if default else str
+    entries = tuple(_check_plain_value(entry, kind, where) for entry in value)
     if len(set(entries)) != len(entries):
         raise UsageError(f"{where} = {value!r} names an entry twice")
     return entries
 
 
-def filled(
-    defaults: Any, table: Mapping[str, Any], where: str, hidden: Sequence[str] = (), sections: Sequence[str] = ()
-) -> Any:
-    """Return `defaults` with the table's values; raises UsageError for a key that does not exist, with those that do.
+def fill_defaults(
+    defaults: Settings, table: Mapping[str, Any], where: str, hidden: Sequence[str] = (), sections: Sequence[str] = ()
+) -> Settings:
+    """Return `defaults` with the table's values; raises UsageError for an unknown key, with those that exist.
 
-    `hidden` fields are no keys; `sections` are tables of their own, checked elsewhere.
+    `hidden` fields are no keys; `sections` are tables that are checked elsewhere.
     """
-    known = [f.name for f in fields(defaults) if f.name not in (*hidden, *sections)]
+    known = [field.name for field in fields(defaults) if field.name not in (*hidden, *sections)]
     for key in table:
         if key not in known:
             raise unknown(f"key in {where}", key, [*known, *(f"[{name}]" for name in sections)])
-    values = {key: typed(value, getattr(defaults, key), f"{where}: {key}") for key, value in table.items()}
+    values = {key: check_value(value, getattr(defaults, key), f"{where}: {key}") for key, value in table.items()}
     return replace(defaults, **values)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from posenet_store.errors import PosenetStoreError, UsageError, first_line
-from posenet_store.toml_config import filled, read_toml
+from posenet_store.toml_config import fill_defaults, read_toml
 
 if TYPE_CHECKING:
     from dask_jobqueue.slurm import SLURMCluster
@@ -40,7 +40,7 @@ class SlurmSettings:
 def load_slurm(path: Path) -> SlurmSettings:
     """Read the settings of Slurm jobs; raises UsageError that names the key and what is accepted."""
     table = read_toml(path, "settings file", f"it is {SLURM_FILE} in a checkout; name another one: --scheduler slurm:FILE")
-    settings: SlurmSettings = filled(SlurmSettings(), table, str(path))
+    settings: SlurmSettings = fill_defaults(SlurmSettings(), table, str(path))
     if min(settings.cores, settings.workers) < 1:
         raise UsageError(f"{path}: cores and workers must be at least 1, not {settings.cores} and {settings.workers}")
     return settings

@@ -11,7 +11,7 @@ from posenet_store.errors import UsageError, unknown
 from posenet_store.heads.protocols import OPTIMIZERS, PROTOCOLS, GradientProtocol, Protocol
 from posenet_store.heads.targets import TARGETS, native_map, target_map
 from posenet_store.sweep.cell import output_size
-from posenet_store.toml_config import filled, read_toml, typed
+from posenet_store.toml_config import check_value, fill_defaults, read_toml
 
 
 @dataclass(frozen=True)
@@ -91,12 +91,12 @@ def _recipes(name: str, section: Mapping[str, Any], where: str) -> list[Protocol
     """Return the protocol `name` with the settings of its table; a list where one value is expected makes a recipe of each."""
     default = PROTOCOLS[name]
     lists = {
-        key: typed(value, (getattr(default, key),), f"{where}: {key}")
+        key: check_value(value, (getattr(default, key),), f"{where}: {key}")
         for key, value in section.items()
         if isinstance(value, list) and hasattr(default, key) and not isinstance(getattr(default, key), tuple)
     }
     single = {key: value for key, value in section.items() if key not in lists}
-    base = filled(default, single, where, hidden=("name",))
+    base = fill_defaults(default, single, where, hidden=("name",))
     found: list[Protocol] = [replace(base, **dict(zip(lists, values, strict=True))) for values in product(*lists.values())]
     return [_check_recipe(recipe, where) for recipe in found]
 
@@ -137,5 +137,5 @@ def load_sweep(source: str | Path) -> SweepSpec:
         if not isinstance(section, dict):
             raise UsageError(f"{path}: {name} = {section!r} is not accepted; write a table [{name}]")
         recipes += _recipes(name, section, f"{path} [{name}]")
-    spec = filled(SweepSpec(title=path.stem), table, str(path), hidden=("recipes",), sections=tuple(PROTOCOLS))
+    spec = fill_defaults(SweepSpec(title=path.stem), table, str(path), hidden=("recipes",), sections=tuple(PROTOCOLS))
     return _check(replace(spec, recipes=tuple(recipes)), str(path))
