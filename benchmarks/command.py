@@ -19,7 +19,7 @@ from pathlib import Path
 import psutil
 
 from posenet_store.files import write_json
-from posenet_store.provenance import versions
+from posenet_store.provenance import collect_versions
 from posenet_store.threads import processors
 
 Figures = dict[str, float | str]
@@ -45,7 +45,7 @@ def describe_machine() -> dict[str, object]:
         "cores": processors(),
         "memory": psutil.virtual_memory().total,
         "system": f"{platform.system()} {platform.machine()}",
-        "versions": versions(),
+        "versions": collect_versions(),
     }
 
 

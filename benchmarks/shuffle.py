@@ -25,7 +25,7 @@ from posenet_store.heads.targets import target_map
 from posenet_store.heads.train_convolution import Group
 from posenet_store.heads.train_gram import image_moments, train_in_gram_space
 from posenet_store.images.sources import load_image_set
-from posenet_store.store.chunking import epoch_pools
+from posenet_store.store.batching import draw_epoch_pools
 from posenet_store.store.reader import Reader, open_store
 from posenet_store.sweep.inputs import parse_input
 from posenet_store.sweep.score import Scorable, read_inputs, score_heads
@@ -40,7 +40,7 @@ def orders(reader: Reader, rows: int) -> dict[str, Order]:
 
     def pooled(blocks: int) -> Order:
         def order(seed: int, epoch: int) -> NDArray[np.int64]:
-            pools = epoch_pools(reader.bounds, reader.readable, (0, rows), blocks * BLOCK_ROWS, seed, epoch)
+            pools = draw_epoch_pools(reader.bounds, reader.readable, (0, rows), blocks * BLOCK_ROWS, seed, epoch)
             return np.concatenate(pools)
 
         return order

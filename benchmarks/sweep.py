@@ -49,7 +49,7 @@ from posenet_store.heads.protocols import GradientProtocol, RidgeProtocol
 from posenet_store.heads.targets import TARGETS, target_map
 from posenet_store.images.image_set import ImageSet
 from posenet_store.specs import Preprocess
-from posenet_store.store.catalogue import stores
+from posenet_store.store.catalogue import list_stores
 from posenet_store.store.reader import Reader, open_store
 from posenet_store.sweep.cost import TYPICAL, estimate_cost, measure_speeds
 from posenet_store.sweep.fit_gradient import fit_recipe
@@ -58,8 +58,9 @@ from posenet_store.sweep.grouping import FittedHeads
 from posenet_store.sweep.inputs import parse_input
 from posenet_store.sweep.moment_cache import MomentCache
 from posenet_store.sweep.plan import Pass, plan_sweep
+from posenet_store.sweep.results import PassResult
 from posenet_store.sweep.run import run_sweep
-from posenet_store.sweep.run_pass import PassResult, make_scorable
+from posenet_store.sweep.run_pass import make_scorable
 from posenet_store.sweep.score import read_inputs, score_heads
 from posenet_store.sweep.spec import SweepSpec
 from posenet_store.threads import processors
@@ -143,7 +144,7 @@ def loops(features: Tensor, root: Path) -> tuple[float, float]:
 
 def one_pass(root: Path, reader: Reader, spec: SweepSpec) -> Pass:
     """The single pass of a sweep over one store."""
-    entries = [entry for entry in stores(root)[0] if entry.spec.fingerprint == reader.spec.fingerprint]
+    entries = [entry for entry in list_stores(root)[0] if entry.spec.fingerprint == reader.spec.fingerprint]
     (found,) = plan_sweep(spec, entries, root).passes
     return found
 
@@ -170,7 +171,7 @@ def spc(reader: Reader, task: Pass, heads: list[FittedHeads]) -> dict[str, float
 PEAK = """
 import sys
 from pathlib import Path
-from posenet_store.store.catalogue import stores
+from posenet_store.store.catalogue import list_stores
 from posenet_store.sweep.cost import measure_speeds
 from posenet_store.sweep.plan import plan_sweep
 from posenet_store.sweep.run_pass import run_pass
@@ -180,7 +181,7 @@ root = Path(sys.argv[1])
 def held(key):
     return int(Path("/proc/self/status").read_text().split(key)[1].split()[0]) * 1024
 spec = SweepSpec(title="bench", train=("noise",), tests=(), holdout=0.1, seeds=(0, 1, 2))
-(task,) = plan_sweep(spec, stores(root)[0], root, keep_moments=False).passes
+(task,) = plan_sweep(spec, list_stores(root)[0], root, keep_moments=False).passes
 RunFiles(root / "run").create()
 measure_speeds([task])  # loads what the libraries load on first use
 before = held("VmRSS:")
@@ -209,7 +210,7 @@ def workers(root: Path) -> tuple[float, float, float, float]:
     for seed in range(4):
         built(root / "stores", 2400, seed, "native", (32, 64, 96, 128, 128))
     spec = replace(SPEC, inputs=("full",), kernels=(1,), protocols=("ridge",))
-    plan = plan_sweep(spec, stores(root / "stores")[0], root / "stores", keep_moments=False)
+    plan = plan_sweep(spec, list_stores(root / "stores")[0], root / "stores", keep_moments=False)
     whole = os.sched_getaffinity(0)
     seconds = {}
     for count, mine in ((1, {min(whole)}), (1, whole), (2, whole)):
@@ -223,7 +224,7 @@ def workers(root: Path) -> tuple[float, float, float, float]:
 
 def planning(root: Path) -> tuple[float, int]:
     """Seconds to plan a large grid over three of the stores below `root`, what each pass costs included; and its heads."""
-    found = stores(root)[0][:3]
+    found = list_stores(root)[0][:3]
     names = [tap.name for tap in found[0].spec.taps]
     subsets = tuple("aligned:" + "+".join(some) for size in range(1, 6) for some in combinations(names, size))
     rates = tuple(GradientProtocol(learning_rate=rate) for rate in (1e-2, 1e-3, 1e-4))

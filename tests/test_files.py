@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from posenet_store.errors import StoreError
-from posenet_store.files import canonical_json, read_json, replacing, sha256, sha256_file, write_atomic, write_json
+from posenet_store.files import canonical_json, read_json, replace_atomically, sha256, sha256_file, write_atomic, write_json
 
 
 def test_write_atomic_creates_and_replaces(tmp_path: Path) -> None:
@@ -50,7 +50,7 @@ def test_the_temporary_lies_beside_the_file(tmp_path: Path) -> None:
     # A rename is one step only within one file system.
     folder = tmp_path / "deep"
     folder.mkdir()
-    with replacing(folder / "block") as first, replacing(folder / "block") as second:
+    with replace_atomically(folder / "block") as first, replace_atomically(folder / "block") as second:
         assert first.parent == second.parent == folder
         assert len({first, second, folder / "block"}) == 3
         first.write_bytes(b"1")
@@ -106,7 +106,7 @@ def test_a_failed_rename_leaves_the_old_file_and_no_temporary(tmp_path: Path, mo
 def test_control_c_in_a_write_leaves_the_old_file_and_no_temporary(tmp_path: Path) -> None:
     path = tmp_path / "head"
     path.write_bytes(b"old")
-    with pytest.raises(KeyboardInterrupt), replacing(path) as temporary:
+    with pytest.raises(KeyboardInterrupt), replace_atomically(path) as temporary:
         temporary.write_bytes(b"half")
         raise KeyboardInterrupt
     assert {entry.name: entry.read_bytes() for entry in tmp_path.iterdir()} == {"head": b"old"}

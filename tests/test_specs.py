@@ -8,7 +8,7 @@ import pytest
 
 from posenet_store import specs
 from posenet_store.errors import StoreError, UsageError
-from posenet_store.specs import NetworkChoice, Preprocess, StoreSpec, Tap, unit
+from posenet_store.specs import BackboneSpec, Preprocess, StoreSpec, Tap, unit
 
 TAPS = (Tap("f1", "features.4", (8, 16, 16)), Tap("f2", "features.9", (12, 8, 8)))
 PREPROCESS = Preprocess(32, 1 / 255, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -171,8 +171,8 @@ def test_an_unknown_padding_is_refused_with_what_is_accepted() -> None:
 
 def test_a_spec_says_how_its_network_is_loaded_again() -> None:
     spec = replace(SPEC, padding="none", preprocess=unit(448), compute="bfloat16")
-    assert spec.choice("hed", "cpu") == NetworkChoice("vgg16", "hed", "report", "cpu", "bfloat16", "none", "unit", 448)
-    assert SPEC.choice("imagenet", "cpu").preprocess == "weights"
+    assert spec.backbone_spec("hed", "cpu") == BackboneSpec("vgg16", "hed", "report", "cpu", "bfloat16", "none", "unit", 448)
+    assert SPEC.backbone_spec("imagenet", "cpu").preprocess == "weights"
 
 
 def test_a_spec_cannot_be_changed() -> None:

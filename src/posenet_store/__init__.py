@@ -25,7 +25,7 @@ _HOMES = {
     "plan_sweep": "sweep.plan",
     "run_sweep": "sweep.run",
     "score": "heads.metrics",
-    "stores": "store.catalogue",
+    "list_stores": "store.catalogue",
     "target_map": "heads.targets",
 }
 

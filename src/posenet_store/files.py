@@ -62,7 +62,7 @@ def fsync(path: Path) -> None:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replace_atomically(path: Path) -> Iterator[Path]:
     """Yield a unique temporary beside `path`; on success it is synced and replaces `path` in one step.
 
     A folder that is missing is made. On a failure before the replacement the temporary is removed and `path` is as it was.
@@ -86,13 +86,13 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def write_atomic(path: Path, data: bytes | memoryview) -> None:
     """Write `data` to `path` so that a reader sees the old file or the whole new one, never a part."""
-    with replacing(path) as temporary:
+    with replace_atomically(path) as temporary:
         temporary.write_bytes(data)
 
 
 def write_pieces(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
     """Write `pieces` one after another, as `write_atomic` does."""
-    with replacing(path) as temporary, temporary.open("wb") as file:
+    with replace_atomically(path) as temporary, temporary.open("wb") as file:
         file.writelines(pieces)
 
 
@@ -108,7 +108,7 @@ def write_json(path: Path, value: object) -> None:
     write_atomic(path, json.dumps(value, indent=1, sort_keys=True, allow_nan=False).encode() + b"\n")
 
 
-def parsed_json(data: bytes, where: object) -> dict[str, Any]:
+def parse_json(data: bytes, where: object) -> dict[str, Any]:
     """Parse a JSON object; raises StoreError that names its place if it is not one."""
     try:
         value = json.loads(data)
@@ -122,6 +122,6 @@ def parsed_json(data: bytes, where: object) -> dict[str, Any]:
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object; raises StoreError that names the file if it is missing or not one."""
     try:
-        return parsed_json(path.read_bytes(), path)
+        return parse_json(path.read_bytes(), path)
     except FileNotFoundError:
         raise StoreError(f"{path} is missing") from None

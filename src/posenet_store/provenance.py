@@ -13,7 +13,7 @@ PACKAGES = ("posenet-store", "torch", "torchvision", "numpy", "scipy", "pillow",
 
 
 @cache
-def versions() -> dict[str, str]:
+def collect_versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that numbers depend on; absent ones are left out."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
@@ -24,10 +24,10 @@ def versions() -> dict[str, str]:
     return found
 
 
-def provenance() -> dict[str, Any]:
+def collect_provenance() -> dict[str, Any]:
     """Return versions, machine class, UTC time and the command line."""
     return {
-        "versions": versions(),
+        "versions": collect_versions(),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors",
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": shlex.join(sys.argv),

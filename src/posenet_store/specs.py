@@ -34,19 +34,19 @@ LATER = {"compute": PRECISIONS[0], "padding": ZEROS}
 """Fields younger than the first stores, and what those stores mean: so written, a fingerprint is still the one it was."""
 
 
-def precision_of(compute: str) -> str:
+def get_precision(compute: str) -> str:
     """Return the precision of a way to compute.
 
-    >>> precision_of("bfloat16+compile")
+    >>> get_precision("bfloat16+compile")
     'bfloat16'
     """
     return compute.removesuffix(COMPILED)
 
 
-def tap_label(tap_set: str) -> str:
+def shorten_tap_set(tap_set: str) -> str:
     """Return a tap set's short name in tables: its own, or a digest of the modules that the user chose.
 
-    >>> tap_label("layer1.0,layer1.1")
+    >>> shorten_tap_set("layer1.0,layer1.1")
     'taps-cc52ae'
     """
     return tap_set if tap_set in TAP_SETS else f"taps-{sha256(tap_set.encode())[:6]}"
@@ -78,12 +78,12 @@ def unit(size: int) -> Preprocess:
 
 
 @dataclass(frozen=True)
-class NetworkChoice:
+class BackboneSpec:
     """What the user asks for; the fields are the arguments of `load_backbone`. Without a name it is a head's own network."""
 
     name: str | None
     weights: str = "imagenet"
-    tap_set: str = "report"
+    taps: str = "report"
     device: str = "auto"
     compute: str = PRECISIONS[0]
     padding: str = ZEROS
@@ -156,7 +156,7 @@ class StoreSpec:
     def network(self) -> str:
         """The short name of the frozen network: backbone, weights and what is not the default of taps, computing, padding."""
         padding = "" if self.padding == ZEROS else f"padding-{self.padding}"
-        parts = [self.backbone, self.weights, self.tap_set and tap_label(self.tap_set), self.compute, padding]
+        parts = [self.backbone, self.weights, self.tap_set and shorten_tap_set(self.tap_set), self.compute, padding]
         return "-".join(part for part in parts if part not in ("", "report", PRECISIONS[0]))
 
     @cached_property
@@ -165,10 +165,10 @@ class StoreSpec:
         kept = ("backbone", "weights_sha256", "tap_set", "taps", "preprocess", "compute", "padding")
         return sha256(canonical_json({name: value for name, value in self.to_dict().items() if name in kept}))
 
-    def choice(self, weights: str, device: str) -> NetworkChoice:
+    def backbone_spec(self, weights: str, device: str) -> BackboneSpec:
         """Return how to load the network again; what a store does not know is where its weights come from."""
         tap_set, kind, size = self.tap_set or "report", self.preprocess.kind, self.preprocess.size
-        return NetworkChoice(self.backbone, weights, tap_set, device, self.compute, self.padding, kind, size)
+        return BackboneSpec(self.backbone, weights, tap_set, device, self.compute, self.padding, kind, size)
 
     @property
     def folder(self) -> str:

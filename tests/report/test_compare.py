@@ -17,7 +17,7 @@ from posenet_store.heads.protocols import GradientProtocol, Protocol, RidgeProto
 from posenet_store.report.compare import Difference, as_listing, compared, contrast, difference
 from posenet_store.report.pairs import Partner, Side, paired
 from posenet_store.report.significance import RESAMPLES
-from posenet_store.store.catalogue import stores
+from posenet_store.store.catalogue import list_stores
 from posenet_store.sweep.plan import plan_sweep
 from posenet_store.sweep.results import RunFiles, load_run, read_scores
 from posenet_store.sweep.run import run_sweep
@@ -235,7 +235,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         protocols=("report-2020", "ridge"),
         seeds=(0, 1),
     )
-    plan = plan_sweep(spec, stores(root / "stores")[0], root)
+    plan = plan_sweep(spec, list_stores(root / "stores")[0], root)
     assert not run_sweep(spec, plan, root / "run", scheduler="inline").failures
     return root / "run"
 

@@ -19,7 +19,7 @@ from posenet_store.errors import UsageError
 from posenet_store.images.sources import load_image_set
 from posenet_store.report.html.page import write_page
 from posenet_store.report.scores import bracketed
-from posenet_store.store.catalogue import stores
+from posenet_store.store.catalogue import list_stores
 from posenet_store.sweep.plan import plan_sweep
 from posenet_store.sweep.results import RunFiles, load_run
 from posenet_store.sweep.run import run_sweep
@@ -52,7 +52,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Path]]:
     built_store(root / "stores", load_image_set("probes"), backbone)
     built_store(root / "stores", replace(images, name="evil <b>"), backbone)
     spec = SweepSpec(title=HOSTILE, train=("evil*", "evil <b>"), protocols=("report-2020", "ridge"), seeds=(0, 1))
-    found = stores(root / "stores")[0]
+    found = list_stores(root / "stores")[0]
     made = []
     for name, one in (("table2", spec), ("kernels", replace(spec, kernels=(1, 3), paddings=(0, 1), protocols=("ridge",)))):
         run_sweep(one, plan_sweep(one, found, root), root / name, scheduler="inline")

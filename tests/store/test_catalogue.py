@@ -9,7 +9,7 @@ import pytest
 from posenet_store.errors import StoreError
 from posenet_store.extraction.build import build_store, plan_store
 from posenet_store.images.sources import load_image_set
-from posenet_store.store.catalogue import entry, stores
+from posenet_store.store.catalogue import describe_store, list_stores
 from posenet_store.store.chunking import row_bytes
 from tests.support.small import built_store, folder, tiny_backbone, write_images
 
@@ -19,11 +19,11 @@ def test_sealed_and_growing_stores_are_told_apart(tmp_path: Path) -> None:
     root = tmp_path / "stores"
     sealed = folder(built_store(root, images, backbone))
     half = build_store(images, backbone, plan_store(images, backbone, "aligned", "float32", 4), root, part=(1, 2)).path
-    found, damaged = stores(root)
+    found, damaged = list_stores(root)
     assert damaged == []
     assert {one.path: one.to_dict()["state"] for one in found} == {sealed: "sealed", half: "2 of 4 blocks"}
     files = [path for path in sealed.rglob("*") if path.name.startswith("c.")]
-    assert entry(sealed).bytes == sum(path.stat().st_size for path in files)
+    assert describe_store(sealed).bytes == sum(path.stat().st_size for path in files)
 
 
 def test_a_damaged_store_is_reported_and_hides_no_other(tmp_path: Path) -> None:
@@ -34,7 +34,7 @@ def test_a_damaged_store_is_reported_and_hides_no_other(tmp_path: Path) -> None:
     (bad / "plan.json").write_text("{")
     (root / ".temporary").mkdir()
     (root / ".temporary/plan.json").write_text("{")
-    found, damaged = stores(root)
+    found, damaged = list_stores(root)
     assert [one.path for one in found] == [good]
     assert len(damaged) == 1
     assert str(bad) in damaged[0]
@@ -65,7 +65,7 @@ def test_whatever_is_damaged_is_a_line_and_no_crash(probes: Path, tmp_path: Path
     if file.startswith("commits"):
         (store / "manifest.json").unlink()  # the records of a sealed store are not read
     (store / file).write_text(content)
-    found, damaged = stores(tmp_path)
+    found, damaged = list_stores(tmp_path)
     assert found == []
     assert len(damaged) == 1
     assert str(store) in damaged[0]
@@ -78,7 +78,7 @@ def test_a_plan_with_a_value_that_nothing_accepts_is_a_line_and_no_crash(probes:
     plan = json.loads((store / "plan.json").read_text())
     plan["spec"][key] = "other"
     (store / "plan.json").write_text(json.dumps(plan))
-    found, (line,) = stores(tmp_path)
+    found, (line,) = list_stores(tmp_path)
     assert found == []
     assert str(store) in line
 
@@ -93,7 +93,7 @@ def test_an_entry_counts_rows_bytes_and_what_is_quarantined(tmp_path: Path, seal
     if not seal:
         (store / "manifest.json").unlink()
     size = sum(path.stat().st_size for path in store.glob("data.zarr/*/c.*"))
-    assert entry(store).to_dict() == {
+    assert describe_store(store).to_dict() == {
         "name": plan.spec.folder,
         "network": "tiny-random0",
         "images": "photos",
@@ -113,16 +113,16 @@ def test_stores_come_by_name_and_other_folders_are_passed_over(probes: Path, tmp
     shutil.copytree(probes, tmp_path / f".{probes.name}.abc.tmp")
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes.txt").touch()
-    found, damaged = stores(tmp_path)
+    found, damaged = list_stores(tmp_path)
     assert [one.path for one in found] == [a, b]
     assert damaged == []
 
 
 def test_no_root_is_no_store(tmp_path: Path) -> None:
-    assert stores(tmp_path / "none") == ([], [])
-    assert stores(tmp_path) == ([], [])
+    assert list_stores(tmp_path / "none") == ([], [])
+    assert list_stores(tmp_path) == ([], [])
 
 
 def test_a_folder_without_a_plan_is_no_store(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="is not a store"):
-        entry(tmp_path)
+        describe_store(tmp_path)

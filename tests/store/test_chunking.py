@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from posenet_store.images.image_set import load_folder
 from posenet_store.specs import Preprocess, StoreSpec, Tap
+from posenet_store.store.batching import draw_epoch_pools
 from posenet_store.store.chunking import (
     ALIGNED_BLOCK_ROWS,
     CHUNK_BYTES,
@@ -18,12 +19,11 @@ from posenet_store.store.chunking import (
     block_bounds,
     chunk_rows,
     default_block_rows,
-    epoch_pools,
     overlapping,
     row_bytes,
     row_order,
 )
-from posenet_store.store.writer import file_count
+from posenet_store.store.writer import count_files
 from tests.support.small import built_store, folder, tiny_backbone, write_images
 
 unhurried = settings(deadline=None, max_examples=150)
@@ -107,7 +107,7 @@ def test_overlapping_finds_the_blocks_that_hold_a_row_of_the_span(rows: int, blo
 @given(case=epochs(), seed=seeds, epoch=st.integers(0, 100))
 def test_an_epoch_visits_each_readable_row_of_its_span_exactly_once(case: Case, seed: int, epoch: int) -> None:
     bounds, readable, (start, stop), pool_rows = case
-    pools = epoch_pools(bounds, readable, (start, stop), pool_rows, seed, epoch)
+    pools = draw_epoch_pools(bounds, readable, (start, stop), pool_rows, seed, epoch)
     visited = [int(row) for pool in pools for row in pool]
     assert sorted(visited) == [row for row in range(start, stop) if readable[row]]
 
@@ -118,7 +118,7 @@ def test_a_pool_holds_whole_blocks_and_exceeds_its_size_only_as_a_single_block(c
     bounds, readable, span, pool_rows = case
     block_rows = bounds[0][1]
     held_before: set[int] = set()
-    for pool in epoch_pools(bounds, readable, span, pool_rows, seed, epoch):
+    for pool in draw_epoch_pools(bounds, readable, span, pool_rows, seed, epoch):
         blocks = {int(row) // block_rows for row in pool}
         assert len(pool) <= pool_rows or len(blocks) == 1
         assert not blocks & held_before  # a block is read once an epoch
@@ -128,9 +128,9 @@ def test_a_pool_holds_whole_blocks_and_exceeds_its_size_only_as_a_single_block(c
 @unhurried
 @given(case=epochs(), seed=seeds, epoch=st.integers(0, 100))
 def test_an_epochs_order_is_a_function_of_its_arguments(case: Case, seed: int, epoch: int) -> None:
-    first = epoch_pools(*case, seed, epoch)
+    first = draw_epoch_pools(*case, seed, epoch)
     np.random.default_rng().random()
-    second = epoch_pools(*case, seed, epoch)
+    second = draw_epoch_pools(*case, seed, epoch)
     assert [pool.tolist() for pool in first] == [pool.tolist() for pool in second]
 
 
@@ -139,18 +139,18 @@ def test_an_epochs_order_is_a_function_of_its_arguments(case: Case, seed: int, e
 def test_epochs_and_seeds_have_orders_of_their_own(one: tuple[int, int], other: tuple[int, int]) -> None:
     assume(one != other)
     bounds, readable = block_bounds(64, 8), np.ones(64, dtype=bool)
-    orders = [np.concatenate(epoch_pools(bounds, readable, (0, 64), 24, *key)).tolist() for key in (one, other)]
+    orders = [np.concatenate(draw_epoch_pools(bounds, readable, (0, 64), 24, *key)).tolist() for key in (one, other)]
     assert orders[0] != orders[1]  # by chance once in 8! * (24!)^2 * 16!
 
 
 def test_swapping_seed_and_epoch_gives_another_order() -> None:
     bounds, readable = block_bounds(64, 8), np.ones(64, dtype=bool)
-    orders = [np.concatenate(epoch_pools(bounds, readable, (0, 64), 24, *key)).tolist() for key in ((0, 1), (1, 0))]
+    orders = [np.concatenate(draw_epoch_pools(bounds, readable, (0, 64), 24, *key)).tolist() for key in ((0, 1), (1, 0))]
     assert orders[0] != orders[1]
 
 
 def test_the_blocks_of_a_pool_are_mixed() -> None:
-    (pool,) = epoch_pools(block_bounds(200, 50), np.ones(200, dtype=bool), (0, 200), 200, seed=0, epoch=0)
+    (pool,) = draw_epoch_pools(block_bounds(200, 50), np.ones(200, dtype=bool), (0, 200), 200, seed=0, epoch=0)
     blocks = pool // 50
     assert 120 < int((blocks[1:] != blocks[:-1]).sum()) < 180  # three of four neighbours, had it been drawn at random
     assert all(set(blocks[part]) == {0, 1, 2, 3} for part in (slice(0, 50), slice(150, 200)))
@@ -158,24 +158,25 @@ def test_the_blocks_of_a_pool_are_mixed() -> None:
 
 def test_blocks_come_in_random_order() -> None:
     firsts = {
-        int(epoch_pools(block_bounds(80, 8), np.ones(80, dtype=bool), (0, 80), 8, 0, epoch)[0][0]) // 8 for epoch in range(100)
+        int(draw_epoch_pools(block_bounds(80, 8), np.ones(80, dtype=bool), (0, 80), 8, 0, epoch)[0][0]) // 8
+        for epoch in range(100)
     }
     assert firsts == set(range(10))
 
 
 def test_pools_are_filled() -> None:
     # Small pools would mix little.
-    pools = epoch_pools(block_bounds(96, 8), np.ones(96, dtype=bool), (0, 96), 24, seed=0, epoch=0)
+    pools = draw_epoch_pools(block_bounds(96, 8), np.ones(96, dtype=bool), (0, 96), 24, seed=0, epoch=0)
     assert [len(pool) for pool in pools] == [24, 24, 24, 24]
 
 
 @pytest.mark.parametrize("span", [(0, 0), (5, 5), (10, 10)])
 def test_an_empty_span_has_no_pool(span: tuple[int, int]) -> None:
-    assert epoch_pools(block_bounds(10, 4), np.ones(10, dtype=bool), span, 8, seed=0, epoch=0) == []
+    assert draw_epoch_pools(block_bounds(10, 4), np.ones(10, dtype=bool), span, 8, seed=0, epoch=0) == []
 
 
 def test_an_epoch_with_no_readable_row_visits_none() -> None:
-    pools = epoch_pools(block_bounds(10, 4), np.zeros(10, dtype=bool), (0, 10), 8, seed=0, epoch=0)
+    pools = draw_epoch_pools(block_bounds(10, 4), np.zeros(10, dtype=bool), (0, 10), 8, seed=0, epoch=0)
     assert sum(map(len, pools)) == 0
 
 
@@ -202,4 +203,4 @@ def test_the_file_count_is_what_a_built_store_has(tmp_path: Path, layout: str, r
     images = load_folder(write_images(tmp_path / "images", rows))
     reader = built_store(tmp_path / "stores", images, tiny_backbone(), layout, block_rows=4)
     files = [path for path in folder(reader).rglob("*") if path.is_file()]
-    assert len(files) == file_count(reader.plan)
+    assert len(files) == count_files(reader.plan)

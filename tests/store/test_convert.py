@@ -12,7 +12,7 @@ from posenet_store.extraction.build import build_store, plan_store
 from posenet_store.images.image_set import ImageSet
 from posenet_store.images.sources import load_image_set
 from posenet_store.specs import FORMATS
-from posenet_store.store.convert import convert
+from posenet_store.store.convert import convert_store
 from posenet_store.store.formats import hdf5
 from posenet_store.store.reader import open_store
 from tests.support.small import contents, folder, tiny_backbone, write_images
@@ -38,7 +38,7 @@ def stores(images: ImageSet, tmp_path_factory: pytest.TempPathFactory) -> dict[s
 def test_a_copy_is_the_store_that_a_build_would_have_made(
     stores: dict[str, Path], tmp_path: Path, source: str, target: str
 ) -> None:
-    path = convert(open_store(stores[source]), target, tmp_path)
+    path = convert_store(open_store(stores[source]), target, tmp_path)
     assert contents(path) == contents(stores[target])
     copy = open_store(path)
     assert copy.manifest["quarantined"][0]["image_id"] == "image003.png"
@@ -54,13 +54,13 @@ def test_an_interrupted_copy_resumes(stores: dict[str, Path], tmp_path: Path, mo
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        convert(open_store(stores["zarr"]), "hdf5", tmp_path, stop)
+        convert_store(open_store(stores["zarr"]), "hdf5", tmp_path, stop)
     written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("part-*.h5")}
     assert len(written) == 2
-    path = convert(open_store(stores["zarr"]), "hdf5", tmp_path)
+    path = convert_store(open_store(stores["zarr"]), "hdf5", tmp_path)
     assert contents(path) == contents(stores["hdf5"])
     assert {part: part.stat().st_mtime_ns for part in written} == written
-    assert convert(open_store(stores["zarr"]), "hdf5", tmp_path) == path
+    assert convert_store(open_store(stores["zarr"]), "hdf5", tmp_path) == path
 
 
 def test_a_damaged_original_stops_the_copy_and_is_named(stores: dict[str, Path], tmp_path: Path) -> None:
@@ -68,7 +68,7 @@ def test_a_damaged_original_stops_the_copy_and_is_named(stores: dict[str, Path],
     shard = store / "data.zarr/f2/c.2.0.0.0"
     shard.write_bytes(b"x" * shard.stat().st_size)
     with pytest.raises(StoreError, match=r"f2/c\.2\.0\.0\.0"):
-        convert(open_store(store), "hdf5", tmp_path / "copy")
+        convert_store(open_store(store), "hdf5", tmp_path / "copy")
     with pytest.raises(StoreError, match="not sealed"):
         open_store(next((tmp_path / "copy").iterdir()))
 
@@ -76,14 +76,14 @@ def test_a_damaged_original_stops_the_copy_and_is_named(stores: dict[str, Path],
 def test_a_block_that_does_not_read_back_does_not_count(
     stores: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    encode = hdf5.encoded_block
+    encode = hdf5.encode_block
 
     def careless(spec: Any, block: int, arrays: dict[str, Any], ids: Any) -> Any:
         return encode(spec, block, {name: values + 1 for name, values in arrays.items()}, ids)
 
-    monkeypatch.setattr(hdf5, "encoded_block", careless)
+    monkeypatch.setattr(hdf5, "encode_block", careless)
     with pytest.raises(BuildError, match="block 0 of f1 does not read back"):
-        convert(open_store(stores["zarr"]), "hdf5", tmp_path)
+        convert_store(open_store(stores["zarr"]), "hdf5", tmp_path)
     assert not list(tmp_path.rglob("b00000.json"))
 
 

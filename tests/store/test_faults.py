@@ -18,9 +18,9 @@ import pytest
 from posenet_store.errors import StoreError
 from posenet_store.extraction.build import plan_store
 from posenet_store.specs import FORMATS
-from posenet_store.store.formats import format_named
+from posenet_store.store.formats import load_format
 from posenet_store.store.reader import open_store
-from posenet_store.store.verify import damages
+from posenet_store.store.verify import find_damage
 from posenet_store.store.writer import StoreWriter
 from tests.support.lab import ARRAYS, Lab, listed, lose, said
 from tests.support.small import tiny_backbone
@@ -189,18 +189,18 @@ def test_data_files_of_one_size_are_not_exchanged_unnoticed(lab: Lab) -> None:
     for block in range(2):
         writer.commit(block, {key: np.full((4, *shape), block + 1, "float16") for key, shape in plan.spec.arrays.items()}, [])
     writer.seal({})
-    for path in (writer.files.root / file for file in format_named(lab.name).block_files(plan.spec, 1)):
+    for path in (writer.files.root / file for file in load_format(lab.name).block_files(plan.spec, 1)):
         before = path.stat().st_size
         swap(path)
         assert path.stat().st_size == before
     assert len(said(writer.files.root, writer.files.root)) == 2 * len(ARRAYS)
-    assert {one.block for one in damages(writer.files.root, deep=True)} == {0, 1}
+    assert {one.block for one in find_damage(writer.files.root, deep=True)} == {0, 1}
 
 
 @pytest.fixture
 def bad_file(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> str:
     """A data file whose bytes the disk does not give back."""
-    real, bad = Path.open, format_named(lab.name).block_files(open_store(lab.sound).spec, 1)[0]
+    real, bad = Path.open, load_format(lab.name).block_files(open_store(lab.sound).spec, 1)[0]
 
     def opened(path: Path, *words: Any, **options: Any) -> Any:
         if path == lab.sound / bad:

@@ -15,8 +15,8 @@ from posenet_store.errors import StoreError, UsageError
 from posenet_store.files import sha256_file
 from posenet_store.images.sources import load_image_set
 from posenet_store.specs import FORMATS
-from posenet_store.store.formats import format_named
-from posenet_store.store.plan import StoreFiles
+from posenet_store.store.access import StoreFiles
+from posenet_store.store.formats import load_format
 from posenet_store.store.reader import Reader, open_store
 from posenet_store.store.writer import StoreWriter
 from tests.support.small import built_store, folder, tiny_backbone, write_images
@@ -44,7 +44,7 @@ def copied(reader: Reader, root: Path) -> Path:
 
 
 def files_of(store: Path, reader: Reader, block: int) -> list[Path]:
-    return [store / name for name in format_named(reader.spec.format).block_files(reader.spec, block)]
+    return [store / name for name in load_format(reader.spec.format).block_files(reader.spec, block)]
 
 
 def write_block(store: Path, reader: Reader, block: int, arrays: dict[str, NDArray[Any]]) -> None:
@@ -135,7 +135,7 @@ def test_a_missing_or_short_file_is_an_error_that_names_it(reader: Reader, tmp_p
 
 def test_an_unknown_format_names_the_known() -> None:
     with pytest.raises(UsageError, match="accepted: zarr, hdf5"):
-        format_named("npy")
+        load_format("npy")
 
 
 def test_xarray_opens_the_zarr_group(readers: dict[str, Reader]) -> None:

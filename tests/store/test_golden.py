@@ -7,7 +7,7 @@ import pytest
 
 from posenet_store.files import sha256_file
 from posenet_store.store.reader import open_store
-from posenet_store.store.verify import damages
+from posenet_store.store.verify import find_damage
 from tests.support.make_golden import GOLDEN, IDS
 
 STORES = sorted(path for path in GOLDEN.iterdir() if path.is_dir())
@@ -22,7 +22,7 @@ def test_a_golden_store_reads_back(path: Path) -> None:
     before = {file: sha256_file(file) for file in path.rglob("*") if file.is_file()}
     reader = open_store(path)
     assert sorted(reader.ids) == sorted(IDS)
-    assert list(damages(path, deep=True)) == []
+    assert list(find_damage(path, deep=True)) == []
     for row, name in enumerate(reader.ids):
         index = IDS.index(name)
         expected = np.array([index, 10 * index, 50 * index], np.float16)[None, :, None, None]

@@ -16,8 +16,8 @@ from posenet_store.extraction.build import build_store, plan_store
 from posenet_store.files import sha256_file
 from posenet_store.images.sources import load_image_set
 from posenet_store.specs import FORMATS
-from posenet_store.store.plan import file_entry, signed
 from posenet_store.store.reader import Reader, open_store
+from posenet_store.store.records import add_digest, describe_file
 from tests.support.small import built_store, folder, tiny_backbone, write_images
 
 ROWS, BAD = 30, ("image004.png", "image011.png")
@@ -232,11 +232,11 @@ def test_blocks_of_another_shape_are_refused(reader: Reader, tmp_path: Path) -> 
     store = tmp_path / folder(reader).name
     shutil.copytree(folder(reader), store)
     _edited(store / "data.zarr/f2/zarr.json", lambda content: content.update(shape=[29, 12, 8, 8]))
-    entries = [file_entry(store, store / entry["path"]) for entry in reader.plan.files]
+    entries = [describe_file(store, store / entry["path"]) for entry in reader.plan.files]
     _edited(store / "plan.json", lambda content: content.update(files=entries))
     manifest = json.loads((store / "manifest.json").read_text()) | {"plan_sha256": sha256_file(store / "plan.json")}
     del manifest["sha256"]
-    (store / "manifest.json").write_text(json.dumps(signed(manifest)))
+    (store / "manifest.json").write_text(json.dumps(add_digest(manifest)))
     with pytest.raises(StoreError, match=r"f2/zarr.json describes \(\[29, 12, 8, 8\].* plan.json says \(\[30, 12, 8, 8\]"):
         open_store(store).read("f2", 0, 4)
 

@@ -18,11 +18,12 @@ from posenet_store.files import canonical_json, sha256, sha256_file
 from posenet_store.images.image_set import ImageSet
 from posenet_store.images.sources import load_image_set
 from posenet_store.specs import FORMATS
-from posenet_store.store.feature_statistics import pooled, statistics
-from posenet_store.store.formats import format_named
-from posenet_store.store.plan import Plan, StoreFiles
+from posenet_store.store.access import StoreFiles
+from posenet_store.store.feature_statistics import compute_statistics, pool_statistics
+from posenet_store.store.formats import load_format
+from posenet_store.store.plan import Plan
 from posenet_store.store.reader import open_store
-from posenet_store.store.writer import Quarantined, StoreWriter, check_range
+from posenet_store.store.writer import QuarantinedImage, StoreWriter, check_range
 from tests.support.small import built_store, folder, tiny_backbone, write_images
 
 ROWS = 10  # two blocks of four and a tail of two
@@ -110,7 +111,7 @@ def test_a_block_is_on_disk_before_its_record(
     with monkeypatch.context() as patch:
         events = synced_and_renamed(patch)
         writer.commit(1, arrays_of(plan, 1), [])
-    data = [writer.files.root / name for name in format_named(file_format).block_files(plan.spec, 1)]
+    data = [writer.files.root / name for name in load_format(file_format).block_files(plan.spec, 1)]
     expected = [*data, writer.files.commit(1)]
     renamed = [path for what, path in events if what == "rename"]
     assert (set(renamed), renamed[-1]) == (set(expected), expected[-1])  # data in any order, then the record
@@ -423,7 +424,7 @@ def test_a_quarantined_image_is_in_the_record_and_not_in_the_statistics(images: 
     arrays = arrays_of(plan, 2)
     for values in arrays.values():
         values[1] = np.nan
-    bad = Quarantined(9, plan.ids[9], "torn")
+    bad = QuarantinedImage(9, plan.ids[9], "torn")
     writer.commit(2, arrays, [bad])
     assert StoreWriter.open(tmp_path, plan).quarantined() == [bad]
     found = writer.records()[0]["statistics"]["f1"]
@@ -459,7 +460,7 @@ def test_statistics_are_numpys(dtype: str) -> None:
     rows = [row for row in range(37) if row not in (0, 17, 36)]
     values[[0, 17, 36]] = np.nan
     exact = values[rows].astype(np.float64)
-    found = statistics(values, rows)
+    found = compute_statistics(values, rows)
     assert (found["count"], found["min"], found["max"]) == (exact.size, exact.min(), exact.max())
     assert found["mean"] == pytest.approx(exact.mean(), rel=1e-6)  # a row is summed in float32
     assert found["mean_square"] == pytest.approx(np.square(exact).mean(), rel=1e-6)  # squares are float32
@@ -468,6 +469,6 @@ def test_statistics_are_numpys(dtype: str) -> None:
 
 def test_pooled_statistics_are_those_of_the_whole_even_with_empty_parts() -> None:
     values = np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32)
-    parts = [statistics(values, rows) for rows in (range(3), range(3, 3), range(3, 29), [29])]
-    assert pooled(parts) == pytest.approx(statistics(values, range(30)), rel=1e-12)
-    assert pooled([statistics(values, []), {"count": 0}]) == {"count": 0}
+    parts = [compute_statistics(values, rows) for rows in (range(3), range(3, 3), range(3, 29), [29])]
+    assert pool_statistics(parts) == pytest.approx(compute_statistics(values, range(30)), rel=1e-12)
+    assert pool_statistics([compute_statistics(values, []), {"count": 0}]) == {"count": 0}

@@ -18,7 +18,7 @@ from posenet_store.images.image_set import ImageSet
 from posenet_store.images.sources import load_image_set
 from posenet_store.specs import FORMATS
 from posenet_store.store.reader import open_store
-from posenet_store.store.verify import damages
+from posenet_store.store.verify import find_damage
 from tests.support.small import contents, tiny_backbone, write_images
 
 ROWS = 14  # three blocks of four and a tail of two
@@ -105,6 +105,6 @@ def said(store: Path, sound: Path) -> dict[tuple[str, int], str]:
 def listed(store: Path) -> list[str]:
     """What `verify --deep` says."""
     try:
-        return [one.what for one in damages(store, deep=True)]
+        return [one.what for one in find_damage(store, deep=True)]
     except StoreError as error:  # without a plan there is nothing to compare with
         return [str(error)]

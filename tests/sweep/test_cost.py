@@ -14,7 +14,7 @@ from posenet_store.heads import train_convolution as fused
 from posenet_store.heads import train_gram as gram
 from posenet_store.heads.model import load_head
 from posenet_store.heads.protocols import GradientProtocol, RidgeProtocol
-from posenet_store.store.catalogue import StoreInfo, stores
+from posenet_store.store.catalogue import StoreInfo, list_stores
 from posenet_store.store.reader import Reader
 from posenet_store.sweep import cost as cost_module
 from posenet_store.sweep import fit_gradient as training
@@ -40,7 +40,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def planned(root: Path, spec: SweepSpec) -> tuple[Pass, Cost]:
-    found = stores(root)[0]
+    found = list_stores(root)[0]
     (one,) = plan_sweep(spec, found, root, keep_moments=False).passes
     return one, estimate_cost(one, {entry.spec.fingerprint: entry.spec for entry in found}, SPEEDS)
 
@@ -166,7 +166,7 @@ def test_speeds_are_measured_on_the_users_own_store(root: Path) -> None:
 
 def test_a_grid_of_a_hundred_thousand_heads_is_planned_in_passes_that_can_be_lost(root: Path) -> None:
     """Five targets, four kernels, four paddings, three networks, every stage subset, three rates, five seeds."""
-    base = next(entry for entry in stores(root)[0] if entry.spec.images == "photos")
+    base = next(entry for entry in list_stores(root)[0] if entry.spec.images == "photos")
     entries = [
         StoreInfo(Path(f"/s/{name}"), replace(base.spec, backbone=name, images="duts", rows=5019), True, 1, 1, 1, 0)
         for name in ("vgg16", "resnet152", "resnet50")

@@ -13,7 +13,7 @@ from posenet_store.heads import train_gram as gram
 from posenet_store.heads.model import initial_head, load_head
 from posenet_store.heads.protocols import GradientProtocol
 from posenet_store.heads.targets import target_map
-from posenet_store.store.catalogue import stores
+from posenet_store.store.catalogue import list_stores
 from posenet_store.store.reader import Reader
 from posenet_store.sweep import fit_gradient as training
 from posenet_store.sweep import grouping as families_module
@@ -48,7 +48,7 @@ def reader(root: Path) -> Reader:
 
 
 def planned(root: Path, spec: SweepSpec) -> SweepPlan:
-    return plan_sweep(spec, stores(root)[0], root)
+    return plan_sweep(spec, list_stores(root)[0], root)
 
 
 def weights(root: Path, run: Path, spec: SweepSpec) -> dict[str, torch.Tensor]:

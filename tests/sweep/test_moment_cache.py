@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from posenet_store.heads.model import load_head
 from posenet_store.heads.protocols import GradientProtocol, RidgeProtocol
-from posenet_store.store.catalogue import stores
+from posenet_store.store.catalogue import list_stores
 from posenet_store.sweep import fit_gradient as training
 from posenet_store.sweep import fit_ridge as exact
 from posenet_store.sweep import run_pass as passes
@@ -72,7 +72,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def swept(root: Path, run: str, spec: SweepSpec, keep: bool = True) -> dict[str, torch.Tensor]:
-    plan = plan_sweep(spec, stores(root)[0], root, keep)
+    plan = plan_sweep(spec, list_stores(root)[0], root, keep)
     assert run_sweep(spec, plan, root.parent / run, scheduler="inline").failures == ()
     return {cell.id: load_head(RunFiles(root.parent / run).head(cell.id))[0].weight for cell in plan.cells}
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from posenet_store.errors import UsageError
-from posenet_store.store.catalogue import StoreInfo, stores
+from posenet_store.store.catalogue import StoreInfo, list_stores
 from posenet_store.sweep.plan import plan_sweep
 from posenet_store.sweep.spec import SweepSpec
 from tests.support.small import store_with_probes
@@ -16,7 +16,7 @@ from tests.support.small import store_with_probes
 def found(tmp_path_factory: pytest.TempPathFactory) -> list[StoreInfo]:
     root = tmp_path_factory.mktemp("planning")
     store_with_probes(root / "stores", root / "photos", count=6)
-    return stores(root / "stores")[0]
+    return list_stores(root / "stores")[0]
 
 
 def entry(found: list[StoreInfo], images: str = "photos", path: str = "/s/x", **changes: object) -> StoreInfo:

@@ -11,18 +11,15 @@ import pytest
 
 from posenet_store.errors import StoreError
 from posenet_store.heads.protocols import GradientProtocol
-from posenet_store.store import tally
-from posenet_store.store.catalogue import stores
+from posenet_store.store.catalogue import list_stores
 from posenet_store.store.chunking import row_bytes
-from posenet_store.store.reader import open_store
-from posenet_store.store.tally import Tally, report_progress, told
-from posenet_store.sweep import cost
+from posenet_store.store.reader import ReadCounter, open_store
+from posenet_store.sweep import cost, progress
 from posenet_store.sweep.cost import estimate_seconds
 from posenet_store.sweep.plan import Pass, SweepPlan, plan_sweep
-from posenet_store.sweep.progress import ProgressMonitor, SweepProgress
-from posenet_store.sweep.results import RunFiles
+from posenet_store.sweep.progress import ProgressMonitor, SweepProgress, read_progress, report_progress
+from posenet_store.sweep.results import PassResult, RunFiles
 from posenet_store.sweep.run import run_sweep
-from posenet_store.sweep.run_pass import PassResult
 from posenet_store.sweep.spec import SweepSpec
 from tests.support.runs import cli
 from tests.support.small import store_with_probes
@@ -40,31 +37,31 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def planned(root: Path) -> SweepPlan:
-    return plan_sweep(SPEC, stores(root)[0], root, keep_moments=False)
+    return plan_sweep(SPEC, list_stores(root)[0], root, keep_moments=False)
 
 
-def until(path: Path, expected: Tally) -> bool:
+def until(path: Path, expected: ReadCounter) -> bool:
     end = time.monotonic() + 20
-    while told(path) != expected and time.monotonic() < end:
+    while read_progress(path) != expected and time.monotonic() < end:
         time.sleep(0.01)
-    return told(path) == expected
+    return read_progress(path) == expected
 
 
 def test_a_running_pass_tells_what_it_has_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tally, "EVERY", 0.01)
-    path, counts = tmp_path / "progress" / "x", [Tally(), Tally(1, 10)]
-    assert told(path) is None
+    monkeypatch.setattr(progress, "INTERVAL", 0.01)
+    path, counts = tmp_path / "progress" / "x", [ReadCounter(), ReadCounter(1, 10)]
+    assert read_progress(path) is None
     threads = threading.active_count()
     with report_progress(path, counts):
-        assert until(path, Tally(1, 10))
+        assert until(path, ReadCounter(1, 10))
         counts[0].images, counts[0].bytes = 4, 90
-        assert until(path, Tally(5, 100))
+        assert until(path, ReadCounter(5, 100))
     assert threading.active_count() == threads
 
 
 @pytest.mark.parametrize("harm", ["folder in its place", "no folder can be made", "garbage", "other"])
 def test_what_cannot_be_told_or_read_is_nobodys_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, harm: str) -> None:
-    monkeypatch.setattr(tally, "EVERY", 0.01)
+    monkeypatch.setattr(progress, "INTERVAL", 0.01)
     path = tmp_path / "progress" / "x"
     if harm == "folder in its place":
         path.mkdir(parents=True)
@@ -73,8 +70,8 @@ def test_what_cannot_be_told_or_read_is_nobodys_failure(tmp_path: Path, monkeypa
     else:
         path.parent.mkdir()
         path.write_text({"garbage": "}{", "other": "{}"}[harm])
-    assert told(path) is None
-    with report_progress(path, [Tally(1, 2)]):
+    assert read_progress(path) is None
+    with report_progress(path, [ReadCounter(1, 2)]):
         time.sleep(0.05)
 
 
@@ -82,18 +79,18 @@ def test_what_is_read_is_counted_once(root: Path) -> None:
     reader = open_store(planned(root).passes[0].train)
     for _ in reader.scan(["aligned"], 0, 11):
         pass
-    assert reader.tally == Tally(11, 11 * row_bytes(reader.spec, ["aligned"]))
+    assert reader.counter == ReadCounter(11, 11 * row_bytes(reader.spec, ["aligned"]))
     for _ in reader.batches(["f1", "f2"], 0, 5, batch_size=2, seed=0, epoch=0):
         pass
-    assert reader.tally.images == 16
-    assert reader.tally.bytes >= 11 * row_bytes(reader.spec, ["aligned"]) + 5 * row_bytes(reader.spec, ["f1", "f2"])
+    assert reader.counter.images == 16
+    assert reader.counter.bytes >= 11 * row_bytes(reader.spec, ["aligned"]) + 5 * row_bytes(reader.spec, ["f1", "f2"])
 
 
 @pytest.mark.parametrize("scheduler", ["inline", "local"])
 def test_a_sweep_shows_how_it_stands_and_leaves_nothing_behind(
     root: Path, tmp_path: Path, scheduler: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tally, "EVERY", 0.002)
+    monkeypatch.setattr(progress, "INTERVAL", 0.002)
     plan, shown, files = planned(root), list[SweepProgress](), RunFiles(tmp_path / "run")
     files.progress.mkdir(parents=True)
     (files.progress / plan.passes[0].id).write_text(json.dumps({"images": 10**9, "bytes": 1}))  # of a driver that was killed
@@ -102,7 +99,7 @@ def test_a_sweep_shows_how_it_stands_and_leaves_nothing_behind(
     last = shown[-1]
     size = row_bytes(open_store(plan.passes[0].train).spec, ["aligned"])
     # either pass reads 14 photographs once, to train or to test, and three probes
-    assert (last.passes, last.cells, last.read) == (2, 4, Tally(2 * 17, 2 * 17 * size))
+    assert (last.passes, last.cells, last.read) == (2, 4, ReadCounter(2 * 17, 2 * 17 * size))
     assert max(one.read.images for one in shown) == 2 * 17
     assert not files.progress.exists()
     assert [len(done.cells) for done in outcome.passes] in ([1, 3], [3, 1])
@@ -121,8 +118,8 @@ def test_the_time_left_is_the_plan_at_the_pace_so_far(tmp_path: Path, root: Path
     assert board.state().left == 20
     clock[0] += 5
     state = board.state()
-    assert (state.left, state.seconds, state.read) == (15, 5, Tally(6, 60))
-    board.ended(passes[0], PassResult((passes[0].id,), Tally(7, 70), 0.0, 20.0))
+    assert (state.left, state.seconds, state.read) == (15, 5, ReadCounter(6, 60))
+    board.ended(passes[0], PassResult((passes[0].id,), ReadCounter(7, 70), 0.0, 20.0))
     assert board.state().left == (15 + 20 + 20) / 2  # twice as slow as planned
     board.ended(passes[1], None)
     assert board.state().left == 20
@@ -135,7 +132,7 @@ def test_the_time_left_is_the_plan_at_the_pace_so_far(tmp_path: Path, root: Path
 def test_speeds_are_measured_only_for_what_takes_long_and_never_fail_a_sweep(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = stores(root)[0]
+    found = list_stores(root)[0]
     plan, specs, asked = planned(root), {entry.spec.fingerprint: entry.spec for entry in found}, []
 
     def measured(passes: object) -> cost.Speeds:
@@ -144,7 +141,7 @@ def test_speeds_are_measured_only_for_what_takes_long_and_never_fail_a_sweep(
             raise StoreError("gone")
         return cost.Speeds(1, 1, 1, 1, 1)
 
-    monkeypatch.setattr(cost, "measured", measured)
+    monkeypatch.setattr(cost, "measure_speeds", measured)
     quick = estimate_seconds(plan.passes, specs)
     assert set(quick) == {one.id for one in plan.passes}
     assert not asked

@@ -14,7 +14,7 @@ from posenet_store.heads.metrics import score
 from posenet_store.heads.model import load_head
 from posenet_store.heads.protocols import RidgeProtocol
 from posenet_store.heads.targets import target_map
-from posenet_store.store.catalogue import stores
+from posenet_store.store.catalogue import list_stores
 from posenet_store.store.reader import open_store
 from posenet_store.sweep.evaluate import evaluate_head
 from posenet_store.sweep.plan import SweepPlan, plan_sweep
@@ -37,7 +37,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def planned(root: Path, spec: SweepSpec = SPEC) -> SweepPlan:
-    return plan_sweep(spec, stores(root)[0], root)
+    return plan_sweep(spec, list_stores(root)[0], root)
 
 
 def swept(root: Path, run: Path, spec: SweepSpec = SPEC) -> SweepResult:

@@ -16,7 +16,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from posenet_store.cli import main
-from posenet_store.store.catalogue import stores
+from posenet_store.store.catalogue import list_stores
 from posenet_store.sweep.plan import SweepPlan, plan_sweep
 from posenet_store.sweep.run import SweepResult, run_sweep
 from posenet_store.sweep.spec import load_sweep
@@ -92,7 +92,7 @@ def whole(lab: Path, spec: str, run: Path) -> None:
 
 
 def planned(lab: Path, spec: str) -> SweepPlan:
-    return plan_sweep(load_sweep(lab / f"{spec}.toml"), stores(lab / "stores")[0], lab / "stores")
+    return plan_sweep(load_sweep(lab / f"{spec}.toml"), list_stores(lab / "stores")[0], lab / "stores")
 
 
 def swept(lab: Path, run: Path, scheduler: str) -> SweepResult:

@@ -19,7 +19,7 @@ from posenet_store.extraction.build import build_store, plan_store
 from posenet_store.images.sources import load_image_set
 from posenet_store.specs import FORMATS
 from posenet_store.store.reader import open_store
-from posenet_store.store.verify import damages
+from posenet_store.store.verify import find_damage
 from tests.support.small import contents, tiny_backbone, write_images
 
 
@@ -62,7 +62,7 @@ def main() -> int:
         while kills < options.kills:
             name = FORMATS[stores % len(FORMATS)]
             store, more = survived(photos, root / f"store{stores}", name, rng, 1.1 * seconds[name])
-            wrong = contents(store) != whole[name] or any(damages(store, deep=True)) or len(open_store(store).ids) != 61
+            wrong = contents(store) != whole[name] or any(find_damage(store, deep=True)) or len(open_store(store).ids) != 61
             kills, stores, differences = kills + more, stores + 1, differences + wrong
     print(f"{kills} kills over {stores} stores ({', '.join(FORMATS)}): {differences} differ from an undisturbed build")
     return differences

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from posenet_store.errors import UsageError
-from posenet_store.specs import COMPILED, precision_of
+from posenet_store.specs import COMPILED, get_precision
 
 CAST = (nn.Conv2d, nn.Linear)
 """What autocast computes in the lower precision; its weights are cast once instead of in every pass."""
@@ -17,13 +17,13 @@ CAST = (nn.Conv2d, nn.Linear)
 
 def check_compute(compute: str, device: torch.device) -> None:
     """Raise UsageError if `device` cannot compute that way."""
-    if precision_of(compute) == "float16" and device.type == "cpu":
+    if get_precision(compute) == "float16" and device.type == "cpu":
         raise UsageError("--precision float16 needs a CUDA device; on a processor use bfloat16 or float32")
 
 
 def autocast(compute: str, device: torch.device) -> AbstractContextManager[object]:
     """Return the context in which a network of this `compute` runs."""
-    precision = precision_of(compute)
+    precision = get_precision(compute)
     return nullcontext() if precision == "float32" else torch.autocast(device.type, getattr(torch, precision))
 
 
@@ -62,7 +62,7 @@ def fold_batch_norm(module: nn.Module, taps: Collection[str]) -> None:
 def prepare_network(module: nn.Module, taps: Collection[str], compute: str) -> nn.Module:
     """Fold the network, lay its weights out channels last and cast those that autocast would cast; in place."""
     fold_batch_norm(module, taps)
-    precision = getattr(torch, precision_of(compute))
+    precision = getattr(torch, get_precision(compute))
     for part in module.modules():
         if isinstance(part, CAST):
             part.to(precision)

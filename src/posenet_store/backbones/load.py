@@ -110,7 +110,7 @@ def _compiled(module: nn.Module, taps: Sequence[Tap], example: Tensor, compute: 
 def load_backbone(
     name: str,
     weights: str = "imagenet",
-    tap_set: str = "report",
+    taps: str = "report",
     device: str = "auto",
     compute: str = "float32",
     padding: str = ZEROS,
@@ -131,21 +131,21 @@ def load_backbone(
     where = parse_device(device)
     check_compute(compute, where)
     compute = "float32" if name == PIXELS else compute  # nothing is computed
-    modules = tap_modules(name, tap_set)
+    modules = tap_modules(name, taps)
     check_backbone_name(name)
     check_padding(name, padding)
     found = change_input(load_weights(weights, name), preprocess, size)
     module, digest = load_network(name, found)
     module = replace_padding(drop_classifier(module), padding).eval().requires_grad_(False)
-    if tap_set not in TAP_SETS:
+    if taps not in TAP_SETS:
         modules = order_modules(module, modules, found.preprocess.size)
-    taps = _taps_of(name, module, modules, found.preprocess.size)
+    shapes = _taps_of(name, module, modules, found.preprocess.size)
     module = prepare_network(module.to(where), modules, compute)
     if is_compiled(compute):
         side = found.preprocess.size
-        module = _compiled(module, taps, torch.zeros(1, 3, side, side, device=where), compute)
-    kept_set = "" if name == PIXELS else tap_set if tap_set in TAP_SETS else ",".join(modules)
-    return Backbone(name, found.label, digest, kept_set, taps, found.preprocess, module, where, compute, padding, found.kind)
+        module = _compiled(module, shapes, torch.zeros(1, 3, side, side, device=where), compute)
+    kept_set = "" if name == PIXELS else taps if taps in TAP_SETS else ",".join(modules)
+    return Backbone(name, found.label, digest, kept_set, shapes, found.preprocess, module, where, compute, padding, found.kind)
 
 
 def wrap_backbone(

@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # the real imports are in the commands: --help must not load 
     from posenet_store.extraction.distributed import Part
     from posenet_store.extraction.plan import Estimate
     from posenet_store.images.image_set import ImageSet
-    from posenet_store.specs import NetworkChoice
+    from posenet_store.specs import BackboneSpec
     from posenet_store.store.plan import Plan
 
 
@@ -55,7 +55,7 @@ def _existing(path: Path) -> Path:
 @click.option("--plan", "plan_only", is_flag=True, help="Print size, files, time and free disk; build nothing.")
 @json_option
 def build_store(
-    network: "NetworkChoice", batch_size: int | None, source: str, data_root: Path | None, root: Path, file_format: str,
+    network: "BackboneSpec", batch_size: int | None, source: str, data_root: Path | None, root: Path, file_format: str,
     layout: str, dtype: str, part: tuple[int, int], scheduler: str | None, workers: int | None, limit: int | None,
     max_unreadable: float, no_probes: bool, plan_only: bool, as_json: bool,
 ) -> None:  # fmt: skip
@@ -176,7 +176,7 @@ def build_with_progress(
 
 
 def _planned(plan: "Plan", root: Path, expected: "Estimate") -> dict[str, Any]:
-    from posenet_store.store.writer import file_count
+    from posenet_store.store.writer import count_files
 
     spec = plan.spec
     return {
@@ -185,7 +185,7 @@ def _planned(plan: "Plan", root: Path, expected: "Estimate") -> dict[str, Any]:
         "taps": {tap.name: {"module": tap.module, "shape": list(tap.shape)} for tap in spec.taps},
         "bytes": row_bytes(spec) * spec.rows,
         "bytes_on_disk": expected.bytes,
-        "files": file_count(plan),
+        "files": count_files(plan),
         "blocks": len(plan.bounds),
         "seconds": round(expected.seconds, 1),
         "memory": expected.memory,

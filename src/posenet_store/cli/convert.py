@@ -19,7 +19,7 @@ def convert(store: str, file_format: str, root: Path | None) -> None:
 
     The last line printed is the copy's path.
     """
-    from posenet_store.store.convert import convert as converted
+    from posenet_store.store.convert import convert_store
     from posenet_store.store.reader import open_store
 
     if root is None and "://" in store:
@@ -27,5 +27,5 @@ def convert(store: str, file_format: str, root: Path | None) -> None:
     reader = open_store(store)
     with progress() as bars:
         bar = bars.add_task(printable(f"{reader.name} to {file_format}"), total=reader.spec.rows, unit="images")
-        path = converted(reader, file_format, root or Path(store).resolve().parent, lambda rows: bars.advance(bar, rows))
+        path = convert_store(reader, file_format, root or Path(store).resolve().parent, lambda rows: bars.advance(bar, rows))
     click.echo(path)

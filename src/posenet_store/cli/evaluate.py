@@ -12,7 +12,7 @@ from posenet_store.cli.output import print_json, print_table
 from posenet_store.heads.targets import PATTERNS, TARGETS
 
 if TYPE_CHECKING:  # the real imports are in the commands: --help must not load torch
-    from posenet_store.specs import NetworkChoice
+    from posenet_store.specs import BackboneSpec
     from posenet_store.sweep.evaluate import ExternalHead
 
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:  # the real imports are in the commands: --help must not load 
 @stores_option
 @json_option
 def evaluate(
-    head: Path, store: Path | None, source: str | None, data_root: Path | None, network: "NetworkChoice",
+    head: Path, store: Path | None, source: str | None, data_root: Path | None, network: "BackboneSpec",
     batch_size: int | None, root: Path, as_json: bool, target: str | None, source_text: str, head_padding: int,
     maps: Path | None,
 ) -> None:  # fmt: skip
@@ -68,7 +68,7 @@ def _shown(value: object) -> str:
 
 
 def _store_of(
-    head: Path, question: "ExternalHead | None", source: str, data_root: Path | None, network: "NetworkChoice", root: Path,
+    head: Path, question: "ExternalHead | None", source: str, data_root: Path | None, network: "BackboneSpec", root: Path,
     batch_size: int | None,
 ) -> Path:  # fmt: skip
     """Build, or find, the store of the images that a head is to be scored on."""

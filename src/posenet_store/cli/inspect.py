@@ -13,15 +13,15 @@ from posenet_store.cli.output import describe_speed, format_bytes, print_json, p
 @json_option
 def inspect(store: str, as_json: bool) -> None:
     """Show what a store (a folder or a URL) holds: taps and their statistics, progress, quarantine, provenance."""
-    from posenet_store.store.catalogue import entry
-    from posenet_store.store.feature_statistics import deviation
+    from posenet_store.store.catalogue import describe_store
+    from posenet_store.store.feature_statistics import compute_deviation
     from posenet_store.store.reader import open_store
 
-    facts, reader = entry(store).to_dict(), open_store(store, unsealed=True)
+    facts, reader = describe_store(store).to_dict(), open_store(store, unsealed=True)
     arrays: dict[str, dict[str, Any]] = {}
     for name, shape in reader.spec.arrays.items():
         found = reader.manifest["statistics"][name]
-        spread = {"std": deviation(found)} if found["count"] else {}
+        spread = {"std": compute_deviation(found)} if found["count"] else {}
         arrays[name] = {"shape": [reader.spec.rows, *shape]} | found | spread
     made, bad = reader.plan.provenance, reader.manifest["quarantined"]
     if as_json:

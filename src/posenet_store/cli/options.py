@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from posenet_store.specs import COMPILED, PADDINGS, PRECISIONS, PREPROCESSINGS, NetworkChoice
+from posenet_store.specs import COMPILED, PADDINGS, PRECISIONS, PREPROCESSINGS, BackboneSpec
 
 Command = Callable[..., Any]
 path_type: click.Path = click.Path(path_type=Path)
@@ -48,7 +48,7 @@ _BACKBONE_OPTIONS = (
         help="imagenet (torchvision's), a .pth or .safetensors file, hed (VGG-16), or random:SEED.",
     ),
     click.option(
-        "--taps", "tap_set", metavar="report|official|MODULES", default="report", show_default=True,
+        "--taps", metavar="report|official|MODULES", default="report", show_default=True,
         help="VGG after each pooling, or at the ReLU before it; or modules of your choice: features.3,features.8.",
     ),
     click.option(
@@ -99,7 +99,7 @@ def backbone_options(backbone_required: bool) -> Callable[[Command], Command]:
         @wraps(command)
         def collect(**options: Any) -> Any:
             options["compute"] = options.pop("precision") + COMPILED * options.pop("compiled")
-            network = NetworkChoice(**{field.name: options.pop(field.name) for field in fields(NetworkChoice)})
+            network = BackboneSpec(**{field.name: options.pop(field.name) for field in fields(BackboneSpec)})
             return command(network=network, **options)
 
         for option in (*reversed(_BACKBONE_OPTIONS), name_option):

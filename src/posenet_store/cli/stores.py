@@ -13,7 +13,7 @@ from posenet_store.cli.output import format_bytes, print_json, print_table
 @json_option
 def stores(root: Path, as_json: bool) -> None:
     """List the stores below the root: network, images, size, state, fingerprint."""
-    from posenet_store.store.catalogue import stores as list_stores
+    from posenet_store.store.catalogue import list_stores
 
     found, damaged = list_stores(root)
     for line in damaged:

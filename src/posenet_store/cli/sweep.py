@@ -44,13 +44,13 @@ def sweep(
 
     A rerun trains only the heads that are missing. Ends in RUN/results.csv, RUN/results.json and the page RUN/report.html.
     """
-    from posenet_store.store.catalogue import stores
+    from posenet_store.store.catalogue import list_stores
     from posenet_store.sweep.plan import plan_sweep
     from posenet_store.sweep.results import RunFiles
     from posenet_store.sweep.spec import find_sweep, load_sweep
 
     asked = load_sweep(spec)
-    found, damaged = stores(root)
+    found, damaged = list_stores(root)
     for line in damaged:
         click.echo(f"damaged: {printable(line)}", err=True)
     plan = plan_sweep(asked, found, root, keep_moments)

@@ -37,13 +37,13 @@ def verify(
 
     Exit code 1 if anything is wrong and not repaired.
     """
-    from posenet_store.store.verify import damages
+    from posenet_store.store.verify import find_damage
 
     if repair and source is None:
         raise click.UsageError("--repair extracts damaged blocks again: give the --images (and --weights) of the build")
     if repair and not Path(store).is_dir():
         raise UsageError(f"{store} is not a folder here; only a store on a disk of this machine can be repaired")
-    found = list(damages(store, deep or repair))
+    found = list(find_damage(store, deep or repair))
     differences = _differences(store, weights, device) if probe else {}
     if as_json:
         print_json({"faults": [vars(one) for one in found], "probe": differences})
@@ -65,13 +65,15 @@ def _differences(store: str, weights: str, device: str) -> dict[str, float]:
     """How much each tap of the probe image differs from what the store's provenance says."""
     from posenet_store.backbones.load import load_backbone
     from posenet_store.extraction.reference_check import compare_samples, sample_taps
-    from posenet_store.store.access_remote import files_at
+    from posenet_store.store.access_remote import open_files
     from posenet_store.store.plan import read_plan
 
-    plan = read_plan(files_at(store))
+    plan = read_plan(open_files(store))
     if "probe" not in plan.provenance:
         raise UsageError(f"{store} has no probe on record: it was built before there were any")
-    return compare_samples(plan.provenance["probe"], sample_taps(load_backbone(*astuple(plan.spec.choice(weights, device)))))
+    return compare_samples(
+        plan.provenance["probe"], sample_taps(load_backbone(*astuple(plan.spec.backbone_spec(weights, device))))
+    )
 
 
 def _drifted(differences: dict[str, float]) -> bool:
@@ -89,13 +91,14 @@ def _repair(
     from posenet_store.backbones.load import load_backbone
     from posenet_store.extraction.build import plan_store
     from posenet_store.images.sources import load_image_set
-    from posenet_store.store.plan import StoreFiles, read_plan
+    from posenet_store.store.access import StoreFiles
+    from posenet_store.store.plan import read_plan
     from posenet_store.store.writer import StoreWriter
 
     spec = read_plan(StoreFiles(store)).spec
     images = load_image_set(source, data_root)
     weights, device, batch_size = how
-    network = load_backbone(*astuple(spec.choice(weights, device)))
+    network = load_backbone(*astuple(spec.backbone_spec(weights, device)))
     plan = plan_store(images.limited(spec.rows), network, spec.layout, spec.dtype, spec.block_rows, spec.format)
     _check_same(plan.spec, spec)
     StoreWriter(StoreFiles(store), plan).unseal(blocks)

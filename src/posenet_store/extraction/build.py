@@ -22,11 +22,11 @@ from posenet_store.extraction.prefetch import Batch, decode_batches
 from posenet_store.extraction.reference_check import compare_samples, describe_drift, sample_taps
 from posenet_store.extraction.timing import StageTimer
 from posenet_store.images.image_set import ImageSet
-from posenet_store.provenance import provenance
+from posenet_store.provenance import collect_provenance
 from posenet_store.specs import StoreSpec
 from posenet_store.store.chunking import default_block_rows, row_order
 from posenet_store.store.plan import Plan
-from posenet_store.store.writer import Quarantined, StoreWriter
+from posenet_store.store.writer import QuarantinedImage, StoreWriter
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class BuildResult:
     extracted: int
     missing: int
     seconds: float
-    quarantined: tuple[Quarantined, ...]
+    quarantined: tuple[QuarantinedImage, ...]
     speed: Mapping[str, Any]
 
     def to_dict(self) -> dict[str, Any]:
@@ -72,10 +72,10 @@ def plan_store(
     )
     order = row_order(spec.rows, spec.permutation_seed)
     ids, digests = (tuple(entries[index] for index in order) for entries in (images.ids, images.digests))
-    return Plan(spec, ids, digests, tuple(order), provenance() | {"probe": sample_taps(backbone)})
+    return Plan(spec, ids, digests, tuple(order), collect_provenance() | {"probe": sample_taps(backbone)})
 
 
-def _check_quarantine(bad: Sequence[Quarantined], rows: int, limit: float) -> None:
+def _check_quarantine(bad: Sequence[QuarantinedImage], rows: int, limit: float) -> None:
     if len(bad) > limit * rows:
         examples = "; ".join(f"{entry.image_id}: {entry.reason}" for entry in bad[:3])
         raise BuildError(
@@ -168,7 +168,7 @@ def build_store(
         bad = _extracted(images, backbone, writer, missing, size, max_unreadable, bad, advance, watch)
     left, speed = len(writer.missing()), watch.summary(rows)
     if not left and not writer.sealed:
-        writer.seal(speed | provenance())
+        writer.seal(speed | collect_provenance())
     return BuildResult(writer.files.root, rows, left, speed["seconds"], tuple(bad), speed)
 
 
@@ -179,10 +179,10 @@ def _extracted(
     blocks: Sequence[int],
     batch_size: int,
     max_unreadable: float,
-    known: Sequence[Quarantined],
+    known: Sequence[QuarantinedImage],
     advance: Callable[[int], None],
     clock: StageTimer,
-) -> list[Quarantined]:
+) -> list[QuarantinedImage]:
     """Extract and commit blocks; return the images that can't be read, `known` ones first."""
     plan, bad, cuda = writer.plan, list(known), backbone.device.type == "cuda"
     buffers = [Buffer(plan, cuda) for _ in range(min(BUFFERS, len(blocks)))]

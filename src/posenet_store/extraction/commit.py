@@ -9,7 +9,7 @@ from torch import Tensor
 from posenet_store.extraction.forward import allocate_arrays
 from posenet_store.extraction.timing import StageTimer
 from posenet_store.store.plan import Plan
-from posenet_store.store.writer import EncodedBlock, Quarantined, StoreWriter
+from posenet_store.store.writer import EncodedBlock, QuarantinedImage, StoreWriter
 
 BUFFERS = 2
 
@@ -44,7 +44,7 @@ class Committer:
         self._encoding.shutdown()
         self._writing.shutdown()
 
-    def put(self, block: int, buffer: Buffer, quarantined: Sequence[Quarantined]) -> None:
+    def put(self, block: int, buffer: Buffer, quarantined: Sequence[QuarantinedImage]) -> None:
         """Let a full block be committed."""
         buffer.done = self._encoding.submit(self._encode, block, buffer.arrays, quarantined)
 
@@ -55,7 +55,7 @@ class Committer:
         if self._written is not None:
             self._written.result()
 
-    def _encode(self, block: int, arrays: Mapping[str, Tensor], quarantined: Sequence[Quarantined]) -> None:
+    def _encode(self, block: int, arrays: Mapping[str, Tensor], quarantined: Sequence[QuarantinedImage]) -> None:
         start, stop = self._writer.plan.bounds[block]
         with self._clock.busy("encode"):
             unreadable = [entry.row - start for entry in quarantined]

@@ -11,7 +11,7 @@ from posenet_store.extraction.build import BuildResult, build_store, plan_store
 from posenet_store.images.image_set import ImageSet
 from posenet_store.images.sources import load_image_set
 from posenet_store.parallel.worker import prepare
-from posenet_store.specs import NetworkChoice
+from posenet_store.specs import BackboneSpec
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Part:
     source: str
     data_root: Path | None
     limit: int | None
-    network: NetworkChoice
+    network: BackboneSpec
     layout: str
     dtype: str
     file_format: str
@@ -38,7 +38,7 @@ def _images(source: str, data_root: Path | None, limit: int | None) -> ImageSet:
 
 
 @lru_cache(maxsize=1)
-def _backbone(network: NetworkChoice) -> Backbone:
+def _backbone(network: BackboneSpec) -> Backbone:
     return load_backbone(*astuple(network))
 
 

@@ -12,7 +12,7 @@ from posenet_store.extraction.prefetch import BATCHES_AHEAD
 from posenet_store.extraction.timing import StageTimer, forget_peak, peak_memory
 from posenet_store.images.image_set import ImageSet
 from posenet_store.store.chunking import row_bytes
-from posenet_store.store.formats import format_named
+from posenet_store.store.formats import load_format
 from posenet_store.store.plan import Plan
 from posenet_store.threads import processors
 
@@ -50,7 +50,7 @@ def estimate_build(images: ImageSet, backbone: Backbone, plan: Plan, batch_size:
                 flight.wait()
     with clock.busy("encode"):
         arrays = {name: target.numpy() for name, target in targets.items()}
-        files = format_named(spec.format).encoded_block(spec, 0, arrays, plan.ids[:count])
+        files = load_format(spec.format).encode_block(spec, 0, arrays, plan.ids[:count])
     size = sum(len(piece) for pieces in files.values() for piece in pieces)
     busy = clock.seconds()
     stages = [busy["decode"], busy["forward"], busy["encode"]]

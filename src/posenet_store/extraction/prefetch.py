@@ -13,7 +13,7 @@ from posenet_store.extraction.timing import StageTimer
 from posenet_store.images.decode import decode
 from posenet_store.images.image_set import FileReader, ImageSet
 from posenet_store.store.plan import Plan
-from posenet_store.store.writer import Quarantined
+from posenet_store.store.writer import QuarantinedImage
 from posenet_store.threads import processors
 
 BATCHES_AHEAD = 2
@@ -26,7 +26,7 @@ class Batch:
     block: int
     start: int
     pixels: Tensor
-    quarantined: tuple[Quarantined, ...]
+    quarantined: tuple[QuarantinedImage, ...]
 
     @property
     def stop(self) -> int:
@@ -39,7 +39,7 @@ class Batch:
         return found
 
 
-def _read(images: ImageSet, plan: Plan, clock: StageTimer, place: Tensor, row: int) -> Quarantined | None:
+def _read(images: ImageSet, plan: Plan, clock: StageTimer, place: Tensor, row: int) -> QuarantinedImage | None:
     """Read one image into its place in a batch."""
     index, size, workers = plan.order[row], plan.spec.preprocess.size, processors()
     try:
@@ -52,7 +52,7 @@ def _read(images: ImageSet, plan: Plan, clock: StageTimer, place: Tensor, row: i
             with clock.busy("decode", workers):
                 place.numpy()[:] = images.read(index, size)
     except ImageError as error:
-        return Quarantined(row, plan.ids[row], str(error))
+        return QuarantinedImage(row, plan.ids[row], str(error))
     return None
 
 
@@ -66,7 +66,7 @@ def decode_batches(
     """
     watch, size = clock or StageTimer(), plan.spec.preprocess.size
     spans = [(b, row, min(row + batch_size, plan.bounds[b][1])) for b in blocks for row in range(*plan.bounds[b], batch_size)]
-    waiting: deque[tuple[int, int, Tensor, list[Future[Quarantined | None]]]] = deque()
+    waiting: deque[tuple[int, int, Tensor, list[Future[QuarantinedImage | None]]]] = deque()
     with ThreadPoolExecutor(processors()) as pool:
 
         def taken() -> Batch:

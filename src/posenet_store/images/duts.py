@@ -14,7 +14,7 @@ from posenet_store.images.download import Advance, download
 from posenet_store.images.image_set import SUFFIXES
 from posenet_store.images.sources import DUTS
 from posenet_store.images.unzip import unzip
-from posenet_store.provenance import provenance
+from posenet_store.provenance import collect_provenance
 
 SITE = "http://saliencydetection.net/duts/download"
 LIMIT = 8 << 30  # bytes that an archive may unpack to; DUTS-TR, the larger one, is well below 1 GiB
@@ -102,7 +102,7 @@ def _install(
         unzip(archive, temporary, LIMIT, unpacked)
         if (found := _count(temporary / place)) != expected:
             raise PosenetStoreError(f"{url} holds {found:,} images in {place}, not {expected:,}; the file was removed")
-        record = {"url": url, "sha256": digest, "bytes": size, "images": found, **provenance()}
+        record = {"url": url, "sha256": digest, "bytes": size, "images": found, **collect_provenance()}
         write_json(temporary / top.name / RECORD, record)
         os.sync()  # thousands of small files: one call, before the rename that vouches for them
         (temporary / top.name).rename(top)

@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 from posenet_store.errors import StoreError, UsageError, first_line
 from posenet_store.files import sha256
-from posenet_store.store.plan import Files, StoreFiles
+from posenet_store.store.access import Files, StoreFiles
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig
@@ -84,7 +84,7 @@ class RemoteFiles:
         return self._kept[name]
 
 
-def files_at(place: Path | str) -> Files:
+def open_files(place: Path | str) -> Files:
     """Return the files of the store at a path, a file:// URL or another URL; raises UsageError for an unknown scheme."""
     parts = urlsplit(str(place))
     if isinstance(place, Path) or "://" not in place:

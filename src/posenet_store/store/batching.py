@@ -31,15 +31,45 @@ class Source(Protocol):
         ...
 
 
-def within(pools: Sequence[Rows], start: int, stop: int) -> list[Rows]:
+def slice_pools(pools: Sequence[Rows], start: int, stop: int) -> list[Rows]:
     """Keep what lies at the places [start, stop) of the order that the pools make together.
 
-    >>> [pool.tolist() for pool in within([np.array([4, 5, 6]), np.array([0, 1])], 2, 4)]
+    >>> [pool.tolist() for pool in slice_pools([np.array([4, 5, 6]), np.array([0, 1])], 2, 4)]
     [[6], [0]]
     """
     starts = np.cumsum([0, *map(len, pools)])
     parts = (pool[max(0, start - s) : max(0, stop - s)] for s, pool in zip(starts, pools, strict=False))
     return [part for part in parts if len(part)]
+
+
+def draw_epoch_pools(
+    bounds: list[tuple[int, int]], readable: NDArray[np.bool_], span: tuple[int, int], pool_rows: int, seed: int, epoch: int
+) -> list[NDArray[np.int64]]:
+    """Return the order in which an epoch visits the readable rows of `span`: one array of rows a pool.
+
+    Blocks come in random order; consecutive ones are pooled up to `pool_rows` (one block at least) and their rows mixed.
+    Rows were permuted when the store was built, so blocks are random samples and this is a sound shuffle. The order is a
+    pure function of its arguments.
+
+    >>> pools = draw_epoch_pools([(0, 2), (2, 4), (4, 5)], np.ones(5, dtype=bool), (0, 5), pool_rows=4, seed=0, epoch=0)
+    >>> sorted(np.concatenate(pools).tolist()), max(map(len, pools)) <= 4
+    ([0, 1, 2, 3, 4], True)
+    """
+    rng = np.random.default_rng([seed, epoch])
+    start, stop = span
+    pools: list[NDArray[np.int64]] = []
+    held: list[NDArray[np.int64]] = []
+    for block in rng.permutation(list(overlapping(bounds, start, stop))):
+        first, end = bounds[block]
+        rows = np.arange(max(first, start), min(end, stop))
+        rows = rows[readable[rows]]
+        if held and sum(map(len, held)) + len(rows) > pool_rows:
+            pools.append(rng.permutation(np.concatenate(held)))
+            held = []
+        held.append(rows)
+    if held:
+        pools.append(rng.permutation(np.concatenate(held)))
+    return pools
 
 
 class _Pool:
@@ -78,7 +108,7 @@ class _Pool:
         np.take(self._buffers[name], places, axis=0, out=out, mode="clip")  # any other mode would copy twice
 
 
-def batches(
+def iterate_batches(
     source: Source, names: Sequence[str], pools: Sequence[Rows], sizes: Sequence[int], empty: Empty = np.empty
 ) -> Iterator[tuple[Rows, dict[str, NDArray[Any]]]]:
     """Yield (rows, {name: [n, C, H, W]}) in the order of the pools, `sizes[i]` rows in batch i.

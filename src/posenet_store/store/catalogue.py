@@ -6,9 +6,11 @@ from typing import Any
 
 from posenet_store.errors import StoreError
 from posenet_store.specs import StoreSpec
-from posenet_store.store.access_remote import files_at
+from posenet_store.store.access import MANIFEST
+from posenet_store.store.access_remote import open_files
 from posenet_store.store.chunking import row_bytes
-from posenet_store.store.plan import MANIFEST, RESTORE, read_manifest, read_plan, records_so_far
+from posenet_store.store.plan import read_plan
+from posenet_store.store.records import RESTORE, read_committed_records, read_manifest
 
 
 @dataclass(frozen=True)
@@ -41,16 +43,16 @@ class StoreInfo:
         }
 
 
-def entry(place: Path | str) -> StoreInfo:
+def describe_store(place: Path | str) -> StoreInfo:
     """Describe the store at a path or URL; raises StoreError if it is not one."""
-    files = files_at(place)
+    files = open_files(place)
     plan = read_plan(files)
     sealed = files.size(MANIFEST) is not None
     if sealed:
         manifest = read_manifest(files)
         committed, size, bad = len(plan.bounds), int(manifest["bytes"]), len(manifest["quarantined"])
     else:
-        records = list(records_so_far(files, plan).values())
+        records = list(read_committed_records(files, plan).values())
         committed = len(records)
         try:
             size = sum(file["bytes"] for record in records for file in record["files"])
@@ -60,14 +62,14 @@ def entry(place: Path | str) -> StoreInfo:
     return StoreInfo(Path(str(files)), plan.spec, sealed, len(plan.bounds), committed, size, bad)
 
 
-def stores(root: Path) -> tuple[list[StoreInfo], list[str]]:
+def list_stores(root: Path) -> tuple[list[StoreInfo], list[str]]:
     """Return the stores below `root` by name, and a line for every folder that claims to be one but is damaged."""
     found, damaged = [], []
     for plan in sorted(root.glob("*/plan.json")):
         if plan.parent.name.startswith("."):
             continue
         try:
-            found.append(entry(plan.parent))
+            found.append(describe_store(plan.parent))
         except StoreError as error:
             damaged.append(str(error))
     return found, damaged

@@ -4,7 +4,6 @@ import math
 from collections.abc import Iterable, Iterator
 
 import numpy as np
-from numpy.typing import NDArray
 
 from posenet_store.specs import StoreSpec
 
@@ -60,33 +59,3 @@ def overlapping(bounds: list[tuple[int, int]], start: int, stop: int) -> Iterato
     [0, 1]
     """
     return (i for i, (first, end) in enumerate(bounds) if max(first, start) < min(end, stop))
-
-
-def epoch_pools(
-    bounds: list[tuple[int, int]], readable: NDArray[np.bool_], span: tuple[int, int], pool_rows: int, seed: int, epoch: int
-) -> list[NDArray[np.int64]]:
-    """Return the order in which an epoch visits the readable rows of `span`: one array of rows a pool.
-
-    Blocks come in random order; consecutive ones are pooled up to `pool_rows` (one block at least) and their rows mixed.
-    Rows were permuted when the store was built, so blocks are random samples and this is a sound shuffle. The order is a
-    pure function of its arguments.
-
-    >>> pools = epoch_pools([(0, 2), (2, 4), (4, 5)], np.ones(5, dtype=bool), (0, 5), pool_rows=4, seed=0, epoch=0)
-    >>> sorted(np.concatenate(pools).tolist()), max(map(len, pools)) <= 4
-    ([0, 1, 2, 3, 4], True)
-    """
-    rng = np.random.default_rng([seed, epoch])
-    start, stop = span
-    pools: list[NDArray[np.int64]] = []
-    held: list[NDArray[np.int64]] = []
-    for block in rng.permutation(list(overlapping(bounds, start, stop))):
-        first, end = bounds[block]
-        rows = np.arange(max(first, start), min(end, stop))
-        rows = rows[readable[rows]]
-        if held and sum(map(len, held)) + len(rows) > pool_rows:
-            pools.append(rng.permutation(np.concatenate(held)))
-            held = []
-        held.append(rows)
-    if held:
-        pools.append(rng.permutation(np.concatenate(held)))
-    return pools

@@ -7,20 +7,22 @@ from pathlib import Path
 import numpy as np
 
 from posenet_store.errors import BuildError
-from posenet_store.provenance import provenance
-from posenet_store.store.formats import format_named
+from posenet_store.provenance import collect_provenance
+from posenet_store.store.formats import load_format
 from posenet_store.store.reader import Reader
-from posenet_store.store.writer import Quarantined, StoreWriter
+from posenet_store.store.writer import QuarantinedImage, StoreWriter
 
 
-def convert(reader: Reader, file_format: str, root: Path, advance: Callable[[int], None] = lambda rows: None) -> Path:
+def convert_store(reader: Reader, file_format: str, root: Path, advance: Callable[[int], None] = lambda rows: None) -> Path:
     """Copy a sealed store, also one behind a URL, to `root` in `file_format`; an interrupted copy resumes.
 
     `advance(n)` is called after n more rows are safe. Returns the copy's path; raises BuildError if what was written does
     not read back as it was, StoreError if the original is damaged.
     """
     spec = replace(reader.spec, format=file_format)
-    made = reader.plan.provenance | {"converted": provenance() | {"from": reader.name, "store_id": reader.manifest["store_id"]}}
+    made = reader.plan.provenance | {
+        "converted": collect_provenance() | {"from": reader.name, "store_id": reader.manifest["store_id"]}
+    }
     writer = StoreWriter.open(root, replace(reader.plan, spec=spec, provenance=made, files=()))
     missing = writer.missing()
     if missing:
@@ -30,15 +32,15 @@ def convert(reader: Reader, file_format: str, root: Path, advance: Callable[[int
             _copy(reader, writer, block)
         advance(stop - start)
     if not writer.sealed:
-        writer.seal(reader.manifest["summary"] | provenance())
+        writer.seal(reader.manifest["summary"] | collect_provenance())
     return writer.files.root
 
 
 def _copy(reader: Reader, writer: StoreWriter, block: int) -> None:
     start, stop = reader.bounds[block]
     arrays = {name: reader.read(name, start, stop) for name in reader.spec.arrays}
-    writer.commit(block, arrays, [Quarantined(**entry) for entry in reader.record(block)["quarantined"]])
-    written = format_named(writer.plan.spec.format).open_arrays(writer.files, writer.plan.spec)
+    writer.commit(block, arrays, [QuarantinedImage(**entry) for entry in reader.record(block)["quarantined"]])
+    written = load_format(writer.plan.spec.format).open_arrays(writer.files, writer.plan.spec)
     for name, values in arrays.items():
         found = np.empty_like(values)
         written.read(name, start, found)

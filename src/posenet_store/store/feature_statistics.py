@@ -11,16 +11,16 @@ from numpy.typing import NDArray
 SQUARED_SAFELY = 1e15  # the squares of a row of larger values might overflow float32
 
 
-def statistics(values: NDArray[Any], rows: Sequence[int]) -> dict[str, float]:
+def compute_statistics(values: NDArray[Any], rows: Sequence[int]) -> dict[str, float]:
     """Return count, min, max, mean, mean square and zero fraction of `rows`; each row is summed in float32.
 
-    >>> statistics(np.float32([[0.0], [2.0], [9.0]]), rows=[0, 1])["mean"]
+    >>> compute_statistics(np.float32([[0.0], [2.0], [9.0]]), rows=[0, 1])["mean"]
     1.0
     """
-    return pooled([row_statistics(values[row]) for row in rows])
+    return pool_statistics([compute_row_statistics(values[row]) for row in rows])
 
 
-def row_statistics(stored: NDArray[Any]) -> dict[str, float]:
+def compute_row_statistics(stored: NDArray[Any]) -> dict[str, float]:
     """Return the same of one row; numpy's sums are pairwise on any number of threads, so records are the same everywhere."""
     values = torch.from_numpy(stored).to(torch.float32).numpy()
     low, high = float(values.min()), float(values.max())
@@ -35,11 +35,11 @@ def row_statistics(stored: NDArray[Any]) -> dict[str, float]:
     }
 
 
-def pooled(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
+def pool_statistics(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """Pool the statistics of disjoint parts; an empty part counts nothing.
 
     >>> zero, two = ({"count": 1, "min": v, "max": v, "mean": v, "mean_square": v * v, "zeros": 0.0} for v in (0, 2))
-    >>> pooled([zero, two])["mean_square"], pooled([])
+    >>> pool_statistics([zero, two])["mean_square"], pool_statistics([])
     (2.0, {'count': 0})
     """
     held = [part for part in parts if part["count"]]
@@ -50,10 +50,10 @@ def pooled(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {"count": count, "min": min(p["min"] for p in held), "max": max(p["max"] for p in held), **means}
 
 
-def deviation(part: Mapping[str, float]) -> float:
+def compute_deviation(part: Mapping[str, float]) -> float:
     """Return the standard deviation of a part.
 
-    >>> deviation({"mean": 1.0, "mean_square": 2.0})
+    >>> compute_deviation({"mean": 1.0, "mean_square": 2.0})
     1.0
     """
     return math.sqrt(max(0.0, part["mean_square"] - part["mean"] ** 2))

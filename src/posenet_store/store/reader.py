@@ -1,6 +1,7 @@
 """The reading side of a store: what training opens. Needs neither the images nor the backbone, and never writes."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,23 +12,14 @@ from numpy.typing import NDArray
 from posenet_store.errors import StoreError, UsageError, first_line, unknown
 from posenet_store.files import sha256
 from posenet_store.specs import StoreSpec
-from posenet_store.store.access_remote import files_at
-from posenet_store.store.batching import Rows, batches
-from posenet_store.store.chunking import epoch_pools, overlapping, row_bytes
-from posenet_store.store.feature_statistics import pooled
-from posenet_store.store.formats import Arrays, format_named
-from posenet_store.store.plan import (
-    MANIFEST,
-    PLAN,
-    RESTORE,
-    commit_name,
-    fault_of,
-    read_manifest,
-    read_plan,
-    read_record,
-    records_so_far,
-)
-from posenet_store.store.tally import Tally
+from posenet_store.store.access import MANIFEST, PLAN, commit_name
+from posenet_store.store.access_remote import open_files
+from posenet_store.store.batching import Rows, draw_epoch_pools, iterate_batches
+from posenet_store.store.chunking import overlapping, row_bytes
+from posenet_store.store.feature_statistics import pool_statistics
+from posenet_store.store.formats import Arrays, load_format
+from posenet_store.store.plan import read_plan
+from posenet_store.store.records import RESTORE, find_fault, read_committed_records, read_manifest, read_record
 
 if TYPE_CHECKING:
     import dask.array
@@ -38,6 +30,21 @@ if TYPE_CHECKING:
 POOL_BYTES = 256 << 20
 
 
+@dataclass
+class ReadCounter:
+    """What has been read of a store: images (counted again in every epoch) and the bytes decoded for them.
+
+    >>> ReadCounter(2, 30) + ReadCounter(1, 4)
+    ReadCounter(images=3, bytes=34)
+    """
+
+    images: int = 0
+    bytes: int = 0
+
+    def __add__(self, other: "ReadCounter") -> "ReadCounter":
+        return ReadCounter(self.images + other.images, self.bytes + other.bytes)
+
+
 class Reader:
     """A store, read-only: rows in the stored (permuted) order, quarantined rows skipped by the iterators.
 
@@ -46,15 +53,15 @@ class Reader:
     """
 
     def __init__(self, place: Path | str, unsealed: bool = False) -> None:
-        self.files = files_at(place)
+        self.files = open_files(place)
         self.plan = read_plan(self.files)
         self._unsealed = unsealed
         self._records: dict[int, dict[str, Any]] = {}
         self._sound: set[str] = set()
-        self.tally = Tally()
+        self.counter = ReadCounter()
         self.manifest = self._checked_manifest() if self.files.size(MANIFEST) is not None or not unsealed else self._so_far()
         for entry in self.plan.files:
-            if fault := fault_of(self.files, entry, deep=True):
+            if fault := find_fault(self.files, entry, deep=True):
                 raise StoreError(fault)
 
     def _checked_manifest(self) -> dict[str, Any]:
@@ -67,11 +74,13 @@ class Reader:
 
     def _so_far(self) -> dict[str, Any]:
         """What a manifest would say of the blocks that are committed now; they are looked for once."""
-        self._records = records_so_far(self.files, self.plan)
+        self._records = read_committed_records(self.files, self.plan)
         records = list(self._records.values())
         return {
             "fingerprint": self.spec.fingerprint,
-            "statistics": {name: pooled([record["statistics"][name] for record in records]) for name in self.spec.arrays},
+            "statistics": {
+                name: pool_statistics([record["statistics"][name] for record in records]) for name in self.spec.arrays
+            },
             "quarantined": [entry for record in records for entry in record["quarantined"]],
         }
 
@@ -110,7 +119,7 @@ class Reader:
 
     @cached_property
     def _arrays(self) -> Arrays:
-        return format_named(self.spec.format).open_arrays(self.files, self.spec)
+        return load_format(self.spec.format).open_arrays(self.files, self.spec)
 
     def record(self, block: int) -> dict[str, Any]:
         """Return the record of a block that the manifest vouches for; raises StoreError if it is missing or another."""
@@ -133,7 +142,7 @@ class Reader:
         for path in self._arrays.files_of(name, block):
             if path not in self._sound:
                 entry = next((one for one in record["files"] if one["path"] == path), None)
-                fault = fault_of(self.files, entry, deep=True) if entry else f"{self.files}/{path} is in no record"
+                fault = find_fault(self.files, entry, deep=True) if entry else f"{self.files}/{path} is in no record"
                 if fault:
                     raise StoreError(f"{fault}; block {block} is damaged; {RESTORE}")
                 self._sound.add(path)
@@ -158,7 +167,7 @@ class Reader:
             for block in overlapping(self.bounds, start, stop):
                 self._check(name, block)
             self._arrays.read(name, start, out)
-            self.tally.bytes += out.nbytes
+            self.counter.bytes += out.nbytes
         except (ValueError, RuntimeError, OSError, KeyError) as error:
             where = f"{self.files}: rows {start}-{stop} of {name}"
             raise StoreError(f"{where} can't be decoded: {first_line(error)}; `verify --deep` names the file") from None
@@ -181,25 +190,25 @@ class Reader:
         return values if keep.all() else {name: value[keep] for name, value in values.items()}
 
     def _counted(self, values: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
-        self.tally.images += len(next(iter(values.values())))
+        self.counter.images += len(next(iter(values.values())))
         return values
 
     def epoch(self, names: Sequence[str], start: int, stop: int, *, seed: int, epoch: int) -> list[Rows]:
         """Return the rows that `batches` visits, pool by pool; a pool is at most 256 MiB of the arrays `names`, or a block."""
         pool_rows = max(1, POOL_BYTES // row_bytes(self.spec, names))
-        return epoch_pools(self.bounds, self.readable, (start, stop), pool_rows, seed, epoch)
+        return draw_epoch_pools(self.bounds, self.readable, (start, stop), pool_rows, seed, epoch)
 
     def batches(
         self, names: Sequence[str], start: int, stop: int, *, batch_size: int, seed: int, epoch: int
     ) -> Iterator[Mapping[str, NDArray[Any]]]:
         """Yield every readable row of [start, stop) once, in batches whose order depends on (seed, epoch) only.
 
-        Whole blocks are decoded and mixed in a pool (see `blocks.epoch_pools`); memory is a pool and a batch.
+        Whole blocks are decoded and mixed in a pool (see `blocks.draw_epoch_pools`); memory is a pool and a batch.
         """
         pools = self.epoch(names, start, stop, seed=seed, epoch=epoch)
         rows = sum(map(len, pools))
         sizes = [min(batch_size, rows - first) for first in range(0, rows, batch_size)]
-        return map(self._counted, (values for _, values in batches(self, names, pools, sizes)))
+        return map(self._counted, (values for _, values in iterate_batches(self, names, pools, sizes)))
 
     def torch(
         self,

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from posenet_store.errors import UsageError
-from posenet_store.store.batching import Rows, Source, batches, within
+from posenet_store.store.batching import Rows, Source, iterate_batches, slice_pools
 
 Order = Callable[[int], list[Rows]]
 
@@ -68,7 +68,7 @@ class StoreDataset(IterableDataset[dict[str, Tensor]]):
             raise UsageError(f"{total} rows can't be dealt to {self._ranks} ranks")
         start, stop = share(total, self._rank, self._ranks)
         count = min(stop - start, -(-share(total, 0, self._ranks)[1] // self._size))
-        return within(pools, start, stop), edges(stop - start, count, self._size)
+        return slice_pools(pools, start, stop), edges(stop - start, count, self._size)
 
     def __len__(self) -> int:
         """Return the batches that this rank has yet to get in this epoch."""
@@ -85,7 +85,9 @@ class StoreDataset(IterableDataset[dict[str, Tensor]]):
         first = min(last, first + max(0, -(-(self._position - place) // workers)))
         sizes = np.diff(cuts[first : last + 1]).tolist()
         empty = _shared if info else np.empty
-        for rows, values in batches(self._source, self._names, within(pools, cuts[first], cuts[last]), sizes, empty):
+        for rows, values in iterate_batches(
+            self._source, self._names, slice_pools(pools, cuts[first], cuts[last]), sizes, empty
+        ):
             yield {name: _tensor(value) for name, value in values.items()} | {"row": torch.from_numpy(rows)}
 
 

@@ -9,9 +9,11 @@ import numpy as np
 
 from posenet_store.errors import StoreError
 from posenet_store.files import sha256
-from posenet_store.store.access_remote import files_at
-from posenet_store.store.formats import Arrays, format_named
-from posenet_store.store.plan import PLAN, Files, Plan, commit_name, fault_of, read_manifest, read_plan, read_record
+from posenet_store.store.access import PLAN, Files, commit_name
+from posenet_store.store.access_remote import open_files
+from posenet_store.store.formats import Arrays, load_format
+from posenet_store.store.plan import Plan, read_plan
+from posenet_store.store.records import find_fault, read_manifest, read_record
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class Damage:
 
 def _of_the_whole(files: Files, plan: Plan) -> Iterator[Damage]:
     for entry in plan.files:
-        if fault := fault_of(files, entry, deep=True):
+        if fault := find_fault(files, entry, deep=True):
             yield Damage(None, fault)
     try:
         manifest = read_manifest(files)
@@ -42,7 +44,7 @@ def _of_the_whole(files: Files, plan: Plan) -> Iterator[Damage]:
 def _of_a_block(files: Files, plan: Plan, block: int, arrays: Callable[[], Arrays] | None) -> Iterator[Damage]:
     """`arrays` opens the store's arrays for a deep look; None is a quick one."""
     try:
-        faults = [fault_of(files, entry, arrays is not None) for entry in read_record(files, block)["files"]]
+        faults = [find_fault(files, entry, arrays is not None) for entry in read_record(files, block)["files"]]
     except (StoreError, KeyError, TypeError) as error:
         yield Damage(block, f"{files}/{commit_name(block)}: {error}")
         return
@@ -57,14 +59,14 @@ def _of_a_block(files: Files, plan: Plan, block: int, arrays: Callable[[], Array
                 yield Damage(block, f"{files}: rows {start}-{stop} of {name} can't be decoded: {error}")
 
 
-def damages(store: Path | str, deep: bool = False) -> Iterator[Damage]:
+def find_damage(store: Path | str, deep: bool = False) -> Iterator[Damage]:
     """Yield everything that is wrong with a store (a path or URL), block by block; raises StoreError without a readable plan.
 
     Quick: records, names and sizes of all files. `deep`: every byte is hashed and every chunk decoded too.
     """
-    files = files_at(store)
+    files = open_files(store)
     plan = read_plan(files)
     yield from _of_the_whole(files, plan)
-    opened = cache(partial(format_named(plan.spec.format).open_arrays, files, plan.spec)) if deep else None
+    opened = cache(partial(load_format(plan.spec.format).open_arrays, files, plan.spec)) if deep else None
     for block in range(len(plan.bounds)):
         yield from _of_a_block(files, plan, block, opened)

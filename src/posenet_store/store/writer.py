@@ -17,19 +17,18 @@ from numpy.typing import NDArray
 
 from posenet_store.errors import BuildError, StoreError
 from posenet_store.files import canonical_json, fsync, sha256, sha256_file, write_json, write_pieces
-from posenet_store.store.feature_statistics import pooled, row_statistics
-from posenet_store.store.formats import format_named
-from posenet_store.store.plan import (
-    Encoded,
-    Plan,
-    StoreFiles,
-    fault_of,
-    file_entry,
-    pieces_entry,
+from posenet_store.store.access import StoreFiles
+from posenet_store.store.feature_statistics import compute_row_statistics, pool_statistics
+from posenet_store.store.formats import load_format
+from posenet_store.store.plan import Plan, read_plan
+from posenet_store.store.records import (
+    EncodedFiles,
+    add_digest,
+    describe_file,
+    describe_pieces,
+    find_fault,
     read_manifest,
-    read_plan,
     read_record,
-    signed,
 )
 from posenet_store.threads import on_threads
 
@@ -37,7 +36,7 @@ FLOAT16_MAX = 65504.0
 
 
 @dataclass(frozen=True)
-class Quarantined:
+class QuarantinedImage:
     """An image that could not be read: its row holds NaN in every array, and readers skip it."""
 
     row: int
@@ -50,7 +49,7 @@ class EncodedBlock:
     """A block as it goes to the disk: its files as pieces, and the record that makes it count."""
 
     block: int
-    files: Encoded
+    files: EncodedFiles
     record: dict[str, Any]
 
 
@@ -68,11 +67,11 @@ def check_range(name: str, low: float, high: float, dtype: str) -> None:
         )
 
 
-def file_count(plan: Plan) -> int:
+def count_files(plan: Plan) -> int:
     """Return the number of files of the sealed store, plan and manifest included."""
-    kind = format_named(plan.spec.format)
+    kind = load_format(plan.spec.format)
     blocks, each = len(plan.bounds), len(kind.block_files(plan.spec, 0))
-    return blocks * (each + 1) + kind.files_beside_blocks(plan.spec) + 2
+    return blocks * (each + 1) + kind.count_other_files(plan.spec) + 2
 
 
 def _sound(files: StoreFiles, plan: Plan) -> bool:
@@ -86,7 +85,7 @@ def _sound(files: StoreFiles, plan: Plan) -> bool:
     if found.spec.fingerprint != plan.spec.fingerprint:
         raise StoreError(f"{files.root} belongs to fingerprint {found.spec.fingerprint}; move it away to build this one")
     same = (found.ids, found.digests, found.order) == (plan.ids, plan.digests, plan.order)
-    return same and not any(fault_of(files, entry, deep=True) for entry in found.files)
+    return same and not any(find_fault(files, entry, deep=True) for entry in found.files)
 
 
 class StoreWriter:
@@ -133,9 +132,9 @@ class StoreWriter:
         temporary = StoreFiles(files.root.with_name(f".{files.root.name}.{uuid.uuid4().hex}.tmp"))
         try:
             temporary.commits.mkdir(parents=True)
-            format_named(plan.spec.format).create(temporary.root, plan.spec, plan.ids)
+            load_format(plan.spec.format).create(temporary.root, plan.spec, plan.ids)
             created = sorted(path for path in temporary.root.rglob("*") if path.is_file())
-            entries = tuple(file_entry(temporary.root, path) for path in created)
+            entries = tuple(describe_file(temporary.root, path) for path in created)
             write_json(temporary.plan, replace(plan, files=entries).to_dict())
             yield temporary
         finally:
@@ -176,7 +175,7 @@ class StoreWriter:
         """Return the block's record if it is readable and its files have the recorded sizes, else None."""
         try:
             found = read_record(self.files, block)
-            return None if any(fault_of(self.files, entry, deep=False) for entry in found["files"]) else found
+            return None if any(find_fault(self.files, entry, deep=False) for entry in found["files"]) else found
         except (StoreError, KeyError, TypeError):
             return None
 
@@ -190,25 +189,25 @@ class StoreWriter:
         """Return the blocks still to be extracted."""
         return [block for block in range(len(self.plan.bounds)) if self.record(block) is None]
 
-    def encode(self, block: int, arrays: Mapping[str, NDArray[Any]], quarantined: Sequence[Quarantined]) -> "EncodedBlock":
+    def encode(self, block: int, arrays: Mapping[str, NDArray[Any]], quarantined: Sequence[QuarantinedImage]) -> "EncodedBlock":
         """Turn a block's arrays into the bytes and the record that `write` puts on the disk; nothing is written."""
         start, stop = self.plan.bounds[block]
         unreadable = {entry.row for entry in quarantined}
         rows = [row - start for row in range(start, stop) if row not in unreadable]
-        kind, spec = format_named(self.plan.spec.format), self.plan.spec
-        files = kind.encoded_block(spec, block, arrays, self.plan.ids[start:stop])
+        kind, spec = load_format(self.plan.spec.format), self.plan.spec
+        files = kind.encode_block(spec, block, arrays, self.plan.ids[start:stop])
         places = [(name, row) for name in arrays for row in rows]
-        counted = on_threads(lambda place: row_statistics(arrays[place[0]][place[1]]), places)
+        counted = on_threads(lambda place: compute_row_statistics(arrays[place[0]][place[1]]), places)
         of_array = {name: counted[number * len(rows) : (number + 1) * len(rows)] for number, name in enumerate(arrays)}
         content = {
             "block": block,
             "rows": [start, stop],
             "fingerprint": spec.fingerprint,
-            "files": on_threads(lambda name: pieces_entry(name, files[name]), files),
-            "statistics": {name: pooled(parts) for name, parts in of_array.items()},
+            "files": on_threads(lambda name: describe_pieces(name, files[name]), files),
+            "statistics": {name: pool_statistics(parts) for name, parts in of_array.items()},
             "quarantined": [vars(entry) for entry in quarantined],
         }
-        return EncodedBlock(block, files, signed(content))
+        return EncodedBlock(block, files, add_digest(content))
 
     def write(self, encoded: "EncodedBlock") -> None:
         """Write one block: all files durably, then the record that makes them count.
@@ -218,7 +217,7 @@ class StoreWriter:
         on_threads(lambda name: write_pieces(self.files.root / name, encoded.files[name]), encoded.files)
         write_json(self.files.commit(encoded.block), encoded.record)
 
-    def commit(self, block: int, arrays: Mapping[str, NDArray[Any]], quarantined: Sequence[Quarantined]) -> None:
+    def commit(self, block: int, arrays: Mapping[str, NDArray[Any]], quarantined: Sequence[QuarantinedImage]) -> None:
         """Encode one block and write it."""
         self.write(self.encode(block, arrays, quarantined))
 
@@ -227,18 +226,18 @@ class StoreWriter:
         found = (self.record(block) for block in range(len(self.plan.bounds)))
         return [record for record in found if record is not None]
 
-    def quarantined(self) -> list[Quarantined]:
+    def quarantined(self) -> list[QuarantinedImage]:
         """Return every image that could not be read so far."""
-        return [Quarantined(**entry) for record in self.records() for entry in record["quarantined"]]
+        return [QuarantinedImage(**entry) for record in self.records() for entry in record["quarantined"]]
 
     def seal(self, summary: Mapping[str, Any]) -> None:
         """Write manifest.json, which makes the store readable; raises BuildError while blocks are missing."""
         if missing := self.missing():
             raise BuildError(f"{self.files.root} can't be sealed: {len(missing)} blocks are missing, the first is {missing[0]}")
-        format_named(self.plan.spec.format).finish(self.files.root, self.plan.spec)
+        load_format(self.plan.spec.format).finish(self.files.root, self.plan.spec)
         records = self.records()
         digests = [sha256(self.files.commit(block).read_bytes()) for block in range(len(records))]
-        content = signed(
+        content = add_digest(
             {
                 "fingerprint": self.plan.spec.fingerprint,
                 "plan_sha256": sha256_file(self.files.plan),
@@ -246,7 +245,9 @@ class StoreWriter:
                 "commits_sha256": digests,
                 "rows": self.plan.spec.rows,
                 "bytes": sum(f["bytes"] for record in records for f in record["files"]),
-                "statistics": {name: pooled([r["statistics"][name] for r in records]) for name in self.plan.spec.arrays},
+                "statistics": {
+                    name: pool_statistics([r["statistics"][name] for r in records]) for name in self.plan.spec.arrays
+                },
                 "quarantined": [entry for record in records for entry in record["quarantined"]],
                 "summary": dict(summary),
             }

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from posenet_store.files import canonical_json, crc32c, replacing, sha256
+from posenet_store.files import canonical_json, crc32c, replace_atomically, sha256
 
 VERSION = 2
 Keep = Callable[[Mapping[str, Any], Mapping[str, Tensor]], object]
@@ -54,7 +54,7 @@ class MomentCache:
             return
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(path) as temporary:
+            with replace_atomically(path) as temporary:
                 save_file(dict(tensors), temporary, metadata={"key": key, "checks": _checks(tensors)})
         except (SafetensorError, OSError):
             return

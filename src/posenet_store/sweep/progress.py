@@ -1,15 +1,65 @@
-"""A sweep while it runs, as numbers: what is done, what was read, how fast, how long it may still take."""
+"""Follow a sweep while it runs: what is done, what was read, how fast, and how long it may still take.
+
+Workers may be on other machines, so each writes what its pass has read to a small file in the run's folder, which all of
+them share. Nothing depends on these files: they are not synced, a failure to write one is ignored, and they are removed
+when the run ends.
+"""
 
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event, Thread
 
-from posenet_store.store.tally import Tally, repeating, told, total
+from posenet_store.errors import StoreError
+from posenet_store.files import canonical_json, read_json, replace_unsynced
+from posenet_store.store.reader import ReadCounter
 from posenet_store.sweep.plan import Pass
-from posenet_store.sweep.run_pass import PassResult
+from posenet_store.sweep.results import PassResult
+
+INTERVAL = 1.0  # seconds
+
+
+@contextmanager
+def repeat_in_background(work: Callable[[], object]) -> Iterator[None]:
+    """Call `work` once a second in a thread while the block runs; the thread has ended when the block has."""
+    ended = Event()
+
+    def repeat() -> None:
+        while not ended.wait(INTERVAL):
+            work()
+
+    thread = Thread(target=repeat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+@contextmanager
+def report_progress(path: Path, counters: Sequence[ReadCounter]) -> Iterator[None]:
+    """Write the sum of `counters` to `path` once a second while the block runs; other threads may change them."""
+
+    def write() -> None:
+        with suppress(OSError):
+            path.parent.mkdir(exist_ok=True)
+            replace_unsynced(path, canonical_json(vars(sum(counters, ReadCounter()))))
+
+    with repeat_in_background(write):
+        yield
+
+
+def read_progress(path: Path) -> ReadCounter | None:
+    """Return what `report_progress` wrote last, None if there is nothing readable."""
+    try:
+        content = read_json(path)
+        return ReadCounter(int(content["images"]), int(content["bytes"]))
+    except (OSError, StoreError, KeyError, TypeError, ValueError):
+        return None
 
 
 @dataclass(frozen=True)
@@ -21,7 +71,7 @@ class SweepProgress:
 
     passes: int
     cells: int
-    read: Tally
+    read: ReadCounter
     seconds: float
     left: float | None
 
@@ -53,11 +103,11 @@ class ProgressMonitor:
     def state(self) -> SweepProgress:
         """Return how things stand."""
         waiting, done = list(self._waiting), list(self._done)
-        running = {one: tally for one in waiting if (tally := told(self._folder / one)) is not None}
+        running = {one: counter for one in waiting if (counter := read_progress(self._folder / one)) is not None}
         for one in running:
             self._seen.setdefault(one, time.monotonic())
         self._workers = max(self._workers, len(running))
-        read = total([*running.values(), *(one.read for _, one in done)])
+        read = sum([*running.values(), *(one.read for _, one in done)], ReadCounter())
         cells = sum(len(one.cells) for _, one in done)
         return SweepProgress(len(done), cells, read, time.monotonic() - self._began, self._left(waiting, done))
 
@@ -76,7 +126,7 @@ class ProgressMonitor:
         """Inside the block, show the state once a second; at its end once more, and remove the files."""
         shutil.rmtree(self._folder, ignore_errors=True)  # of a driver that was killed
         try:
-            with repeating(lambda: show(self.state())):
+            with repeat_in_background(lambda: show(self.state())):
                 yield
         finally:
             show(self.state())

@@ -19,7 +19,18 @@ from safetensors.numpy import load_file, save
 
 from posenet_store.errors import StoreError, UsageError
 from posenet_store.files import read_json, write_atomic, write_json
+from posenet_store.store.reader import ReadCounter
 from posenet_store.sweep.cell import Cell
+
+
+@dataclass(frozen=True)
+class PassResult:
+    """A pass that was run: the ids of its cells, what was read, when it began (seconds since 1970) and how long it took."""
+
+    cells: tuple[str, ...]
+    read: ReadCounter
+    began: float
+    seconds: float
 
 
 @dataclass(frozen=True)

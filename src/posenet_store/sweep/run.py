@@ -7,11 +7,11 @@ from pathlib import Path
 
 from posenet_store.errors import PosenetStoreError
 from posenet_store.parallel.executors import run_tasks
-from posenet_store.provenance import provenance
+from posenet_store.provenance import collect_provenance
 from posenet_store.sweep.plan import Pass, SweepPlan
 from posenet_store.sweep.progress import ProgressMonitor, SweepProgress
-from posenet_store.sweep.results import RunFiles, write_run, write_tables
-from posenet_store.sweep.run_pass import PassResult, run_pass
+from posenet_store.sweep.results import PassResult, RunFiles, write_run, write_tables
+from posenet_store.sweep.run_pass import run_pass
 from posenet_store.sweep.spec import SweepSpec
 
 
@@ -55,7 +55,7 @@ def run_sweep(
     files = RunFiles(run)
     done = files.finished(plan.cells)
     left = plan.without(done)
-    content = {"sweep": asdict(spec), "cells": [cell.id for cell in plan.cells], "provenance": provenance()}
+    content = {"sweep": asdict(spec), "cells": [cell.id for cell in plan.cells], "provenance": collect_provenance()}
     write_run(files, content | {"stores": sorted({one.train.name for one in plan.passes}), "notes": list(plan.notes)})
     failures, now, board = [], 0, ProgressMonitor(files.progress, left.passes, expected or {})
     if left.passes:

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
@@ -12,9 +11,8 @@ from posenet_store.files import write_json
 from posenet_store.heads.model import save_head
 from posenet_store.heads.protocols import GradientProtocol
 from posenet_store.parallel.worker import prepare, release
-from posenet_store.provenance import provenance
-from posenet_store.store.reader import Reader, open_store
-from posenet_store.store.tally import Tally, report_progress, total
+from posenet_store.provenance import collect_provenance
+from posenet_store.store.reader import ReadCounter, Reader, open_store
 from posenet_store.sweep.cell import HELD_OUT, make_cell_target
 from posenet_store.sweep.fit_gradient import fit_recipe
 from posenet_store.sweep.fit_ridge import fit_ridge
@@ -22,7 +20,8 @@ from posenet_store.sweep.grouping import FittedHeads
 from posenet_store.sweep.inputs import Input, parse_input
 from posenet_store.sweep.moment_cache import MomentCache
 from posenet_store.sweep.plan import Pass
-from posenet_store.sweep.results import RunFiles, write_scores
+from posenet_store.sweep.progress import report_progress
+from posenet_store.sweep.results import PassResult, RunFiles, write_scores
 from posenet_store.sweep.score import Scorable, Scored, columns_of, read_inputs, score_heads
 
 
@@ -46,31 +45,21 @@ def _opened(path: Path, fingerprint: str) -> Reader:
     return reader
 
 
-@dataclass(frozen=True)
-class PassResult:
-    """A pass that was run: the ids of its cells, what was read, when it began (seconds since 1970) and how long it took."""
-
-    cells: tuple[str, ...]
-    read: Tally
-    began: float
-    seconds: float
-
-
 def run_pass(task: Pass, run: Path, threads: int) -> PassResult:
     """Train, score and write all cells of a pass below the folder `run`; what is read is told there meanwhile."""
     prepare(threads)
     when, began = time.time(), time.perf_counter()
     reader = _opened(task.train, task.cells[0].store)
     tests = [_opened(path, fingerprint) for path, fingerprint in zip(task.tests, task.cells[0].tests, strict=True)]
-    tallies, files = [one.tally for one in (reader, *tests)], RunFiles(run)
-    with report_progress(files.progress / task.id, tallies):
+    counters, files = [one.counter for one in (reader, *tests)], RunFiles(run)
+    with report_progress(files.progress / task.id, counters):
         fitted, columns = _trained(task, reader, tests)
         seconds = (time.perf_counter() - began) / len(task.cells)
         for number, group in enumerate(fitted):
             for place in range(len(group.family.cells)):
                 scored = {name: column[number][place] for name, column in columns.items()}
                 _write_cell(files, reader, group, place, scored, seconds)
-    return PassResult(tuple(cell.id for cell in task.cells), total(tallies), when, time.perf_counter() - began)
+    return PassResult(tuple(cell.id for cell in task.cells), sum(counters, ReadCounter()), when, time.perf_counter() - began)
 
 
 def _trained(task: Pass, reader: Reader, tests: Sequence[Reader]) -> tuple[list[FittedHeads], dict[str, list[list[Scored]]]]:
@@ -106,6 +95,6 @@ def _write_cell(
             "scores": {name: one.scores.summary() for name, one in scored.items()},
             "fit": group.facts[place],
             "seconds": round(seconds, 4),
-            "provenance": provenance(),
+            "provenance": collect_provenance(),
         },
     )

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from posenet_store.errors import unknown
 from posenet_store.specs import FORMATS, StoreSpec
-from posenet_store.store.plan import Encoded, Files
+from posenet_store.store.access import Files
+from posenet_store.store.records import EncodedFiles
 
 
 class Arrays(Protocol):
@@ -38,7 +39,7 @@ class Format(Protocol):
         """Return the files that hold one block of all arrays."""
         ...
 
-    def encoded_block(self, spec: StoreSpec, block: int, arrays: Mapping[str, NDArray[Any]], ids: Sequence[str]) -> Encoded:
+    def encode_block(self, spec: StoreSpec, block: int, arrays: Mapping[str, NDArray[Any]], ids: Sequence[str]) -> EncodedFiles:
         """Return the bytes of one block of all arrays: for each of `block_files`, the pieces it is made of, in order."""
         ...
 
@@ -46,7 +47,7 @@ class Format(Protocol):
         """Open a store's arrays."""
         ...
 
-    def files_beside_blocks(self, spec: StoreSpec) -> int:
+    def count_other_files(self, spec: StoreSpec) -> int:
         """Return how many files a sealed store has beside its blocks, records, plan and manifest."""
         ...
 
@@ -55,7 +56,7 @@ class Format(Protocol):
         ...
 
 
-def format_named(name: str) -> Format:
+def load_format(name: str) -> Format:
     """Return the module of a format, imported on demand: h5py is not needed to use Zarr."""
     if name not in FORMATS:
         raise unknown("format", name, FORMATS)

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from posenet_store.files import fsync, write_atomic
 from posenet_store.specs import StoreSpec
+from posenet_store.store.access import Files, StoreFiles
 from posenet_store.store.chunking import block_bounds, chunk_rows, overlapping, row_bytes
-from posenet_store.store.plan import Encoded, Files, StoreFiles
+from posenet_store.store.records import EncodedFiles
 
 PARTS = "parts"
 WHOLE = "whole.h5"
@@ -30,7 +31,7 @@ def create(folder: Path, spec: StoreSpec, ids: Sequence[str]) -> None:
     fsync(folder)
 
 
-def files_beside_blocks(spec: StoreSpec) -> int:
+def count_other_files(spec: StoreSpec) -> int:
     """Return one, for the view of all parts."""
     return 1
 
@@ -44,7 +45,7 @@ def block_files(spec: StoreSpec, block: int) -> list[str]:
     return [_part(block)]
 
 
-def encoded_block(spec: StoreSpec, block: int, arrays: Mapping[str, NDArray[Any]], ids: Sequence[str]) -> Encoded:
+def encode_block(spec: StoreSpec, block: int, arrays: Mapping[str, NDArray[Any]], ids: Sequence[str]) -> EncodedFiles:
     """Make a closed part of one block of all arrays and its row names, in memory."""
     modules = {tap.name: tap.module for tap in spec.taps}
     part = io.BytesIO()  # HDF5 itself would take the process down with it on a full disk

@@ -18,9 +18,10 @@ from zarr.codecs import ZstdCodec
 from posenet_store.errors import StoreError
 from posenet_store.files import fsync
 from posenet_store.specs import StoreSpec
+from posenet_store.store.access import Files, read_store_json
 from posenet_store.store.chunking import block_bounds, chunk_rows, overlapping, row_bytes
 from posenet_store.store.formats import zarr_shards as shards
-from posenet_store.store.plan import Encoded, Files, read_object
+from posenet_store.store.records import EncodedFiles
 
 GROUP = "data.zarr"
 IDS = "image_id"
@@ -55,7 +56,7 @@ def create(folder: Path, spec: StoreSpec, ids: Sequence[str]) -> None:
         fsync(path)
 
 
-def files_beside_blocks(spec: StoreSpec) -> int:
+def count_other_files(spec: StoreSpec) -> int:
     """Return how many files `create` makes: metadata of the group and of each array, and the row names."""
     return 1 + len(spec.arrays) + 2
 
@@ -69,7 +70,7 @@ def block_files(spec: StoreSpec, block: int) -> list[str]:
     return [_shard(name, block) for name in spec.arrays]
 
 
-def encoded_block(spec: StoreSpec, block: int, arrays: Mapping[str, NDArray[Any]], ids: Sequence[str]) -> Encoded:
+def encode_block(spec: StoreSpec, block: int, arrays: Mapping[str, NDArray[Any]], ids: Sequence[str]) -> EncodedFiles:
     """Compress one block of all arrays, chunks on all processors; the row names are in the group already."""
     rows = {name: chunk_rows(spec.block_rows, row_bytes(spec, [name])) for name in arrays}
     return {
@@ -102,7 +103,7 @@ class _Arrays:
 def _chunk_rows_of(files: Files, spec: StoreSpec, name: str) -> int:
     """Return the rows of an inner chunk; raises StoreError if the array's metadata is not what version 1 says."""
     place = f"{GROUP}/{name}/zarr.json"
-    found = read_object(files, place)
+    found = read_store_json(files, place)
     try:
         (sharding,) = found["codecs"]
         inner = sharding["configuration"]

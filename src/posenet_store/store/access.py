@@ -1,0 +1,94 @@
+"""The files of a store, by name, and reading them from a folder; `access_remote` reads them from elsewhere."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
+
+from posenet_store.errors import StoreError
+from posenet_store.files import parse_json, sha256_file
+
+PLAN = "plan.json"
+MANIFEST = "manifest.json"
+
+
+def commit_name(block: int) -> str:
+    """Return the place of the record that makes a block count."""
+    return f"commits/b{block:05d}.json"
+
+
+class Files(Protocol):
+    """The files of a store, wherever they are, for reading; `name` is relative to the store, with "/"."""
+
+    def __str__(self) -> str:
+        """The store's path or URL."""
+        ...
+
+    def read(self, name: str) -> bytes:
+        """Return a small file's bytes; raises FileNotFoundError."""
+        ...
+
+    def size(self, name: str) -> int | None:
+        """Return a file's bytes, None if it is not there."""
+        ...
+
+    def sha256(self, name: str) -> str:
+        """Return a file's digest; raises FileNotFoundError."""
+        ...
+
+    def open(self, name: str) -> BinaryIO:
+        """Open a data file for reading at any place; raises FileNotFoundError."""
+        ...
+
+
+@dataclass(frozen=True)
+class StoreFiles:
+    """Every path of a store at the folder `root`."""
+
+    root: Path
+
+    @property
+    def plan(self) -> Path:
+        return self.root / PLAN
+
+    @property
+    def manifest(self) -> Path:
+        return self.root / MANIFEST
+
+    @property
+    def commits(self) -> Path:
+        return self.root / "commits"
+
+    def commit(self, block: int) -> Path:
+        """The record that makes a block count."""
+        return self.root / commit_name(block)
+
+    def __str__(self) -> str:
+        return str(self.root)
+
+    def read(self, name: str) -> bytes:
+        """Return a file's bytes."""
+        return (self.root / name).read_bytes()
+
+    def size(self, name: str) -> int | None:
+        """Return a file's bytes, None if it is not there."""
+        path = self.root / name
+        return path.stat().st_size if path.is_file() else None
+
+    def sha256(self, name: str) -> str:
+        """Return a file's digest."""
+        return sha256_file(self.root / name)
+
+    def open(self, name: str) -> BinaryIO:
+        """Open a file for reading."""
+        return (self.root / name).open("rb")
+
+
+def read_store_json(files: Files, name: str) -> dict[str, Any]:
+    """Read one of a store's JSON files; raises StoreError that names it if it is missing or damaged."""
+    where = f"{files}/{name}"
+    try:
+        return parse_json(files.read(name), where)
+    except FileNotFoundError:
+        raise StoreError(f"{where} is missing") from None
+    except OSError as error:
+        raise StoreError(f"{where} can't be read ({error.strerror or error})") from None

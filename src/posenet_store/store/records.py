@@ -1,0 +1,72 @@
+"""What is recorded of a store: its files with their digests, the commit of each block, and the manifest."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from posenet_store.errors import StoreError
+from posenet_store.files import canonical_json, sha256, sha256_file, sha256_pieces
+from posenet_store.store.access import MANIFEST, Files, commit_name, read_store_json
+from posenet_store.store.plan import Plan
+
+RESTORE = "the store's build-store command, typed again, restores what is damaged"
+EncodedFiles = dict[str, list[bytes | memoryview]]
+"""Files by name, relative to the store, as pieces one after another."""
+
+
+def describe_file(root: Path, path: Path) -> dict[str, Any]:
+    """Return what a record says of a file: its path below `root`, its bytes, its SHA-256."""
+    return {"path": path.relative_to(root).as_posix(), "bytes": path.stat().st_size, "sha256": sha256_file(path)}
+
+
+def describe_pieces(name: str, pieces: Sequence[bytes | memoryview]) -> dict[str, Any]:
+    """Return the same of a file that is still in memory."""
+    return {"path": name, "bytes": sum(map(len, pieces)), "sha256": sha256_pieces(pieces)}
+
+
+def find_fault(files: Files, entry: dict[str, Any], deep: bool) -> str | None:
+    """Return how a file differs from its entry, None if it does not; only `deep` reads its bytes."""
+    where, size = f"{files}/{entry['path']}", files.size(entry["path"])
+    if size != entry["bytes"]:
+        return f"{where} is missing" if size is None else f"{where} has {size} bytes instead of {entry['bytes']}"
+    try:
+        changed = deep and files.sha256(entry["path"]) != entry["sha256"]
+    except OSError as error:
+        return f"{where} can't be read ({error.strerror or error})"
+    return f"{where} holds other bytes than were written" if changed else None
+
+
+def add_digest(content: dict[str, Any]) -> dict[str, Any]:
+    """Return `content` with the digest of itself."""
+    return content | {"sha256": sha256(canonical_json(content))}
+
+
+def has_valid_digest(content: dict[str, Any]) -> bool:
+    """True if `content` is what was signed."""
+    return add_digest({key: value for key, value in content.items() if key != "sha256"}) == content
+
+
+def read_manifest(files: Files) -> dict[str, Any]:
+    """Read manifest.json; raises StoreError if it is missing, or is not what was sealed."""
+    if files.size(MANIFEST) is None:
+        raise StoreError(f"{files} is not sealed: its build has not ended; type the same build-store command to resume it")
+    content = read_store_json(files, MANIFEST)
+    if not has_valid_digest(content):
+        raise StoreError(f"{files}/{MANIFEST} was edited or damaged since the store was sealed; {RESTORE}")
+    return content
+
+
+def read_record(files: Files, block: int) -> dict[str, Any]:
+    """Read a block's record; raises StoreError if it is missing, damaged, or of another block."""
+    name = commit_name(block)
+    content = read_store_json(files, name)
+    # The first stores have records without a digest of themselves; their manifest has one of each.
+    if content.get("block") != block or ("sha256" in content and not has_valid_digest(content)):
+        raise StoreError(f"{files}/{name} was edited or damaged since it was written")
+    return content
+
+
+def read_committed_records(files: Files, plan: Plan) -> dict[int, dict[str, Any]]:
+    """Return the records of the blocks that are committed now; raises StoreError if one is damaged."""
+    committed = [block for block in range(len(plan.bounds)) if files.size(commit_name(block)) is not None]
+    return {block: read_record(files, block) for block in committed}
