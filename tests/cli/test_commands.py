@@ -172,7 +172,11 @@ def test_sweep_runs_without_torchvision_and_without_the_images(home: Path, tmp_p
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (["build-store", "--backbone", "pixels", "--images", "nowhere"], 2, "'nowhere' is no folder and no file"),
+        (
+            ["build-store", "--backbone", "pixels", "--images", "nowhere"],
+            2,
+            "'nowhere' is not a folder, a file or a known image set",
+        ),
         (["build-store", "--backbone", "pixels", "--images", "empty"], 2, "holds no image"),
         (["build-store", "--backbone", "vgg61", "--images", "photos"], 2, "unknown backbone 'vgg61'"),
         (["build-store", "--backbone", "vit_b_16", "--images", "photos"], 2, "unknown backbone 'vit_b_16'"),

@@ -260,11 +260,11 @@ EVIL: dict[str, tuple[Callable[[], bytes], str]] = {
     "a control character": (lambda: zipped(duts() | {"DUTS-TE/a\x1bb": b"x"}), "no plain path"),
     "a link": (lambda: zipped(duts() | {"DUTS-TE/link": b"/etc/passwd"}, ("DUTS-TE/link",)), "is a link"),
     "one name twice": (lambda: zipped(duts() | {"DUTS-TE/DUTS-TE-Image/1.JPG": b"x"}), "two entries of one name"),
-    "a file for a folder": (lambda: zipped(duts() | {"DUTS-TE/DUTS-TE-Image": b"x"}), "no sound zip"),
+    "a file for a folder": (lambda: zipped(duts() | {"DUTS-TE/DUTS-TE-Image": b"x"}), "not a valid zip"),
     "too few images": (lambda: zipped(duts(COUNT - 1)), "holds 4 images in DUTS-TE/DUTS-TE-Image, not 5"),
     "another archive": (lambda: zipped({"hello.txt": b"x"}), "holds 0 images"),
-    "a page": (lambda: b"<html>moved</html>", "no sound zip archive"),
-    "a flipped bit": (lambda: flipped(zipped(duts())), "no sound zip archive"),
+    "a page": (lambda: b"<html>moved</html>", "not a valid zip archive"),
+    "a flipped bit": (lambda: flipped(zipped(duts())), "not a valid zip archive"),
 }
 
 
@@ -317,12 +317,12 @@ def test_an_archive_that_says_less_than_it_holds_is_broken(tmp_path: Path) -> No
     directory = data.index(b"PK\x01\x02")
     data[directory + 24 : directory + 28] = (10).to_bytes(4, "little")
     (tmp_path / "liar.zip").write_bytes(data)
-    with pytest.raises(PosenetStoreError, match="no sound zip archive"):
+    with pytest.raises(PosenetStoreError, match="not a valid zip archive"):
         unpacks.unzip(tmp_path / "liar.zip", tmp_path / "out", 1000)
     assert (tmp_path / "out/a").stat().st_size <= 10
 
 
-def test_a_folder_in_the_way_is_left_alone(site: Site, tmp_path: Path) -> None:
+def test_a_folder_in_the_way_is_left_lock(site: Site, tmp_path: Path) -> None:
     mine = tmp_path / "DUTS-TE/DUTS-TE-Image"
     mine.mkdir(parents=True)
     (mine / "mine.jpg").write_bytes(b"x")
@@ -340,7 +340,7 @@ def test_what_a_killed_command_left_is_removed(site: Site, tmp_path: Path) -> No
 
 
 def test_two_fetches_into_one_root_do_not_meet(site: Site, tmp_path: Path) -> None:
-    with fetches._alone(tmp_path):
+    with fetches._lock(tmp_path):
         done = typed(site, tmp_path)
     assert (done.exit_code, "another fetch into" in done.stderr) == (2, True)
     assert typed(site, tmp_path).exit_code == 0

@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 
 from posenet_store.errors import UsageError
-from posenet_store.images import sources
+from posenet_store.images import synthetic
 from posenet_store.images.image_set import load_folder
-from posenet_store.images.sources import DUTS, PHOTOS, PROBE_SIZE, load_image_set, make_probe
-from posenet_store.images.synthetic import draw_dead_leaves
+from posenet_store.images.sources import DUTS, PHOTOS, load_image_set
+from posenet_store.images.synthetic import PROBE_SIZE, draw_dead_leaves, make_probe
 from tests.support.small import write_images
 
 DUTS_FOLDER = "DUTS-TE/DUTS-TE-Image"
@@ -99,7 +99,7 @@ def test_duts_without_a_root_says_how_to_give_one(duts: Path) -> None:
 
 def test_duts_not_unpacked_names_the_folder_and_the_archive(duts: Path) -> None:
     with pytest.raises(
-        UsageError, match=r"DUTS-TR-Image does not exist; `fetch duts-tr` brings it, or unpack DUTS-TR\.zip below "
+        UsageError, match=r"DUTS-TR-Image does not exist; download it with `fetch duts-tr`, or unpack DUTS-TR\.zip below "
     ) as raised:
         load_image_set("duts-tr", duts)
     assert str(duts) in str(raised.value)
@@ -109,7 +109,7 @@ def test_duts_not_unpacked_names_the_folder_and_the_archive(duts: Path) -> None:
 def test_an_incomplete_duts_names_both_counts(duts: Path, monkeypatch: pytest.MonkeyPatch, by: str) -> None:
     monkeypatch.setitem(DUTS, "duts-te", (DUTS_FOLDER, 5019))
     monkeypatch.setenv("POSENET_DATA", str(duts))
-    with pytest.raises(UsageError, match=r"holds 3 images, duts-te has 5,019; the copy is not complete") as raised:
+    with pytest.raises(UsageError, match=r"holds 3 images, duts-te has 5,019") as raised:
         load_image_set("duts-te", duts if by == "data root" else None)
     assert f"--images {duts / DUTS_FOLDER}" in str(raised.value)
 
@@ -188,10 +188,10 @@ def test_the_digest_of_dead_leaves_changes_with_seed_count_and_generator(monkeyp
     assert before == digest("n=3&seed=0")
     assert len({before, digest("n=3&seed=1"), digest("n=4")}) == 3
     with monkeypatch.context() as patch:
-        patch.setattr(sources, "VERSION", 99)
+        patch.setattr(synthetic, "VERSION", 99)
         assert digest("n=3") != before
     # Even if somebody forgets to count up the version.
-    monkeypatch.setattr(sources, "draw_dead_leaves", lambda seed, index: draw_dead_leaves(seed, index) ^ 1)
+    monkeypatch.setattr(synthetic, "draw_dead_leaves", lambda seed, index: draw_dead_leaves(seed, index) ^ 1)
     assert digest("n=3") != before
 
 
@@ -242,7 +242,7 @@ def test_the_photographs_decode() -> None:
 
 
 def test_photographs_without_scikit_image_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "find_spec", lambda name: None)
+    monkeypatch.setattr("posenet_store.images.sources.find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r"scikit-image; install it: pip install 'posenet-store\[demo\]'"):
         load_image_set("photos")
 

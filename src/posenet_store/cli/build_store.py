@@ -68,7 +68,8 @@ def build_store(
     from posenet_store.extraction.distributed import Part
     from posenet_store.extraction.forward import default_batch_size
     from posenet_store.extraction.plan import estimate_build
-    from posenet_store.images.sources import load_image_set, load_probes, make_absolute
+    from posenet_store.images.sources import load_image_set, make_absolute
+    from posenet_store.images.synthetic import load_probes
 
     images = load_image_set(source, data_root).limited(limit)
     if images.ignored:

@@ -16,7 +16,7 @@ from PIL import Image
 from posenet_store.backbones.backbone import Backbone
 from posenet_store.errors import BuildError
 from posenet_store.images.decode import decode
-from posenet_store.images.sources import make_probe
+from posenet_store.images.synthetic import make_probe
 
 VALUES = 16
 TOLERANCE = 1e-2

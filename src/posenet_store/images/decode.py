@@ -1,9 +1,9 @@
 """Decode the bytes of one image file to RGB pixels.
 
-Decoding decisions (each has a test): RGB as `PIL.Image.convert("RGB")` gives it, so greyscale is repeated, CMYK and
-palettes are converted, alpha is dropped, and of an animation the first frame counts. 16-bit images keep their upper
-8 bits (PIL would clip them to white). EXIF orientation is ignored, as torchvision's and both published codes do.
-Resizing is PIL's antialiased bilinear to size x size, the filter that torchvision applies to PIL images.
+Decisions (each has a test): RGB is what `PIL.Image.convert("RGB")` gives, so greyscale is repeated, CMYK and palettes are
+converted, alpha is dropped, and the first frame of an animation counts. 16-bit images keep their upper 8 bits (PIL would
+clip them to white). EXIF orientation is ignored, as torchvision and both published codes do. Resizing is PIL's
+antialiased bilinear filter to size x size, which torchvision applies to PIL images.
 """
 
 import io
@@ -47,8 +47,7 @@ def decode(data: bytes, size: int) -> NDArray[np.uint8]:
         with Image.open(io.BytesIO(data)) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise ImageError(f"{image.width}x{image.height} pixels; at most {MAX_PIXELS:,} are decoded")
-            rgb = to_rgb(image)
-            return np.asarray(rgb.resize((size, size), Image.Resampling.BILINEAR))
+            return np.asarray(to_rgb(image).resize((size, size), Image.Resampling.BILINEAR))
     except UnidentifiedImageError:
         raise ImageError("not an image in a format that PIL knows") from None
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:

@@ -1,4 +1,7 @@
-"""One file over HTTP, whatever happens to the line: resumed with ranges, never mixed from two versions of the file."""
+"""Download one file over HTTP, resuming with range requests and never mixing two versions of the file.
+
+The pooch package compares digests but cannot resume, which these archives on a slow server need.
+"""
 
 import http.client
 import shutil
@@ -15,13 +18,13 @@ from posenet_store.files import fsync, read_json, write_json
 
 CHUNK = 1 << 20
 TIMEOUT = 60.0  # seconds without a byte
-WAITS = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)  # seconds before a new try; as many tries in a row may bring nothing
+WAITS = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)  # seconds before each retry; a retry that brings bytes starts the list again
 Advance = Callable[[int, int | None], None]
 
 
 @dataclass(frozen=True)
 class _Version:
-    """Which bytes a server sends: `validator` (its ETag or date) tells one version of the file from another."""
+    """A version of a file on a server: `validator` (its ETag or date) differs from that of another version."""
 
     url: str
     validator: str | None
@@ -29,12 +32,11 @@ class _Version:
 
 
 def download(url: str, path: Path, advance: Advance = lambda have, size: None) -> None:
-    """Fetch `url` to `path`; a later call goes on where an earlier one stopped, as long as the server has the same file.
+    """Download `url` to `path`; a later call resumes an interrupted download if the server still has the same file.
 
-    The part so far is `path`.part, and `path`.part.json says of which version it is. A server that knows no ranges, or
-    whose file has changed, sends it from its beginning. `advance(have, size)` is told the bytes so far and of the whole
-    (None: the server does not say). Raises UsageError for a URL that is not there, PosenetStoreError if the line
-    stays broken or the disk has no room; the part is kept.
+    The bytes so far are in `path`.part, their version in `path`.part.json. If the server supports no ranges, or its file
+    has changed, the download starts again. `advance(have, size)` gets the bytes so far and in all (None: unknown). Raises
+    UsageError for a missing URL, PosenetStoreError if the connection keeps failing or the disk is full; the part is kept.
     """
     if not url.startswith(("http://", "https://")):
         raise UsageError(f"{url!r} is not accepted; give a URL that begins with http:// or https://")
@@ -43,13 +45,13 @@ def download(url: str, path: Path, advance: Advance = lambda have, size: None) -
     while True:
         before = _length(part)
         try:
-            if _continued(url, part, advance):
+            if _resume(url, part, advance):
                 break
             reason = "the connection ended early"
         except HTTPError as error:
             if error.code < 500 and error.code not in (408, 429):
                 raise UsageError(
-                    f"{url}: the server answers {error.code} {error.reason}; name another place with --url"
+                    f"{url}: the server answers {error.code} {error.reason}; give another URL with --url"
                 ) from None
             reason = f"{error.code} {error.reason}"
         except URLError as error:
@@ -60,7 +62,7 @@ def download(url: str, path: Path, advance: Advance = lambda have, size: None) -
         if failures == len(WAITS):
             raise PosenetStoreError(
                 f"{url} can't be fetched ({reason}), {failures + 1} times in a row; {_length(part):,} bytes are kept "
-                f"in {part}: type the same command again to go on"
+                f"in {part}; rerun the command to continue"
             )
         time.sleep(WAITS[failures])
         failures += 1
@@ -78,8 +80,8 @@ def _record(part: Path) -> Path:
     return part.with_name(f"{part.name}.json")
 
 
-def _known(url: str, part: Path) -> _Version | None:
-    """The version that the part is of; None if there is no part, or nothing tells whether the file is still the same."""
+def _read_version(url: str, part: Path) -> _Version | None:
+    """Return the version of the part; None if there is no part, or no way to tell whether the file is still the same."""
     try:
         known = _Version(**read_json(_record(part)))
     except (StoreError, TypeError):
@@ -87,31 +89,31 @@ def _known(url: str, part: Path) -> _Version | None:
     return known if _length(part) and known.validator is not None and known.url == url else None
 
 
-def _continued(url: str, part: Path, advance: Advance) -> bool:
-    """Ask for what is missing and append it; returns whether the file is complete."""
-    known, have = _known(url, part), _length(part)
+def _resume(url: str, part: Path, advance: Advance) -> bool:
+    """Request the missing bytes and append them; returns whether the file is complete."""
+    known, have = _read_version(url, part), _length(part)
     if known and known.size == have:
         return True
-    asked = {"Range": f"bytes={have}-", "If-Range": str(known.validator)} if known else {}
-    # A compressed answer would have other offsets.
-    request = Request(url, headers={"Accept-Encoding": "identity", "User-Agent": "posenet-store", **asked})  # noqa: S310 - http(s)
+    ranges = {"Range": f"bytes={have}-", "If-Range": str(known.validator)} if known else {}
+    # A compressed response would have other offsets.
+    request = Request(url, headers={"Accept-Encoding": "identity", "User-Agent": "posenet-store", **ranges})  # noqa: S310 - http(s)
     try:
         answer = urlopen(request, timeout=TIMEOUT)  # noqa: S310
     except HTTPError as error:
         if error.code != 416:
             raise
-        part.unlink()  # the server's file ends before our part does: it is another one
+        part.unlink()  # the server's file is shorter than the part, so it is another version
         return False
     with answer:
-        whole = answer.headers["Content-Length"]
-        version = _Version(url, _validator(answer), int(whole) if whole else None)
+        length = answer.headers["Content-Length"]
+        version = _Version(url, _get_validator(answer), int(length) if length else None)
         if (
             answer.status == 206
             and known
             and answer.headers["Content-Range"] == f"bytes {have}-{(known.size or 0) - 1}/{known.size}"
         ):
             version = known
-        elif answer.status == 206:  # not the range that was asked for
+        elif answer.status == 206:  # not the requested range
             part.unlink(missing_ok=True)
             return False
         else:
@@ -122,8 +124,8 @@ def _continued(url: str, part: Path, advance: Advance) -> bool:
     return version.size is None or _length(part) == version.size
 
 
-def _validator(answer: http.client.HTTPResponse) -> str | None:
-    """What If-Range takes: a strong ETag, else the date; a weak ETag does not promise equal bytes."""
+def _get_validator(answer: http.client.HTTPResponse) -> str | None:
+    """Return a strong ETag, else the date, for If-Range; a weak ETag does not promise equal bytes."""
     etag = answer.headers["ETag"]
     return etag if etag and not etag.startswith("W/") else answer.headers["Last-Modified"]
 
@@ -133,7 +135,7 @@ def _append(answer: http.client.HTTPResponse, file: BinaryIO, size: int | None, 
     free = shutil.disk_usage(Path(file.name).parent).free
     if size is not None and size - have > free:
         raise PosenetStoreError(
-            f"{file.name} needs {size - have:,} bytes more and its disk has {free:,}; make room and type the same command again"
+            f"{file.name} needs {size - have:,} more bytes and its disk has {free:,} free; make room and rerun the command"
         )
     advance(have, size)
     while data := answer.read(CHUNK):

@@ -1,4 +1,4 @@
-"""Fetching DUT-S: download, compare, unpack, count, and only then give it its name below the data root."""
+"""Fetch DUT-S: download, compare the digest, unpack, count the images, and only then move them below the data root."""
 
 import fcntl
 import os
@@ -17,13 +17,13 @@ from posenet_store.images.unzip import unzip
 from posenet_store.provenance import collect_provenance
 
 SITE = "http://saliencydetection.net/duts/download"
-LIMIT = 8 << 30  # bytes that an archive may unpack to; DUTS-TR, the larger one, is well below 1 GiB
+LIMIT = 8 << 30  # bytes that an archive may unpack to; DUTS-TR, the larger one, needs well below 1 GiB
 RECORD = "fetched.json"
 
 
 @contextmanager
-def _alone(root: Path) -> Iterator[None]:
-    """One fetch at a time below a root: two would write to one part. The lock goes with the process, whatever ends it."""
+def _lock(root: Path) -> Iterator[None]:
+    """Lock `root` against a second fetch, which would write to the same part; the lock ends with the process."""
     root.mkdir(parents=True, exist_ok=True)
     folder = os.open(root, os.O_RDONLY)
     try:
@@ -35,21 +35,21 @@ def _alone(root: Path) -> Iterator[None]:
         os.close(folder)
 
 
-def _count(folder: Path) -> int:
+def _count_images(folder: Path) -> int:
     return sum(path.suffix.lower() in SUFFIXES and not path.name.startswith(".") for path in folder.rglob("*"))
 
 
-def _complete(folder: Path, top: Path, expected: int, sha256: str | None) -> bool:
-    """True if the images are there; raises UsageError for a folder that is something else."""
+def _is_complete(folder: Path, top: Path, expected: int, sha256: str | None) -> bool:
+    """Return whether the images are there; raises UsageError if the folder holds something else."""
     if not top.exists():
         return False
-    if (found := _count(folder)) != expected:
+    if (count := _count_images(folder)) != expected:
         raise UsageError(
-            f"{top} exists and holds {found:,} images instead of {expected:,} in {folder.name}; move it away first"
+            f"{top} exists and holds {count:,} images instead of {expected:,} in {folder.name}; move it away first"
         )
     record = read_json(top / RECORD) if (top / RECORD).is_file() else {}
     if sha256 and record.get("sha256") != sha256:
-        origin = f"an archive with SHA-256 {record['sha256']}" if record else "an archive that nobody recorded"
+        origin = f"an archive with SHA-256 {record['sha256']}" if record else "an unrecorded archive"
         raise UsageError(f"{top} comes from {origin}, not {sha256}; move it away to fetch it again")
     return True
 
@@ -62,25 +62,25 @@ def fetch_duts(
     downloaded: Advance = lambda have, size: None,
     unpacked: Advance = lambda done, files: None,
 ) -> Path:
-    """Bring `duts-te` or `duts-tr` below `root`, where `--images` looks for it, and return the folder of its images.
+    """Download `duts-te` or `duts-tr` below `root`, where `--images` looks for it; return the folder of its images.
 
-    Does nothing if it is there. A download goes on where an earlier one stopped; the archive is compared with `sha256`
-    where that is given, and what it was is recorded in `fetched.json`. No digest of the archives is published. Raises
-    UsageError for another name, a folder in the way or a missing URL, PosenetStoreError for a broken line or archive.
+    Does nothing if the images are there, and resumes an interrupted download. The archive is compared with `sha256` if
+    given (no digest is published); its URL and digest are recorded in `fetched.json`. Raises UsageError for an unknown
+    name, a folder in the way or a missing URL, PosenetStoreError for a failing connection or a damaged archive.
     """
     if name not in DUTS:
         raise unknown("data set", name, DUTS)
-    place, expected = DUTS[name]
-    folder, top = root / place, root / Path(place).parts[0]
+    subfolder, expected = DUTS[name]
+    folder, top = root / subfolder, root / Path(subfolder).parts[0]
     url = url or f"{SITE}/{top.name}.zip"
-    with _alone(root):
-        if _complete(folder, top, expected, sha256):
+    with _lock(root):
+        if _is_complete(folder, top, expected, sha256):
             return folder
-        archive = root / f".{top.name}.zip"  # hidden: one that somebody put there is not ours to remove
+        archive = root / f".{top.name}.zip"  # hidden: an archive that the user put there must stay
         if not archive.exists():
             download(url, archive, downloaded)
         try:
-            _install(archive, top, Path(place), expected, sha256, url, unpacked)
+            _install(archive, top, Path(subfolder), expected, sha256, url, unpacked)
         except PosenetStoreError:
             archive.unlink()  # it would fail the next time as well
             raise
@@ -89,10 +89,10 @@ def fetch_duts(
 
 
 def _install(
-    archive: Path, top: Path, place: Path, expected: int, sha256: str | None, url: str, unpacked: Advance
+    archive: Path, top: Path, subfolder: Path, expected: int, sha256: str | None, url: str, unpacked: Advance
 ) -> None:  # fmt: skip
-    """Compare and unpack an archive beside its place, count the images, and rename."""
-    for old in top.parent.glob(f".{top.name}.*.tmp"):  # of a process that was killed; we are alone here
+    """Compare the archive, unpack it to a temporary folder, count the images, and rename the folder to `top`."""
+    for old in top.parent.glob(f".{top.name}.*.tmp"):  # left by a killed process; the lock is ours
         shutil.rmtree(old)
     digest, size = sha256_file(archive), archive.stat().st_size
     if sha256 and digest != sha256:
@@ -100,11 +100,11 @@ def _install(
     temporary = top.with_name(f".{top.name}.{uuid.uuid4().hex}.tmp")
     try:
         unzip(archive, temporary, LIMIT, unpacked)
-        if (found := _count(temporary / place)) != expected:
-            raise PosenetStoreError(f"{url} holds {found:,} images in {place}, not {expected:,}; the file was removed")
-        record = {"url": url, "sha256": digest, "bytes": size, "images": found, **collect_provenance()}
+        if (count := _count_images(temporary / subfolder)) != expected:
+            raise PosenetStoreError(f"{url} holds {count:,} images in {subfolder}, not {expected:,}; the file was removed")
+        record = {"url": url, "sha256": digest, "bytes": size, "images": count, **collect_provenance()}
         write_json(temporary / top.name / RECORD, record)
-        os.sync()  # thousands of small files: one call, before the rename that vouches for them
+        os.sync()  # one call for thousands of small files, before the rename that declares them complete
         (temporary / top.name).rename(top)
         fsync(top.parent)
     finally:

@@ -1,9 +1,9 @@
-"""ImageSet: ordered images with a content digest, from a folder, DUT-S, a generator, the probes or one file."""
+"""ImageSet: ordered images with a content digest, and how to make one of files or of a folder."""
 
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +18,9 @@ SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Ordered images: `ids` (unique names), `digests` (SHA-256 of each image's bytes) and a way to read one.
+    """Ordered images: `ids` (unique names), `digests` (SHA-256 of each image's bytes) and a function that reads one.
 
-    `read(index, size)` returns uint8 [size, size, 3] or raises ImageError with the reason. `ignored` lists files
+    `read(index, size)` returns uint8 [size, size, 3] or raises ImageError with the reason. `ignored` lists the files
     of a folder that are not images by their suffix.
     """
 
@@ -41,39 +41,14 @@ class ImageSet:
 
     def limited(self, limit: int | None) -> "ImageSet":
         """Return the first `limit` images (all for None); raises UsageError if the limit is below 1."""
-        if limit is None or limit >= len(self):
-            return self
-        if limit < 1:
+        if limit is not None and limit < 1:
             raise UsageError(f"--limit {limit} leaves no image; give 1 or more")
-        return ImageSet(self.name, self.ids[:limit], self.digests[:limit], self.read, self.ignored)
-
-
-def _read_bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ImageError(f"can't be read: {error.strerror}") from None
-
-
-def _digest(path: Path) -> str:
-    try:
-        return sha256(_read_bytes(path))
-    except ImageError as error:
-        return f"unreadable: {error}"
-
-
-def _name(path: Path, root: Path) -> str:
-    """The path below `root`; what is not valid UTF-8 is escaped, so that every record can be written and printed."""
-    return os.fsencode(path.relative_to(root).as_posix()).decode("utf-8", "backslashreplace")
-
-
-def _unreadable_folder(error: OSError) -> None:
-    raise UsageError(f"folder {error.filename} can't be read ({error.strerror}); mend its permissions or leave it out")
+        return replace(self, ids=self.ids[:limit], digests=self.digests[:limit])
 
 
 @dataclass(frozen=True)
 class FileReader:
-    """Reads images of files, in two steps that a build times apart: `fetch` the bytes, `decode` them."""
+    """Read images from files in two steps, which a build times separately: `fetch` the bytes, then decode them."""
 
     paths: Sequence[Path]
     digests: Sequence[str]
@@ -90,37 +65,66 @@ class FileReader:
 
 
 def load_files(name: str, root: Path, paths: list[Path], ignored: tuple[str, ...] = ()) -> ImageSet:
-    """Return the ImageSet of files below `root`, in the given order; every file is hashed once here.
+    """Return the ImageSet of files below `root`, in the given order; each file is hashed once, now.
 
-    A file whose bytes have changed since is an ImageError when read, so features never belong to other pixels.
+    A file that changes later raises ImageError when it is read, so features never belong to other pixels.
     """
     with ThreadPoolExecutor() as pool:
-        digests = tuple(pool.map(_digest, paths))
-    return ImageSet(name, tuple(_name(path, root) for path in paths), digests, FileReader(paths, digests), ignored)
+        digests = tuple(pool.map(_hash_file, paths))
+    return ImageSet(name, tuple(_relative_name(path, root) for path in paths), digests, FileReader(paths, digests), ignored)
 
 
 def load_folder(folder: Path, name: str | None = None) -> ImageSet:
-    """Return the images below `folder`, recursive, sorted by relative path; links are followed, loops are not.
+    """Return the images below `folder`, recursively, sorted by relative path; links are followed, loops are not.
 
-    Hidden files and other suffixes than `SUFFIXES` are listed in `ignored`. Raises UsageError if none is left.
+    Hidden files and other suffixes than `SUFFIXES` are listed in `ignored`. Raises UsageError if there is no image.
     """
-    found: list[Path] = []
-    ignored: list[str] = []
-    seen: set[tuple[int, int]] = set()
-    for place, folders, files in os.walk(folder, onerror=_unreadable_folder, followlinks=True):
-        status = Path(place).stat()
-        if (status.st_dev, status.st_ino) in seen:
+    files = _list_files(folder)
+    images = sorted(filter(_is_image, files), key=lambda path: os.fsencode(path.relative_to(folder).as_posix()))
+    ignored = sorted(_relative_name(path, folder) for path in files if not _is_image(path))
+    if not images:
+        raise UsageError(f"{folder} holds no image ({len(ignored)} other files); accepted: {', '.join(sorted(SUFFIXES))}")
+    return load_files(name or folder.resolve().name, folder, images, tuple(ignored))
+
+
+def _list_files(folder: Path) -> list[Path]:
+    """List the files below `folder`, hidden folders left out, each folder once."""
+    paths: list[Path] = []
+    visited: set[tuple[int, int]] = set()
+    for parent, folders, files in os.walk(folder, onerror=_refuse_folder, followlinks=True):
+        status = Path(parent).stat()
+        if (status.st_dev, status.st_ino) in visited:
             folders.clear()
             continue
-        seen.add((status.st_dev, status.st_ino))
-        folders[:] = sorted(f for f in folders if not f.startswith("."))
-        for file in files:
-            path = Path(place, file)
-            special = path.exists() and not path.is_file()  # a pipe would block; a dangling link is an unreadable image
-            accepted = path.suffix.lower() in SUFFIXES and not file.startswith(".") and not special
-            found.append(path) if accepted else ignored.append(_name(path, folder))
-    if not found:
-        accepted_suffixes = ", ".join(sorted(SUFFIXES))
-        raise UsageError(f"{folder} holds no image ({len(ignored)} other files); accepted: {accepted_suffixes}")
-    found.sort(key=lambda path: os.fsencode(path.relative_to(folder).as_posix()))
-    return load_files(name or folder.resolve().name, folder, found, tuple(sorted(ignored)))
+        visited.add((status.st_dev, status.st_ino))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        paths += [Path(parent, name) for name in files]
+    return paths
+
+
+def _is_image(path: Path) -> bool:
+    special = path.exists() and not path.is_file()  # a pipe would block; a dangling link is an unreadable image
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and not special
+
+
+def _refuse_folder(error: OSError) -> None:
+    raise UsageError(f"folder {error.filename} can't be read ({error.strerror}); fix its permissions or leave it out")
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ImageError(f"can't be read: {error.strerror}") from None
+
+
+def _hash_file(path: Path) -> str:
+    try:
+        return sha256(_read_bytes(path))
+    except ImageError as error:
+        return f"unreadable: {error}"
+
+
+def _relative_name(path: Path, root: Path) -> str:
+    """Return the path below `root`; bytes that are not valid UTF-8 are escaped, so that records can be written and printed."""
+    return os.fsencode(path.relative_to(root).as_posix()).decode("utf-8", "backslashreplace")
