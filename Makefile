@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test check bench science torture
+.PHONY: demo test check docs bench science torture
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -33,11 +33,20 @@ check: $(STAMP)  ## lint, format, types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/zizmor --quiet --offline .github/workflows
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
+
+docs: $(STAMP)  ## the documentation as a site in site/; every link and name is checked
+	$(BIN)/pip install --quiet --upgrade-strategy only-if-needed -e '.[docs]'
+	$(BIN)/python docs/render.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 BENCHMARKS := reason store extract sweep streaming shuffle scaling
 
 bench: $(STAMP)  ## speed as ratios against named baselines, into benchmarks/results; NAME=sweep runs one of them
 	@set -e; for name in $(or $(NAME),$(BENCHMARKS)); do echo "== $$name"; $(BIN)/python benchmarks/$$name.py; done
+	$(BIN)/python docs/render.py
 
 science: $(STAMP)  ## every experiment at demo size, on one page; resumes
 	pipeline/science.sh $(BIN)/python
