@@ -1,11 +1,15 @@
-"""The documentation says what is true: commands parse, options exist, files are there."""
+"""The documentation says what is true: commands parse, options and files exist, examples run, rendered files are up to date."""
 
 import re
 import shlex
+import subprocess
+import sys
+import tomllib
 from pathlib import Path
 
 import click
 import pytest
+import yaml  # type: ignore[import-untyped]
 
 from posenet_store.cli import main
 from posenet_store.heads.protocols import PROTOCOLS
@@ -13,54 +17,85 @@ from posenet_store.sweep.spec import SweepSpec
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [
-    ROOT / name
-    for name in (
-        "README.md",
-        "CONTRIBUTING.md",
-        "stores/README.md",
-        "pipeline/README.md",
-        "docs/faults.md",
-        "docs/findings.md",
-        "docs/tutorial.md",
-        "docs/cluster.md",
-    )
+    *ROOT.glob("*.md"),
+    *(path for path in ROOT.glob("docs/**/*.md") if not path.name.endswith(".template.md")),
+    ROOT / "stores/README.md",
+    ROOT / "pipeline/README.md",
 ]
-README = DOCUMENTS[0].read_text(encoding="utf-8")
-COMMANDS = re.findall(r"^python cli\.py (.+?)(?:\s+#.*)?$", README, re.MULTILINE)
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+LANGUAGES = {"sh", "python", "toml", ""}
 
 
-@pytest.mark.parametrize("line", COMMANDS)
-def test_every_command_of_the_readme_parses(line: str) -> None:
-    name, *words = shlex.split(line)
-    command = main.commands[name]
-    context = command.make_context(name, words, resilient_parsing=False)
-    assert isinstance(context, click.Context)
+def label(path: Path) -> str:
+    return str(path.relative_to(ROOT))
 
 
-def test_the_readme_has_commands() -> None:
-    assert len(COMMANDS) >= 7
+def read_blocks(path: Path, language: str) -> list[str]:
+    """Return the code blocks of one language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", path.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
 
 
-def test_every_command_is_in_the_readme() -> None:
+def list_commands() -> list[tuple[str, str]]:
+    """Return (document, line) of every command that the documents show."""
+    blocks = ((label(path), block) for path in DOCUMENTS for block in read_blocks(path, "sh"))
+    lines = ((name, line.strip()) for name, block in blocks for line in block.splitlines())
+    return [(name, line) for name, line in lines if line.startswith("posenet-store ") and "..." not in line]
+
+
+@pytest.mark.parametrize(("document", "line"), list_commands())
+def test_every_command_parses(document: str, line: str) -> None:
+    _, name, *words = shlex.split(line.replace("$padding", "none").rstrip("&"), comments=True)
+    assert isinstance(main.commands[name].make_context(name, words), click.Context)
+
+
+def test_every_command_is_in_the_list_of_commands() -> None:
+    listed = (ROOT / "docs/how-to/index.md").read_text(encoding="utf-8")
     for name in main.commands:
-        assert f"`{name}" in README, name
+        assert f"| `{name}" in listed, name
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_named_files_exist(document: Path) -> None:
-    names = re.findall(r"`((?:src|pipeline|tests|benchmarks|stores|docs)/[\w/.]+\.(?:py|toml|md|sh))`", document.read_text())
-    for name in names:
+def test_the_readme_is_short() -> None:
+    assert README.count("\n") <= 100
+
+
+def test_the_examples_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for block in read_blocks(ROOT / "README.md", "python"):
+        exec(compile(block, "README.md", "exec"), {})
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=label)
+def test_named_files_and_links_exist(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    for name in re.findall(r"`((?:src|pipeline|tests|benchmarks|stores|docs)/[\w/.]+\.(?:py|toml|md|sh))`", text):
         assert (ROOT / name).exists(), name
+    for link in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text):
+        generated = path.parent.parent / "docs/reference"  # docs/hooks.py makes these pages
+        known = link.startswith(("http://", "https://")) or (path.parent / link).exists()
+        assert known or (path.parent / link).resolve().parent == (ROOT / "docs/reference"), (link, generated)
+
+
+def test_rendered_files_are_up_to_date() -> None:
+    command = [sys.executable, str(ROOT / "docs/render.py"), "--check"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    listed = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    for path in ROOT.glob("docs/**/*.md"):
+        name = str(path.relative_to(ROOT / "docs"))
+        assert name.endswith(".template.md") or re.search(rf"(?:- |: ){re.escape(name)}$", listed, re.MULTILINE), name
 
 
 def test_every_experiment_is_in_the_list() -> None:
-    listed = (ROOT / "pipeline/README.md").read_text()
+    listed = (ROOT / "pipeline/README.md").read_text(encoding="utf-8")
     for path in (ROOT / "pipeline/experiments").glob("*.toml"):
         assert f"`{path.name}`" in listed
 
 
 def test_every_key_of_a_sweep_is_explained() -> None:
-    listed = (ROOT / "pipeline/README.md").read_text()
+    listed = (ROOT / "pipeline/README.md").read_text(encoding="utf-8")
     for key in set(SweepSpec.__dataclass_fields__) - {"recipes"}:
         assert f"`{key}`" in listed, key
     for name, protocol in PROTOCOLS.items():
@@ -69,14 +104,23 @@ def test_every_key_of_a_sweep_is_explained() -> None:
             assert key == "name" or f"`{key}`" in listed, key
 
 
-def test_the_version_is_the_changelogs() -> None:
-    newest = re.search(r"^## (\d+\.\d+\.\d+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
-    assert newest
-    assert f'version = "{newest[1]}"' in (ROOT / "pyproject.toml").read_text()
+def test_the_version_is_the_same_everywhere() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    newest = re.search(r"^## \[?(\d+\.\d+\.\d+)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert newest is None or newest[1] == version
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))["version"] == version
 
 
 def test_nothing_names_a_path_of_one_machine() -> None:
     # a user's home or work folder in a document or source would work for one person only
     personal = re.compile(r"/(?:work|root|home)/")
-    for path in [*ROOT.glob("*.md"), *ROOT.glob("src/**/*.py"), *ROOT.glob("pipeline/**/*.*"), ROOT / "Makefile"]:
+    for path in [*DOCUMENTS, *ROOT.glob("src/**/*.py"), *ROOT.glob("pipeline/**/*.*"), ROOT / "Makefile"]:
         assert not personal.search(path.read_text(encoding="utf-8")), path
+
+
+def test_workflows_are_valid_and_grant_little() -> None:
+    for path in (ROOT / ".github/workflows").glob("*.yml"):
+        workflow = yaml.safe_load(path.read_text(encoding="utf-8"))
+        assert workflow["permissions"] in ({}, {"contents": "read"}), path
+        for name, job in workflow["jobs"].items():
+            assert job.get("timeout-minutes"), f"{path.name}: {name}"

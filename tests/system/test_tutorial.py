@@ -17,16 +17,17 @@ FILES = re.findall(r"this is `(\w+\.toml)`|This is `(\w+\.toml)`", TEXT)
 
 
 def words_of(line: str) -> list[str]:
-    """A command's words as a shell gives them: comments dropped, patterns replaced by the folders they match."""
-    words = shlex.split(line, comments=True)[2:]
-    return [found for word in words for found in sorted(map(str, Path().glob(word))) or [word]]
+    """Return the words of a command as a shell gives them: comments dropped, patterns replaced by the folders they match."""
+    program, *words = shlex.split(line, comments=True)
+    assert program == "posenet-store"
+    return [match for word in words for match in sorted(map(str, Path().glob(word))) or [word]]
 
 
 def test_every_block_of_the_tutorial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     names = iter([first or second for first, second in FILES])
     shared: dict[str, Any] = {}
-    said = []
+    outputs = []
     for kind, code in BLOCKS:
         if kind == "toml":
             Path(next(names)).write_text(code, encoding="utf-8")
@@ -34,11 +35,11 @@ def test_every_block_of_the_tutorial(tmp_path: Path, monkeypatch: pytest.MonkeyP
             exec(compile(code, "tutorial", "exec"), shared)
         else:
             for line in code.splitlines():
-                done = CliRunner().invoke(main, words_of(line))
-                assert done.exit_code == 0, f"{line}\n{done.output}"
-                said.append(done.stdout)
+                result = CliRunner().invoke(main, words_of(line))
+                assert result.exit_code == 0, f"{line}\n{result.output}"
+                outputs.append(result.stdout)
     assert next(names, None) is None
-    assert "undef." in said[-1]
+    assert "undef." in outputs[-1]
     assert (tmp_path / "paddings.png").stat().st_size > 10_000
     spc = {(r["cell"]["target"], r["cell"]["padding"]): r["scores"]["held-out"]["spc"] for r in shared["run"].records}
     assert spc["H", 0] < 0.15 < spc["H", 1]
