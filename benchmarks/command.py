@@ -20,7 +20,7 @@ import psutil
 
 from posenet_store.files import write_json
 from posenet_store.provenance import collect_versions
-from posenet_store.threads import processors
+from posenet_store.threads import count_cpus
 
 Figures = dict[str, float | str]
 Measure = Callable[[int, Path], tuple[Mapping[str, float | str], Mapping[str, float | str]]]
@@ -42,7 +42,7 @@ def describe_machine() -> dict[str, object]:
     return {
         "cpu": fields.get("model name") or platform.processor(),
         "instructions": [name for name in ("avx2", "avx512f", "amx_tile") if name in flags],
-        "cores": processors(),
+        "cores": count_cpus(),
         "memory": psutil.virtual_memory().total,
         "system": f"{platform.system()} {platform.machine()}",
         "versions": collect_versions(),

@@ -46,9 +46,9 @@ from posenet_store.files import sha256_file
 from posenet_store.images.image_set import ImageSet
 from posenet_store.images.sources import load_image_set
 from posenet_store.images.synthetic import draw_dead_leaves
-from posenet_store.resampling import stored
+from posenet_store.resampling import resample_taps
 from posenet_store.store.reader import open_store
-from posenet_store.threads import processors, torch_on_one_thread
+from posenet_store.threads import count_cpus, limit_torch_to_one_thread
 
 BATCH = 16
 ROUNDS = 3
@@ -170,7 +170,7 @@ def precomputed(backbone: Backbone, images: ImageSet, pause: float = 0.0) -> Pre
 
 def processor_seconds(outcome: BuildResult) -> float:
     """Seconds of all processors together that a build took."""
-    return float(outcome.speed["processors"] * outcome.seconds * processors())
+    return float(outcome.speed["processors"] * outcome.seconds * count_cpus())
 
 
 def in_process(work: Callable[..., Any], *words: Any) -> Any:
@@ -224,7 +224,7 @@ def simulated(photos: Path, cores: int, root: Path) -> dict[str, Any]:
     images = load_image_set(str(photos))
     network = precomputed(load_backbone("vgg16", "hed", device="cpu"), images, 1 / RATE)
     plan = plan_store(images, network, "native", "float16")
-    ready = {name: values.half().contiguous() for name, values in stored(network.result, plan.spec.arrays).items()}
+    ready = {name: values.half().contiguous() for name, values in resample_taps(network.result, plan.spec.arrays).items()}
     with (
         mock.patch(
             "posenet_store.extraction.forward.stored", lambda taps, _: {n: v[: len(taps["f1"])] for n, v in ready.items()}
@@ -251,7 +251,7 @@ def measured(count: int, root: Path) -> tuple[Figures, Figures]:
     report = report_rate(resnet152, images, second.path, 16)
     prefixes = report_rate(resnet152, images, second.path, 16, gradients=False)
     report_step("what is outside the network")
-    with torch_on_one_thread():  # its second would wait for the first, and that would count as work
+    with limit_torch_to_one_thread():  # its second would wait for the first, and that would count as work
         outside = built(images, precomputed(vgg, images), root / "outside")
     rate = {name: float(one.speed["images_per_s"]) for name, one in (("vgg", first), ("bf16", lower), ("resnet", second))}
     report_step("memory")
@@ -283,5 +283,5 @@ def measured(count: int, root: Path) -> tuple[Figures, Figures]:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(processors())
+    torch.set_num_threads(count_cpus())
     run(__doc__, 128, measured)

@@ -23,13 +23,14 @@ from posenet_store.backbones.backbone import Backbone
 from posenet_store.backbones.load import load_backbone
 from posenet_store.extraction.build import build_store, plan_store
 from posenet_store.heads.model import Heads
+from posenet_store.heads.moments import compute_image_moments
 from posenet_store.heads.protocols import GradientProtocol
-from posenet_store.heads.targets import TARGETS, target_map
-from posenet_store.heads.train_convolution import Group, train
-from posenet_store.heads.train_gram import image_moments, train_in_gram_space
+from posenet_store.heads.targets import TARGETS, make_target_map
+from posenet_store.heads.train_convolution import TrainingGroup, train_by_convolution
+from posenet_store.heads.train_gram import train_in_gram_space
 from posenet_store.images.image_set import ImageSet
 from posenet_store.images.sources import load_image_set
-from posenet_store.resampling import aligned
+from posenet_store.resampling import align_taps
 from posenet_store.store.reader import Reader, open_store
 from posenet_store.sweep.inputs import parse_input
 from posenet_store.sweep.score import read_inputs
@@ -48,19 +49,21 @@ def forward(backbone: Backbone, images: ImageSet, reader: Reader, epoch: int) ->
     for rows in order(reader, epoch):
         pixels = np.stack([images.read(reader.plan.order[row], 224) for row in rows])
         taps = backbone.features(torch.from_numpy(pixels))
-        yield aligned([taps[tap.name] for tap in backbone.taps])
+        yield align_taps([taps[tap.name] for tap in backbone.taps])
 
 
-def group(names: tuple[str, ...]) -> Group:
+def group(names: tuple[str, ...]) -> TrainingGroup:
     """One head a target, seed 0."""
-    return Group(3, 0, PROTOCOL, (0,) * len(names), torch.stack([torch.from_numpy(target_map(n, 26).copy()) for n in names]))
+    return TrainingGroup(
+        3, 0, PROTOCOL, (0,) * len(names), torch.stack([torch.from_numpy(make_target_map(n, 26).copy()) for n in names])
+    )
 
 
 def from_store(reader: Reader) -> Heads:
     """Read the store once and train the five heads."""
     heads = group(TARGETS)
     blocks = read_inputs(reader, parse_input("aligned", reader.spec), 0, reader.spec.rows)
-    moments = image_moments(blocks, reader.spec.rows, 3, 0, heads.targets)
+    moments = compute_image_moments(blocks, reader.spec.rows, 3, 0, heads.targets)
     return train_in_gram_space(moments, lambda epoch: order(reader, epoch), 15, heads)
 
 
@@ -79,11 +82,11 @@ def measured(count: int, root: Path) -> tuple[dict[str, float], dict[str, float]
     swept = time.perf_counter()
     epochs = PROTOCOL.epochs
     report_step("the network once an epoch")
-    (fused,) = train(lambda e: forward(backbone, images, reader, e), epochs, 15, [group(TARGETS)])
+    (fused,) = train_by_convolution(lambda e: forward(backbone, images, reader, e), epochs, 15, [group(TARGETS)])
     shared = time.perf_counter()
     report_step("the network in every epoch of every head")
     for name in TARGETS:
-        train(lambda e: forward(backbone, images, reader, e), epochs, 15, [group((name,))])
+        train_by_convolution(lambda e: forward(backbone, images, reader, e), epochs, 15, [group((name,))])
     ended = time.perf_counter()
     # Batches of other images round differently in the network; 15 epochs of Adam amplify it a little.
     torch.testing.assert_close(ours.weight, fused.weight, rtol=1e-3, atol=1e-6)

@@ -25,7 +25,7 @@ from posenet_store.heads.protocols import GradientProtocol
 from posenet_store.store.reader import Reader
 from posenet_store.sweep.moment_cache import MomentCache
 from posenet_store.sweep.spec import SweepSpec
-from posenet_store.threads import processors
+from posenet_store.threads import count_cpus
 from sweep import SPEC, built, fitted, one_pass
 
 STEPS = (1, 2, 4, 8)
@@ -100,5 +100,5 @@ def measured(images: int, root: Path) -> tuple[dict[str, float], dict[str, float
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(processors())
+    torch.set_num_threads(count_cpus())
     run(__doc__, 4800, measured)

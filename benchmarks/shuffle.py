@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 from command import report_step, run
 from posenet_store.backbones.load import load_backbone
 from posenet_store.extraction.build import build_store, plan_store
+from posenet_store.heads.moments import compute_image_moments
 from posenet_store.heads.protocols import GradientProtocol
-from posenet_store.heads.targets import target_map
-from posenet_store.heads.train_convolution import Group
-from posenet_store.heads.train_gram import image_moments, train_in_gram_space
+from posenet_store.heads.targets import make_target_map
+from posenet_store.heads.train_convolution import TrainingGroup
+from posenet_store.heads.train_gram import train_in_gram_space
 from posenet_store.images.sources import load_image_set
 from posenet_store.store.batching import draw_epoch_pools
 from posenet_store.store.reader import Reader, open_store
@@ -63,10 +64,10 @@ def measured(images: int, root: Path) -> tuple[dict[str, float], dict[str, float
     report_step("build")
     reader = open_store(build_store(source, backbone, plan, root).path)
     rows = 3 * images // 4
-    features, goal = parse_input("aligned", reader.spec), target_map("H", 26)
+    features, goal = parse_input("aligned", reader.spec), make_target_map("H", 26)
     targets = torch.from_numpy(goal.copy())[None]
     blocks = list(read_inputs(reader, features, 0, rows))
-    moments = image_moments(blocks, rows, 3, 0, targets)
+    moments = compute_image_moments(blocks, rows, 3, 0, targets)
     means = torch.cat(blocks).double().mean(dim=(1, 2, 3)).numpy()
     variances: dict[str, float] = {}
     scores: dict[str, list[float]] = {}
@@ -80,7 +81,7 @@ def measured(images: int, root: Path) -> tuple[dict[str, float], dict[str, float
                 drawn = order(seed, epoch)
                 return [drawn[first : first + PROTOCOL.batch_size] for first in range(0, rows, PROTOCOL.batch_size)]
 
-            heads = train_in_gram_space(moments, batches, features.channels, Group(3, 0, PROTOCOL, (seed,), targets))
+            heads = train_in_gram_space(moments, batches, features.channels, TrainingGroup(3, 0, PROTOCOL, (seed,), targets))
             held_out = read_inputs(reader, features, rows, images)
             scores[name].append(float(np.nanmean(score_heads(held_out, [Scorable(heads, [goal])])[0][0].scores.spc)))
     spread = float(np.std(scores["full"], ddof=1))

@@ -40,7 +40,7 @@ from posenet_store.store.formats import zarr_shards as shards
 from posenet_store.store.formats.zarr import block_files
 from posenet_store.store.reader import Reader, open_store
 from posenet_store.store.writer import StoreWriter
-from posenet_store.threads import on_threads, processors
+from posenet_store.threads import count_cpus, map_on_threads
 
 BATCH = 32
 REPEATS = 3
@@ -166,7 +166,7 @@ def writing(reader: Reader, root: Path) -> Iterator[tuple[str, float]]:
         chunk = chunk_rows_of(Path(str(reader.files)), name)
         pieces += [values[first : first + chunk] for first in range(0, len(values), chunk)]
     yield "codec", best(lambda: [codec.encode(piece) for piece in pieces])
-    yield "threads", best(lambda: on_threads(codec.encode, pieces))
+    yield "threads", best(lambda: map_on_threads(codec.encode, pieces))
     writer = StoreWriter.open(root, reader.plan)
     yield "commit", best(lambda: writer.commit(0, arrays, []))
 
@@ -180,7 +180,7 @@ def measured(images: int, root: Path) -> tuple[dict[str, float], dict[str, float
     report_step("read")
     codec = best(bare_codec(reader))
     ours = best(lambda: all_batches(reader))
-    workers = processors()
+    workers = count_cpus()
     report_step("one HDF5 file an image")
     baseline = per_image_file(reader, root / "per-image.h5")
     per_image = best(drained(DataLoader(baseline, BATCH, shuffle=True, num_workers=1)))
@@ -209,5 +209,5 @@ def measured(images: int, root: Path) -> tuple[dict[str, float], dict[str, float
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(processors())
+    torch.set_num_threads(count_cpus())
     run(__doc__, 128, measured)

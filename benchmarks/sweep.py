@@ -46,7 +46,7 @@ from posenet_store.backbones.load import tap_shapes
 from posenet_store.backbones.weights import state_digest
 from posenet_store.extraction.build import build_store, plan_store
 from posenet_store.heads.protocols import GradientProtocol, RidgeProtocol
-from posenet_store.heads.targets import TARGETS, target_map
+from posenet_store.heads.targets import TARGETS, make_target_map
 from posenet_store.images.image_set import ImageSet
 from posenet_store.specs import Preprocess
 from posenet_store.store.catalogue import list_stores
@@ -63,7 +63,7 @@ from posenet_store.sweep.run import run_sweep
 from posenet_store.sweep.run_pass import make_scorable
 from posenet_store.sweep.score import read_inputs, score_heads
 from posenet_store.sweep.spec import SweepSpec
-from posenet_store.threads import processors
+from posenet_store.threads import count_cpus
 
 EPOCHS, LOOP_EPOCHS = 15, 2
 RESIZED = transforms.Compose([transforms.Resize((26, 26)), transforms.ToTensor()])
@@ -129,10 +129,10 @@ def _trained(batches: Callable[[], object], epochs: int) -> float:
 def loops(features: Tensor, root: Path) -> tuple[float, float]:
     """Seconds a head of the report's loop, and of the plain loop with everything in memory."""
     path = root / "target.png"
-    Image.fromarray((target_map("H", 256) * 255).astype(np.uint8)).save(path)
+    Image.fromarray((make_target_map("H", 256) * 255).astype(np.uint8)).save(path)
     loader = DataLoader(Report2020(features, path), batch_size=4, shuffle=True)
     report = _trained(lambda: loader, LOOP_EPOCHS)
-    target = torch.from_numpy(target_map("H", 26).astype(np.float32))
+    target = torch.from_numpy(make_target_map("H", 26).astype(np.float32))
 
     def in_memory() -> object:
         order = torch.randperm(len(features))
@@ -283,5 +283,5 @@ def all_measured(images: int, root: Path) -> tuple[dict[str, float], dict[str, f
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(processors())
+    torch.set_num_threads(count_cpus())
     run(__doc__, 5577, all_measured)

@@ -1,7 +1,7 @@
 """Run a frozen CNN once, keep its features, then read position out of them with hundreds of heads.
 
 >>> import posenet_store
->>> posenet_store.target_map("H", 26).shape
+>>> posenet_store.make_target_map("H", 26).shape
 (26, 26)
 """
 
@@ -24,9 +24,9 @@ _HOMES = {
     "plan_store": "extraction.build",
     "plan_sweep": "sweep.plan",
     "run_sweep": "sweep.run",
-    "score": "heads.metrics",
+    "score_maps": "heads.metrics",
     "list_stores": "store.catalogue",
-    "target_map": "heads.targets",
+    "make_target_map": "heads.targets",
 }
 
 __all__ = [  # noqa: PLE0604

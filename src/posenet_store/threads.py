@@ -17,7 +17,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def processors() -> int:
+def count_cpus() -> int:
     """Return the processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -29,14 +29,14 @@ def _blas() -> ThreadpoolController:
     return ThreadpoolController().select(user_api="blas")
 
 
-def use_threads(threads: int) -> None:
+def set_threads(threads: int) -> None:
     """Let arithmetic take that many threads from now on, whatever the environment said (Dask's nanny says one)."""
     torch.set_num_threads(threads)
     _blas().limit(limits=threads)
 
 
 @contextmanager
-def torch_on_one_thread() -> Iterator[int]:
+def limit_torch_to_one_thread() -> Iterator[int]:
     """Let torch take one thread; yields how many it took before.
 
     For work that BLAS does: torch's threads look for more to do for a while before they sleep, and keep BLAS's from working.
@@ -50,21 +50,21 @@ def torch_on_one_thread() -> Iterator[int]:
 
 
 @contextmanager
-def one_thread_each() -> Iterator[int]:
+def limit_to_one_thread() -> Iterator[int]:
     """Let torch and BLAS take one thread, for work that has threads of its own; yields how many torch took before."""
-    with torch_on_one_thread() as threads, _blas().limit(limits=1):
+    with limit_torch_to_one_thread() as threads, _blas().limit(limits=1):
         yield threads
 
 
-def on_threads(work: Callable[[Item], Result], items: Iterable[Item], threads: int | None = None) -> list[Result]:
+def map_on_threads(work: Callable[[Item], Result], items: Iterable[Item], threads: int | None = None) -> list[Result]:
     """Return `work(item)` of every item, in order; the threads end with the call, so a later fork inherits none.
 
     Where one thread is asked for it is the caller's own.
 
-    >>> on_threads(abs, [-1, 2])
+    >>> map_on_threads(abs, [-1, 2])
     [1, 2]
     """
-    if (count := threads or processors()) == 1:
+    if (count := threads or count_cpus()) == 1:
         return [work(item) for item in items]
     with ThreadPoolExecutor(count) as pool:
         return list(pool.map(work, items))

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from posenet_store.errors import PosenetStoreError
 from posenet_store.heads import conjugate_gradients as iterative
-from posenet_store.heads.conjugate_gradients import conjugate_gradients, iterated
+from posenet_store.heads.conjugate_gradients import conjugate_gradients, solve_by_conjugate_gradients
+from posenet_store.heads.moments import compute_moments
 from posenet_store.heads.protocols import RidgeProtocol
-from posenet_store.heads.ridge import Readout, accumulate, readouts
-from posenet_store.heads.targets import target_map
+from posenet_store.heads.ridge import RidgeHead, solve_ridge
+from posenet_store.heads.targets import make_target_map
 
 LAMBDAS = (1e-4, 1e-2, 1.0)
 NAMES = ("H", "G")
@@ -26,21 +27,23 @@ def features(images: int = 12, channels: int = 4, seed: int = 0) -> Tensor:
 
 
 def goals(kernel: int = 3, padding: int = 0) -> Tensor:
-    return torch.stack([torch.from_numpy(target_map(name, 28 + 2 * padding - kernel + 1).copy()) for name in NAMES])
+    return torch.stack([torch.from_numpy(make_target_map(name, 28 + 2 * padding - kernel + 1).copy()) for name in NAMES])
 
 
 def solved(
     groups: Sequence[Tensor], protocol: RidgeProtocol, kernel: int = 3, padding: int = 0, block: int = 5
-) -> list[Readout]:
-    return iterated(lambda group: groups[group].split(block), len(groups), (kernel, padding), goals(kernel, padding), protocol)
+) -> list[RidgeHead]:
+    return solve_by_conjugate_gradients(
+        lambda group: groups[group].split(block), len(groups), (kernel, padding), goals(kernel, padding), protocol
+    )
 
 
-def exactly(groups: Sequence[Tensor], protocol: RidgeProtocol, kernel: int = 3, padding: int = 0) -> list[Readout]:
-    moments = [accumulate([images], kernel, padding) for images in groups]
-    return readouts([one for one in moments if one], list(goals(kernel, padding)), protocol)
+def exactly(groups: Sequence[Tensor], protocol: RidgeProtocol, kernel: int = 3, padding: int = 0) -> list[RidgeHead]:
+    moments = [compute_moments([images], kernel, padding) for images in groups]
+    return solve_ridge([one for one in moments if one], list(goals(kernel, padding)), protocol)
 
 
-def maps(inputs: Tensor, found: Readout, padding: int = 0) -> Tensor:
+def maps(inputs: Tensor, found: RidgeHead, padding: int = 0) -> Tensor:
     return F.conv2d(inputs.double(), found.weight[None], found.bias.reshape(1), padding=padding)[:, 0]
 
 

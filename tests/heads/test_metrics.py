@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
 from posenet_store.files import canonical_json
-from posenet_store.heads.metrics import CONSTANT_TOLERANCE, Scores, graded, score, standard_ranks
-from posenet_store.heads.targets import TARGETS, target_map
+from posenet_store.heads.metrics import CONSTANT_TOLERANCE, Scores, rank_maps, score_maps, score_with_map_sums
+from posenet_store.heads.targets import TARGETS, make_target_map
 
 RAMP = np.linspace(0, 1, 100).reshape(10, 10)
 CONSTANTS = [0.0, 0.333, 0.5, -0.5, 1.0, 1e-3, 255.0, 1e4, -1e6]
@@ -21,7 +21,7 @@ CONSTANTS = [0.0, 0.333, 0.5, -0.5, 1.0, 1e-3, 255.0, 1e4, -1e6]
 
 def one(prediction: NDArray[np.float64], target: NDArray[np.float64]) -> tuple[float, float]:
     """Return the SPC and MAE of a single map."""
-    scores = score(prediction[None], target)
+    scores = score_maps(prediction[None], target)
     return float(scores.spc[0]), float(scores.mae[0])
 
 
@@ -32,7 +32,7 @@ def test_scores_equal_scipy_and_numpy_with_many_ties(data: st.DataObject, levels
     predictions = np.array(data.draw(st.lists(pixels, min_size=1, max_size=4)), dtype=float).reshape(-1, height, width)
     target = np.array(data.draw(pixels), dtype=float).reshape(height, width)
     assume(np.ptp(target) > 0)
-    scores = score(predictions, target)
+    scores = score_maps(predictions, target)
     for number, prediction in enumerate(predictions):
         assert scores.mae[number] == pytest.approx(np.mean(np.abs(prediction - target)), abs=1e-12)
         if np.ptp(prediction) == 0:
@@ -45,10 +45,10 @@ def test_scores_equal_scipy_and_numpy_with_many_ties(data: st.DataObject, levels
 @pytest.mark.parametrize("size", [26, 224])
 def test_real_targets_score_as_scipy_says(name: str, size: int) -> None:
     rng = np.random.default_rng(0)
-    target = target_map(name, size)
+    target = make_target_map(name, size)
     predictions = np.stack([target + noise * rng.normal(size=target.shape) for noise in (0.1, 1.0, 10.0)])
     predictions[1] = predictions[1].round(1)
-    scores = score(predictions, target)
+    scores = score_maps(predictions, target)
     expected = [spearmanr(prediction.ravel(), target.ravel()).statistic for prediction in predictions]
     assert np.abs(scores.spc - expected).max() < 1e-12
     assert np.abs(scores.mae - np.abs(predictions - target).mean(axis=(1, 2))).max() < 1e-12
@@ -56,7 +56,7 @@ def test_real_targets_score_as_scipy_says(name: str, size: int) -> None:
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_a_perfect_map_scores_one_and_its_negative_minus_one(name: str) -> None:
-    target = target_map(name, 28)
+    target = make_target_map(name, 28)
     spc, mae = one(target, target)
     assert spc == pytest.approx(1, abs=1e-12)
     assert mae == 0
@@ -73,7 +73,7 @@ def test_a_map_is_scored_alike_alone_and_among_others() -> None:
     predictions = np.random.default_rng(0).normal(size=(20, 10, 10))
     predictions[3] = 4
     predictions[5, 0, 0] = math.nan
-    together = score(predictions, RAMP)
+    together = score_maps(predictions, RAMP)
     alone = [one(prediction, RAMP) for prediction in predictions]
     assert np.allclose(np.stack([together.spc, together.mae], axis=1), alone, rtol=0, atol=1e-14, equal_nan=True)
 
@@ -82,7 +82,7 @@ def test_scoring_does_not_change_its_arguments() -> None:
     predictions = np.random.default_rng(0).normal(size=(3, 10, 10))
     predictions[1] = math.inf
     before, target = predictions.copy(), RAMP.copy()
-    score(predictions, target)
+    score_maps(predictions, target)
     assert (predictions == before).all()
     assert (target == RAMP).all()
 
@@ -108,7 +108,7 @@ def test_an_upsampled_constant_map_is_undefined(value: float, align_corners: boo
     flat = torch.full((1, 1, 26, 26), value, dtype=torch.float32)
     up = F.interpolate(flat, size=(224, 224), mode="bilinear", align_corners=align_corners)
     for name in TARGETS:
-        assert math.isnan(one(up[0, 0].numpy().astype(np.float64), target_map(name, 224, normalise=True))[0])
+        assert math.isnan(one(up[0, 0].numpy().astype(np.float64), make_target_map(name, 224, normalise=True))[0])
 
 
 @pytest.mark.parametrize("value", [0.333, 0.5])
@@ -163,7 +163,7 @@ def test_a_huge_map_scores_as_a_small_one(scale: float) -> None:
 def test_a_map_at_the_limit_of_float64_is_scored_without_a_warning() -> None:
     # Training that diverges passes through such values before infinity; warnings are errors here.
     prediction = np.where(RAMP > 0.5, 1.7e308, -1.7e308)
-    scores = score(prediction[None], RAMP)
+    scores = score_maps(prediction[None], RAMP)
     assert scores.spc[0] == pytest.approx(spearmanr(np.sign(prediction).ravel(), RAMP.ravel()).statistic, abs=1e-12)
     assert scores.summary()["mae"] is None  # the sum overflows; infinity must not reach the mean
 
@@ -173,7 +173,7 @@ def test_a_map_at_the_limit_of_float64_is_scored_without_a_warning() -> None:
 def test_a_map_that_is_not_finite_is_counted_and_left_out(value: float, everywhere: bool) -> None:
     bad = np.full((10, 10), value) if everywhere else RAMP.copy()
     bad[4, 4] = value
-    scores = score(np.stack([RAMP, bad, RAMP + 1]), RAMP)
+    scores = score_maps(np.stack([RAMP, bad, RAMP + 1]), RAMP)
     assert np.isnan(scores.spc).tolist() == np.isnan(scores.mae).tolist() == [False, True, False]
     summary = scores.summary()
     assert summary == {
@@ -189,21 +189,21 @@ def test_a_map_that_is_not_finite_is_counted_and_left_out(value: float, everywhe
 def test_a_map_of_both_infinities_is_not_finite() -> None:
     bad = RAMP.copy()
     bad[0, :2] = [math.inf, -math.inf]
-    assert score(bad[None], RAMP).summary()["nonfinite"] == 1
+    assert score_maps(bad[None], RAMP).summary()["nonfinite"] == 1
 
 
 def test_constant_maps_count_as_undefined_but_have_an_error() -> None:
-    summary = score(np.stack([RAMP, np.zeros((10, 10))]), RAMP).summary()
+    summary = score_maps(np.stack([RAMP, np.zeros((10, 10))]), RAMP).summary()
     assert summary == {"spc": pytest.approx(1), "mae": pytest.approx(0.25), "images": 2, "undefined": 1, "nonfinite": 0}
 
 
 def test_a_mean_over_no_defined_spc_is_none() -> None:
-    summary = score(np.stack([np.zeros((10, 10)), np.ones((10, 10))]), RAMP).summary()
+    summary = score_maps(np.stack([np.zeros((10, 10)), np.ones((10, 10))]), RAMP).summary()
     assert summary == {"spc": None, "mae": pytest.approx(0.5), "images": 2, "undefined": 2, "nonfinite": 0}
 
 
 def test_a_mean_over_no_finite_map_is_none() -> None:
-    summary = score(np.full((2, 10, 10), math.nan), RAMP).summary()
+    summary = score_maps(np.full((2, 10, 10), math.nan), RAMP).summary()
     assert summary == {"spc": None, "mae": None, "images": 2, "undefined": 2, "nonfinite": 2}
 
 
@@ -213,13 +213,13 @@ def test_a_summary_of_no_image_is_none() -> None:
 
 
 def test_a_constant_target_leaves_spc_undefined() -> None:
-    summary = score(np.stack([RAMP, -RAMP]), np.full((10, 10), 0.25)).summary()
+    summary = score_maps(np.stack([RAMP, -RAMP]), np.full((10, 10), 0.25)).summary()
     assert (summary["spc"], summary["undefined"], summary["nonfinite"]) == (None, 2, 0)
     assert summary["mae"] == pytest.approx(np.mean([np.abs(RAMP - 0.25).mean(), np.abs(-RAMP - 0.25).mean()]))
 
 
 def test_a_summary_holds_plain_numbers() -> None:
-    assert {name: type(value) for name, value in score(RAMP[None], RAMP).summary().items()} == {
+    assert {name: type(value) for name, value in score_maps(RAMP[None], RAMP).summary().items()} == {
         "spc": float,
         "mae": float,
         "images": int,
@@ -232,8 +232,8 @@ def test_sums_are_those_of_every_image_and_give_the_mean_spc_of_any_permuted_tar
     rng = np.random.default_rng(4)
     maps = RAMP + rng.normal(0, 1, (9, 10, 10))
     maps[2], maps[5, 0, 0] = 0.5, np.nan  # constant; not finite
-    scores, sums = graded(maps, RAMP)
-    parts = graded(maps[:4], RAMP)[1] + graded(maps[4:], RAMP)[1]
+    scores, sums = score_with_map_sums(maps, RAMP)
+    parts = score_with_map_sums(maps[:4], RAMP)[1] + score_with_map_sums(maps[4:], RAMP)[1]
     finite, defined = np.delete(maps, 5, axis=0), np.delete(maps, [2, 5], axis=0)
     for means in (sums.means(scores), parts.means(scores)):
         assert {name: one.dtype for name, one in means.items()} == dict.fromkeys(("mean", "error", "ranks"), np.float32)
@@ -242,11 +242,11 @@ def test_sums_are_those_of_every_image_and_give_the_mean_spc_of_any_permuted_tar
         assert means["error"].mean() == pytest.approx(np.nanmean(scores.mae), abs=1e-6)
     permuted = rng.permutation(RAMP.ravel())
     expected = np.mean([spearmanr(one.ravel(), permuted).statistic for one in defined])
-    assert sums.means(scores)["ranks"].ravel() @ standard_ranks(permuted[None])[0] == pytest.approx(expected, abs=1e-6)
+    assert sums.means(scores)["ranks"].ravel() @ rank_maps(permuted[None])[0] == pytest.approx(expected, abs=1e-6)
 
 
 def test_without_a_defined_image_there_is_no_map_of_ranks() -> None:
-    scores, sums = graded(np.ones((2, 10, 10)), RAMP)
+    scores, sums = score_with_map_sums(np.ones((2, 10, 10)), RAMP)
     assert set(sums.means(scores)) == {"mean", "error"}
-    scores, sums = graded(np.full((2, 10, 10), np.inf), RAMP)
+    scores, sums = score_with_map_sums(np.full((2, 10, 10), np.inf), RAMP)
     assert sums.means(scores) == {}

@@ -6,13 +6,14 @@ import pytest
 import torch
 
 from posenet_store.errors import UsageError
-from posenet_store.heads.model import Heads, initial_head, load_head, save_head
+from posenet_store.heads.file import load_head, save_head
+from posenet_store.heads.model import Heads, draw_head
 
 MADE = {"cell": {"target": "H"}, "network_key": "k", "network": "tiny-random0", "backbone": "tiny"}
 
 
 def test_initial_weights_are_xavier_uniform() -> None:
-    weight, _ = initial_head(15, 3, seed=1)
+    weight, _ = draw_head(15, 3, seed=1)
     bound = (6 / (15 * 9 + 9)) ** 0.5
     assert weight.abs().max() <= bound
     assert weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.15)
@@ -21,7 +22,7 @@ def test_initial_weights_are_xavier_uniform() -> None:
 def test_a_seed_draws_the_same_head_and_leaves_the_global_generator_alone() -> None:
     torch.manual_seed(5)
     before = torch.random.get_rng_state()
-    first, second, other = (initial_head(3, 3, seed)[0] for seed in (0, 0, 1))
+    first, second, other = (draw_head(3, 3, seed)[0] for seed in (0, 0, 1))
     assert torch.equal(first, second)
     assert not torch.equal(first, other)
     assert torch.equal(before, torch.random.get_rng_state())
@@ -36,7 +37,7 @@ def test_prediction_is_torchs_convolution(kernel: int, padding: int) -> None:
 
 
 def test_a_head_survives_its_file(tmp_path: Path) -> None:
-    weight, bias = initial_head(15, 3, seed=0)
+    weight, bias = draw_head(15, 3, seed=0)
     save_head(tmp_path / "head.safetensors", Heads(weight[None], bias[None], 1), 0, MADE)
     heads, made = load_head(tmp_path / "head.safetensors")
     assert torch.equal(heads.weight[0], weight)
@@ -60,7 +61,7 @@ def test_a_missing_head_says_where_heads_are(tmp_path: Path) -> None:
 
 
 def test_a_head_without_its_origin_is_refused(tmp_path: Path) -> None:
-    weight, bias = initial_head(3, 3, seed=0)
+    weight, bias = draw_head(3, 3, seed=0)
     save_head(tmp_path / "head.safetensors", Heads(weight[None], bias[None], 0), 0, {})
     with pytest.raises(UsageError, match="network_key"):
         load_head(tmp_path / "head.safetensors")

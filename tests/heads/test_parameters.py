@@ -10,12 +10,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from posenet_store.heads.model import Heads, Standard, load_head, save_head
-from posenet_store.heads.parameters import Decoder
+from posenet_store.heads.file import load_head, save_head
+from posenet_store.heads.model import Heads, Standardisation
+from posenet_store.heads.moments import compute_image_moments
+from posenet_store.heads.parameters import HeadArchitecture
 from posenet_store.heads.protocols import PROTOCOLS, GradientProtocol
-from posenet_store.heads.targets import target_map
-from posenet_store.heads.train_convolution import Group, train
-from posenet_store.heads.train_gram import image_moments, train_in_gram_space
+from posenet_store.heads.targets import make_target_map
+from posenet_store.heads.train_convolution import TrainingGroup, train_by_convolution
+from posenet_store.heads.train_gram import train_in_gram_space
 from posenet_store.sweep.fit_gradient import standard_of
 
 CHANNELS = 5
@@ -35,10 +37,10 @@ def batches(epoch: int) -> Iterator[Tensor]:
     return (FEATURES[torch.from_numpy(rows)] for rows in order(epoch))
 
 
-def group(recipe: GradientProtocol, names: tuple[str, ...], seeds: tuple[int, ...], padding: int = 0) -> Group:
+def group(recipe: GradientProtocol, names: tuple[str, ...], seeds: tuple[int, ...], padding: int = 0) -> TrainingGroup:
     size = recipe.size or 28 + recipe.layers * (2 * padding - 2)
-    targets = torch.stack([torch.from_numpy(target_map(name, size, normalise=recipe.normalise).copy()) for name in names])
-    return Group(3, padding, recipe, seeds, targets)
+    targets = torch.stack([torch.from_numpy(make_target_map(name, size, normalise=recipe.normalise).copy()) for name in names])
+    return TrainingGroup(3, padding, recipe, seeds, targets)
 
 
 class Official(nn.Module):
@@ -46,7 +48,7 @@ class Official(nn.Module):
 
     def __init__(self, recipe: GradientProtocol, padding: int, seed: int) -> None:
         super().__init__()
-        row = Decoder(CHANNELS, 3, padding, recipe).initial(seed)
+        row = HeadArchitecture(CHANNELS, 3, padding, recipe).initial(seed)
         layers: list[nn.Module] = []
         widths = [CHANNELS, *[recipe.hidden or CHANNELS] * (recipe.layers - 1), 1]
         for inputs, outputs in pairwise(widths):
@@ -99,7 +101,7 @@ RECIPES = {
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
 def test_fused_heads_equal_a_plain_torch_loop_of_each(recipe: GradientProtocol, padding: int) -> None:
     names, seeds = ("H", "G", "VS"), (0, 1, 0)
-    (heads,) = train(batches, recipe.epochs, CHANNELS, [group(recipe, names, seeds, padding)])
+    (heads,) = train_by_convolution(batches, recipe.epochs, CHANNELS, [group(recipe, names, seeds, padding)])
     maps = heads.predict(FEATURES)
     for place, (name, seed) in enumerate(zip(names, seeds, strict=True)):
         expected = plain_torch(recipe, name, seed, padding)(FEATURES.double())[:, 0].detach()
@@ -109,23 +111,25 @@ def test_fused_heads_equal_a_plain_torch_loop_of_each(recipe: GradientProtocol, 
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
 def test_a_head_is_the_same_alone_and_among_others(recipe: GradientProtocol) -> None:
     names, seeds = ("H", "V", "G", "HS", "VS") * 2, tuple(range(10))
-    (together,) = train(batches, recipe.epochs, CHANNELS, [group(recipe, names, seeds)])
+    (together,) = train_by_convolution(batches, recipe.epochs, CHANNELS, [group(recipe, names, seeds)])
     for place in (0, 7):
-        (alone,) = train(batches, recipe.epochs, CHANNELS, [group(recipe, names[place : place + 1], seeds[place : place + 1])])
+        (alone,) = train_by_convolution(
+            batches, recipe.epochs, CHANNELS, [group(recipe, names[place : place + 1], seeds[place : place + 1])]
+        )
         torch.testing.assert_close(together.predict(FEATURES)[:, place], alone.predict(FEATURES)[:, 0], rtol=RTOL, atol=1e-9)
 
 
 def test_families_of_different_recipes_share_a_stream() -> None:
     groups = [group(recipe, ("H",), (0,)) for recipe in (RECIPES["official"], RECIPES["linear, 2 layers, Adam"])]
-    both = train(batches, 6, CHANNELS, groups)
+    both = train_by_convolution(batches, 6, CHANNELS, groups)
     for heads, one in zip(both, groups, strict=True):
-        assert torch.equal(heads.predict(FEATURES), train(batches, 6, CHANNELS, [one])[0].predict(FEATURES))
+        assert torch.equal(heads.predict(FEATURES), train_by_convolution(batches, 6, CHANNELS, [one])[0].predict(FEATURES))
 
 
 def test_a_diverging_decoder_harms_no_neighbour() -> None:
     calm = group(SMALL, ("H", "V"), (0, 1))
     wild = replace(calm, rates=(1e200, SMALL.learning_rate), decays=(1.0, SMALL.weight_decay))
-    (healthy,), (mixed,) = (train(batches, 6, CHANNELS, [one]) for one in (calm, wild))
+    (healthy,), (mixed,) = (train_by_convolution(batches, 6, CHANNELS, [one]) for one in (calm, wild))
     assert not torch.isfinite(mixed.weight[0]).all()
     torch.testing.assert_close(mixed.weight[1], healthy.weight[1], rtol=RTOL, atol=1e-12)
 
@@ -134,8 +138,8 @@ def test_a_diverging_decoder_harms_no_neighbour() -> None:
 def test_in_gram_space_every_optimiser_takes_the_steps_of_the_convolution(optimizer: str, momentum: float) -> None:
     recipe = GradientProtocol(epochs=6, optimizer=optimizer, momentum=momentum, learning_rate=1e-4, drop=4, zero_bias=True)
     one = group(recipe, ("H", "G"), (0, 3))
-    moments = image_moments(FEATURES.split(5), len(FEATURES), 3, 0, one.targets)
-    gram, (conv,) = train_in_gram_space(moments, order, CHANNELS, one), train(batches, 6, CHANNELS, [one])
+    moments = compute_image_moments(FEATURES.split(5), len(FEATURES), 3, 0, one.targets)
+    gram, (conv,) = train_in_gram_space(moments, order, CHANNELS, one), train_by_convolution(batches, 6, CHANNELS, [one])
     torch.testing.assert_close(gram.weight, conv.weight, rtol=RTOL, atol=1e-12)
     torch.testing.assert_close(gram.bias, conv.bias, rtol=RTOL, atol=1e-12)
 
@@ -155,8 +159,8 @@ def test_standardised_inputs_have_mean_0_and_deviation_1_but_for_dead_channels()
 
 def test_a_head_with_all_its_parts_survives_its_file(tmp_path: Path) -> None:
     path = tmp_path / "head.safetensors"
-    (heads,) = train(batches, 1, CHANNELS, [group(replace(SMALL, layers=3, hidden=3), ("H", "V"), (0, 1))])
-    heads = replace(heads, standard=Standard(torch.rand(CHANNELS).double(), torch.rand(CHANNELS).double()))
+    (heads,) = train_by_convolution(batches, 1, CHANNELS, [group(replace(SMALL, layers=3, hidden=3), ("H", "V"), (0, 1))])
+    heads = replace(heads, standard=Standardisation(torch.rand(CHANNELS).double(), torch.rand(CHANNELS).double()))
     save_head(path, heads, 1, {"cell": {}, "network_key": "", "network": "", "backbone": ""})
     loaded, _ = load_head(path)
     assert isinstance(loaded, Heads)

@@ -12,10 +12,10 @@ from scipy.stats import ttest_1samp
 from torch import Tensor
 
 from posenet_store.errors import PosenetStoreError, UsageError
+from posenet_store.heads.moments import MAX_UNKNOWNS, Moments, compute_moments, shares
 from posenet_store.heads.protocols import RidgeProtocol
-from posenet_store.heads.ridge import MAX_UNKNOWNS, Moments, Readout, accumulate, shares, squared_error
-from posenet_store.heads.ridge import readouts as readouts_of
-from posenet_store.heads.targets import target_map
+from posenet_store.heads.ridge import RidgeHead, mean_squared_error, solve_ridge
+from posenet_store.heads.targets import make_target_map
 
 LAMBDAS = (1e-10, 1e-6, 1e-3, 1e-1)
 
@@ -25,20 +25,20 @@ def features(images: int = 12, channels: int = 4, seed: int = 0) -> Tensor:
 
 
 def goal(name: str, kernel: int, padding: int = 0) -> Tensor:
-    return torch.from_numpy(target_map(name, 28 + 2 * padding - kernel + 1).copy())
+    return torch.from_numpy(make_target_map(name, 28 + 2 * padding - kernel + 1).copy())
 
 
 def moments(inputs: Tensor, kernel: int = 3, padding: int = 0) -> Moments:
-    found = accumulate(inputs.split(5), kernel, padding)
+    found = compute_moments(inputs.split(5), kernel, padding)
     assert found is not None
     return found
 
 
-def readouts(
+def solve(
     groups: Moments | Sequence[Moments], targets: Sequence[Tensor], lambdas: Sequence[float], folds: int = 0
-) -> list[Readout]:
+) -> list[RidgeHead]:
     made = [groups] if isinstance(groups, Moments) else groups
-    return readouts_of(made, targets, RidgeProtocol(tuple(lambdas), folds=folds))
+    return solve_ridge(made, targets, RidgeProtocol(tuple(lambdas), folds=folds))
 
 
 def design(inputs: Tensor, kernel: int, padding: int) -> NDArray[np.float64]:
@@ -55,7 +55,7 @@ def predictions(inputs: Tensor, weight: Tensor, bias: Tensor, padding: int = 0) 
 @pytest.mark.parametrize("name", ["H", "G"])
 def test_without_penalty_it_is_scipys_least_squares(kernel: int, padding: int, name: str) -> None:
     inputs, target = features(), goal(name, kernel, padding)
-    (found,) = readouts(moments(inputs, kernel, padding), [target], [1e-14])
+    (found,) = solve(moments(inputs, kernel, padding), [target], [1e-14])
     expected = lstsq(design(inputs, kernel, padding), np.tile(target.numpy().ravel(), len(inputs)))[0]
     solution = np.append(found.weight.numpy().ravel(), found.bias.item())
     np.testing.assert_allclose(solution, expected, rtol=1e-8, atol=1e-11)
@@ -64,7 +64,7 @@ def test_without_penalty_it_is_scipys_least_squares(kernel: int, padding: int, n
 @pytest.mark.parametrize("penalty", [1e-4, 1e-1, 10.0])
 def test_a_penalty_is_ridge_on_standardised_features(penalty: float) -> None:
     inputs, target = features(), goal("V", 3)
-    (found,) = readouts(moments(inputs), [target], [penalty])
+    (found,) = solve(moments(inputs), [target], [penalty])
     rows = design(inputs, 3, 0)[:, :-1]
     standard = (rows - rows.mean(0)) / rows.std(0)
     y = np.tile(target.numpy().ravel(), len(inputs))
@@ -79,18 +79,18 @@ def test_scale_and_offset_of_the_features_change_no_prediction(scale: float, off
     # offset is in units of the scale; float64 sums about a shift keep 1e-6 even with a mean of 1000 deviations
     inputs, target = features(), goal("H", 3)
     moved = (inputs.double() + offset) * scale
-    (plain,) = readouts(moments(inputs), [target], [1e-6])
-    (hard,) = readouts(moments(moved), [target], [1e-6])
+    (plain,) = solve(moments(inputs), [target], [1e-6])
+    (hard,) = solve(moments(moved), [target], [1e-6])
     expected = predictions(inputs, plain.weight, plain.bias)
     torch.testing.assert_close(predictions(moved, hard.weight, hard.bias), expected, rtol=0, atol=2e-6)
 
 
 def test_dead_and_collinear_channels_are_harmless() -> None:
     inputs, target = features(), goal("H", 3)
-    (plain,) = readouts(moments(inputs), [target], [1e-9])
+    (plain,) = solve(moments(inputs), [target], [1e-9])
     dead = torch.full_like(inputs[:, :1], 7.25)
     hard = torch.cat([inputs, torch.zeros_like(dead), dead, inputs[:, :1] * 3], dim=1)
-    (found,) = readouts(moments(hard), [target], [1e-9])
+    (found,) = solve(moments(hard), [target], [1e-9])
     assert torch.count_nonzero(found.weight[4:6]) == 0
     assert torch.isfinite(found.weight).all()
     expected = predictions(inputs, plain.weight, plain.bias)
@@ -98,7 +98,7 @@ def test_dead_and_collinear_channels_are_harmless() -> None:
 
 
 def test_only_constant_features_give_the_constant_predictor() -> None:
-    (found,) = readouts(moments(torch.full((3, 2, 28, 28), 4.0)), [goal("G", 3)], LAMBDAS)
+    (found,) = solve(moments(torch.full((3, 2, 28, 28), 4.0)), [goal("G", 3)], LAMBDAS)
     assert torch.count_nonzero(found.weight) == 0
     assert found.bias.item() == pytest.approx(goal("G", 3).mean().item(), rel=1e-12)
 
@@ -106,9 +106,9 @@ def test_only_constant_features_give_the_constant_predictor() -> None:
 def test_the_error_from_moments_is_the_error_on_the_images() -> None:
     fitting, held, target = features(seed=0), features(seed=1) * 50 + 3, goal("VS", 3)
     fit = moments(fitting)
-    (found,) = readouts(fit, [target], [1e-4])
+    (found,) = solve(fit, [target], [1e-4])
     direct = ((predictions(held, found.weight, found.bias) - target) ** 2).mean().item()
-    from_moments = squared_error(moments(held), found.weight.flatten(), found.bias, target.flatten())
+    from_moments = mean_squared_error(moments(held), found.weight.flatten(), found.bias, target.flatten())
     assert from_moments == pytest.approx(direct, rel=1e-9)
 
 
@@ -117,27 +117,27 @@ def test_the_penalty_is_the_best_on_validation_and_the_fit_uses_all_images() -> 
     fitting, validation, target = features(3, 60, seed=2), features(3, 60, seed=3), goal("H", 3)
     fit = moments(fitting)
     held = moments(validation)
-    (found,) = readouts([fit, held], [target], LAMBDAS)
-    errors = {p: readouts(fit, [target], [p])[0] for p in LAMBDAS}
-    best = min(LAMBDAS, key=lambda p: squared_error(held, errors[p].weight.flatten(), errors[p].bias, target.flatten()))
+    (found,) = solve([fit, held], [target], LAMBDAS)
+    errors = {p: solve(fit, [target], [p])[0] for p in LAMBDAS}
+    best = min(LAMBDAS, key=lambda p: mean_squared_error(held, errors[p].weight.flatten(), errors[p].bias, target.flatten()))
     assert found.facts["penalty"] == best != min(LAMBDAS)
-    (everything,) = readouts(moments(torch.cat([fitting, validation])), [target], [best])
+    (everything,) = solve(moments(torch.cat([fitting, validation])), [target], [best])
     torch.testing.assert_close(found.weight, everything.weight, rtol=1e-7, atol=1e-12)
 
 
 def test_one_stream_serves_every_target_alike() -> None:
     fit = moments(features())
-    together = readouts(fit, [goal(name, 3) for name in ("H", "V", "G")], LAMBDAS)
-    (alone,) = readouts(fit, [goal("V", 3)], LAMBDAS)
+    together = solve(fit, [goal(name, 3) for name in ("H", "V", "G")], LAMBDAS)
+    (alone,) = solve(fit, [goal("V", 3)], LAMBDAS)
     assert torch.equal(together[1].weight, alone.weight)
 
 
 def test_blocks_may_be_cut_anywhere() -> None:
     inputs, target = features(11), goal("H", 3)
-    (whole,) = readouts(moments(inputs), [target], [1e-6])
-    pieces = accumulate(inputs.split(1), 3, 0)
+    (whole,) = solve(moments(inputs), [target], [1e-6])
+    pieces = compute_moments(inputs.split(1), 3, 0)
     assert pieces is not None
-    (cut,) = readouts(pieces, [target], [1e-6])
+    (cut,) = solve(pieces, [target], [1e-6])
     torch.testing.assert_close(whole.weight, cut.weight, rtol=1e-8, atol=1e-12)
 
 
@@ -145,23 +145,23 @@ def test_nan_features_are_an_error_not_a_result() -> None:
     inputs = features()
     inputs[2, 1, 5, 5] = float("nan")
     with pytest.raises(PosenetStoreError, match="NaN or infinite"):
-        accumulate([inputs], 3, 0)
+        compute_moments([inputs], 3, 0)
 
 
 def test_too_many_unknowns_are_refused_with_a_way_out() -> None:
     with pytest.raises(UsageError, match="use kernel 1"):
-        accumulate([torch.zeros(1, 700, 28, 28)], 3, 0)
+        compute_moments([torch.zeros(1, 700, 28, 28)], 3, 0)
 
 
 def test_no_image_is_no_moments() -> None:
-    assert accumulate([], 3, 0) is None
+    assert compute_moments([], 3, 0) is None
 
 
 @pytest.mark.parametrize("offset", [0.0, 1e3])
 def test_moments_of_disjoint_images_add_up_whatever_their_shifts(offset: float) -> None:
     inputs = features(9).double() + offset
     parts = [moments(inputs[:4]), moments(inputs[4:7] * 2), moments(inputs[7:])]
-    whole = moments(torch.cat([inputs[:4], inputs[4:7] * 2, inputs[7:]])).about(parts[0].shift)
+    whole = moments(torch.cat([inputs[:4], inputs[4:7] * 2, inputs[7:]])).shift_to(parts[0].shift)
     found = parts[0] + parts[1] + parts[2]
     assert found.images == 9
     torch.testing.assert_close(found.second, whole.second, rtol=1e-9, atol=1e-6)
@@ -173,7 +173,7 @@ def test_threads_sum_shares_of_the_images_and_make_the_same_whole(offset: float,
     """Blocks of five images and seven threads: some have no image, and their shares have shifts of their own."""
     inputs, before = features(9) + offset, torch.get_num_threads()
     with monkeypatch.context() as one:
-        one.setattr("posenet_store.heads.ridge.MAX_BYTES", 0)  # moments of each thread do not fit: BLAS's threads sum one
+        one.setattr("posenet_store.heads.moments.MAX_BYTES", 0)  # moments of each thread do not fit: BLAS's threads sum one
         alone = moments(inputs)
     torch.set_num_threads(7)
     try:
@@ -181,7 +181,7 @@ def test_threads_sum_shares_of_the_images_and_make_the_same_whole(offset: float,
         assert torch.get_num_threads() == 7
     finally:
         torch.set_num_threads(before)
-    found = found.about(alone.shift)
+    found = found.shift_to(alone.shift)
     assert found.images == 9
     torch.testing.assert_close(found.second, alone.second, rtol=1e-9, atol=1e-6)
     torch.testing.assert_close(found.position, alone.position, rtol=1e-9, atol=1e-6)
@@ -197,9 +197,9 @@ def test_folds_are_those_of_fitting_without_each_group_and_looking_at_it() -> No
     for left, images in enumerate(groups):
         rest = moments(torch.cat([one for number, one in enumerate(groups) if number != left]))
         for place, penalty in enumerate(LAMBDAS):
-            (head,) = readouts(rest, [target], [penalty])
+            (head,) = solve(rest, [target], [penalty])
             errors[place, left] = (predictions(images, head.weight, head.bias) - target).square().mean()
-    (found,) = readouts([moments(one) for one in groups], [target], LAMBDAS, folds=4)
+    (found,) = solve([moments(one) for one in groups], [target], LAMBDAS, folds=4)
     means = errors @ torch.tensor([3.0, 3, 3, 2], dtype=torch.float64) / 11
     best = int(means.argmin())
     spread = ttest_1samp(errors[best].numpy(), 0).confidence_interval(0.95)
@@ -208,11 +208,11 @@ def test_folds_are_those_of_fitting_without_each_group_and_looking_at_it() -> No
     assert found.facts["cv_high"] - found.facts["cv_error"] == pytest.approx((spread.high - spread.low) / 2, rel=1e-6)
     assert found.facts["cv_error"] - found.facts["cv_low"] == pytest.approx((spread.high - spread.low) / 2, rel=1e-6)
     assert found.facts["cv_explained"] == pytest.approx(1 - means[best].item() / target.var(correction=0).item(), rel=1e-6)
-    (everything,) = readouts(moments(inputs), [target], [LAMBDAS[best]])
+    (everything,) = solve(moments(inputs), [target], [LAMBDAS[best]])
     torch.testing.assert_close(found.weight, everything.weight, rtol=1e-7, atol=1e-12)
 
 
 def test_what_cannot_be_explained_is_not_explained_out_of_fold() -> None:
     noise = torch.randn(12, 3, 28, 28, generator=torch.Generator().manual_seed(5))
-    (found,) = readouts([moments(one) for one in noise.split(3)], [goal("H", 3)], LAMBDAS, folds=4)
+    (found,) = solve([moments(one) for one in noise.split(3)], [goal("H", 3)], LAMBDAS, folds=4)
     assert -0.05 < found.facts["cv_explained"] < 0.02

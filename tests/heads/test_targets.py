@@ -8,20 +8,20 @@ import pytest
 from PIL import Image
 
 from posenet_store.errors import UsageError
-from posenet_store.heads.targets import DESCRIPTIONS, TARGETS, native_map, target_map
+from posenet_store.heads.targets import DESCRIPTIONS, TARGETS, make_native_map, make_target_map
 
 SIDE = 256
 
 
 def test_h_is_its_column_and_v_its_row() -> None:
     rows, columns = np.indices((SIDE, SIDE))
-    assert (native_map("H") == columns).all()
-    assert (native_map("V") == rows).all()
+    assert (make_native_map("H") == columns).all()
+    assert (make_native_map("V") == rows).all()
 
 
 def test_g_is_the_floor_of_the_stretched_bell() -> None:
     black = math.exp(-1)
-    gaussian = native_map("G")
+    gaussian = make_native_map("G")
     for y in range(SIDE):
         for x in range(SIDE):
             bell = math.exp(-((x - 128) ** 2 + (y - 128) ** 2) / (2 * 128**2))
@@ -29,7 +29,7 @@ def test_g_is_the_floor_of_the_stretched_bell() -> None:
 
 
 def test_g_is_white_at_128_and_black_in_the_first_corner() -> None:
-    gaussian = native_map("G")
+    gaussian = make_native_map("G")
     assert (gaussian[128, 128], gaussian[0, 0]) == (255, 0)
     assert (gaussian == gaussian.T).all()
     # The published map's centre is half a pixel off the image's: one pixel more lies on the low side.
@@ -38,45 +38,47 @@ def test_g_is_white_at_128_and_black_in_the_first_corner() -> None:
 
 
 def test_stripes_are_the_cosine_to_one_grey_level() -> None:
-    profile = native_map("HS")[:, 0].astype(int)
+    profile = make_native_map("HS")[:, 0].astype(int)
     for y in set(range(SIDE)) - {0, 102, 255}:
         cosine = round(127 + 127 * math.cos(2 * math.pi * 2.5 * (y + 0.5) / SIDE))
         assert abs(profile[y] - cosine) <= 1, y
 
 
 def test_three_rows_of_the_stripes_are_as_published() -> None:
-    assert native_map("HS")[[0, 102, 255], 7].tolist() == [251, 255, 3]
+    assert make_native_map("HS")[[0, 102, 255], 7].tolist() == [251, 255, 3]
 
 
 def test_horizontal_stripes_vary_along_y_only() -> None:
-    assert (native_map("HS") == native_map("HS")[:, :1]).all()
-    assert np.ptp(native_map("HS")[:, 0]) == 255
+    assert (make_native_map("HS") == make_native_map("HS")[:, :1]).all()
+    assert np.ptp(make_native_map("HS")[:, 0]) == 255
 
 
 def test_patterns_of_the_published_numbers_are_the_published_maps() -> None:
     for pattern, name in (("ramp:0", "H"), ("ramp:90", "V"), ("gaussian:0.5", "G")):
-        assert (native_map(pattern) == native_map(name)).all()
+        assert (make_native_map(pattern) == make_native_map(name)).all()
     for pattern, name in (("stripes:2.5:0", "VS"), ("stripes:2.5:90", "HS")):
-        assert np.abs(native_map(pattern).astype(int) - native_map(name)).max() <= 4  # the published ends leave the cosine
+        assert (
+            np.abs(make_native_map(pattern).astype(int) - make_native_map(name)).max() <= 4
+        )  # the published ends leave the cosine
 
 
 @pytest.mark.parametrize("angle", [30.0, 45.0, 120.0, -15.0])
 def test_a_ramp_grows_in_its_direction(angle: float) -> None:
-    ramp = native_map(f"ramp:{angle}").astype(float)
+    ramp = make_native_map(f"ramp:{angle}").astype(float)
     down, across = (np.diff(ramp, axis=axis).mean() for axis in (0, 1))
     assert math.degrees(math.atan2(down, across)) == pytest.approx(angle, abs=0.5)
     assert (ramp.min(), ramp.max()) == (0, 255)
 
 
 def test_a_narrower_gaussian_falls_faster() -> None:
-    narrow, wide = native_map("gaussian:0.1"), native_map("gaussian:2")
+    narrow, wide = make_native_map("gaussian:0.1"), make_native_map("gaussian:2")
     assert narrow[128, 128] == wide[128, 128] == 255
-    assert narrow[128, 200] < native_map("G")[128, 200] < wide[128, 200]
+    assert narrow[128, 200] < make_native_map("G")[128, 200] < wide[128, 200]
 
 
 @pytest.mark.parametrize("periods", [1, 4, 13])
 def test_stripes_have_their_periods(periods: int) -> None:
-    spectrum = np.abs(np.fft.rfft(native_map(f"stripes:{periods}:0")[0].astype(float) - 127.5))
+    spectrum = np.abs(np.fft.rfft(make_native_map(f"stripes:{periods}:0")[0].astype(float) - 127.5))
     assert spectrum.argmax() == periods
 
 
@@ -85,18 +87,18 @@ def test_stripes_have_their_periods(periods: int) -> None:
 )
 def test_a_pattern_without_its_numbers_is_refused(name: str) -> None:
     with pytest.raises(UsageError, match="accepted: H, V, G, HS, VS, ramp:ANGLE, gaussian:SIGMA, stripes:PERIODS:ANGLE"):
-        native_map(name)
+        make_native_map(name)
 
 
 @pytest.mark.parametrize(("name", "transposed"), [("H", "V"), ("HS", "VS")])
 def test_targets_are_transposes_of_each_other(name: str, transposed: str) -> None:
-    assert (native_map(name) == native_map(transposed).T).all()
-    assert (target_map(name, 28) == target_map(transposed, 28).T).all()
+    assert (make_native_map(name) == make_native_map(transposed).T).all()
+    assert (make_target_map(name, 28) == make_target_map(transposed, 28).T).all()
 
 
 def test_a_resized_g_is_its_own_transpose_to_a_grey_level() -> None:
     # PIL rounds after the horizontal pass and again after the vertical one.
-    target = target_map("G", 28)
+    target = make_target_map("G", 28)
     assert np.abs(target - target.T).max() <= 1.001 / 255
 
 
@@ -112,7 +114,7 @@ def test_a_resized_g_is_its_own_transpose_to_a_grey_level() -> None:
     ],
 )
 def test_the_native_maps_never_change(name: str, digest: str) -> None:
-    native = native_map(name)
+    native = make_native_map(name)
     assert native.shape == (SIDE, SIDE)
     assert native.dtype == np.uint8
     assert hashlib.sha256(native.tobytes()).hexdigest() == digest
@@ -129,27 +131,27 @@ def test_the_error_of_the_best_constant(size: int, normalise: bool, errors: dict
     # These floors stand beside every table: an MAE is only good below them.
     assert set(errors) == set(TARGETS)
     for name, expected in errors.items():
-        target = target_map(name, size, (0.0, 1.0), normalise)
+        target = make_target_map(name, size, (0.0, 1.0), normalise)
         assert round(float(np.abs(target - np.median(target)).mean()), 4) == expected, name
 
 
 @pytest.mark.parametrize("name", TARGETS)
 @pytest.mark.parametrize("size", [2, 26, 28, 224, 300])
 def test_other_sizes_are_pils_resize_of_the_8_bit_map(name: str, size: int) -> None:
-    resized = Image.fromarray(native_map(name)).resize((size, size), Image.Resampling.BILINEAR)
-    assert (target_map(name, size) * 255).round(9).tolist() == np.asarray(resized).tolist()
+    resized = Image.fromarray(make_native_map(name)).resize((size, size), Image.Resampling.BILINEAR)
+    assert (make_target_map(name, size) * 255).round(9).tolist() == np.asarray(resized).tolist()
 
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_the_native_size_is_the_native_map(name: str) -> None:
-    assert (target_map(name, SIDE) == native_map(name) / 255).all()
+    assert (make_target_map(name, SIDE) == make_native_map(name) / 255).all()
 
 
 @pytest.mark.parametrize("name", TARGETS)
 @pytest.mark.parametrize("size", [2, 3, 26, 28, 224])
 @pytest.mark.parametrize("value_range", [(0.0, 1.0), (-1.0, 1.0), (-3.0, 255.0)])
 def test_normalised_targets_fill_their_range(name: str, size: int, value_range: tuple[float, float]) -> None:
-    target = target_map(name, size, value_range, normalise=True)
+    target = make_target_map(name, size, value_range, normalise=True)
     assert (target.min(), target.max()) == value_range
     assert target.shape == (size, size)
     assert target.dtype == np.float64
@@ -157,8 +159,8 @@ def test_normalised_targets_fill_their_range(name: str, size: int, value_range: 
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_a_range_says_what_black_and_white_mean(name: str) -> None:
-    unit = target_map(name, 26)
-    signed = target_map(name, 26, (-1.0, 1.0))
+    unit = make_target_map(name, 26)
+    signed = make_target_map(name, 26, (-1.0, 1.0))
     assert np.abs(signed - (2 * unit - 1)).max() < 1e-15
     assert signed.min() >= -1
     assert signed.max() <= 1
@@ -166,28 +168,28 @@ def test_a_range_says_what_black_and_white_mean(name: str) -> None:
 
 def test_without_normalising_the_ends_of_a_ramp_are_not_reached() -> None:
     # The antialiased mean of the first ten columns is not black.
-    assert target_map("H", 26)[0, [0, -1]] * 255 == pytest.approx([5, 250])
+    assert make_target_map("H", 26)[0, [0, -1]] * 255 == pytest.approx([5, 250])
 
 
 def test_a_target_cannot_be_written_to() -> None:
     # The cached array is shared by all cells of a sweep.
-    target = target_map("G", 28)
+    target = make_target_map("G", 28)
     with pytest.raises(ValueError, match="read-only"):
         target[0, 0] = 3
-    assert target_map("G", 28) is target
+    assert make_target_map("G", 28) is target
 
 
 def test_native_maps_are_not_shared() -> None:
-    native_map("V")[:] = 7
-    assert native_map("V")[0, 0] == 0
+    make_native_map("V")[:] = 7
+    assert make_native_map("V")[0, 0] == 0
 
 
 @pytest.mark.parametrize("name", ["h", "HH", "", "VSS"])
 def test_an_unknown_target_is_refused_with_what_is_accepted(name: str) -> None:
     with pytest.raises(UsageError, match=f"unknown target '{name}'.*accepted: H, V, G, HS, VS"):
-        target_map(name, 28)
+        make_target_map(name, 28)
     with pytest.raises(UsageError, match="unknown target"):
-        native_map(name)
+        make_native_map(name)
 
 
 @pytest.mark.parametrize(
@@ -195,13 +197,13 @@ def test_an_unknown_target_is_refused_with_what_is_accepted(name: str) -> None:
 )
 def test_a_bad_range_is_refused(value_range: tuple[float, float]) -> None:
     with pytest.raises(UsageError, match=r"target range \[.*\] is not accepted; give \[low, high\] with low < high"):
-        target_map("H", 28, value_range)
+        make_target_map("H", 28, value_range)
 
 
 @pytest.mark.parametrize("size", [1, 0, -4])
 def test_a_size_without_positions_is_refused(size: int) -> None:
     with pytest.raises(UsageError, match=f"a target of size {size} has no positions"):
-        target_map("H", size)
+        make_target_map("H", size)
 
 
 def test_every_target_is_described() -> None:

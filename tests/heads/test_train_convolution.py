@@ -7,11 +7,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from posenet_store.heads.model import Heads, initial_head
+from posenet_store.heads.model import Heads, draw_head
+from posenet_store.heads.moments import compute_image_moments
 from posenet_store.heads.protocols import GradientProtocol
-from posenet_store.heads.targets import TARGETS, target_map
-from posenet_store.heads.train_convolution import Group, train
-from posenet_store.heads.train_gram import fits, image_moments, train_in_gram_space
+from posenet_store.heads.targets import TARGETS, make_target_map
+from posenet_store.heads.train_convolution import TrainingGroup, train_by_convolution
+from posenet_store.heads.train_gram import fits, train_in_gram_space
 from posenet_store.sweep.cell import output_size
 
 FEATURES = torch.randn(22, 6, 28, 28, generator=torch.Generator().manual_seed(3)).relu() * 4
@@ -20,7 +21,7 @@ RTOL = 1e-6  # float64 throughout: what is left is the order of sums, amplified 
 
 
 def targets(names: tuple[str, ...], size: int) -> Tensor:
-    return torch.stack([torch.from_numpy(target_map(name, size).copy()) for name in names])
+    return torch.stack([torch.from_numpy(make_target_map(name, size).copy()) for name in names])
 
 
 def order(epoch: int) -> list[np.ndarray[tuple[int], np.dtype[np.int64]]]:
@@ -34,19 +35,21 @@ def batches(epoch: int) -> Iterator[Tensor]:
 
 def group(
     names: tuple[str, ...], seeds: tuple[int, ...], kernel: int = 3, padding: int = 0, recipe: GradientProtocol = PROTOCOL
-) -> Group:
-    return Group(kernel, padding, recipe, seeds, targets(names, recipe.size or output_size(kernel, padding, recipe.layers)))
+) -> TrainingGroup:
+    return TrainingGroup(
+        kernel, padding, recipe, seeds, targets(names, recipe.size or output_size(kernel, padding, recipe.layers))
+    )
 
 
 def plain_torch(name: str, seed: int, kernel: int, padding: int) -> nn.Conv2d:
     """The report's loop, written as anyone would: one nn.Conv2d, nn.MSELoss, Adam."""
-    weight, bias = initial_head(6, kernel, seed)
+    weight, bias = draw_head(6, kernel, seed)
     conv = nn.Conv2d(6, 1, kernel, padding=padding).double()
     with torch.no_grad():
         conv.weight.copy_(weight[None])
         conv.bias.copy_(bias[None])  # type: ignore[union-attr]
     adam = torch.optim.Adam(conv.parameters(), lr=1e-3, weight_decay=1e-4)
-    goal = torch.from_numpy(target_map(name, 28 + 2 * padding - kernel + 1).copy())
+    goal = torch.from_numpy(make_target_map(name, 28 + 2 * padding - kernel + 1).copy())
     for epoch in range(15):
         for batch in batches(epoch):
             adam.zero_grad()
@@ -56,8 +59,8 @@ def plain_torch(name: str, seed: int, kernel: int, padding: int) -> nn.Conv2d:
     return conv
 
 
-def in_gram_space(one: Group) -> Heads:
-    moments = image_moments(FEATURES.split(5), len(FEATURES), one.kernel, one.padding, one.targets)
+def in_gram_space(one: TrainingGroup) -> Heads:
+    moments = compute_image_moments(FEATURES.split(5), len(FEATURES), one.kernel, one.padding, one.targets)
     return train_in_gram_space(moments, order, 6, one)
 
 
@@ -65,7 +68,7 @@ def in_gram_space(one: Group) -> Heads:
 def test_fused_heads_equal_a_plain_torch_loop_of_each(kernel: int, padding: int) -> None:
     names, seeds = ("H", "G", "VS"), (0, 1, 0)
     one = group(names, seeds, kernel, padding)
-    (conv,) = train(batches, 15, 6, [one])
+    (conv,) = train_by_convolution(batches, 15, 6, [one])
     gram = in_gram_space(one)
     for place, (name, seed) in enumerate(zip(names, seeds, strict=True)):
         plain = plain_torch(name, seed, kernel, padding)
@@ -77,10 +80,10 @@ def test_fused_heads_equal_a_plain_torch_loop_of_each(kernel: int, padding: int)
 def test_a_head_is_the_same_alone_and_among_thirty() -> None:
     names = TARGETS * 6
     seeds = tuple(seed for seed in range(6) for _ in TARGETS)
-    together = (train(batches, 15, 6, [group(names, seeds)])[0], in_gram_space(group(names, seeds)))
+    together = (train_by_convolution(batches, 15, 6, [group(names, seeds)])[0], in_gram_space(group(names, seeds)))
     for place in (0, 7, 29):
         one = group((names[place],), (seeds[place],))
-        alone = (train(batches, 15, 6, [one])[0], in_gram_space(one))
+        alone = (train_by_convolution(batches, 15, 6, [one])[0], in_gram_space(one))
         for fused, separate in zip(together, alone, strict=True):
             torch.testing.assert_close(fused.weight[place], separate.weight[0], rtol=RTOL, atol=1e-9)
 
@@ -95,7 +98,7 @@ def test_in_gram_space_a_head_is_the_same_to_the_last_bit(threads: int) -> None:
 
     def trained(names: tuple[str, ...]) -> Heads:
         one = group(names, (1,) * len(names), recipe=recipe)
-        moments = image_moments(inputs.split(5), len(inputs), 3, 0, one.targets)
+        moments = compute_image_moments(inputs.split(5), len(inputs), 3, 0, one.targets)
         return train_in_gram_space(moments, order, 3, one)
 
     try:
@@ -110,16 +113,16 @@ def test_in_gram_space_a_head_is_the_same_to_the_last_bit(threads: int) -> None:
 
 def test_kernels_that_share_a_stream_do_not_meet() -> None:
     small, large = group(("H",), (0,), kernel=1), group(("H",), (0,), kernel=5)
-    both = train(batches, 3, 6, [small, large])
+    both = train_by_convolution(batches, 3, 6, [small, large])
     for heads, one in zip(both, (small, large), strict=True):
-        torch.testing.assert_close(heads.weight, train(batches, 3, 6, [one])[0].weight, rtol=RTOL, atol=1e-9)
+        torch.testing.assert_close(heads.weight, train_by_convolution(batches, 3, 6, [one])[0].weight, rtol=RTOL, atol=1e-9)
 
 
 def test_a_neighbour_whose_target_is_nan_does_no_harm() -> None:
     healthy = group(("H", "V"), (0, 1))
-    broken = Group(3, 0, PROTOCOL, (0, 1), healthy.targets * torch.tensor([float("nan"), 1.0]).view(2, 1, 1))
+    broken = TrainingGroup(3, 0, PROTOCOL, (0, 1), healthy.targets * torch.tensor([float("nan"), 1.0]).view(2, 1, 1))
     for trained, alone in (
-        (train(batches, 2, 6, [broken])[0], train(batches, 2, 6, [healthy])[0]),
+        (train_by_convolution(batches, 2, 6, [broken])[0], train_by_convolution(batches, 2, 6, [healthy])[0]),
         (in_gram_space(broken), in_gram_space(healthy)),
     ):
         assert torch.isnan(trained.weight[0]).all()
@@ -133,9 +136,9 @@ def test_weight_decay_and_rate_are_used() -> None:
 
 
 def test_fewer_images_train_for_as_many_steps_if_asked() -> None:
-    assert GradientProtocol().epochs_over(22) == 15
-    assert GradientProtocol(min_steps=18_825).epochs_over(5_019) == 15
-    assert GradientProtocol(min_steps=100).epochs_over(22) == 17  # 6 steps an epoch
+    assert GradientProtocol().count_epochs(22) == 15
+    assert GradientProtocol(min_steps=18_825).count_epochs(5_019) == 15
+    assert GradientProtocol(min_steps=100).count_epochs(22) == 17  # 6 steps an epoch
 
 
 def test_gram_space_is_for_moments_that_fit() -> None:

@@ -11,10 +11,10 @@ import sys
 import numpy as np
 import torch
 
-from posenet_store.parallel.worker import prepare
+from posenet_store.parallel.worker import prepare_worker
 
 if sys.argv[1] == "prepared":
-    prepare(1)
+    prepare_worker(1)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(100):
     np.ones(1 << 17)

@@ -7,8 +7,8 @@ import pytest
 import scipy.stats
 from numpy.typing import NDArray
 
-from posenet_store.heads.metrics import graded, standard_ranks
-from posenet_store.heads.targets import target_map
+from posenet_store.heads.metrics import rank_maps, score_with_map_sums
+from posenet_store.heads.targets import make_target_map
 from posenet_store.report.significance import PERMUTATIONS, RESAMPLES, constant_error, holm, interval, permuted_p, shifted_p
 
 EXACT = 1e-12  # the same sums in another order, of numbers near 1
@@ -58,14 +58,14 @@ def test_undefined_images_are_left_out_and_one_image_has_no_interval() -> None:
 def maps_like(target: NDArray[np.float64], strength: float, seed: int, images: int = 6) -> NDArray[np.float32]:
     """The mean map of ranks that a run keeps, of images that show the target more or less."""
     drawn = np.random.default_rng(seed).normal(0, 1, (images, *target.shape)) + strength * target
-    scores, sums = graded(drawn, target)
+    scores, sums = score_with_map_sums(drawn, target)
     return sums.means(scores)["ranks"]
 
 
 def test_p_is_scipys_permutation_test() -> None:
-    target = target_map("H", 5)
+    target = make_target_map("H", 5)
     ranks = np.stack([maps_like(target, strength, seed) for seed, strength in enumerate((0.0, 0.3, 0.6, 5.0))])
-    goal = standard_ranks(target.reshape(1, -1))[0]
+    goal = rank_maps(target.reshape(1, -1))[0]
     found = permuted_p(ranks, target)
     for one, p in zip(ranks, found, strict=True):
         flat = one.ravel().astype(float)
@@ -80,7 +80,7 @@ def test_p_is_scipys_permutation_test() -> None:
 
 def test_p_of_a_tiny_map_is_the_share_of_all_permutations() -> None:
     target = np.array([[0.0, 1.0, 2.0], [2.0, 3.0, 5.0]])
-    goal, ranks = standard_ranks(target.reshape(1, -1))[0], maps_like(target, 0.4, 8)
+    goal, ranks = rank_maps(target.reshape(1, -1))[0], maps_like(target, 0.4, 8)
     flat = ranks.ravel().astype(float)
     every = np.array([flat @ np.array(one) for one in permutations(goal)])
     exact = (every >= flat @ goal - 1e-6).mean()
@@ -88,11 +88,11 @@ def test_p_of_a_tiny_map_is_the_share_of_all_permutations() -> None:
 
 
 def test_a_position_of_an_upsampled_map_is_a_block_of_pixels() -> None:
-    target = target_map("H", 56)  # twice the grid of 28x28: blocks of 2x2
-    coarse = np.random.default_rng(0).normal(0, 1, (4, 28, 28)) + 0.05 * target_map("H", 28)
-    scores, sums = graded(np.kron(coarse, np.ones((2, 2))).astype(np.float64), target)
+    target = make_target_map("H", 56)  # twice the grid of 28x28: blocks of 2x2
+    coarse = np.random.default_rng(0).normal(0, 1, (4, 28, 28)) + 0.05 * make_target_map("H", 28)
+    scores, sums = score_with_map_sums(np.kron(coarse, np.ones((2, 2))).astype(np.float64), target)
     ranks = sums.means(scores)["ranks"].astype(float)
-    goal = standard_ranks(target.reshape(1, -1)).reshape(28, 2, 28, 2).swapaxes(1, 2).reshape(784, 2, 2)
+    goal = rank_maps(target.reshape(1, -1)).reshape(28, 2, 28, 2).swapaxes(1, 2).reshape(784, 2, 2)
     cut = ranks.reshape(28, 2, 28, 2).swapaxes(1, 2).reshape(784, 2, 2)
     draw = np.random.default_rng(9)
     expected = np.mean([(cut * goal[draw.permutation(784)]).sum() >= (cut * goal).sum() for _ in range(4000)])
@@ -101,16 +101,16 @@ def test_a_position_of_an_upsampled_map_is_a_block_of_pixels() -> None:
 
 
 def test_p_is_uniform_where_nothing_is_known() -> None:
-    target = target_map("G", 6)
+    target = make_target_map("G", 6)
     ranks = np.stack([maps_like(target, 0, seed) for seed in range(400)])
     assert scipy.stats.kstest(permuted_p(ranks, target), "uniform").pvalue > 0.01
 
 
 @pytest.mark.parametrize(("name", "placements"), [("H", 5 * 2 * 2), ("V", 5 * 2 * 2)])
 def test_shifts_are_counted_as_a_plain_loop_does(name: str, placements: int) -> None:
-    target = target_map(name, 5)
+    target = make_target_map(name, 5)
     ranks = np.stack([maps_like(target, strength, 3, images=2) for strength in (0.0, 0.4, 9.0)])
-    goal = standard_ranks(target.reshape(1, -1)).reshape(5, 5)
+    goal = rank_maps(target.reshape(1, -1)).reshape(5, 5)
     every = [
         np.roll(np.rot90(flipped, turns), shift, axis=(0, 1))
         for flipped in (goal, goal[::-1]) for turns in range(4) for shift in np.ndindex(5, 5)
@@ -125,9 +125,9 @@ def test_shifts_are_counted_as_a_plain_loop_does(name: str, placements: int) -> 
 
 def test_a_smooth_map_that_is_not_the_target_is_lenient_by_permutation_only() -> None:
     """Half a turn of a ramp's phase: positively correlated, and no better placed than its neighbours."""
-    target = target_map("H", 26)
+    target = make_target_map("H", 26)
     bump = np.exp(-(((np.arange(26) - 15) / 8) ** 2))[None].repeat(26, axis=0)
-    scores, sums = graded(bump[None], target)
+    scores, sums = score_with_map_sums(bump[None], target)
     ranks = sums.means(scores)["ranks"][None]
     assert 0 < scores.spc[0] < 0.5
     assert permuted_p(ranks, target)[0] == 1e-4
@@ -145,7 +145,7 @@ def test_holm_is_its_definition() -> None:
 
 @pytest.mark.parametrize("name", ["H", "G", "HS"])
 def test_no_constant_is_better_than_the_median(name: str) -> None:
-    target = target_map(name, 26)
+    target = make_target_map(name, 26)
     tried = [np.abs(target - level).mean() for level in np.linspace(0, 1, 1001)]
     assert constant_error(target).mean() <= min(tried) + EXACT
     assert constant_error(target).mean() == pytest.approx({"H": 0.2507, "G": 0.1951, "HS": 0.3080}[name], abs=1e-4)

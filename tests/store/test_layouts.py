@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from posenet_store.errors import UsageError
 from posenet_store.extraction.build import plan_store
 from posenet_store.images.sources import load_image_set
-from posenet_store.resampling import on_grid
+from posenet_store.resampling import resize_to_grid
 from posenet_store.specs import DTYPES, LAYOUTS, Tap
 from posenet_store.store.chunking import row_bytes
 from posenet_store.store.reader import Reader
@@ -59,7 +59,7 @@ def test_the_two_grids_are_torchs(readers: dict[str, Reader]) -> None:
     for text, corners in (("full:f1", False), ("corners:f1", True)):
         expected = F.interpolate(tap, (28, 28), mode="bilinear", align_corners=corners)
         torch.testing.assert_close(assembled(readers["native"], text), expected)
-    assert not torch.allclose(on_grid(tap, True), on_grid(tap, False))
+    assert not torch.allclose(resize_to_grid(tap, True), resize_to_grid(tap, False))
 
 
 def test_readout_keeps_what_is_small_as_it_is(readers: dict[str, Reader]) -> None:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from posenet_store.cli import main
 from posenet_store.files import write_json
-from posenet_store.heads.metrics import Scores, graded
+from posenet_store.heads.metrics import Scores, score_with_map_sums
 from posenet_store.heads.protocols import GradientProtocol, Protocol
 from posenet_store.report.pairs import Partner
 from posenet_store.sweep.cell import Cell, make_cell_target
@@ -55,7 +55,7 @@ def painted(count: int = 6, strength: float = 1.0, noise: float = 0.3, seed: int
     """Return a cell whose head paints `strength` times the target and noise on held-out images, with all that a run keeps."""
     target = make_cell_target(cell({}, **changes).record["cell"])
     maps = strength * target + np.random.default_rng(seed).normal(0, noise, (count, *target.shape))
-    scores, sums = graded(maps, target)
+    scores, sums = score_with_map_sums(maps, target)
     kept = {"map": maps[0].astype(np.float32)} | sums.means(scores)
     columns = {"held-out": (scores.spc.tolist(), scores.mae.tolist())}
     return cell(columns, kept={f"{name}/held-out": one for name, one in kept.items()}, seed=seed, **changes)

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from posenet_store.heads import train_convolution as fused
 from posenet_store.heads import train_gram as gram
-from posenet_store.heads.model import load_head
+from posenet_store.heads.file import load_head
+from posenet_store.heads.moments import moment_bytes
 from posenet_store.heads.protocols import GradientProtocol, RidgeProtocol
 from posenet_store.store.catalogue import StoreInfo, list_stores
 from posenet_store.store.reader import Reader
@@ -119,7 +120,7 @@ def test_memory_is_bounded_whatever_is_asked(root: Path, monkeypatch: pytest.Mon
     """Sixteen kernels and paddings would hold sixteen sets of moments: they are taken in turns, each a scan."""
     spec = replace(SPEC, kernels=(1, 3, 5, 7), paddings=(0, 1, 2, 3))
     _, before = planned(root, spec)
-    limit = gram.moment_bytes(11, 9, 7)
+    limit = moment_bytes(11, 9, 7)
     monkeypatch.setattr("posenet_store.heads.train_gram.MAX_BYTES", limit)
     monkeypatch.setattr("posenet_store.sweep.grouping.MAX_BYTES", limit)
     one, after = planned(root, spec)

@@ -10,7 +10,7 @@ from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 from posenet_store.errors import UsageError
-from posenet_store.heads.targets import target_map
+from posenet_store.heads.targets import make_target_map
 from posenet_store.images.image_set import load_folder
 from posenet_store.report.figures.head_maps import head_maps
 from posenet_store.store.reader import Reader
@@ -40,7 +40,7 @@ def test_scores_are_those_of_the_convolution_itself(reader: Reader, tmp_path: Pa
     state = {f"module.readout.{key}": value.detach() for key, value in conv.state_dict().items()}
     (row,) = evaluate_external(saved(tmp_path / name, state), reader, ExternalHead("V", padding=1)).rows()
     features = torch.from_numpy(reader.read("aligned", 0, 6).astype(np.float32))
-    goal = target_map("V", 26)
+    goal = make_target_map("V", 26)
     maps = conv(features).detach().numpy()[:, 0]
     spc = [spearmanr(one.ravel(), goal.ravel()).statistic for one in maps]
     assert row["spc"] == pytest.approx(np.mean(spc), abs=2e-4)  # a float32 convolution ranks near ties otherwise
@@ -87,7 +87,7 @@ def test_contributions_of_the_channels_sum_to_the_mean_map(reader: Reader, tmp_p
     features = torch.from_numpy(reader.read("aligned", 0, 6).astype(np.float64))
     mean = conv.double()(features).mean(dim=0)[0].detach().numpy()
     np.testing.assert_allclose(found.contributions.maps.sum(axis=0) + conv.bias.item(), mean, rtol=1e-9, atol=1e-12)
-    goal = target_map("G", 28)
+    goal = make_target_map("G", 28)
     expected = np.cov(mean.ravel(), goal.ravel(), bias=True)[0, 1] / goal.var()
     assert found.contributions.share.sum() == pytest.approx(expected, rel=1e-9)
     assert found.contributions.names[3] == "f2:0"

@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from posenet_store.heads import train_gram as gram
-from posenet_store.heads.model import initial_head, load_head
+from posenet_store.heads.file import load_head
+from posenet_store.heads.model import draw_head
+from posenet_store.heads.moments import compute_image_moments
 from posenet_store.heads.protocols import GradientProtocol
-from posenet_store.heads.targets import target_map
+from posenet_store.heads.targets import make_target_map
 from posenet_store.store.catalogue import list_stores
 from posenet_store.store.reader import Reader
 from posenet_store.sweep import fit_gradient as training
@@ -109,10 +110,10 @@ def test_every_head_has_its_own_rate_and_decay(root: Path, reader: Reader, tmp_p
     spec = replace(SPEC, targets=("H",), seeds=(3,), recipes=recipes((1e-3, 1e-1), (0.0, 1e-2)))
     found = weights(root, tmp_path, spec)
     rows = planned(root, spec).cells[0].train_rows
-    source, goal = parse_input("aligned", reader.spec), torch.from_numpy(target_map("H", 26).copy())
+    source, goal = parse_input("aligned", reader.spec), torch.from_numpy(make_target_map("H", 26).copy())
     for cell in planned(root, spec).cells:
         assert isinstance(cell.protocol, GradientProtocol)
-        weight, bias = (nn.Parameter(one[None]) for one in initial_head(9, 3, 3))
+        weight, bias = (nn.Parameter(one[None]) for one in draw_head(9, 3, 3))
         adam = torch.optim.Adam([weight, bias], lr=cell.protocol.learning_rate, weight_decay=cell.protocol.weight_decay)
         for epoch in range(2):
             for values in reader.batches(source.arrays, 0, rows, batch_size=4, seed=0, epoch=epoch):
@@ -151,9 +152,9 @@ def test_targets_that_differ_in_range_only_are_told_apart(reader: Reader, root: 
     goals = unit.goals()
     assert len(goals) == 4
     group = families_module.group_of(unit.families[0], goals)
-    for cell, place in zip(unit.families[0].cells, group.goals, strict=True):
+    for cell, place in zip(unit.families[0].cells, group.target_indices, strict=True):
         low, high = cell.value_range
-        np.testing.assert_array_equal(group.targets[place], target_map(cell.target, 26, (low, high)))
+        np.testing.assert_array_equal(group.targets[place], make_target_map(cell.target, 26, (low, high)))
 
 
 @pytest.mark.parametrize(
@@ -189,8 +190,8 @@ def test_lists_in_the_protocols_table_make_heads_each(tmp_path: Path, text: str,
 def test_moments_of_some_features_are_those_of_a_stream_of_them() -> None:
     block = torch.randn(5, 4, 28, 28, generator=torch.Generator().manual_seed(0))
     goals = torch.randn(2, 26, 26, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    whole = gram.image_moments([block], 5, 3, 0, goals)
+    whole = compute_image_moments([block], 5, 3, 0, goals)
     places = torch.tensor([9, 10, 11, 12, 13, 14, 15, 16, 17, 27, 28, 29, 30, 31, 32, 33, 34, 35])
-    part, own = whole.of(places), gram.image_moments([block[:, [1, 3]]], 5, 3, 0, goals)
+    part, own = whole.select(places), compute_image_moments([block[:, [1, 3]]], 5, 3, 0, goals)
     torch.testing.assert_close(part.second, own.second, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(part.cross, own.cross, rtol=1e-12, atol=1e-12)

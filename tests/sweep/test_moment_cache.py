@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from posenet_store.heads.model import load_head
+from posenet_store.heads.file import load_head
 from posenet_store.heads.protocols import GradientProtocol, RidgeProtocol
 from posenet_store.store.catalogue import list_stores
 from posenet_store.sweep import fit_gradient as training

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from posenet_store.errors import StoreError, UsageError
-from posenet_store.heads.metrics import score
-from posenet_store.heads.model import load_head
+from posenet_store.heads.file import load_head
+from posenet_store.heads.metrics import score_maps
 from posenet_store.heads.protocols import RidgeProtocol
-from posenet_store.heads.targets import target_map
+from posenet_store.heads.targets import make_target_map
 from posenet_store.store.catalogue import list_stores
 from posenet_store.store.reader import open_store
 from posenet_store.sweep.evaluate import evaluate_head
@@ -79,13 +79,15 @@ def test_scores_are_those_of_the_saved_head(root: Path, run: Path) -> None:
     reader = open_store(planned(root).passes[0].train)
     held = torch.from_numpy(reader.read("aligned", cell.train_rows, reader.spec.rows)).float()
     maps = heads.predict(held).numpy()[:, 0]
-    expected = score(maps, target_map(cell.target, 26))
+    expected = score_maps(maps, make_target_map(cell.target, 26))
     stored = read_scores(RunFiles(run).scores(cell.id))
     np.testing.assert_allclose(stored["spc/held-out"], expected.spc, rtol=1e-12)
     np.testing.assert_allclose(stored["mae/held-out"], expected.mae, rtol=1e-12)
     np.testing.assert_allclose(stored["map/held-out"], maps[0], rtol=1e-6)
     np.testing.assert_allclose(stored["mean/held-out"], maps.mean(0), rtol=1e-5, atol=1e-7)
-    np.testing.assert_allclose(stored["error/held-out"], abs(maps - target_map(cell.target, 26)).mean(0), rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(
+        stored["error/held-out"], abs(maps - make_target_map(cell.target, 26)).mean(0), rtol=1e-5, atol=1e-7
+    )
     assert {name.partition("/")[0] for name in stored} == {"spc", "mae", "map", "mean", "error", "ranks"}
     record = json.loads(RunFiles(run).record(cell.id).read_text())
     assert record["scores"]["held-out"]["spc"] == pytest.approx(expected.spc.mean(), rel=1e-12)

@@ -14,7 +14,7 @@ import pytest
 
 from posenet_store.errors import PosenetStoreError, UsageError
 from posenet_store.parallel import executors
-from posenet_store.parallel.executors import run_tasks, workers_at
+from posenet_store.parallel.executors import count_workers, run_tasks
 from tests.support.processes import DaskProcesses, waited
 
 REAL_AND_HERE = pytest.mark.parametrize("scheduler", ["inline", "local"])
@@ -142,7 +142,7 @@ def test_an_address_is_used_and_threads_are_shared_among_tasks() -> None:
         pids = {value for _, value in run_tasks(process, [1, 2], dask.address)}
         assert os.getpid() not in pids
         assert len(pids) == 1
-        assert workers_at(dask.address) == 1
+        assert count_workers(dask.address) == 1
         # a worker of four threads runs four tasks at once
         assert dict(run_tasks(given, [1], dask.address)) == {1: 4}
         assert dict(run_tasks(given, [1, 2], dask.address)) == {1: 2, 2: 2}
@@ -152,7 +152,7 @@ def test_an_address_is_used_and_threads_are_shared_among_tasks() -> None:
 def test_workers_that_announce_a_card_get_the_tasks_that_ask_for_one() -> None:
     with DaskProcesses() as dask:
         dask.worker()
-        assert waited(lambda: workers_at(dask.address) == 1 and list(run_tasks(cards, [0], dask.address)) == [(0, {})], 30)
+        assert waited(lambda: count_workers(dask.address) == 1 and list(run_tasks(cards, [0], dask.address)) == [(0, {})], 30)
         assert list(run_tasks(cards, [0], dask.address, resource="GPU")) == [(0, {})]  # nobody has one
         dask.worker("--resources", "GPU=1")
         with distributed.Client(dask.address) as client:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from posenet_store.errors import UsageError
-from posenet_store.parallel.executors import run_tasks, workers_at
-from posenet_store.parallel.slurm import SlurmSettings, load_slurm
+from posenet_store.parallel.executors import count_workers, run_tasks
+from posenet_store.parallel.slurm import SlurmSettings, load_slurm_settings
 from tests.support.processes import waited
 from tests.support.slurm_node import slurm
 from tests.support.small import store_with_probes
@@ -130,7 +130,7 @@ def test_what_slurm_refuses_is_one_sentence(lab: Path, tmp_path: Path, key: str,
 def test_a_mistake_in_the_settings_is_one_clear_sentence(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "my.toml").write_text(text)
     with pytest.raises(UsageError, match=message):
-        load_slurm(tmp_path / "my.toml")
+        load_slurm_settings(tmp_path / "my.toml")
 
 
 def test_missing_settings_say_how_to_name_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,15 +141,15 @@ def test_missing_settings_say_how_to_name_others(tmp_path: Path, monkeypatch: py
 
 def test_the_ready_settings_are_the_defaults_and_explain_every_key() -> None:
     path = ROOT / "pipeline/launch/slurm.toml"
-    assert load_slurm(path) == SlurmSettings()
+    assert load_slurm_settings(path) == SlurmSettings()
     comments = [line.split() for line in path.read_text().splitlines() if line.startswith("#")]
     assert {words[1] for words in comments if len(words) > 1} >= set(vars(SlurmSettings()))
 
 
 def test_the_workers_option_counts_more_than_the_settings(tmp_path: Path) -> None:
     (tmp_path / "my.toml").write_text("workers = 7")
-    assert workers_at(f"slurm:{tmp_path}/my.toml") == 7
-    assert workers_at(f"slurm:{tmp_path}/my.toml", 3) == 3
+    assert count_workers(f"slurm:{tmp_path}/my.toml") == 7
+    assert count_workers(f"slurm:{tmp_path}/my.toml", 3) == 3
 
 
 def test_without_dask_jobqueue_the_way_out_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -105,9 +105,9 @@ def build_store(
 def _on_workers(job: "Part", blocks: int, scheduler: str, workers: int | None) -> None:
     """Build all parts on Dask workers; those that fail are reported, and what they committed stays."""
     from posenet_store.extraction.distributed import build_part
-    from posenet_store.parallel.executors import run_tasks, workers_at
+    from posenet_store.parallel.executors import count_workers, run_tasks
 
-    count = min(blocks, workers_at(scheduler, workers))
+    count = min(blocks, count_workers(scheduler, workers))
     parts = [replace(job, part=(number, count)) for number in range(1, count + 1)]
     failed = 0
     card = None if job.network.device == "cpu" else "GPU"

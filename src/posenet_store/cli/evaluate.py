@@ -74,7 +74,7 @@ def _store_of(
     """Build, or find, the store of the images that a head is to be scored on."""
     from posenet_store.backbones.load import load_backbone
     from posenet_store.extraction.build import plan_store
-    from posenet_store.heads.model import load_head
+    from posenet_store.heads.file import load_head
     from posenet_store.images.sources import load_image_set
     from posenet_store.sweep.inputs import reads_all_channels
 

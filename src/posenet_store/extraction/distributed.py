@@ -10,7 +10,7 @@ from posenet_store.errors import BuildError
 from posenet_store.extraction.build import BuildResult, build_store, plan_store
 from posenet_store.images.image_set import ImageSet
 from posenet_store.images.sources import load_image_set
-from posenet_store.parallel.worker import prepare
+from posenet_store.parallel.worker import prepare_worker
 from posenet_store.specs import BackboneSpec
 
 
@@ -44,7 +44,7 @@ def _backbone(network: BackboneSpec) -> Backbone:
 
 def build_part(part: Part, threads: int) -> BuildResult:
     """Build one part on `threads` threads; raises BuildError if this worker's images or weights are other ones."""
-    prepare(threads)
+    prepare_worker(threads)
     images, backbone = _images(part.source, part.data_root, part.limit), _backbone(part.network)
     plan = plan_store(images, backbone, part.layout, part.dtype, file_format=part.file_format)
     if plan.spec.fingerprint != part.fingerprint:

@@ -13,7 +13,7 @@ from torch import Tensor
 from posenet_store.backbones.backbone import Backbone
 from posenet_store.errors import BuildError
 from posenet_store.extraction.timing import StageTimer
-from posenet_store.resampling import stored
+from posenet_store.resampling import resample_taps
 from posenet_store.store.writer import check_range
 
 CPU_BATCH = 16
@@ -104,7 +104,7 @@ class Forward:
     @torch.inference_mode()
     def _on_cpu(self, pixels: Tensor, held: Tensor, targets: Mapping[str, Tensor]) -> PendingBatch:
         with self._clock.busy("forward"):
-            values = stored(self._backbone.features(pixels), self._arrays)
+            values = resample_taps(self._backbone.features(pixels), self._arrays)
         with self._clock.busy("copy"):
             extremes = torch.stack([_extremes(value, held) for value in values.values()])
             for name, target in targets.items():
@@ -115,7 +115,7 @@ class Forward:
     def _on_cuda(self, pixels: Tensor, held: Tensor, targets: Mapping[str, Tensor]) -> PendingBatch:
         begun, computed, copying, copied = (torch.cuda.Event(enable_timing=True) for _ in range(4))
         begun.record()
-        values = stored(self._backbone.features(pixels), self._arrays)
+        values = resample_taps(self._backbone.features(pixels), self._arrays)
         kind = next(iter(targets.values())).dtype
         extremes = torch.stack([_extremes(value, held) for value in values.values()])
         ready = {name: values[name].to(kind).contiguous() for name in targets}  # cast and laid out where it is fast

@@ -14,7 +14,7 @@ from posenet_store.images.image_set import ImageSet
 from posenet_store.store.chunking import row_bytes
 from posenet_store.store.formats import load_format
 from posenet_store.store.plan import Plan
-from posenet_store.threads import processors
+from posenet_store.threads import count_cpus
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def estimate_build(images: ImageSet, backbone: Backbone, plan: Plan, batch_size:
     held = torch.ones(count, dtype=torch.bool)
     for index in range(count):
         try:
-            with clock.busy("decode", processors()):
+            with clock.busy("decode", count_cpus()):
                 pixels[index] = torch.from_numpy(images.read(index, spec.preprocess.size).copy())
         except ImageError:
             continue  # the build itself quarantines and reports it

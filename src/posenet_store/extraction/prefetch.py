@@ -14,7 +14,7 @@ from posenet_store.images.decode import decode
 from posenet_store.images.image_set import FileReader, ImageSet
 from posenet_store.store.plan import Plan
 from posenet_store.store.writer import QuarantinedImage
-from posenet_store.threads import processors
+from posenet_store.threads import count_cpus
 
 BATCHES_AHEAD = 2
 
@@ -41,7 +41,7 @@ class Batch:
 
 def _read(images: ImageSet, plan: Plan, clock: StageTimer, place: Tensor, row: int) -> QuarantinedImage | None:
     """Read one image into its place in a batch."""
-    index, size, workers = plan.order[row], plan.spec.preprocess.size, processors()
+    index, size, workers = plan.order[row], plan.spec.preprocess.size, count_cpus()
     try:
         if isinstance(images.read, FileReader):
             with clock.busy("read", workers):
@@ -67,7 +67,7 @@ def decode_batches(
     watch, size = clock or StageTimer(), plan.spec.preprocess.size
     spans = [(b, row, min(row + batch_size, plan.bounds[b][1])) for b in blocks for row in range(*plan.bounds[b], batch_size)]
     waiting: deque[tuple[int, int, Tensor, list[Future[QuarantinedImage | None]]]] = deque()
-    with ThreadPoolExecutor(processors()) as pool:
+    with ThreadPoolExecutor(count_cpus()) as pool:
 
         def taken() -> Batch:
             block, start, pixels, futures = waiting.popleft()

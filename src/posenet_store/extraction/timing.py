@@ -9,7 +9,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from posenet_store.threads import processors
+from posenet_store.threads import count_cpus
 
 STAGES = ("read", "decode", "forward", "copy", "encode", "write")
 WAITS = ("images", "buffers")
@@ -90,6 +90,6 @@ class StageTimer:
             "stages": {stage: round(seconds[stage], 3) for stage in STAGES},
             "waited_for": {wait: round(seconds[wait], 3) for wait in WAITS},
             "bound_by": self.bound_by(),
-            "processors": round((time.process_time() - self._processor) / passed / processors(), 3),
+            "processors": round((time.process_time() - self._processor) / passed / count_cpus(), 3),
             "peak_memory": peak_memory(),
         }

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from posenet_store.errors import PosenetStoreError
-from posenet_store.heads.convolution import gathered, images_a_step
-from posenet_store.heads.model import convolved
+from posenet_store.heads.convolution import convolve, images_per_step, sum_neighbourhoods
+from posenet_store.heads.moments import DEAD_DEVIATION
 from posenet_store.heads.protocols import RidgeProtocol
-from posenet_store.heads.ridge import DEAD, Readout, chosen_penalty
+from posenet_store.heads.ridge import RidgeHead, choose_penalty
 from posenet_store.specs import GRID
 
 TOLERANCE = 1e-6
@@ -44,7 +44,7 @@ class _Sums:
 def _few(blocks: Iterable[Tensor]) -> Iterator[Tensor]:
     """Yield float64 [B, C, 28, 28], a few images at a time."""
     for block in blocks:
-        yield from (part.to(torch.float64) for part in block.split(images_a_step(block.shape[1], 1, GRID**2)))
+        yield from (part.to(torch.float64) for part in block.split(images_per_step(block.shape[1], 1, GRID**2)))
 
 
 def _summed(blocks: Iterable[Tensor]) -> _Sums:
@@ -74,14 +74,18 @@ class _Problem:
         size = pooled.total.shape[1] + 2 * padding - kernel + 1
         ones = pooled.total.new_ones(1, 1, size, size)
         count = pooled.images * size**2
-        mean, square = (gathered(one[None], ones, kernel, padding)[0] / count for one in (pooled.total, pooled.square))
+        mean, square = (
+            sum_neighbourhoods(one[None], ones, kernel, padding)[0] / count for one in (pooled.total, pooled.square)
+        )
         variance = (square - mean**2).clamp(min=0)
-        scale = torch.where(variance > DEAD**2 * square, variance.rsqrt(), 0)
+        scale = torch.where(variance > DEAD_DEVIATION**2 * square, variance.rsqrt(), 0)
         return cls(frozenset(groups), pooled, mean, scale, count)
 
     def right_side(self, target: Tensor, padding: int) -> Tensor:
         """Return the covariance of the standardised features with a target [h, w]."""
-        crossed = gathered(self.sums.total[None], (target - target.mean())[None, None], self.mean.shape[1], padding)[0]
+        crossed = sum_neighbourhoods(self.sums.total[None], (target - target.mean())[None, None], self.mean.shape[1], padding)[
+            0
+        ]
         return crossed / self.count * self.scale
 
     def head(self, solution: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -100,8 +104,8 @@ def _applied(scan: Scan, groups: int, problems: Sequence[_Problem], vectors: Ten
     for group in range(groups):
         mine = [number for number, one in enumerate(problems) if group in one.groups]
         for images in _few(scan(group) if mine else ()):
-            maps = convolved(images, heads[mine], -offsets[mine], padding)
-            found[mine] += gathered(images, maps, kernel, padding)
+            maps = convolve(images, heads[mine], -offsets[mine], padding)
+            found[mine] += sum_neighbourhoods(images, maps, kernel, padding)
             sums[mine] += maps.sum((0, 2, 3))[:, None, None, None]
     counts = vectors.new_tensor([one.count for one in problems])[:, None, None, None]
     return (found - sums * mean) / counts * scale
@@ -151,7 +155,7 @@ def _squared_errors(scan: Scan, group: int, heads: Sequence[tuple[Tensor, Tensor
     weights, biases = (torch.stack(some) for some in zip(*heads, strict=True))
     errors, count = goals.new_zeros(len(heads)), 0
     for images in _few(scan(group)):
-        errors += (convolved(images, weights, biases, padding) - goals).square().mean((2, 3)).sum(0)
+        errors += (convolve(images, weights, biases, padding) - goals).square().mean((2, 3)).sum(0)
         count += len(images)
     return errors / count
 
@@ -190,7 +194,9 @@ class _Solver:
         return torch.stack(errors, dim=2), residuals.view(-1, *many).amax(0), steps
 
 
-def iterated(scan: Scan, groups: int, shape: tuple[int, int], targets: Tensor, protocol: RidgeProtocol) -> list[Readout]:
+def solve_by_conjugate_gradients(
+    scan: Scan, groups: int, shape: tuple[int, int], targets: Tensor, protocol: RidgeProtocol
+) -> list[RidgeHead]:
     """Return the head for each target map of float64 [T, h, w], as `ridge.readouts` does; `shape` is kernel and padding.
 
     `scan(group)` yields the images of one of `groups` groups, anew in every step. The facts name the `iterations`, of the
@@ -201,11 +207,11 @@ def iterated(scan: Scan, groups: int, shape: tuple[int, int], targets: Tensor, p
     solver = _Solver(scan, groups, padding, targets, protocol)
     sums = [_summed(scan(group)) for group in range(groups)]
     lambdas = torch.tensor(sorted(protocol.lambdas), dtype=torch.float64)
-    rest = {left: [group for group in range(groups) if group != left] for left in protocol.left_out(groups)}
+    rest = {left: [group for group in range(groups) if group != left] for left in protocol.left_out_groups(groups)}
     trials = {left: _Problem.over(others, sums, kernel, padding) for left, others in rest.items()}
     errors, residuals, steps = solver.tried(trials, lambdas)
     images = [sums[left].images for left in trials]
-    choices = [chosen_penalty(tried, images, target, protocol) for tried, target in zip(errors, targets, strict=True)]
+    choices = [choose_penalty(tried, images, target, protocol) for tried, target in zip(errors, targets, strict=True)]
     penalties = lambdas.new_tensor([penalty for penalty, _ in choices])
     problem = _Problem.over(range(groups), sums, kernel, padding)
     solutions, last, more = solver.solve([problem], penalties[:, None])
@@ -215,5 +221,5 @@ def iterated(scan: Scan, groups: int, shape: tuple[int, int], targets: Tensor, p
         residual = float(torch.maximum(last[place, 0], before[place, 0]))
         said = {"iterations": float(steps + more), "residual": residual}
         late = {"unconverged": 1.0} if residual > TOLERANCE else {}
-        found.append(Readout(*problem.head(solutions[place, 0], targets[place]), facts | said | late))
+        found.append(RidgeHead(*problem.head(solutions[place, 0], targets[place]), facts | said | late))
     return found

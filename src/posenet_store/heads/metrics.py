@@ -68,10 +68,10 @@ class MapSums:
             return {name: (total / count).astype(np.float32) for name, (total, count) in kept.items() if count}
 
 
-def standard_ranks(maps: NDArray[np.float64]) -> NDArray[np.float64]:
+def rank_maps(maps: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the average ranks of each row [n, p], centred and scaled to unit length; a constant row is all zero.
 
-    >>> standard_ranks(np.array([[1.0, 2.0, 2.0, 4.0]])).round(3).tolist()
+    >>> rank_maps(np.array([[1.0, 2.0, 2.0, 4.0]])).round(3).tolist()
     [[-0.707, 0.0, 0.0, 0.707]]
     """
     ranks: NDArray[np.float64] = rankdata(maps, axis=1)
@@ -80,20 +80,20 @@ def standard_ranks(maps: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(ranks / np.where(norm > 0, norm, 1))
 
 
-def score(predictions: NDArray[np.float64], target: NDArray[np.float64]) -> Scores:
+def score_maps(predictions: NDArray[np.float64], target: NDArray[np.float64]) -> Scores:
     """Score predictions [n, h, w] against one target [h, w]; ties share their average rank.
 
     Equal to `scipy.stats.spearmanr` and `mean(abs(difference))` of each image, with the target ranked once.
 
     >>> ramp = np.arange(4.0).reshape(2, 2)
-    >>> score(np.stack([ramp * 2, -ramp, ramp * 0 + 7]), ramp).spc.round(6).tolist()
+    >>> score_maps(np.stack([ramp * 2, -ramp, ramp * 0 + 7]), ramp).spc.round(6).tolist()
     [1.0, -1.0, nan]
     """
-    return graded(predictions, target)[0]
+    return score_with_map_sums(predictions, target)[0]
 
 
-def graded(predictions: NDArray[np.float64], target: NDArray[np.float64]) -> tuple[Scores, MapSums]:
-    """Return `score` of predictions [n, h, w], and the sums over them of maps, errors and ranks."""
+def score_with_map_sums(predictions: NDArray[np.float64], target: NDArray[np.float64]) -> tuple[Scores, MapSums]:
+    """Return `score_maps` of predictions [n, h, w], and the sums over them of maps, errors and ranks."""
     flat = np.asarray(predictions, dtype=np.float64).reshape(len(predictions), -1)
     goal = np.asarray(target, dtype=np.float64).reshape(1, -1)
     finite = np.asarray(np.isfinite(flat).all(axis=1))
@@ -106,6 +106,6 @@ def graded(predictions: NDArray[np.float64], target: NDArray[np.float64]) -> tup
         sums = [tame[counted].sum(axis=0), errors[counted].sum(axis=0)]
     magnitude = np.maximum(np.abs(tame).max(axis=1, initial=0), np.ptp(goal))
     defined = np.asarray(finite & (span > CONSTANT_TOLERANCE * magnitude) & (np.ptp(goal) > 0))
-    spc, ranks = np.full(len(flat), np.nan), standard_ranks(flat[defined])
-    spc[defined] = ranks @ standard_ranks(goal)[0]
+    spc, ranks = np.full(len(flat), np.nan), rank_maps(flat[defined])
+    spc[defined] = ranks @ rank_maps(goal)[0]
     return Scores(spc, mae), MapSums(*(one.reshape(target.shape) for one in (*sums, ranks.sum(axis=0))))

@@ -60,15 +60,15 @@ class SGD:
         np.subtract(self._parameters, scratch, out=self._parameters)
 
 
-def optimizer_named(name: str, parameters: Array, rates: Array, decays: Array, momentum: float) -> Adam | SGD:
+def make_optimizer(name: str, parameters: Array, rates: Array, decays: Array, momentum: float) -> Adam | SGD:
     """Return the optimiser `name` ("adam" or "sgd") on the rows of `parameters`; Adam has no use for `momentum`."""
     return Adam(parameters, rates, decays) if name == "adam" else SGD(parameters, rates, decays, momentum)
 
 
-def per_head(values: Any, heads: int, default: float) -> Array:
+def fill_per_head(values: Any, heads: int, default: float) -> Array:
     """Return one value a head: `values`, or the default for all where there are none.
 
-    >>> per_head((), 2, 0.1).tolist(), per_head((1, 2), 2, 0.1).tolist()
+    >>> fill_per_head((), 2, 0.1).tolist(), fill_per_head((1, 2), 2, 0.1).tolist()
     ([0.1, 0.1], [1.0, 2.0])
     """
     return np.asarray(values, dtype=np.float64) if len(values) else np.full(heads, default)

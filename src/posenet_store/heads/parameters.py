@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from posenet_store.heads.model import Heads, Standard, drawn, grouped
+from posenet_store.heads.convolution import convolve_groups
+from posenet_store.heads.model import Heads, Standardisation, draw_convolution
 from posenet_store.heads.protocols import GradientProtocol
 
 EPSILON = 1e-5
@@ -25,7 +26,7 @@ Running = list[tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
-class Decoder:
+class HeadArchitecture:
     """The shape of a head that reads `channels` inputs by the convolutions that a recipe asks for."""
 
     channels: int
@@ -52,7 +53,7 @@ class Decoder:
         generator = torch.Generator().manual_seed(seed)
         row = []
         for inputs, outputs in self._layers:
-            weight, bias = drawn(outputs, inputs, self.kernel, generator)
+            weight, bias = draw_convolution(outputs, inputs, self.kernel, generator)
             row += [weight.flatten(), torch.zeros_like(bias) if self.recipe.zero_bias else bias]
             row += [torch.ones_like(bias), torch.zeros_like(bias)] if self.recipe.sigmoid else []
         return torch.cat(row)
@@ -78,7 +79,7 @@ class Decoder:
         values, groups = inputs, 1
         layers = self._by_layer(parts)
         for layer, (weight, bias, *gains) in enumerate(layers):
-            values = grouped(values, weight.flatten(0, 1), bias.flatten(), self.padding, groups)
+            values = convolve_groups(values, weight.flatten(0, 1), bias.flatten(), self.padding, groups)
             if gains:
                 mean, variance = running[layer]
                 gain, offset = (one.flatten() for one in gains)
@@ -88,7 +89,7 @@ class Decoder:
                 values = values.relu()
         return values.sigmoid() if self.recipe.sigmoid else values
 
-    def heads(self, rows: Tensor, running: Running, standard: Standard | None = None) -> Heads:
+    def heads(self, rows: Tensor, running: Running, standard: Standardisation | None = None) -> Heads:
         """Return trained rows as Heads: normalisation by the running statistics is part of each convolution.
 
         A head that ran away, beyond what float32 holds, is NaN whatever it came to a rest at.

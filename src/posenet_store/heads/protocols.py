@@ -43,28 +43,28 @@ class GradientProtocol:
     input: str = "aligned"
     name: str = "report-2020"
 
-    def epochs_over(self, images: int) -> int:
+    def count_epochs(self, images: int) -> int:
         """Return the epochs to train on that many images.
 
-        >>> GradientProtocol().epochs_over(480), GradientProtocol(min_steps=18_825).epochs_over(480)
+        >>> GradientProtocol().count_epochs(480), GradientProtocol(min_steps=18_825).count_epochs(480)
         (15, 157)
         """
-        return max(self.epochs, -(-self.min_steps // self.steps_over(images)))
+        return max(self.epochs, -(-self.min_steps // self.count_steps(images)))
 
-    def steps_over(self, images: int) -> int:
+    def count_steps(self, images: int) -> int:
         """Return the steps of one epoch over that many images."""
         return -(-images // self.batch_size)
 
-    def factor(self, epoch: int, epochs: int) -> float:
+    def rate_factor(self, epoch: int, epochs: int) -> float:
         """Return what the learning rate is multiplied by in one of `epochs` epochs, counted from 0.
 
-        >>> [GradientProtocol(drop=10).factor(epoch, 15) for epoch in (9, 10)], GradientProtocol(drop=10).factor(20, 30)
-        ([1.0, 0.1], 0.1)
+        >>> [GradientProtocol(drop=10).rate_factor(epoch, 15) for epoch in (9, 10)]
+        [1.0, 0.1]
         """
         return DROP if self.drop and epoch * self.epochs >= self.drop * epochs else 1.0
 
     @property
-    def linear(self) -> bool:
+    def is_linear(self) -> bool:
         """True if a head is one convolution and nothing else: then second moments tell all of its training."""
         return self.layers == 1 and not self.sigmoid and not self.size
 
@@ -86,16 +86,16 @@ class RidgeProtocol:
     input: str = "aligned"
     name: str = "ridge"
 
-    def spans(self, rows: int) -> list[tuple[int, int]]:
+    def split_rows(self, rows: int) -> list[tuple[int, int]]:
         """Return the groups of that many training rows as (start, stop): to fit and to validate on, or the folds.
 
-        >>> RidgeProtocol().spans(100), RidgeProtocol(folds=3).spans(100)
+        >>> RidgeProtocol().split_rows(100), RidgeProtocol(folds=3).split_rows(100)
         ([(0, 85), (85, 100)], [(0, 33), (33, 67), (67, 100)])
         """
         cuts = [round(fold * rows / self.folds) for fold in range(self.folds)] or [0, rows - round(self.validation * rows)]
         return list(zip(cuts, [*cuts[1:], rows], strict=True))
 
-    def left_out(self, groups: int) -> range:
+    def left_out_groups(self, groups: int) -> range:
         """Return which of so many groups are left out in turn: each fold, else the last; none if there is one group."""
         return range(0 if self.folds else 1, groups)
 

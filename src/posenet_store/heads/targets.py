@@ -76,11 +76,11 @@ def _pattern(name: str) -> NDArray[np.uint8]:
     raise unknown("target", name, (*TARGETS, *PATTERNS))
 
 
-def native_map(name: str) -> NDArray[np.uint8]:
+def make_native_map(name: str) -> NDArray[np.uint8]:
     """Return the 256x256 8-bit map `name`: one of the published five, or a pattern; raises UsageError for an unknown name.
 
-    >>> native_map("H")[0, [0, 255]].tolist(), native_map("V")[255, 0].item(), native_map("ramp:45")[255, 255].item()
-    ([0, 255], 255, 255)
+    >>> make_native_map("H")[0, [0, 255]].tolist(), make_native_map("V")[255, 0].item()
+    ([0, 255], 255)
     """
     ramp = np.arange(NATIVE_SIZE, dtype=np.uint8)
     rows = np.ones((NATIVE_SIZE, 1), dtype=np.uint8)
@@ -99,17 +99,17 @@ def native_map(name: str) -> NDArray[np.uint8]:
             return _pattern(name)
 
 
-def description(name: str) -> str:
+def describe_target(name: str) -> str:
     """Return a target's name for people.
 
-    >>> description("H"), description("ramp:30")
+    >>> describe_target("H"), describe_target("ramp:30")
     ('horizontal ramp', 'ramp:30')
     """
     return DESCRIPTIONS.get(name, name)
 
 
 @lru_cache(maxsize=256)
-def target_map(
+def make_target_map(
     name: str, size: int, value_range: tuple[float, float] = (0.0, 1.0), normalise: bool = False
 ) -> NDArray[np.float64]:
     """Return the target `name` as a read-only float64 map of shape [size, size].
@@ -117,9 +117,9 @@ def target_map(
     `normalise` stretches the resized map to its full range (the authors' code does, the report does not);
     `value_range` is what 8-bit 0 and 255 mean. Raises UsageError for an unknown name or an empty range.
 
-    >>> target_map("H", 26)[0, [0, -1]].round(4).tolist()
+    >>> make_target_map("H", 26)[0, [0, -1]].round(4).tolist()
     [0.0196, 0.9804]
-    >>> target_map("H", 224, (-1.0, 1.0), normalise=True)[0, [0, -1]].tolist()
+    >>> make_target_map("H", 224, (-1.0, 1.0), normalise=True)[0, [0, -1]].tolist()
     [-1.0, 1.0]
     """
     low, high = value_range
@@ -127,7 +127,7 @@ def target_map(
         raise UsageError(f"target range {list(value_range)} is not accepted; give [low, high] with low < high")
     if size < 2:
         raise UsageError(f"a target of size {size} has no positions; the head's output must be at least 2x2")
-    image = Image.fromarray(native_map(name)).resize((size, size), Image.Resampling.BILINEAR)
+    image = Image.fromarray(make_native_map(name)).resize((size, size), Image.Resampling.BILINEAR)
     unit = np.asarray(image, dtype=np.float64) / 255
     if normalise:
         unit = (unit - unit.min()) / (unit.max() - unit.min())

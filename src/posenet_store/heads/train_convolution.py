@@ -8,9 +8,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from posenet_store.heads.model import Heads, Standard, upsampling
-from posenet_store.heads.optimizers import SGD, Adam, optimizer_named, per_head
-from posenet_store.heads.parameters import Decoder, Running
+from posenet_store.heads.convolution import make_upsampling_matrix
+from posenet_store.heads.model import Heads, Standardisation
+from posenet_store.heads.optimizers import SGD, Adam, fill_per_head, make_optimizer
+from posenet_store.heads.parameters import HeadArchitecture, Running
 from posenet_store.heads.protocols import GradientProtocol
 from posenet_store.specs import GRID
 
@@ -23,48 +24,48 @@ def in_memory(images: int, channels: int) -> bool:
 
 
 @dataclass(frozen=True)
-class Group:
-    """Heads of one shape: head i starts from `seeds[i]` and must paint `targets[goals[i]]` (float64 [T, h, w]).
+class TrainingGroup:
+    """Heads of one shape: head i starts from `seeds[i]` and must paint `targets[target_indices[i]]` (float64 [T, h, w]).
 
-    Without `goals` head i's target is the i-th. `rates` and `decays` are each head's own learning rate and weight decay;
-    without them the recipe's are used.
+    Without `target_indices` head i's target is the i-th. `rates` and `decays` are each head's own learning
+    rate and weight decay; without them the protocol's are used.
     """
 
     kernel: int
     padding: int
-    recipe: GradientProtocol
+    protocol: GradientProtocol
     seeds: tuple[int, ...]
     targets: Tensor
-    goals: tuple[int, ...] = ()
+    target_indices: tuple[int, ...] = ()
     rates: tuple[float, ...] = ()
     decays: tuple[float, ...] = ()
 
     @property
-    def places(self) -> list[int]:
+    def target_numbers(self) -> list[int]:
         """Each head's place among the targets."""
-        return list(self.goals or range(len(self.seeds)))
+        return list(self.target_indices or range(len(self.seeds)))
 
-    def decoder(self, channels: int) -> Decoder:
+    def decoder(self, channels: int) -> HeadArchitecture:
         """Return the shape of these heads on that many input channels."""
-        return Decoder(channels, self.kernel, self.padding, self.recipe)
+        return HeadArchitecture(channels, self.kernel, self.padding, self.protocol)
 
     def optimizer(self, rows: NDArray[np.float64]) -> Adam | SGD:
         """Return the recipe's optimiser on rows [n or more, D]; rows beyond the heads stay as they are."""
         rates, decays = np.zeros(len(rows)), np.zeros(len(rows))
-        rates[: len(self.seeds)] = per_head(self.rates, len(self.seeds), self.recipe.learning_rate)
-        decays[: len(self.seeds)] = per_head(self.decays, len(self.seeds), self.recipe.weight_decay)
-        return optimizer_named(self.recipe.optimizer, rows, rates, decays, self.recipe.momentum)
+        rates[: len(self.seeds)] = fill_per_head(self.rates, len(self.seeds), self.protocol.learning_rate)
+        decays[: len(self.seeds)] = fill_per_head(self.decays, len(self.seeds), self.protocol.weight_decay)
+        return make_optimizer(self.protocol.optimizer, rows, rates, decays, self.protocol.momentum)
 
 
 class _Training:
     """A group's parameters as torch sees them and as its optimiser does: the same memory."""
 
-    def __init__(self, channels: int, group: Group) -> None:
+    def __init__(self, channels: int, group: TrainingGroup) -> None:
         self._group, self._decoder = group, group.decoder(channels)
         self._rows = torch.stack([self._decoder.initial(seed) for seed in group.seeds])
         self._running: Running = self._decoder.running(len(group.seeds))
         self._optimizer = group.optimizer(self._rows.numpy())
-        self._goals = group.targets[group.places]
+        self._goals = group.targets[group.target_numbers]
 
     def step(self, inputs: Tensor, factor: float) -> None:
         parts = [part.clone().requires_grad_() for part in self._decoder.split(self._rows)]
@@ -77,24 +78,24 @@ class _Training:
 
         Upsampling is A map A', so the squares of the large map are those of A'A: nothing of its size is ever made.
         """
-        size = self._group.recipe.size
+        size = self._group.protocol.size
         if not size:
             return ((maps - self._goals) ** 2).mean(dim=(0, 2, 3)).sum()
-        matrix = upsampling(maps.shape[2], size)
+        matrix = make_upsampling_matrix(maps.shape[2], size)
         square, goals = matrix.T @ matrix, matrix.T @ self._goals @ matrix
         return (maps * (square @ maps @ square - 2 * goals)).sum(dim=(2, 3)).mean(dim=0).sum() / size**2
 
-    def heads(self, standard: Standard | None) -> Heads:
+    def heads(self, standard: Standardisation | None) -> Heads:
         return self._decoder.heads(self._rows, self._running, standard)
 
 
-def train(
+def train_by_convolution(
     batches: Callable[[int], Iterable[Tensor]],
     epochs: int,
     channels: int,
-    groups: Sequence[Group],
+    groups: Sequence[TrainingGroup],
     read: Sequence[tuple[int, ...] | None] = (),
-    standard: Standard | None = None,
+    standard: Standardisation | None = None,
 ) -> list[Heads]:
     """Train every head of every group in one stream; returns the groups' Heads in order.
 
@@ -109,7 +110,7 @@ def train(
             for batch in batches(epoch):
                 inputs = batch.to(torch.float64)
                 for training, group, mine in zip(trainings, groups, places, strict=True):
-                    factor = group.recipe.factor(epoch, epochs)
+                    factor = group.protocol.rate_factor(epoch, epochs)
                     training.step(inputs if len(mine) == channels else inputs[:, mine], factor)
-    of_each = [standard and standard.of(None if len(mine) == channels else mine) for mine in places]
+    of_each = [standard and standard.select(None if len(mine) == channels else mine) for mine in places]
     return [training.heads(one) for training, one in zip(trainings, of_each, strict=True)]

@@ -11,67 +11,22 @@ neighbours are, and a head is the same to the last bit alone and among a hundred
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import cache
 from itertools import chain, islice
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
 
-from posenet_store.heads.convolution import images_a_step, neighbourhoods
-from posenet_store.heads.model import Heads, Standard
-from posenet_store.heads.train_convolution import Group
-from posenet_store.threads import on_threads, one_thread_each
+from posenet_store.heads.model import Heads, Standardisation
+from posenet_store.heads.moments import TOGETHER, ImageMoments, moment_bytes, unpacking_indices
+from posenet_store.heads.train_convolution import TrainingGroup
+from posenet_store.threads import limit_to_one_thread
 
 MAX_BYTES = 1 << 30
-TOGETHER = 8
 STEP_BYTES = 2 << 20
 """Sums of some steps are made ahead of the heads, a few at a time: what stays in the processor's cache."""
 Images = NDArray[np.int64]
-
-
-@cache
-def _lower(size: int) -> Images:
-    """Places of a matrix's lower triangle, row by row, in the flat matrix."""
-    rows, columns = np.tril_indices(size)
-    return np.asarray(rows * size + columns)
-
-
-@cache
-def _whole(size: int) -> Images:
-    """Places of every entry of a symmetric matrix [D, D] among those of its lower triangle."""
-    rows, columns = np.indices((size, size))
-    high = np.maximum(rows, columns)
-    return np.asarray(high * (high + 1) // 2 + np.minimum(rows, columns))
-
-
-@dataclass(frozen=True)
-class ImageMoments:
-    """Per-image sums over `positions`, float64: `second` [N, D (D + 1) / 2] and `cross` [N, targets, D]; D counts the bias.
-
-    Of the symmetric second moments the lower triangle is kept, row by row: steps are as fast as memory gives it.
-    """
-
-    second: Tensor
-    cross: Tensor
-    positions: int
-
-    def of(self, features: Tensor | None) -> "ImageMoments":
-        """Return the moments of some features only (places among D without the bias), of all for None."""
-        if features is None:
-            return self
-        kept = torch.cat([features, features.new_tensor([self.cross.shape[2] - 1])]).numpy()
-        places = _whole(self.cross.shape[2])[np.ix_(kept, kept)].ravel()[_lower(len(kept))]
-        return ImageMoments(self.second[:, torch.from_numpy(places)], self.cross[:, :, kept], self.positions)
-
-
-def moment_bytes(images: int, channels: int, kernel: int) -> int:
-    """Return the bytes of the second moments of that many images."""
-    size = channels * kernel**2 + 1
-    return images * size * (size + 1) // 2 * 8
 
 
 def fits(images: int, channels: int, kernel: int) -> bool:
@@ -79,91 +34,35 @@ def fits(images: int, channels: int, kernel: int) -> bool:
     return moment_bytes(images, channels, kernel) <= MAX_BYTES
 
 
-class Collector:
-    """Gathers the moments of `images` images for target maps [T, h, w], in one allocation; blocks come in order.
-
-    Every image is summed by one thread alone, so its sums do not depend on the threads or on its neighbours.
-    """
-
-    def __init__(self, images: int, kernel: int, padding: int, targets: Tensor) -> None:
-        self._images, self._kernel, self._padding, self._held = images, kernel, padding, 0
-        goals = targets.flatten(1)
-        idle = goals.new_zeros(-len(goals) % TOGETHER, goals.shape[1])  # a target is rounded alike whatever its company
-        self._targets, self._positions = goals.shape
-        self._eights = [some.T.contiguous().numpy() for some in torch.cat([goals, idle]).split(TOGETHER)]
-        self._moments: ImageMoments | None = None
-
-    def add(self, block: Tensor) -> None:
-        """Add the images of a block [B, C, 28, 28]."""
-        if self._moments is None:
-            size = block.shape[1] * self._kernel**2 + 1
-            second = torch.empty(self._images, size * (size + 1) // 2, dtype=torch.float64)
-            self._moments = ImageMoments(second, second.new_empty(self._images, self._targets, size), self._positions)
-        whole, held = self._moments, slice(self._held, self._held + len(block))
-        with one_thread_each() as threads:
-            shares = (some.tensor_split(threads) for some in (block, whole.second[held], whole.cross[held]))
-            on_threads(lambda share: self._sum(*share), zip(*shares, strict=True), threads)
-        self._held = held.stop
-
-    def _sum(self, images: Tensor, second: Tensor, cross: Tensor) -> None:
-        """Write the moments of some images [n, C, 28, 28] to `second` and `cross`."""
-        size, few = cross.shape[2], images_a_step(images.shape[1], self._kernel, self._positions)
-        ones = torch.ones(min(few, len(images)), size, self._positions, dtype=torch.float64)  # the last feature is the bias
-        product, lower = np.empty((size, size)), _lower(size)
-        for part, seconds, crosses in zip(images.split(few), second.split(few), cross.split(few), strict=True):
-            features = neighbourhoods(part, self._kernel, self._padding, ones[: len(part)]).numpy()
-            for image, packed, crossed in zip(features, seconds.numpy(), crosses.numpy(), strict=True):
-                np.matmul(image, image.T, out=product)  # NumPy sees the symmetry and computes a half
-                np.take(product, lower, out=packed, mode="clip")
-                crossed[:] = np.concatenate([image @ some for some in self._eights], axis=1)[:, : self._targets].T
-
-    def whole(self) -> ImageMoments:
-        """Return all moments; raises ValueError if there was no image."""
-        if self._moments is None:
-            raise ValueError("there are no moments of no image")
-        return self._moments
-
-
-def image_moments(blocks: Iterable[Tensor], images: int, kernel: int, padding: int, targets: Tensor) -> ImageMoments:
-    """Return the moments of each image of some blocks [B, C, 28, 28], `images` together, for target maps [T, h, w].
-
-    Raises ValueError if there is no image.
-    """
-    collector = Collector(images, kernel, padding, targets)
-    for block in blocks:
-        collector.add(block)
-    return collector.whole()
-
-
 def train_in_gram_space(
     moments: ImageMoments,
     batches: Callable[[int], Iterable[Images]],
     channels: int,
-    group: Group,
-    standard: Standard | None = None,
+    group: TrainingGroup,
+    standard: Standardisation | None = None,
 ) -> Heads:
     """Train a group of linear heads; `batches(epoch)` yields the images of each step as positions in `moments`.
 
     `moments.cross` holds one entry a target of the group; `standard` is what was done to the inputs before summing.
     """
-    decoder, recipe, places = group.decoder(channels), group.recipe, np.array(group.places)
+    decoder, recipe, places = group.decoder(channels), group.protocol, np.array(group.target_numbers)
     heads = len(group.seeds)
     size = moments.cross.shape[2]
-    parameters, whole, entries = np.zeros((heads + -heads % TOGETHER, size)), np.empty((size, size)), _whole(size)
+    parameters, whole, entries = np.zeros((heads + -heads % TOGETHER, size)), np.empty((size, size)), unpacking_indices(size)
     parameters[:heads] = torch.stack([decoder.initial(seed) for seed in group.seeds]).numpy()
     optimizer, gradient = group.optimizer(parameters), np.zeros_like(parameters)
     eights, mine, goals = parameters.reshape(-1, TOGETHER, size), gradient[:heads], np.empty((heads, size))
     images = len(moments.second)
-    epochs, steps = recipe.epochs_over(images), recipe.steps_over(images)
+    epochs, steps = recipe.count_epochs(images), recipe.count_steps(images)
     stream = chain.from_iterable(batches(epoch) for epoch in range(epochs))
-    with np.errstate(over="ignore", invalid="ignore"), one_thread_each():  # a head that diverges ends as NaN, alone
+    with np.errstate(over="ignore", invalid="ignore"), limit_to_one_thread():  # a head that diverges ends as NaN, alone
         for number, (count, second, cross) in enumerate(_sums(moments, stream)):
             np.take(second, entries, out=whole, mode="clip")
             np.matmul(eights, whole, out=gradient.reshape(eights.shape))
             np.take(cross, places, axis=0, out=goals, mode="clip")
             np.subtract(mine, goals, out=mine)
             np.multiply(gradient, 2 / (count * moments.positions), out=gradient)
-            optimizer.step(gradient, recipe.factor(number // steps, epochs))
+            optimizer.step(gradient, recipe.rate_factor(number // steps, epochs))
     return decoder.heads(torch.from_numpy(parameters[:heads]), [], standard)
 
 

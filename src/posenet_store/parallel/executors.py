@@ -11,8 +11,8 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from posenet_store.errors import PosenetStoreError, UsageError, first_line
-from posenet_store.parallel.slurm import SLURM_FILE, load_slurm, slurm_jobs
-from posenet_store.threads import processors
+from posenet_store.parallel.slurm import SLURM_FILE, load_slurm_settings, slurm_jobs
+from posenet_store.threads import count_cpus
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -43,12 +43,12 @@ class _Pool:
     look: Callable[[], bool]
 
 
-def workers_at(scheduler: str, workers: int | None = None) -> int:
+def count_workers(scheduler: str, workers: int | None = None) -> int:
     """Return how many workers tasks will find; raises UsageError if no scheduler answers."""
     if (settings := _slurm_file(scheduler)) is not None:
-        return workers or load_slurm(settings).workers
+        return workers or load_slurm_settings(settings).workers
     if "://" not in scheduler:
-        return workers or processors()
+        return workers or count_cpus()
     with _client(scheduler) as client:
         return max(1, len(_nthreads(client)))
 
@@ -72,7 +72,7 @@ def run_tasks(
     if scheduler == "inline":
         for task in tasks:
             try:
-                yield task, _attempt(work, task, processors())
+                yield task, _attempt(work, task, count_cpus())
             except PosenetStoreError as error:
                 yield task, error
         return
@@ -151,7 +151,7 @@ def _pool(scheduler: str, tasks: int, workers: int | None, announce: Announce) -
     if (settings := _slurm_file(scheduler)) is not None:
         return _slurm(settings, tasks, workers, announce)
     if scheduler == "local":
-        return _local(min(workers or processors(), tasks), announce)
+        return _local(min(workers or count_cpus(), tasks), announce)
     if "://" in scheduler:
         return _remote(scheduler, tasks)
     raise UsageError(f"unknown scheduler {scheduler!r}; accepted: {ACCEPTED}")
@@ -211,7 +211,7 @@ def _local(count: int, announce: Announce) -> Iterator[_Pool]:
         Client(cluster) as client,
     ):
         _announce_dashboard(cluster, announce)
-        yield _Pool(client, max(1, processors() // count), "this machine", lambda: bool(_nthreads(client)))
+        yield _Pool(client, max(1, count_cpus() // count), "this machine", lambda: bool(_nthreads(client)))
 
 
 def _announce_dashboard(cluster: "Cluster", announce: Announce) -> None:
@@ -229,7 +229,7 @@ def _slurm_file(scheduler: str) -> Path | None:
 def _slurm(path: Path, tasks: int, workers: int | None, announce: Announce) -> Iterator[_Pool]:
     from distributed import Client
 
-    settings = load_slurm(path)
+    settings = load_slurm_settings(path)
     count = min(workers or settings.workers, tasks)
     with _quiet(), slurm_jobs(path, settings, count, DASHBOARD) as jobs, Client(jobs.cluster) as client:
         announce(f"{count} Slurm jobs submitted (squeue --me); their output: {Path(settings.log_directory).resolve()}")

@@ -37,7 +37,7 @@ class SlurmSettings:
     interface: str = ""
 
 
-def load_slurm(path: Path) -> SlurmSettings:
+def load_slurm_settings(path: Path) -> SlurmSettings:
     """Read the settings of Slurm jobs; raises UsageError that names the key and what is accepted."""
     table = read_toml(path, "settings file", f"it is {SLURM_FILE} in a checkout; name another one: --scheduler slurm:FILE")
     settings: SlurmSettings = fill_defaults(SlurmSettings(), table, str(path))

@@ -10,7 +10,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from posenet_store.heads.metrics import standard_ranks
+from posenet_store.heads.metrics import rank_maps
 from posenet_store.specs import GRID
 
 RESAMPLES = 2000
@@ -84,7 +84,7 @@ def permuted_p(ranks: NDArray[np.floating], target: NDArray[np.float64]) -> NDAr
     """
     block = _block(target.shape[0]) if target.shape[0] == target.shape[1] else 1
     pieces = _cut(ranks.astype(np.float64), block)
-    goal = _cut(standard_ranks(target.reshape(1, -1)).reshape(1, *target.shape), block)[0]
+    goal = _cut(rank_maps(target.reshape(1, -1)).reshape(1, *target.shape), block)[0]
     observed, counts = (pieces * goal).sum(axis=(1, 2)) - SAME, np.ones(len(pieces))
     draw, places = np.random.default_rng(0), np.arange(len(goal))
     chunk = max(1, _CHUNK // max(pieces.shape[:2]))
@@ -113,7 +113,7 @@ def shifted_p(ranks: NDArray[np.floating], target: NDArray[np.float64]) -> tuple
     is an exact p, and they are as smooth as the target. The second value is the least p possible: a ramp has few distinct
     placements (1/104 at 26 positions).
     """
-    goal = standard_ranks(target.reshape(1, -1)).reshape(target.shape)
+    goal = rank_maps(target.reshape(1, -1)).reshape(target.shape)
     shares = np.empty(len(ranks))
     step = max(1, _CHUNK // (8 * goal.size))
     for first in range(0, len(ranks), step):

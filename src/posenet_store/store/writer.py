@@ -30,7 +30,7 @@ from posenet_store.store.records import (
     read_manifest,
     read_record,
 )
-from posenet_store.threads import on_threads
+from posenet_store.threads import map_on_threads
 
 FLOAT16_MAX = 65504.0
 
@@ -197,13 +197,13 @@ class StoreWriter:
         kind, spec = load_format(self.plan.spec.format), self.plan.spec
         files = kind.encode_block(spec, block, arrays, self.plan.ids[start:stop])
         places = [(name, row) for name in arrays for row in rows]
-        counted = on_threads(lambda place: compute_row_statistics(arrays[place[0]][place[1]]), places)
+        counted = map_on_threads(lambda place: compute_row_statistics(arrays[place[0]][place[1]]), places)
         of_array = {name: counted[number * len(rows) : (number + 1) * len(rows)] for number, name in enumerate(arrays)}
         content = {
             "block": block,
             "rows": [start, stop],
             "fingerprint": spec.fingerprint,
-            "files": on_threads(lambda name: describe_pieces(name, files[name]), files),
+            "files": map_on_threads(lambda name: describe_pieces(name, files[name]), files),
             "statistics": {name: pool_statistics(parts) for name, parts in of_array.items()},
             "quarantined": [vars(entry) for entry in quarantined],
         }
@@ -214,7 +214,7 @@ class StoreWriter:
 
         Nothing is removed first: a valid block that is written again, by this or another process, stays valid throughout.
         """
-        on_threads(lambda name: write_pieces(self.files.root / name, encoded.files[name]), encoded.files)
+        map_on_threads(lambda name: write_pieces(self.files.root / name, encoded.files[name]), encoded.files)
         write_json(self.files.commit(encoded.block), encoded.record)
 
     def commit(self, block: int, arrays: Mapping[str, NDArray[Any]], quarantined: Sequence[QuarantinedImage]) -> None:

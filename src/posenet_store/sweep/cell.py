@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from posenet_store.errors import UsageError
 from posenet_store.files import canonical_json, sha256
 from posenet_store.heads.protocols import Protocol
-from posenet_store.heads.targets import target_map
+from posenet_store.heads.targets import make_target_map
 from posenet_store.specs import GRID
 
 HELD_OUT = "held-out"
@@ -75,4 +75,4 @@ def make_cell_target(cell: Mapping[str, Any]) -> NDArray[np.float64]:
     low, high = cell["value_range"]
     recipe = cell.get("protocol", {})
     size = recipe.get("size") or output_size(cell["kernel"], cell["padding"], recipe.get("layers", 1))
-    return target_map(cell["target"], size, (low, high), cell["normalise"])
+    return make_target_map(cell["target"], size, (low, high), cell["normalise"])

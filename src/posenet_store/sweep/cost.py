@@ -13,12 +13,12 @@ import numpy as np
 import torch
 
 from posenet_store.errors import PosenetStoreError
-from posenet_store.heads.metrics import score
-from posenet_store.heads.model import WIDE
+from posenet_store.heads.convolution import WIDE_CHANNELS
+from posenet_store.heads.metrics import score_maps
+from posenet_store.heads.moments import ImageMoments, compute_moments, moment_bytes, shares, solvable
 from posenet_store.heads.protocols import GradientProtocol, RidgeProtocol
-from posenet_store.heads.ridge import accumulate, shares, solvable
-from posenet_store.heads.train_convolution import Group, in_memory
-from posenet_store.heads.train_gram import STEP_BYTES, ImageMoments, fits, moment_bytes, train_in_gram_space
+from posenet_store.heads.train_convolution import TrainingGroup, in_memory
+from posenet_store.heads.train_gram import STEP_BYTES, fits, train_in_gram_space
 from posenet_store.specs import GRID, StoreSpec
 from posenet_store.store.chunking import row_bytes
 from posenet_store.store.reader import open_store
@@ -26,7 +26,7 @@ from posenet_store.sweep.cell import output_size
 from posenet_store.sweep.grouping import HeadGroup, MomentGroup, families, shifts, units, ways
 from posenet_store.sweep.inputs import Input, parse_input
 from posenet_store.sweep.plan import Pass
-from posenet_store.threads import processors
+from posenet_store.threads import count_cpus
 
 LONG = 60.0  # seconds
 STEP_MEMORY = 2 * STEP_BYTES
@@ -81,16 +81,16 @@ def measure_speeds(passes: Sequence[Pass]) -> Speeds:
     wide = torch.randn(8, 136, 676, dtype=torch.float64)
     multiply = 2 * 8 * 136**2 * 676 / _seconds(lambda: wide @ wide.transpose(1, 2))
     maps = torch.randn(8, 512, GRID, GRID)
-    square = 2 * 8 * 512**2 * GRID**2 / _seconds(lambda: accumulate([maps], 1, 0))
+    square = 2 * 8 * 512**2 * GRID**2 / _seconds(lambda: compute_moments([maps], 1, 0))
     second = torch.ones(4, 136 * 137 // 2, dtype=torch.float64)
     moments = ImageMoments(second, torch.zeros(4, 1, 136, dtype=torch.float64), 676)
     order, head = (
         [np.arange(4)] * 500,
-        Group(3, 0, GradientProtocol(epochs=1), (0,), torch.zeros(1, 26, 26, dtype=torch.float64)),
+        TrainingGroup(3, 0, GradientProtocol(epochs=1), (0,), torch.zeros(1, 26, 26, dtype=torch.float64)),
     )
     step = _seconds(lambda: train_in_gram_space(moments, lambda epoch: order, 15, head)) / len(order)
     painted = np.random.default_rng(0).normal(size=(100, 26, 26))
-    scored = _seconds(lambda: score(painted, painted[0])) / len(painted)
+    scored = _seconds(lambda: score_maps(painted, painted[0])) / len(painted)
     return Speeds(read, multiply, square, step, scored)
 
 
@@ -118,14 +118,14 @@ def estimate_cost(one: Pass, specs: Mapping[str, StoreSpec], speeds: Speeds) -> 
 def _painting(family: HeadGroup) -> int:
     """Return the numbers that an image takes while a family's heads paint it and one of them is scored.
 
-    Of a convolution these are its inputs, its maps, and each position's neighbourhood or what `convolved` makes instead.
+    Of a convolution these are its inputs, its maps, and each position's neighbourhood or what `convolve` makes instead.
     """
     (kernel, padding), protocol, heads, channels = family.shape, family.cells[0].protocol, len(family.cells), family.width
     layers, most = protocol.layers if isinstance(protocol, GradientProtocol) else 1, 0
     for layer in range(1, layers + 1):
         area = output_size(kernel, padding, layer) ** 2
         maps = heads if layer == layers else heads * (family.recipe.hidden or family.width)
-        wide = layer == 1 and channels >= WIDE
+        wide = layer == 1 and channels >= WIDE_CHANNELS
         between = 0 if kernel == 1 else 2 * maps * kernel**2 * GRID**2 if wide else channels * kernel**2 * area
         most, channels = max(most, channels * GRID**2 + between + maps * area), maps
     area = max(area, protocol.size**2 if isinstance(protocol, GradientProtocol) else 0)
@@ -148,7 +148,7 @@ def _recipe(one: Pass, source: Input, made: Sequence[HeadGroup], rows: int, spee
     """Scans of the training rows, bytes held, seconds at work, way."""
     recipe = made[0].recipe
     small, large = ways(made, source.channels, partial(fits, rows))
-    epochs, runs = recipe.epochs_over(rows), shifts(small, rows)
+    epochs, runs = recipe.count_epochs(rows), shifts(small, rows)
     held, seconds = STEP_MEMORY if small else 0, 0.0
     held += max((sum(_moments_of(unit, rows) for unit in run) for run in runs), default=0)
     for unit in small:
@@ -157,7 +157,7 @@ def _recipe(one: Pass, source: Input, made: Sequence[HeadGroup], rows: int, spee
         for family in unit.families:
             mine = family.width * unit.shape[0] ** 2 + 1
             eights = -(-len(family.cells) // 8)
-            seconds += epochs * recipe.steps_over(rows) * (speeds.step + (eights - 1) * 16 * mine**2 / speeds.multiply)
+            seconds += epochs * recipe.count_steps(rows) * (speeds.step + (eights - 1) * 16 * mine**2 / speeds.multiply)
     of_some = [family for unit in small for family in unit.families if unit.features(family) is not None]
     held += max((moment_bytes(rows, family.width, family.shape[0]) for family in of_some), default=0)
     seconds += sum(epochs * rows * _operations(family) / speeds.multiply for family in large)
@@ -190,12 +190,12 @@ def _ridge(one: Pass, source: Input, made: Sequence[HeadGroup], rows: int, speed
     if not isinstance(one.protocol, RidgeProtocol):
         raise TypeError(one.protocol)
     small, large = units(made, source.channels, solvable)
-    groups = len(one.protocol.spans(rows))
-    trials = len(one.protocol.left_out(groups))
+    groups = len(one.protocol.split_rows(rows))
+    trials = len(one.protocol.left_out_groups(groups))
     seconds, held, most = 0.0, 0, 0
     for unit in small:
         size, area = unit.width * unit.shape[0] ** 2, output_size(*unit.shape) ** 2
-        threads = shares(size, area, processors())
+        threads = shares(size, area, count_cpus())
         held += ((groups - 1 + threads) * (size + area) * size + (threads * size**2 if threads > 1 else 0)) * 8
         most = max(most, (8 * size**2 + 2 * size * area) * 8)  # groups pooled, an eigendecomposition and what it needs
         seconds += 2 * rows * size**2 * area / speeds.square

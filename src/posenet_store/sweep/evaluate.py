@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from posenet_store.errors import UsageError
-from posenet_store.heads.model import Heads, load_head
-from posenet_store.heads.targets import target_map
+from posenet_store.heads.file import load_head
+from posenet_store.heads.model import Heads
+from posenet_store.heads.targets import make_target_map
 from posenet_store.specs import GRID
 from posenet_store.state_dicts import read_state_dict
 from posenet_store.store.reader import Reader
@@ -114,7 +115,7 @@ def evaluate_external(path: Path, reader: Reader, question: ExternalHead) -> Eva
             f"{path.name} reads {channels} channels; {question.input!r} of {reader.name} has {source.channels}: "
             "give the network (--backbone, --taps) and the input (--input) that it was trained on"
         )
-    goal = target_map(question.target, output_size(kernel, question.padding), question.value_range, question.normalise)
+    goal = make_target_map(question.target, output_size(kernel, question.padding), question.value_range, question.normalise)
     return _evaluated(heads, question.target, goal, question.value_range, reader, source)
 
 

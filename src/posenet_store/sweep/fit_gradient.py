@@ -12,11 +12,11 @@ from torch import Tensor
 
 from posenet_store.errors import StoreError
 from posenet_store.files import sha256
-from posenet_store.heads.model import Heads, Standard
+from posenet_store.heads.model import Heads, Standardisation
+from posenet_store.heads.moments import DEAD_DEVIATION, ImageMomentAccumulator, ImageMoments
 from posenet_store.heads.protocols import GradientProtocol
-from posenet_store.heads.ridge import DEAD
-from posenet_store.heads.train_convolution import in_memory, train
-from posenet_store.heads.train_gram import Collector, ImageMoments, fits, train_in_gram_space
+from posenet_store.heads.train_convolution import in_memory, train_by_convolution
+from posenet_store.heads.train_gram import fits, train_in_gram_space
 from posenet_store.store.reader import Reader
 from posenet_store.sweep.cell import Cell
 from posenet_store.sweep.grouping import FittedHeads, Goals, HeadGroup, MomentGroup, chosen, families, group_of, shifts, ways
@@ -32,7 +32,7 @@ class Inputs:
     reader: Reader
     source: Input
     rows: int
-    standard: Standard | None = None
+    standard: Standardisation | None = None
 
     @property
     def images(self) -> int:
@@ -81,20 +81,20 @@ def fit_recipe(
     ]
 
 
-def _standard(inputs: Inputs, shelf: MomentCache) -> Standard:
+def _standard(inputs: Inputs, shelf: MomentCache) -> Standardisation:
     """Return the standardisation of all channels over the training rows: from the shelf, or from one scan."""
     key = inputs.key("channels", {"input": inputs.source.kind, "taps": list(inputs.source.taps)})
     if (found := shelf.find(key)) is None:
         found = vars(standard_of(inputs.blocks()))
         shelf.keep(key, found)
-    return Standard(found["shift"], found["scale"])
+    return Standardisation(found["shift"], found["scale"])
 
 
-def standard_of(blocks: Iterator[Tensor]) -> Standard:
+def standard_of(blocks: Iterator[Tensor]) -> Standardisation:
     """Return the standardisation of all images of some blocks [B, C, 28, 28], at least one.
 
     >>> standard_of(iter([torch.tensor([[[[1.0, 3.0]], [[5.0, 5.0]]]])]))
-    Standard(shift=tensor([2., 5.], dtype=torch.float64), scale=tensor([1., 0.], dtype=torch.float64))
+    Standardisation(shift=tensor([2., 5.], dtype=torch.float64), scale=tensor([1., 0.], dtype=torch.float64))
     """
     start: Tensor | None = None
     count, first, second = 0, torch.zeros(()), torch.zeros(())
@@ -107,8 +107,8 @@ def standard_of(blocks: Iterator[Tensor]) -> Standard:
         raise ValueError("there is nothing to standardise in no image")
     mean = first / count
     variance = second / count - mean**2
-    dead = variance <= DEAD**2 * (variance + (mean + start) ** 2)
-    return Standard(start + mean, torch.where(dead, 0, variance.clamp(min=0).rsqrt()))
+    dead = variance <= DEAD_DEVIATION**2 * (variance + (mean + start) ** 2)
+    return Standardisation(start + mean, torch.where(dead, 0, variance.clamp(min=0).rsqrt()))
 
 
 def _in_gram_space(
@@ -122,8 +122,8 @@ def _in_gram_space(
             moments = _moments(inputs, some, goals, shelf, keep)
             for unit, maps, whole in zip(some, goals, moments, strict=True):
                 for family in unit.families:
-                    mine, group = whole.of(unit.features(family)), group_of(family, maps)
-                    standard = inputs.standard and inputs.standard.of(family.channels)
+                    mine, group = whole.select(unit.features(family)), group_of(family, maps)
+                    standard = inputs.standard and inputs.standard.select(family.channels)
                     heads = train_in_gram_space(mine, partial(inputs.order, recipe), family.width, group, standard)
                     fitted.append(FittedHeads(family, heads, divergence(heads)))
     return fitted
@@ -136,7 +136,7 @@ def _moments(
     keys = [inputs.key("images", unit.key(inputs.source)) for unit in made]
     found = [_from_shelf(shelf, key, maps) for key, maps in zip(keys, goals, strict=True)]
     collectors = {
-        place: Collector(inputs.images, *made[place].shape, torch.stack(list(goals[place].values())))
+        place: ImageMomentAccumulator(inputs.images, *made[place].shape, torch.stack(list(goals[place].values())))
         for place, one in enumerate(found)
         if one is None
     }
@@ -144,7 +144,7 @@ def _moments(
         for place, collector in collectors.items():
             collector.add(chosen(block, made[place].channels))
     for place, collector in collectors.items():
-        whole = collector.whole()
+        whole = collector.moments()
         keep(keys[place], {"second": whole.second})
         for number, target in enumerate(goals[place].values()):
             keep(keys[place] | {"target": _digest(target)}, {"cross": whole.cross[:, number].contiguous()})
@@ -176,7 +176,9 @@ def _by_convolution(inputs: Inputs, made: Sequence[HeadGroup], recipe: GradientP
 
     groups = [group_of(family, MomentGroup((family,), family.channels, family.width).goals()) for family in made]
     read = [family.channels for family in made]
-    trained = train(batches, recipe.epochs_over(inputs.images), inputs.source.channels, groups, read, inputs.standard)
+    trained = train_by_convolution(
+        batches, recipe.count_epochs(inputs.images), inputs.source.channels, groups, read, inputs.standard
+    )
     return [FittedHeads(family, heads, divergence(heads)) for family, heads in zip(made, trained, strict=True)]
 
 

@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 
 from posenet_store.errors import StoreError
-from posenet_store.heads.conjugate_gradients import Scan, iterated
+from posenet_store.heads.conjugate_gradients import Scan, solve_by_conjugate_gradients
 from posenet_store.heads.model import Heads
+from posenet_store.heads.moments import MomentAccumulator, Moments, solvable
 from posenet_store.heads.protocols import RidgeProtocol
-from posenet_store.heads.ridge import Accumulator, Moments, Readout, readouts, solvable
+from posenet_store.heads.ridge import RidgeHead, solve_ridge
 from posenet_store.heads.train_convolution import in_memory
 from posenet_store.store.reader import Reader
 from posenet_store.sweep.cell import Cell
@@ -36,8 +37,8 @@ def fit_ridge(
         groups, goals = [found[number] for found in sums], unit.goals()
         for family in unit.families:
             features = unit.features(family)
-            mine = [one.of(features) for one in groups]
-            fitted.append(_fitted(family, goals, readouts(mine, list(goals.values()), protocol)))
+            mine = [one.select(features) for one in groups]
+            fitted.append(_fitted(family, goals, solve_ridge(mine, list(goals.values()), protocol)))
     if large:
         fitted += _by_iterations(_scan(reader, source, spans), len(spans), large, protocol)
     return fitted
@@ -45,7 +46,7 @@ def fit_ridge(
 
 def _groups(reader: Reader, protocol: RidgeProtocol, rows: int) -> list[Span]:
     """The groups of the training rows that have a readable image."""
-    asked = protocol.spans(rows)
+    asked = protocol.split_rows(rows)
     spans = [span for span in asked if reader.readable[slice(*span)].any()]
     first = asked[-1] if protocol.folds else asked[0]
     if not spans or (spans[0] != first and not protocol.folds):
@@ -58,15 +59,15 @@ def _groups(reader: Reader, protocol: RidgeProtocol, rows: int) -> list[Span]:
 def _sums(reader: Reader, source: Input, span: Span, made: Sequence[MomentGroup], shelf: MomentCache) -> list[Moments]:
     """Return each unit's moments summed over some rows: from the shelf, or in one scan and kept there."""
     keys = [{"kind": "sums", "rows": list(span)} | unit.key(source) for unit in made]
-    found = [Moments.loaded(*unit.shape, shelf.find(key)) for unit, key in zip(made, keys, strict=True)]
-    sums = {place: Accumulator(*made[place].shape) for place, one in enumerate(found) if one is None}
+    found = [Moments.from_tensors(*unit.shape, shelf.find(key)) for unit, key in zip(made, keys, strict=True)]
+    sums = {place: MomentAccumulator(*made[place].shape) for place, one in enumerate(found) if one is None}
     for block in read_inputs(reader, source, span[0], span[1] if sums else span[0]):
         for place, one in sums.items():
             one.add(chosen(block, made[place].channels))
     for place, one in sums.items():
         found[place] = whole = one.moments()
         if whole is not None:
-            shelf.keep(keys[place], whole.tensors())
+            shelf.keep(keys[place], whole.to_tensors())
     return [one for one in found if one is not None]
 
 
@@ -87,12 +88,12 @@ def _by_iterations(scan: Scan, groups: int, made: Sequence[HeadGroup], protocol:
             return (chosen(block, channels) for block in scan(group))
 
         goals = MomentGroup((family,), family.channels, family.width).goals()
-        found = iterated(mine, groups, family.shape, torch.stack(list(goals.values())), protocol)
+        found = solve_by_conjugate_gradients(mine, groups, family.shape, torch.stack(list(goals.values())), protocol)
         fitted.append(_fitted(family, goals, found))
     return fitted
 
 
-def _fitted(family: HeadGroup, goals: Goals, found: Sequence[Readout]) -> FittedHeads:
+def _fitted(family: HeadGroup, goals: Goals, found: Sequence[RidgeHead]) -> FittedHeads:
     """Give each cell of a family the head of its target, of those for `goals`."""
     mine = [found[place] for place in places_of(family, goals)]
     heads = Heads(torch.stack([one.weight for one in mine]), torch.stack([one.bias for one in mine]), family.shape[1])

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from posenet_store.heads.model import Heads
+from posenet_store.heads.moments import moment_bytes
 from posenet_store.heads.protocols import GradientProtocol, Protocol
-from posenet_store.heads.train_convolution import Group
-from posenet_store.heads.train_gram import MAX_BYTES, moment_bytes
+from posenet_store.heads.train_convolution import TrainingGroup
+from posenet_store.heads.train_gram import MAX_BYTES
 from posenet_store.specs import StoreSpec
 from posenet_store.sweep.cell import Cell, make_cell_target
 from posenet_store.sweep.inputs import Input, parse_input
@@ -137,8 +138,8 @@ def ways(
     made: Sequence[HeadGroup], channels: int, fits: Callable[[int, int], bool]
 ) -> tuple[list[MomentGroup], list[HeadGroup]]:
     """Return units that gradient steps train in Gram space, and the families whose moments do not tell all, or do not fit."""
-    small, large = units([family for family in made if family.recipe.linear], channels, fits)
-    return small, large + [family for family in made if not family.recipe.linear]
+    small, large = units([family for family in made if family.recipe.is_linear], channels, fits)
+    return small, large + [family for family in made if not family.recipe.is_linear]
 
 
 def shifts(made: Sequence[MomentGroup], images: int) -> list[list[MomentGroup]]:
@@ -155,15 +156,15 @@ def shifts(made: Sequence[MomentGroup], images: int) -> list[list[MomentGroup]]:
     return runs
 
 
-def group_of(family: HeadGroup, goals: Goals) -> Group:
+def group_of(family: HeadGroup, goals: Goals) -> TrainingGroup:
     """Return a family's heads as a training group: seeds, targets, and each head's learning rate and weight decay."""
     recipes = [cell.protocol for cell in family.cells if isinstance(cell.protocol, GradientProtocol)]
-    return Group(
+    return TrainingGroup(
         *family.shape,
-        recipe=family.recipe,
+        protocol=family.recipe,
         seeds=tuple(cell.seed for cell in family.cells),
         targets=torch.stack(list(goals.values())),
-        goals=places_of(family, goals),
+        target_indices=places_of(family, goals),
         rates=tuple(recipe.learning_rate for recipe in recipes),
         decays=tuple(recipe.weight_decay for recipe in recipes),
     )

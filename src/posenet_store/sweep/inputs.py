@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from posenet_store.errors import UsageError, unknown
-from posenet_store.resampling import on_grid
+from posenet_store.resampling import resize_to_grid
 from posenet_store.specs import ALIGNED, ALIGNED_CHANNELS, CORNERS_SUFFIX, GRID, StoreSpec
-from posenet_store.threads import on_threads, torch_on_one_thread
+from posenet_store.threads import limit_torch_to_one_thread, map_on_threads
 
 FORMS = "aligned, aligned:f1+f2, full, full:f5, corners, corners:f5"
 CORNERS = "corners"
@@ -48,10 +48,10 @@ class Input:
         if self.kind == ALIGNED:
             arrays = [arrays[0][:, ALIGNED_CHANNELS * tap : ALIGNED_CHANNELS * (tap + 1)] for tap in self.taps]
         whole = torch.empty(len(arrays[0]), self.channels, GRID, GRID)
-        with torch_on_one_thread() as threads:
+        with limit_torch_to_one_thread() as threads:
             count = threads if reads_all_channels(self.kind) else 1  # a few channels are copied sooner than threads start
             shares = (some.tensor_split(count) for some in (whole, *arrays))
-            on_threads(lambda share: self._fill(share[0], share[1:]), zip(*shares, strict=True), count)
+            map_on_threads(lambda share: self._fill(share[0], share[1:]), zip(*shares, strict=True), count)
         return whole
 
     @torch.inference_mode()  # a thread of its own does not inherit it, and what the caller made in it could not be filled
@@ -63,7 +63,7 @@ class Input:
                 continue
             wide = torch.empty(min(len(tap), ROWS_AT_A_TIME), *tap.shape[1:])
             for rows, some in zip(tap.split(ROWS_AT_A_TIME), target.split(ROWS_AT_A_TIME), strict=True):
-                some.copy_(on_grid(wide[: len(rows)].copy_(rows), self.kind == CORNERS))
+                some.copy_(resize_to_grid(wide[: len(rows)].copy_(rows), self.kind == CORNERS))
 
 
 def reads_all_channels(text: str) -> bool:

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from posenet_store.errors import StoreError
 from posenet_store.files import write_json
-from posenet_store.heads.model import save_head
+from posenet_store.heads.file import save_head
 from posenet_store.heads.protocols import GradientProtocol
-from posenet_store.parallel.worker import prepare, release
+from posenet_store.parallel.worker import prepare_worker, release_memory
 from posenet_store.provenance import collect_provenance
 from posenet_store.store.reader import ReadCounter, Reader, open_store
 from posenet_store.sweep.cell import HELD_OUT, make_cell_target
@@ -47,7 +47,7 @@ def _opened(path: Path, fingerprint: str) -> Reader:
 
 def run_pass(task: Pass, run: Path, threads: int) -> PassResult:
     """Train, score and write all cells of a pass below the folder `run`; what is read is told there meanwhile."""
-    prepare(threads)
+    prepare_worker(threads)
     when, began = time.time(), time.perf_counter()
     reader = _opened(task.train, task.cells[0].store)
     tests = [_opened(path, fingerprint) for path, fingerprint in zip(task.tests, task.cells[0].tests, strict=True)]
@@ -70,7 +70,7 @@ def _trained(task: Pass, reader: Reader, tests: Sequence[Reader]) -> tuple[list[
         fitted = fit_recipe(reader, source, task.cells, task.protocol, shelf)
     else:
         fitted = fit_ridge(reader, source, task.cells, task.protocol, shelf)
-    release()
+    release_memory()
     scorable = [make_scorable(one) for one in fitted]
     tested = _test_columns(reader, tests, source, task.cells[0].held_out)
     return fitted, {name: score_heads(blocks, scorable) for name, blocks in tested}

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from posenet_store.heads.metrics import MapSums, Scores, graded
+from posenet_store.heads.metrics import MapSums, Scores, score_with_map_sums
 from posenet_store.heads.model import Heads
 from posenet_store.store.reader import Reader
 from posenet_store.sweep.grouping import Places, chosen
@@ -70,7 +70,7 @@ def score_heads(blocks: Iterable[Tensor], groups: Sequence[Scorable]) -> list[li
             if not samples[number]:
                 samples[number] = [maps[0, head].astype(np.float32) for head in range(len(targets))]
             for head, target in enumerate(targets):
-                parts[number][head].append(graded(maps[:, head], target))
+                parts[number][head].append(score_with_map_sums(maps[:, head], target))
     return [
         [_scored(one, sample) for one, sample in zip(group, drawn, strict=True)]
         for group, drawn in zip(parts, samples, strict=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 from posenet_store.errors import UsageError, unknown
 from posenet_store.heads.protocols import OPTIMIZERS, PROTOCOLS, GradientProtocol, Protocol
-from posenet_store.heads.targets import TARGETS, native_map, target_map
+from posenet_store.heads.targets import TARGETS, make_native_map, make_target_map
 from posenet_store.sweep.cell import output_size
 from posenet_store.toml_config import check_value, fill_defaults, read_toml
 
@@ -50,7 +50,7 @@ def _check(spec: SweepSpec, where: str) -> SweepSpec:
         if entry not in PROTOCOLS:
             raise unknown(f"protocol in {where}", entry, tuple(PROTOCOLS))
     for entry in spec.targets:
-        native_map(entry)
+        make_native_map(entry)
     if not 0 <= spec.holdout < 1:
         raise UsageError(f"{where}: holdout = {spec.holdout} is not accepted; give 0 to less than 1")
     if len(spec.range) != 2:
@@ -62,7 +62,7 @@ def _check(spec: SweepSpec, where: str) -> SweepSpec:
         recipe.layers for name in spec.protocols for recipe in spec.recipes_of(name) if isinstance(recipe, GradientProtocol)
     }
     for kernel, padding, deep in product(spec.kernels, spec.paddings, layers | {1}):
-        target_map("H", output_size(kernel, padding, deep), (spec.range[0], spec.range[1]))
+        make_target_map("H", output_size(kernel, padding, deep), (spec.range[0], spec.range[1]))
     return spec
 
 

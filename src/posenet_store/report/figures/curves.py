@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from posenet_store.heads.targets import description
+from posenet_store.heads.targets import describe_target
 from posenet_store.report.figures.drawing import (
     WIDTH,
     Axes,
@@ -179,7 +179,7 @@ def along(records: Sequence[Record], kept: ScoreArchive, axis: Axis) -> Picture 
         for network in networks:
             if any((target, network, x) in cells for x in settings):
                 _curve(plot, panel, axis, cells, (target, network), at, kept)
-        panel.set(title=f"{target} ({description(target)})", xlabel=axis.label)
+        panel.set(title=f"{target} ({describe_target(target)})", xlabel=axis.label)
         words = any(len(str(x)) > 5 for x in at)  # beside each other they would run into one
         panel.set_xticks(list(at.values()), [str(x) for x in at], rotation=30 if words else 0)
     panels[0].set_ylabel("mean SPC, held-out images")

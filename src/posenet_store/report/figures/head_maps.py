@@ -1,6 +1,6 @@
 """The figure of one head: what it paints for each test, where it errs, and which channels paint it."""
 
-from posenet_store.heads.targets import description
+from posenet_store.heads.targets import describe_target
 from posenet_store.report.figures.drawing import Picture, canvas, show_map, styled
 from posenet_store.report.text_table import short
 from posenet_store.sweep.evaluate import Evaluation
@@ -21,7 +21,7 @@ def head_maps(one: Evaluation) -> Picture:
     most = max(float(scored.maps["error"].max()) for scored in one.scored.values())
     for row, (test, scored) in zip(panels, one.scored.items(), strict=False):
         summary = scored.scores.summary()
-        show_map(row[0], one.goal, one.value_range, f"{one.target}: {description(one.target)}")
+        show_map(row[0], one.goal, one.value_range, f"{one.target}: {describe_target(one.target)}")
         show_map(row[1], scored.sample, one.value_range, "the first image")
         show_map(row[2], scored.maps["mean"], one.value_range, f"mean of {summary['images']}")
         show_map(row[3], scored.maps["error"], (0, most), f"mean error {short(summary['mae'])}", "cividis")

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from posenet_store.heads.targets import description
+from posenet_store.heads.targets import describe_target
 from posenet_store.report.figures.drawing import (
     WIDTH,
     Picture,
@@ -65,7 +65,7 @@ def predicted_maps(records: Sequence[Record], kept: ScoreArchive) -> Picture | N
     panels = figure.subplots(len(rows), len(targets), squeeze=False)
     for column, target in enumerate(targets):
         some = next(some for (t, _), some in cells.items() if t == target)
-        show_map(panels[0][column], make_cell_target(some[0]["cell"]), _limits(some[0]), f"{target}\n{description(target)}")
+        show_map(panels[0][column], make_cell_target(some[0]["cell"]), _limits(some[0]), f"{target}\n{describe_target(target)}")
         panels[0][column].title.set_fontsize(7)
         for row, (network, test, kind) in enumerate(rows[1:], 1):
             there = cells.get((target, network))

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from posenet_store.heads.metrics import standard_ranks
+from posenet_store.heads.metrics import rank_maps
 from posenet_store.report.records import Record
 from posenet_store.report.scores import MeanScore, ScoreArchive
 from posenet_store.report.significance import constant_error
@@ -47,6 +47,6 @@ def _of_mean_map(values: NDArray[Any] | None, target: NDArray[np.float64]) -> li
     span = float(np.ptp(values) / np.ptp(target))
     if span < FLAT:
         return [f"the mean map spans {span:.0%} of the target's range: SPC ranks small differences"]
-    order = float(standard_ranks(values.reshape(1, -1))[0] @ standard_ranks(target.reshape(1, -1))[0])
+    order = float(rank_maps(values.reshape(1, -1))[0] @ rank_maps(target.reshape(1, -1))[0])
     proportion = float(np.corrcoef(values.ravel(), target.ravel())[0, 1])
     return ["the mean map saturates: SPC does not see it"] if order - proportion > SATURATED else []

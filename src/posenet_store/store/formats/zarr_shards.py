@@ -14,7 +14,7 @@ from numcodecs.zstd import Zstd
 from numpy.typing import NDArray
 
 from posenet_store.files import crc32c
-from posenet_store.threads import on_threads
+from posenet_store.threads import map_on_threads
 
 LEVEL = 1
 ABSENT = 2**64 - 1
@@ -34,7 +34,7 @@ def encoded(values: NDArray[Any], chunk: int, chunks: int) -> list[bytes]:
             part = np.concatenate([part, np.full((chunk - len(part), *part.shape[1:]), np.nan, part.dtype)])
         return bytes(codec.encode(np.ascontiguousarray(part)))
 
-    pieces = on_threads(compressed, range(0, len(values), chunk))
+    pieces = map_on_threads(compressed, range(0, len(values), chunk))
     index = np.full((chunks, 2), ABSENT, ENTRY)
     lengths = [len(piece) for piece in pieces]
     index[: len(pieces), 0] = np.cumsum([0, *lengths[:-1]])
