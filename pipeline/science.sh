@@ -1,12 +1,12 @@
 #!/bin/sh
-# Every experiment at demo size, on images and weights that need no download; each step does what is missing only.
-# Usage: pipeline/science.sh [PYTHON]; ends in runs/science.html. POSENET_SCIENCE_IMAGES changes the images.
+# Run every experiment at demo size, on images and weights that need no download. A rerun computes only what is missing.
+# Usage: pipeline/science.sh [PYTHON]; the result is runs/science.html. POSENET_SCIENCE_IMAGES changes the images.
 set -eu
 cd "$(dirname "$0")/.."
 python=${1:-python}
 images=${POSENET_SCIENCE_IMAGES:-synthetic:dead-leaves?n=160}
 stores=stores/science
-border=stores/science-border # in a folder of its own: image sets for this one question would be columns of every table
+border=stores/science-border # a separate folder: otherwise these image sets would be columns in every table
 other=${POSENET_SCIENCE_TESTS:-synthetic:dead-leaves?n=64&seed=1}
 shown="$other@border:32:black $other@border:32:white $other@canvas:32:black $other@canvas:32:white $other@transposed"
 
@@ -26,7 +26,7 @@ build --images "$images" --backbone resnet18 --weights random:0 --dtype float32
 build --images "$images" --backbone densenet121 --weights random:0 --dtype float32
 for on in "$images" $shown; do
   for network in pixels 'vgg16 --weights hed'; do
-    # shellcheck disable=SC2086 # the network and its weights are words of their own
+    # shellcheck disable=SC2086 # the network and its options are several words
     "$python" cli.py build-store --stores "$border" --layout aligned --images "$on" --backbone $network
   done
 done
@@ -36,7 +36,7 @@ for name in table2 kernel_size padding stages stage_subsets readout_depth protoc
   patterns training_images layers; do
   from=$stores
   [ "$name" = image_border ] && from=$border
-  "$python" cli.py sweep "pipeline/experiments/$name.toml" --stores "$from" --run "runs/science/$name"
+  "$python" cli.py sweep "$name" --stores "$from" --run "runs/science/$name"
   runs="$runs runs/science/$name"
 done
 # shellcheck disable=SC2086 # a list of folders

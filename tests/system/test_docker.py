@@ -20,6 +20,7 @@ from packaging.requirements import Requirement
 
 from posenet_store.cli import main
 from posenet_store.store.reader import open_store
+from posenet_store.sweep.spec import find_sweep
 from tests.support.processes import free_ports, waited
 from tests.support.small import store_with_probes
 
@@ -48,7 +49,7 @@ def test_every_compose_command_parses(line: str) -> None:
     name, *words = shlex.split(line)
     context = parsed([*SERVICES[name]["entrypoint"], *words])
     if name == "sweep":
-        assert (ROOT / context.params["spec"]).is_file()
+        assert find_sweep(context.params["spec"]).is_file()
 
 
 @pytest.mark.parametrize("name", [name for name in SERVICES if SERVICES[name]["entrypoint"][0] == "dask"])
@@ -84,6 +85,11 @@ def test_bases_are_pinned_by_exact_tag() -> None:
     foreign = [service["image"] for service in SERVICES.values() if not service["image"].startswith("posenet-store:")]
     assert foreign
     assert all(EXACT.fullmatch(image) for image in foreign)
+
+
+def test_the_wheel_is_built_where_its_experiments_are() -> None:
+    build = DOCKERFILE.split("pip install --no-deps .")[0]
+    assert "COPY pipeline pipeline" in build  # the package's folder is a link to it
 
 
 def pins(name: str) -> dict[str, str]:
