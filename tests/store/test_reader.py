@@ -5,6 +5,7 @@ import pickle
 import shutil
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -76,9 +77,40 @@ def test_a_reader_travels_as_its_path(reader: Reader) -> None:
     np.testing.assert_array_equal(copy.read("f1", 0, 2), reader.read("f1", 0, 2))
 
 
-def test_an_unknown_array_names_the_known(reader: Reader) -> None:
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda reader: reader.read("f9", 0, 1),
+        lambda reader: list(reader.scan(["f9"])),
+        lambda reader: reader.batches(["f9"], 0, 8, batch_size=2, seed=0, epoch=0),
+        lambda reader: reader.torch(["f9"], batch_size=2, shuffle=False),
+        lambda reader: reader.dask("f9"),
+    ],
+    ids=["read", "scan", "batches", "torch", "dask"],
+)
+def test_an_unknown_array_names_the_known(reader: Reader, use: Callable[[Reader], object]) -> None:
     with pytest.raises(UsageError, match="accepted: f1, f2, f3, aligned"):
-        reader.read("f9", 0, 1)
+        use(reader)
+
+
+def test_a_reader_shows_what_it_holds(reader: Reader) -> None:
+    shown = repr(reader)
+    assert shown.startswith(f"<Reader {reader.name}>")
+    for fact in (reader.spec.network, "28 of 30 rows", "f3 [30, 16, 4, 4]", "float16", "sealed"):
+        assert fact in shown
+    assert (len(reader), [tap.name for tap in reader.taps]) == (ROWS, ["f1", "f2", "f3"])
+
+
+def test_a_readers_table_for_notebooks_is_escaped(reader: Reader) -> None:
+    copy = open_store(folder(reader))
+    copy.plan = replace(copy.plan, spec=replace(copy.spec, images="<b>"))
+    assert "&lt;b&gt;" in copy._repr_html_()
+    assert "<b>" not in copy._repr_html_()
+
+
+def test_a_home_folder_is_expanded(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(folder(reader).parent))
+    assert open_store(f"~/{reader.name}").ids == reader.ids
 
 
 def test_reading_changes_nothing_on_disk(reader: Reader) -> None:

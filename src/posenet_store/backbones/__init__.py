@@ -1,1 +1,5 @@
 """Which frozen network? Architectures, weights, taps, padding surgery and inference."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -27,7 +27,7 @@ class RemoteFiles:
 
     def __init__(self, url: str) -> None:
         if find_spec("obstore") is None:
-            raise UsageError(f"reading {url} needs one package more; install it: pip install 'posenet-store[remote]'")
+            raise UsageError(f"reading {url} needs the package obstore; install it: pip install 'posenet-store[remote]'")
         import obstore.store
 
         self._url = url.rstrip("/")
@@ -84,11 +84,11 @@ class RemoteFiles:
         return self._kept[name]
 
 
-def open_files(place: Path | str) -> Files:
-    """Return the files of the store at a path, a file:// URL or another URL; raises UsageError for an unknown scheme."""
+def open_files(place: str | Path) -> Files:
+    """Return the files of the store at a path (`~` is expanded) or URL; raises UsageError for an unknown scheme."""
     parts = urlsplit(str(place))
     if isinstance(place, Path) or "://" not in place:
-        return StoreFiles(Path(place))
+        return StoreFiles(Path(place).expanduser())
     if parts.scheme == "file":
         return StoreFiles(Path(unquote(parts.path)))
     if parts.scheme in SCHEMES:

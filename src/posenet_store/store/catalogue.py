@@ -43,7 +43,7 @@ class StoreInfo:
         }
 
 
-def describe_store(place: Path | str) -> StoreInfo:
+def describe_store(place: str | Path) -> StoreInfo:
     """Describe the store at a path or URL; raises StoreError if it is not one."""
     files = open_files(place)
     plan = read_plan(files)
@@ -62,10 +62,10 @@ def describe_store(place: Path | str) -> StoreInfo:
     return StoreInfo(Path(str(files)), plan.spec, sealed, len(plan.bounds), committed, size, bad)
 
 
-def list_stores(root: Path) -> tuple[list[StoreInfo], list[str]]:
+def list_stores(root: str | Path) -> tuple[list[StoreInfo], list[str]]:
     """Return the stores below `root` by name, and a line for every folder that claims to be one but is damaged."""
     found, damaged = [], []
-    for plan in sorted(root.glob("*/plan.json")):
+    for plan in sorted(Path(root).expanduser().glob("*/plan.json")):
         if plan.parent.name.startswith("."):
             continue
         try:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from posenet_store.errors import StoreError, UsageError, first_line, unknown
 from posenet_store.files import sha256
-from posenet_store.specs import StoreSpec
+from posenet_store.specs import StoreSpec, Tap
 from posenet_store.store.access import MANIFEST, PLAN, commit_name
 from posenet_store.store.access_remote import open_files
 from posenet_store.store.batching import Rows, draw_epoch_pools, iterate_batches
@@ -52,7 +53,7 @@ class Reader:
     its checksum. With `unsealed`, a store that is still being built opens too, and shows the blocks committed by then.
     """
 
-    def __init__(self, place: Path | str, unsealed: bool = False) -> None:
+    def __init__(self, place: str | Path, unsealed: bool = False) -> None:
         self.files = open_files(place)
         self.plan = read_plan(self.files)
         self._unsealed = unsealed
@@ -84,6 +85,31 @@ class Reader:
             "quarantined": [entry for record in records for entry in record["quarantined"]],
         }
 
+    def __len__(self) -> int:
+        """Return the number of rows, quarantined ones included."""
+        return self.spec.rows
+
+    def _facts(self) -> list[tuple[str, str]]:
+        """What a reader shows of itself: (label, value) lines."""
+        mebibytes = sum(row_bytes(self.spec, [name]) for name in self.spec.arrays) * len(self) / 2**20
+        arrays = [f"{name} [{len(self)}, {', '.join(map(str, shape))}]" for name, shape in self.spec.arrays.items()]
+        state = "sealed" if self._sealed else f"unsealed, {len(self._records)} of {len(self.bounds)} blocks"
+        return [
+            ("network", self.spec.network),
+            ("images", f"{self.spec.images}, {int(self.readable.sum())} of {len(self)} rows readable"),
+            ("arrays", f"{self.spec.dtype}, {mebibytes:,.1f} MiB uncompressed"),
+            *(("", array) for array in arrays),
+            ("state", state),
+        ]
+
+    def __repr__(self) -> str:
+        return "\n".join([f"<Reader {self.name}>", *(f"  {label:8} {value}" for label, value in self._facts())])
+
+    def _repr_html_(self) -> str:
+        """Return the same as a table for notebooks."""
+        lines = "".join(f"<tr><th>{escape(label)}</th><td>{escape(value)}</td></tr>" for label, value in self._facts())
+        return f"<table><caption>{escape(self.name)}</caption>{lines}</table>"
+
     def __reduce__(self) -> tuple[type["Reader"], tuple[str, bool]]:
         return Reader, (str(self.files), self._unsealed)
 
@@ -107,12 +133,20 @@ class Reader:
         """The image id of every row."""
         return self.plan.ids
 
+    @property
+    def taps(self) -> tuple[Tap, ...]:
+        """The taps of the network, in order, with their module names and shapes."""
+        return self.spec.taps
+
+    @property
+    def _sealed(self) -> bool:
+        return "commits_sha256" in self.manifest
+
     @cached_property
     def readable(self) -> NDArray[np.bool_]:
         """bool [rows]: False where the image was quarantined, or is not committed yet."""
-        sealed = "commits_sha256" in self.manifest
-        mask = np.full(self.spec.rows, sealed)
-        for block in () if sealed else self._records:
+        mask = np.full(self.spec.rows, self._sealed)
+        for block in () if self._sealed else self._records:
             mask[slice(*self.bounds[block])] = True
         mask[[entry["row"] for entry in self.manifest["quarantined"]]] = False
         return mask
@@ -125,7 +159,7 @@ class Reader:
         """Return the record of a block that the manifest vouches for; raises StoreError if it is missing or another."""
         if block not in self._records:
             where = f"{self.files}/{commit_name(block)}"
-            if "commits_sha256" not in self.manifest:
+            if not self._sealed:
                 raise StoreError(f"{where} was not there when the store was opened; its build has not ended")
             try:
                 digest = sha256(self.files.read(commit_name(block)))
@@ -136,12 +170,17 @@ class Reader:
             self._records[block] = read_record(self.files, block)
         return self._records[block]
 
+    def _check_names(self, names: Sequence[str]) -> None:
+        for name in names:
+            if name not in self.spec.arrays:
+                raise unknown(f"array of {self.name}", name, self.spec.arrays)
+
     def _check(self, name: str, block: int) -> None:
         """Compare the files of one array in a block with their digests, once."""
         record = self.record(block)
         for path in self._arrays.files_of(name, block):
             if path not in self._sound:
-                entry = next((one for one in record["files"] if one["path"] == path), None)
+                entry = next((file for file in record["files"] if file["path"] == path), None)
                 fault = find_fault(self.files, entry, deep=True) if entry else f"{self.files}/{path} is in no record"
                 if fault:
                     raise StoreError(f"{fault}; block {block} is damaged; {RESTORE}")
@@ -153,8 +192,7 @@ class Reader:
         They are decoded into `out` if it is given (contiguous, of that shape and dtype). Raises UsageError for an unknown
         array, foreign rows or another `out`, StoreError naming the file if a piece is missing or damaged.
         """
-        if name not in self.spec.arrays:
-            raise unknown(f"array of {self.name}", name, self.spec.arrays)
+        self._check_names([name])
         if not 0 <= start <= stop <= self.spec.rows:
             raise UsageError(f"rows {start}-{stop} are not rows of {self.name}; it has rows 0-{self.spec.rows}")
         shape = (stop - start, *self.spec.arrays[name])
@@ -195,6 +233,7 @@ class Reader:
 
     def epoch(self, names: Sequence[str], start: int, stop: int, *, seed: int, epoch: int) -> list[Rows]:
         """Return the rows that `batches` visits, pool by pool; a pool is at most 256 MiB of the arrays `names`, or a block."""
+        self._check_names(names)
         pool_rows = max(1, POOL_BYTES // row_bytes(self.spec, names))
         return draw_epoch_pools(self.bounds, self.readable, (start, stop), pool_rows, seed, epoch)
 
@@ -203,7 +242,7 @@ class Reader:
     ) -> Iterator[Mapping[str, NDArray[Any]]]:
         """Yield every readable row of [start, stop) once, in batches whose order depends on (seed, epoch) only.
 
-        Whole blocks are decoded and mixed in a pool (see `blocks.draw_epoch_pools`); memory is a pool and a batch.
+        Whole blocks are decoded and mixed in a pool (see `batching.draw_epoch_pools`); memory is a pool and a batch.
         """
         pools = self.epoch(names, start, stop, seed=seed, epoch=epoch)
         rows = sum(map(len, pools))
@@ -222,12 +261,13 @@ class Reader:
         rows: tuple[int, int] | None = None,
         rank: tuple[int, int] | None = None,
     ) -> "StoreDataset":
-        """Return a torch IterableDataset of batches, right under DataLoader workers and ranks (see `loading.StoreDataset`).
+        """Return a torch IterableDataset of batches, right under DataLoader workers and ranks: a `StoreDataset`.
 
         `rows` is a span [start, stop), all by default; `rank` is (rank, ranks), by default that of torch.distributed.
         """
         from posenet_store.store.torch_dataset import StoreDataset
 
+        self._check_names(taps)
         span = rows or (0, self.spec.rows)
         order = partial(self._shuffled, tuple(taps), span, seed) if shuffle else partial(self._stored, span)
         made = StoreDataset(self, taps, order, batch_size=batch_size, rank=rank)
@@ -247,6 +287,7 @@ class Reader:
         """Return one array [rows, C, H, W], lazily, a chunk a block; quarantined rows are NaN."""
         from posenet_store.store.dask_xarray import dask_array
 
+        self._check_names([name])
         return dask_array(self, name)
 
     def xarray(self) -> "xarray.Dataset":
@@ -256,9 +297,18 @@ class Reader:
         return dataset(self, self.ids, self.readable)
 
 
-def open_store(place: Path | str, unsealed: bool = False) -> Reader:
-    """Open a store for reading: a path, file://, http(s)://, s3://, gs:// or az://.
+def open_store(place: str | Path, unsealed: bool = False) -> Reader:
+    """Open a store for reading; neither the images nor the network are needed.
 
-    Raises StoreError if it is missing, damaged, or not sealed; `unsealed` opens a growing store too, as far as it is.
+    `place` is a folder (`~` is expanded) or a URL: file://, http://, https://, s3://, gs:// or az://. With `unsealed`, a
+    store that is still being built opens too and shows the blocks that are finished.
+
+        reader = open_store("stores/vgg16-photos-1a2b3c4d")
+        reader.taps                                     # names, modules and shapes
+        reader.read("f1", 0, 8)                         # rows 0 to 7 of an array, [8, C, H, W]
+        reader.torch(["f1", "aligned"], batch_size=32)  # a dataset for torch's DataLoader
+
+    Raises UsageError for an unknown kind of URL or a missing package, and StoreError if the store is missing, damaged, of
+    another format version or (without `unsealed`) not sealed.
     """
     return Reader(place, unsealed)

@@ -59,7 +59,7 @@ def _of_a_block(files: Files, plan: Plan, block: int, arrays: Callable[[], Array
                 yield Damage(block, f"{files}: rows {start}-{stop} of {name} can't be decoded: {error}")
 
 
-def find_damage(store: Path | str, deep: bool = False) -> Iterator[Damage]:
+def find_damage(store: str | Path, deep: bool = False) -> Iterator[Damage]:
     """Yield everything that is wrong with a store (a path or URL), block by block; raises StoreError without a readable plan.
 
     Quick: records, names and sizes of all files. `deep`: every byte is hashed and every chunk decoded too.
