@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from posenet_store.errors import UsageError
 from posenet_store.heads.protocols import GradientProtocol, Protocol, RidgeProtocol
-from posenet_store.report.compare import Difference, as_listing, compared, contrast, difference
-from posenet_store.report.pairs import Partner, Side, paired
+from posenet_store.report.compare import Difference, compare_pairs, describe_sides, find_difference, list_comparisons
+from posenet_store.report.pairs import Partner, Side, pair_cells
 from posenet_store.report.significance import RESAMPLES
 from posenet_store.store.catalogue import list_stores
 from posenet_store.sweep.plan import plan_sweep
@@ -41,7 +41,7 @@ def scores(seed: int, images: int) -> tuple[NDArray[np.float64], NDArray[np.floa
 @pytest.mark.parametrize("images", [2, 7, 51, 400])
 def test_the_interval_is_scipys_percentile_bootstrap(images: int) -> None:
     first, second = scores(images, images)
-    found = difference(first, second, more_is_better=True)
+    found = find_difference(first, second, more_is_better=True)
     reference = scipy.stats.bootstrap(
         (second - first,), np.mean, n_resamples=2000, confidence_level=0.95, method="percentile", rng=np.random.default_rng(0)
     ).confidence_interval
@@ -53,12 +53,12 @@ def test_the_interval_is_that_of_a_plain_loop() -> None:
     first, second = scores(3, 20)
     draws = np.random.default_rng(0).integers(0, 20, (RESAMPLES, 20))
     means = sorted(sum(second[i] - first[i] for i in drawn) / 20 for drawn in draws)
-    found = difference(first, second, more_is_better=True)
+    found = find_difference(first, second, more_is_better=True)
     # the 2.5 % point of 2,000 sorted numbers lies between two neighbours
     place = 0.025 * (RESAMPLES - 1)
     low = means[int(place)] + (place - int(place)) * (means[int(place) + 1] - means[int(place)])
     assert found.low == pytest.approx(low, abs=EXACT)
-    assert found == difference(first, second, more_is_better=True)
+    assert found == find_difference(first, second, more_is_better=True)
 
 
 def test_undefined_images_are_left_out_and_counted() -> None:
@@ -67,23 +67,23 @@ def test_undefined_images_are_left_out_and_counted() -> None:
     holed[[3, 4]] = NAN
     other[[4, 9]] = [NAN, INF]
     kept = np.delete(np.arange(30), [3, 4, 9])
-    found = difference(holed, other, more_is_better=True)
-    whole = difference(first[kept], second[kept], more_is_better=True)
+    found = find_difference(holed, other, more_is_better=True)
+    whole = find_difference(first[kept], second[kept], more_is_better=True)
     assert (found.images, found.left_out, whole.left_out) == (27, 3, 0)
     assert (found.mean, found.low, found.high, found.better) == (whole.mean, whole.low, whole.high, whole.better)
 
 
 def test_nothing_defined_and_one_image() -> None:
-    nothing = difference(np.array([NAN, 0.1]), np.array([0.1, NAN]), more_is_better=True)
+    nothing = find_difference(np.array([NAN, 0.1]), np.array([0.1, NAN]), more_is_better=True)
     assert nothing == Difference(None, None, None, 0, 0, 2)
     assert nothing.parts() == ("undef.", "", "")
-    assert difference(np.array([0.25]), np.array([0.5]), more_is_better=True) == Difference(0.25, None, None, 1, 1, 0)
+    assert find_difference(np.array([0.25]), np.array([0.5]), more_is_better=True) == Difference(0.25, None, None, 1, 1, 0)
 
 
 def test_better_is_more_spc_and_less_mae_beyond_rounding() -> None:
     first, second = np.array([0.1, 0.2, 0.3, 0.4]), np.array([0.2, 0.1, 0.3 + 1e-9, 0.5])
-    assert difference(first, second, more_is_better=True).better == 2
-    assert difference(first, second, more_is_better=False).better == 1
+    assert find_difference(first, second, more_is_better=True).better == 2
+    assert find_difference(first, second, more_is_better=False).better == 1
 
 
 @pytest.mark.parametrize(
@@ -109,32 +109,32 @@ def heads(**choices: list[Any]) -> list[Partner]:
 
 
 def keys(pairs: tuple[tuple[Partner, Partner], ...], *names: str) -> list[tuple[Any, ...]]:
-    return [tuple(one.record["cell"][name] for name in names for one in pair) for pair in pairs]
+    return [tuple(vars(one.result.cell)[name] for name in names for one in pair) for pair in pairs]
 
 
 def test_partners_agree_in_all_but_what_the_sides_differ_in() -> None:
     small, large = heads(kernel=[3], target=["H", "V"], seed=[0, 1]), heads(kernel=[5], target=["V", "H", "G"], seed=[0, 1])
-    found = paired(side("a", *small), side("b", *large))
+    found = pair_cells(side("a", *small), side("b", *large))
     assert keys(found.pairs, "kernel", "target", "seed") == [(3, 5, t, t, s, s) for t, s in product("HV", (0, 1))]
-    assert [one.record["cell"]["target"] for one in found.alone[1]] == ["G", "G"]
+    assert [one.result.cell.target for one in found.alone[1]] == ["G", "G"]
     assert found.alone[0] == ()
 
 
 def test_a_value_that_both_sides_have_must_agree_though_one_side_does_not_vary() -> None:
-    found = paired(side("a", *heads(kernel=[1, 3, 5])), side("b", *heads(kernel=[3], target=["H", "V"])))
+    found = pair_cells(side("a", *heads(kernel=[1, 3, 5])), side("b", *heads(kernel=[3], target=["H", "V"])))
     assert keys(found.pairs, "kernel", "target") == [(3, 3, "H", "H")]
-    assert [one.record["cell"]["kernel"] for one in found.alone[0]] == [1, 5]
+    assert [one.result.cell.kernel for one in found.alone[0]] == [1, 5]
 
 
 def test_a_cell_can_have_several_partners() -> None:
-    found = paired(side("a", *heads(kernel=[3])), side("b", *heads(kernel=[5, 7])))
+    found = pair_cells(side("a", *heads(kernel=[3])), side("b", *heads(kernel=[5, 7])))
     assert keys(found.pairs, "kernel") == [(3, 5), (3, 7)]
 
 
 def test_every_seed_is_compared_with_the_one_ridge_head() -> None:
-    found = paired(side("a", *heads(seed=[0, 1, 2])), side("b", *heads(protocol=[RidgeProtocol()], seed=[0])))
+    found = pair_cells(side("a", *heads(seed=[0, 1, 2])), side("b", *heads(protocol=[RidgeProtocol()], seed=[0])))
     assert keys(found.pairs, "seed") == [(0, 0), (1, 0), (2, 0)]
-    again = paired(
+    again = pair_cells(
         side("a", *heads(protocol=[RidgeProtocol()], seed=[0])), side("b", *heads(protocol=[RidgeProtocol()], seed=[7]))
     )
     assert len(again.pairs) == 1
@@ -142,15 +142,15 @@ def test_every_seed_is_compared_with_the_one_ridge_head() -> None:
 
 def test_settings_of_a_protocol_are_fields_like_any_other() -> None:
     rates = [GradientProtocol(learning_rate=rate) for rate in (0.1, 0.01)]
-    found = paired(
+    found = pair_cells(
         side("a", *heads(kernel=[3], protocol=[*rates, RidgeProtocol()])), side("b", *heads(kernel=[5], protocol=rates))
     )
-    assert [[one.record["cell"]["protocol"]["learning_rate"] for one in pair] for pair in found.pairs] == [
+    assert [[vars(one.result.cell.protocol)["learning_rate"] for one in pair] for pair in found.pairs] == [
         [0.1] * 2,
         [0.01] * 2,
     ]
-    assert [one.record["cell"]["protocol"]["name"] for one in found.alone[0]] == ["ridge"]
-    listing = as_listing(compared(found.pairs, NATURAL)[0])
+    assert [one.result.cell.protocol.name for one in found.alone[0]] == ["ridge"]
+    listing = list_comparisons(compare_pairs(found.pairs, NATURAL)[0])
     assert (listing.head[0], [row[0] for row in listing.rows]) == ("learning_rate", ["0.1", "0.01"])
     assert [one["learning_rate"] for one in listing.records] == [0.1, 0.01]
     assert "epochs" not in listing.records[0]
@@ -158,20 +158,20 @@ def test_settings_of_a_protocol_are_fields_like_any_other() -> None:
 
 def test_settings_that_only_one_protocol_has_are_no_columns() -> None:
     both: list[Protocol] = [GradientProtocol(), RidgeProtocol()]
-    pairs = paired(side("a", *heads(kernel=[3], protocol=both)), side("b", *heads(kernel=[5], protocol=both))).pairs
-    assert as_listing(compared(pairs, NATURAL)[0]).head[:2] == ["protocol", "test"]
+    pairs = pair_cells(side("a", *heads(kernel=[3], protocol=both)), side("b", *heads(kernel=[5], protocol=both))).pairs
+    assert list_comparisons(compare_pairs(pairs, NATURAL)[0]).head[:2] == ["protocol", "test"]
 
 
 def test_no_partner_says_in_which_field() -> None:
     with pytest.raises(UsageError, match="kernel is 1, 3 on one side, 5, 7 on the other; choose one by --where"):
-        paired(side("a", *heads(kernel=[1, 3])), side("b", *heads(kernel=[5, 7])))
+        pair_cells(side("a", *heads(kernel=[1, 3])), side("b", *heads(kernel=[5, 7])))
 
 
 def test_no_partner_though_every_field_has_common_values() -> None:
     crossed = [*heads(kernel=[3], target=["H"]), *heads(kernel=[5], target=["V"])]
     other = [*heads(kernel=[3], target=["V"]), *heads(kernel=[5], target=["H"])]
     with pytest.raises(UsageError, match=r"no cell has a partner that agrees in .*target, kernel"):
-        paired(side("a", *crossed), side("b", *other))
+        pair_cells(side("a", *crossed), side("b", *other))
 
 
 @pytest.mark.parametrize(
@@ -185,37 +185,37 @@ def test_no_partner_though_every_field_has_common_values() -> None:
 )
 def test_other_images_are_never_compared(other: Partner, reason: str) -> None:
     good = cell(constant(0.75), seed=1)
-    found, refused = compared([(cell(constant(0.5)), other), (cell(constant(0.5)), good)], NATURAL)
+    found, refused = compare_pairs([(cell(constant(0.5)), other), (cell(constant(0.5)), good)], NATURAL)
     assert [one.spc.mean for one in found] == [0.25]
     ((text, count),) = refused.items()
     assert (reason in text, count) == (True, 1)
     with pytest.raises(UsageError, match="no pair has a test column with the same images"):
-        compared([(cell(constant(0.5)), other)], NATURAL)
+        compare_pairs([(cell(constant(0.5)), other)], NATURAL)
 
 
 def test_a_set_of_its_own_is_the_same_whatever_was_trained_on() -> None:
     both = [cell(constant(spc, test="photos"), images=images) for spc, images in ((0.5, "duts-te"), (0.75, "duts-tr"))]
-    (found,), refused = compared([(both[0], both[1])], {"photos": "photos"})
+    (found,), refused = compare_pairs([(both[0], both[1])], {"photos": "photos"})
     assert (found.spc.mean, refused) == (0.25, {})
 
 
 def test_the_contrast_names_every_setting_that_differs() -> None:
     one, other = cell(constant(0.5)), cell(constant(0.5), kernel=5, value_range=(0.0, 255.0), normalise=True)
-    found, _ = compared([(one, other)], NATURAL)
-    assert contrast(found) == (
+    found, _ = compare_pairs([(one, other)], NATURAL)
+    assert describe_sides(found) == (
         "kernel 3, value_range [0.0, 1.0], normalise False",
         "kernel 5, value_range [0.0, 255.0], normalise True",
     )
     longer = cell(constant(0.5, test="black"), protocol=GradientProtocol(epochs=30), train_rows=80)
-    found, _ = compared([(cell(constant(0.5, test="black")), longer)], {"black": "black"})
-    assert contrast(found) == ("train_rows 40, epochs 15", "train_rows 80, epochs 30")
-    found, _ = compared([(one, cell(constant(0.5), protocol=RidgeProtocol()))], NATURAL)
-    assert contrast(found) == ("protocol report-2020", "protocol ridge")
+    found, _ = compare_pairs([(cell(constant(0.5, test="black")), longer)], {"black": "black"})
+    assert describe_sides(found) == ("train_rows 40, epochs 15", "train_rows 80, epochs 30")
+    found, _ = compare_pairs([(one, cell(constant(0.5), protocol=RidgeProtocol()))], NATURAL)
+    assert describe_sides(found) == ("protocol report-2020", "protocol ridge")
 
 
 def test_a_field_in_which_partners_differ_is_shown_of_both() -> None:
-    pairs = paired(side("a", *heads(kernel=[3])), side("b", *heads(kernel=[5, 7]))).pairs
-    listing = as_listing(compared(pairs, NATURAL)[0])
+    pairs = pair_cells(side("a", *heads(kernel=[3])), side("b", *heads(kernel=[5, 7]))).pairs
+    listing = list_comparisons(compare_pairs(pairs, NATURAL)[0])
     assert listing.head[0] == "kernel"
     assert [row[0] for row in listing.rows] == ["3 → 5", "3 → 7"]
     assert [(one["first_kernel"], one["second_kernel"]) for one in listing.records] == [(3, 5), (3, 7)]
@@ -250,7 +250,7 @@ def compare_json(*words: str | Path) -> list[dict[str, Any]]:
 def test_a_real_run_against_its_own_files(run: Path) -> None:
     found = compare_json(run, "--between", "protocol=report-2020,ridge")
     assert len(found) == 2 * 2 * 2 * 4  # targets, kernels, seeds of report; natural and three probes
-    files, by_id = RunFiles(run), {record["id"]: record for record in load_run(run)[1]}
+    files, by_id = RunFiles(run), {record.id: record for record in load_run(run)[1]}
     for one in found:
         test = "held-out" if one["test"] == "natural" else one["test"]
         first, second = (read_scores(files.scores(one[place])) for place in ("first", "second"))
@@ -259,10 +259,10 @@ def test_a_real_run_against_its_own_files(run: Path) -> None:
         assert one["mae_better"] == (change < -1e-6).sum()
         assert one["mae_images"] == (4 if test == "held-out" else 1)
         assert one["spc_images"] + one["undefined"] == one["mae_images"]
-        protocols = [by_id[one[place]]["cell"]["protocol"]["name"] for place in ("first", "second")]
+        protocols = [by_id[one[place]].cell.protocol.name for place in ("first", "second")]
         assert protocols == ["report-2020", "ridge"]
         for field in ("target", "kernel"):
-            assert by_id[one["first"]]["cell"][field] == by_id[one["second"]]["cell"][field] == one[field]
+            assert vars(by_id[one["first"]].cell)[field] == vars(by_id[one["second"]].cell)[field] == one[field]
     assert {(one["first_seed"], one["second_seed"]) for one in found} == {(0, None), (1, None)}
 
 
@@ -315,7 +315,7 @@ def test_no_cell_is_dropped_silently(tmp_path: Path) -> None:
     cells = heads(kernel=[5], target=["H", "G"])
     odd = cell(constant(0.5, images=9), kernel=5, seed=1)
     second = write(tmp_path / "second", [*cells, odd])
-    gone = heads(kernel=[3], target=["H"])[0].record["id"]
+    gone = heads(kernel=[3], target=["H"])[0].result.id
     third = write(tmp_path / "third", heads(kernel=[3], target=["H", "V"]))
     RunFiles(third).scores(gone).unlink()
     result = cli("compare", first, second, "--json")
@@ -325,7 +325,7 @@ def test_no_cell_is_dropped_silently(tmp_path: Path) -> None:
     assert lines[1] == f"{first}: 2 of 4 cells have no partner:"
     assert [line.split(": ")[1] for line in lines[2:4]] == ["target V, seed 0", "target V, seed 1"]
     assert lines[4] == f"{second}: 1 of 3 cells have no partner:"
-    assert lines[5] == f"  {cells[1].record['id']}: target G, seed 0"
+    assert lines[5] == f"  {cells[1].result.id}: target G, seed 0"
     assert lines[6:] == ["1 of 2 pairs are not compared on natural: 4 images on one side, 9 on the other"]
     assert f"{third}: 1 cells are not finished: {gone}" in cli("compare", third, third).stderr
 
@@ -339,15 +339,15 @@ def test_what_one_run_lacks_is_said_once(tmp_path: Path) -> None:
 def test_damaged_scores_are_named(tmp_path: Path, harm: str) -> None:
     one = cell(constant(0.5))
     run = write(tmp_path / "run", [one])
-    path = RunFiles(run).scores(one.record["id"])
+    path = RunFiles(run).scores(one.result.id)
     if harm == "cut":
         path.write_bytes(path.read_bytes()[:-3])
     else:
-        path.write_bytes(RunFiles(write(tmp_path / "b", [cell(constant(0.5, test="x"))])).scores(one.record["id"]).read_bytes())
+        path.write_bytes(RunFiles(write(tmp_path / "b", [cell(constant(0.5, test="x"))])).scores(one.result.id).read_bytes())
     result = cli("compare", run, run)
     assert result.exit_code == 1
     assert f"{path} is damaged" in result.stderr
-    assert "remove it and type the run's sweep command again" in result.stderr
+    assert "rerun the sweep" in result.stderr
 
 
 @pytest.mark.parametrize(

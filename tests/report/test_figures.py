@@ -11,15 +11,16 @@ from PIL import Image
 
 import posenet_store
 from posenet_store.errors import UsageError
-from posenet_store.report.figures.curves import AXES, along, points, table2_points
-from posenet_store.report.figures.maps import border, by_distance, error_maps, errors_of
+from posenet_store.report.figures.curves import AXES, draw_axis, find_curves
+from posenet_store.report.figures.maps import average_errors, draw_border, draw_error_maps, error_by_distance
+from posenet_store.report.figures.table2 import draw_table2
 from posenet_store.report.pairs import Partner
 from posenet_store.report.published import ALL, KERNELS, PADDINGS, STAGES, TABLES
 from posenet_store.report.run import FIGURES, Run, open_run
 from posenet_store.report.scores import ScoreArchive
 from posenet_store.report.significance import constant_error
 from posenet_store.sweep.cell import make_cell_target
-from tests.support.runs import cell, cli, constant, painted, write
+from tests.support.runs import cell, cli, constant, predicted, write
 
 AXIS = {axis.name: axis for axis in AXES}
 
@@ -30,7 +31,7 @@ def opened(folder: Path, *cells: Partner) -> Run:
 
 def kernels(*networks: str) -> list[Partner]:
     return [
-        painted(strength=kernel / 7, kernel=kernel, target=target, network=network)
+        predicted(strength=kernel / 7, kernel=kernel, target=target, network=network)
         for network, target, kernel in product(networks, ("H", "G"), (1, 3, 7))
     ]
 
@@ -38,14 +39,14 @@ def kernels(*networks: str) -> list[Partner]:
 def test_a_curve_has_our_means_and_the_published_ones(tmp_path: Path) -> None:
     cells = kernels("pixels", "vgg16-hed")
     run = opened(tmp_path, *cells)
-    picture = along(run.records, run.kept, AXIS["kernels"])
+    picture = draw_axis(run.results, run.archive, AXIS["kernels"])
     assert picture
     ours = {(row[0], row[1]): row[2] for row in picture.rows if row[-1] == "ours"}
     for one in cells:
-        made = one.record["cell"]
-        network = one.record["labels"]["network"]
-        expected = f"{one.record['scores']['held-out']['spc']:.3f}".replace("0.", ".")
-        assert ours[made["target"], f"{network}, kernel size {made['kernel']}"] == expected
+        made = one.result.cell
+        network = one.result.labels.network
+        expected = f"{one.result.scores['held-out'].spc:.3f}".replace("0.", ".")
+        assert ours[made.target, f"{network}, kernel size {made.kernel}"] == expected
     theirs = {(row[0], row[1]): row[2] for row in picture.rows if row[-1] == "paper, Table 2b"}
     assert theirs["H", "VGG, kernel size 7"] == ".828"
     assert theirs["G", "PosENet, kernel size 3"] == "-.001"
@@ -55,32 +56,32 @@ def test_a_curve_has_our_means_and_the_published_ones(tmp_path: Path) -> None:
 
 
 def test_an_axis_holds_all_else_and_takes_the_richest_set() -> None:
-    rich = [cell(constant(0.5), kernel=kernel, padding=0).record for kernel in (1, 3, 5)]
-    poor = [cell(constant(0.5), kernel=kernel, padding=1).record for kernel in (1, 3)]
-    found = points([*poor, *rich], AXIS["kernels"])
+    rich = [cell(constant(0.5), kernel=kernel, padding=0).result for kernel in (1, 3, 5)]
+    poor = [cell(constant(0.5), kernel=kernel, padding=1).result for kernel in (1, 3)]
+    found = find_curves([*poor, *rich], AXIS["kernels"])
     assert {setting for _, _, setting in found} == {1, 3, 5}
-    assert {record["cell"]["padding"] for some in found.values() for record in some} == {0}
-    assert points(poor[:1], AXIS["kernels"]) == {}
+    assert {record.cell.padding for some in found.values() for record in some} == {0}
+    assert find_curves(poor[:1], AXIS["kernels"]) == {}
 
 
 def test_stages_are_single_taps_and_all_of_one_kind_of_input() -> None:
     inputs = ("full:f1", "full:f2", "full:f1+f2", "full", "aligned:f1", "aligned")
-    found = points([cell(constant(0.5), input=one).record for one in inputs], AXIS["stages"])
+    found = find_curves([cell(constant(0.5), input=one).result for one in inputs], AXIS["stages"])
     assert [setting for _, _, setting in found] == ["f1", "f2", "all"]
-    assert {record["cell"]["input"] for some in found.values() for record in some} == {"full:f1", "full:f2", "full"}
+    assert {record.cell.input for some in found.values() for record in some} == {"full:f1", "full:f2", "full"}
 
 
 def test_seeds_are_one_point_with_an_interval(tmp_path: Path) -> None:
-    run = opened(tmp_path, *(painted(padding=padding, seed=seed) for padding, seed in product((0, 1), (0, 1, 2))))
-    picture = along(run.records, run.kept, AXIS["paddings"])
+    run = opened(tmp_path, *(predicted(padding=padding, seed=seed) for padding, seed in product((0, 1), (0, 1, 2))))
+    picture = draw_axis(run.results, run.archive, AXIS["paddings"])
     assert picture
     assert [row[1] for row in picture.rows if row[-1] == "ours"] == ["vgg16-hed, padding 0", "vgg16-hed, padding 1"]
     assert all(row[3].startswith("[") for row in picture.rows if row[-1] == "ours")
 
 
 def test_fewer_training_images_are_an_axis_without_published_values(tmp_path: Path) -> None:
-    run = opened(tmp_path, *(painted(train_rows=rows, noise=10 / rows) for rows in (10, 20, 40)))
-    picture = along(run.records, run.kept, AXIS["amounts"])
+    run = opened(tmp_path, *(predicted(train_rows=rows, noise=10 / rows) for rows in (10, 20, 40)))
+    picture = draw_axis(run.results, run.archive, AXIS["amounts"])
     assert picture
     assert [row[1] for row in picture.rows] == [f"vgg16-hed, training images {rows}" for rows in (10, 20, 40)]
     assert "published" not in picture.caption
@@ -88,8 +89,8 @@ def test_fewer_training_images_are_an_axis_without_published_values(tmp_path: Pa
 
 def test_a_networks_paddings_are_one_curve_beside_the_papers_two_points(tmp_path: Path) -> None:
     kinds = ("vgg16-hed", "vgg16-hed-padding-reflect", "vgg16-hed-padding-none", "pixels")
-    run = opened(tmp_path, *(painted(network=kind, strength=1 / place) for place, kind in enumerate(kinds, 1)))
-    picture = along(run.records, run.kept, AXIS["network_paddings"])
+    run = opened(tmp_path, *(predicted(network=kind, strength=1 / place) for place, kind in enumerate(kinds, 1)))
+    picture = draw_axis(run.results, run.archive, AXIS["network_paddings"])
     assert picture
     ours = [row[1] for row in picture.rows if row[-1] == "ours"]
     assert ours == [f"vgg16-hed, padding of the network {kind}" for kind in ("zeros", "none", "reflect")]
@@ -99,23 +100,25 @@ def test_a_networks_paddings_are_one_curve_beside_the_papers_two_points(tmp_path
 
 def test_error_maps_are_the_papers_equation_4_over_three_patterns(tmp_path: Path) -> None:
     cells = [
-        painted(target=target, network=network) for network, target in product(("pixels", "vgg16-hed"), ("H", "V", "G", "HS"))
+        predicted(target=target, network=network) for network, target in product(("pixels", "vgg16-hed"), ("H", "V", "G", "HS"))
     ]
     run = opened(tmp_path, *cells)
-    errors, patterns, _ = errors_of(run.records, run.kept)
-    assert patterns == ["H", "V", "G"]
+    averaged = average_errors(run.results, run.archive)
+    assert averaged
+    errors = averaged.errors
+    assert averaged.patterns == ["H", "V", "G"]
     assert list(errors) == ["best constant", "pixels", "vgg16-hed"]
     mean = np.mean([one.scores["error/held-out"] for one in cells[4:7]], axis=0)
     np.testing.assert_allclose(errors["vgg16-hed"], mean, rtol=1e-6)
-    constants = [constant_error(make_cell_target(one.record["cell"])) for one in cells[:3]]
+    constants = [constant_error(make_cell_target(one.result.cell)) for one in cells[:3]]
     np.testing.assert_allclose(errors["best constant"], np.mean(constants, axis=0))
-    picture = error_maps(run.records, run.kept)
+    picture = draw_error_maps(run.results, run.archive)
     assert picture and picture.rows[2][1] == f"{mean.mean():.3f}".replace("0.", ".")
 
 
 def test_rings_are_positions_at_one_distance_to_the_border() -> None:
     errors = np.random.default_rng(0).uniform(size=(7, 7))
-    distances, means = by_distance(errors)
+    distances, means = error_by_distance(errors)
     for ring, mean in enumerate(means):
         inside = [errors[y, x] for y, x in np.ndindex(7, 7) if min(y, x, 6 - y, 6 - x) == ring]
         assert mean == pytest.approx(np.mean(inside))
@@ -124,8 +127,8 @@ def test_rings_are_positions_at_one_distance_to_the_border() -> None:
 
 def test_a_run_that_kept_no_maps_says_so_and_draws_what_it_can(tmp_path: Path) -> None:
     run = opened(tmp_path, *(cell(constant(0.5), kernel=kernel) for kernel in (1, 3)))
-    assert error_maps(run.records, run.kept) is None
-    assert border(run.records, run.kept) is None
+    assert draw_error_maps(run.results, run.archive) is None
+    assert draw_border(run.results, run.archive) is None
     names = {picture.name: picture.inline() for picture in run.pictures()}
     assert list(names) == ["table2", "kernels", "maps"]
     assert "kept" in names["maps"]
@@ -146,7 +149,7 @@ def test_every_figure_is_a_method_that_gives_a_matplotlib_figure(tmp_path: Path)
                 draw()
     assert dict(matplotlib.rcParams) == before  # a notebook's own settings
     assert posenet_store.open_run is open_run
-    assert len(run.where("kernel=3").records) == 2
+    assert len(run.where("kernel=3").results) == 2
     assert "| H | vgg16-hed |" in run.where("kernel=3").table2().markdown()
     with pytest.raises(UsageError, match="unknown kernel '5'"):
         run.where("kernel=5")
@@ -172,7 +175,7 @@ def test_report_writes_every_figure_as_png_and_svg(tmp_path: Path) -> None:
 
 def test_a_hostile_name_is_text_in_a_figure(tmp_path: Path) -> None:
     name = 'x"><img onerror=alert(1)> $\\frac{'
-    run = opened(tmp_path, painted(network=name), painted(network=name, kernel=5))
+    run = opened(tmp_path, predicted(network=name), predicted(network=name, kernel=5))
     for picture in run.pictures():
         svg = picture.inline()
         assert "<img" not in svg
@@ -181,7 +184,7 @@ def test_a_hostile_name_is_text_in_a_figure(tmp_path: Path) -> None:
 
 def test_an_inline_figure_has_ids_of_its_own_a_title_and_hover_texts(tmp_path: Path) -> None:
     run = opened(tmp_path, *kernels("vgg16-hed"))
-    (first, second) = (along(run.records, run.kept, AXIS["kernels"]), table2_points(run.records, run.kept))
+    (first, second) = (draw_axis(run.results, run.archive, AXIS["kernels"]), draw_table2(run.results, run.archive))
     assert first and second
     ids = [{node.get("id") for node in ElementTree.fromstring(one.inline()).iter()} - {None} for one in (first, second)]
     assert not ids[0] & ids[1]
@@ -206,3 +209,11 @@ def test_the_published_numbers_are_those_of_the_tables() -> None:
 
 def test_without_a_run_nothing_is_kept() -> None:
     assert ScoreArchive().array("0" * 16, "spc/held-out") is None
+
+
+def test_a_run_shows_itself_in_notebooks_with_text_escaped(tmp_path: Path) -> None:
+    run = open_run(write(tmp_path / "run", [predicted(network="vgg16-random0")], title="<i>title</i>"))
+    assert repr(run) == "<Run '<i>title</i>': 1 cells, networks vgg16-random0 (untrained)>"
+    assert "<i>" not in run._repr_html_()
+    assert "&lt;i&gt;title" in run._repr_html_()
+    assert set(FIGURES) <= set(dir(run.plot))

@@ -18,13 +18,13 @@ from posenet_store.cli import main
 from posenet_store.errors import UsageError
 from posenet_store.images.sources import load_image_set
 from posenet_store.report.html.page import write_page
-from posenet_store.report.scores import bracketed
+from posenet_store.report.text_table import format_interval
 from posenet_store.store.catalogue import list_stores
 from posenet_store.sweep.plan import plan_sweep
 from posenet_store.sweep.results import RunFiles, load_run
 from posenet_store.sweep.run import run_sweep
 from posenet_store.sweep.spec import SweepSpec
-from tests.support.runs import cli, painted, write
+from tests.support.runs import cli, predicted, write
 from tests.support.small import built_store, tiny_backbone, write_images
 
 HOSTILE = '<script>alert("x")</script>&'
@@ -88,24 +88,24 @@ def test_table_2_has_intervals_p_and_what_never_learnt(html: str, runs: list[Pat
     assert all("vgg16-random0 (untrained)" in row and "p " in row for row in rows)
     (first,) = [one for one in json.loads(cli("table", runs[0], "--json").stdout) if one["numbers"] == "ours: ridge"
                 and (one["target"], one["test"]) == ("H", "natural")]  # fmt: skip
-    assert bracketed((first["spc_low"], first["spc_high"])) in table
+    assert format_interval((first["spc_low"], first["spc_high"])) in table
 
 
 def test_every_cell_has_its_numbers_and_command(html: str, runs: list[Path]) -> None:
     (text,) = re.findall(r'id="cells-data">(.*?)</script>', html)
     data = json.loads(text)
-    records = {record["id"]: record for run in runs for record in load_run(run)[1]}
+    records = {record.id: record for run in runs for record in load_run(run)[1]}
     assert {cell[0] for cell in data["cells"]} == set(records)
     assert data["tests"] == ["natural", "black", "white", "noise"]
     for identity, values, entries, command in data["cells"]:
         record = records[identity]
-        assert dict(zip(data["fields"], values, strict=True))["target"] == record["cell"]["target"]
-        assert entries[0][0] == pytest.approx(record["scores"]["held-out"]["spc"], rel=1e-3)
+        assert dict(zip(data["fields"], values, strict=True))["target"] == record.cell.target
+        assert entries[0][0] == pytest.approx(record.scores["held-out"].spc, rel=1e-3)
         assert entries[0][1] <= entries[0][0] <= entries[0][2]
         assert 1e-4 <= entries[0][6] <= entries[0][7] <= 1
         words = shlex.split(identity.join(data["commands"][command]))
         assert words[words.index("--head") + 1] in {str(RunFiles(run).head(identity)) for run in runs}
-        assert words[words.index("--store") + 1].endswith(record["cell"]["store"][:8])
+        assert words[words.index("--store") + 1].endswith(record.cell.store[:8])
         command_line = main.commands["evaluate"]
         command_line.make_context("evaluate", words[words.index("evaluate") + 1 :])  # its words are accepted
 
@@ -150,7 +150,7 @@ def test_one_run_alone_gives_the_figures_it_can(runs: list[Path], tmp_path: Path
 
 
 def test_many_rows_of_table_2_are_cut_and_said(tmp_path: Path) -> None:
-    cells = [painted(target=target, network=f"net{number}", kernel=5) for number, target in product(range(230), ("H", "V"))]
+    cells = [predicted(target=target, network=f"net{number}", kernel=5) for number, target in product(range(230), ("H", "V"))]
     html = write_page([write(tmp_path / "run", cells)], tmp_path / "page.html").read_text()
     assert "The first 400 of 462 rows; the table of cells has all." in html
     assert html.count('<tr class="ours') == 399 - 1

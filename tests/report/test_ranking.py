@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from posenet_store.heads.protocols import GradientProtocol, RidgeProtocol
-from posenet_store.report.ranking import Group, chosen_fields, grouped, ranked, ranking
-from posenet_store.report.records import where
+from posenet_store.report.ranking import Group, choose_fields, group_heads, rank_heads, sort_groups
+from posenet_store.report.records import select_results
 from posenet_store.report.scores import MeanScore
-from posenet_store.report.table import chosen_columns
+from posenet_store.report.table import choose_columns
 from posenet_store.sweep.results import load_run
 from tests.support.runs import cell, cli, constant, write
 
@@ -47,7 +47,7 @@ def rows(run: Path, *words: str | Path) -> list[dict[str, Any]]:
 
 def test_a_group_has_the_means_of_its_heads(run: Path) -> None:
     records = load_run(run)[1]
-    (pixels, vgg) = grouped(records, ["network"], {"natural": "held-out", "black": "black"})
+    (pixels, vgg) = group_heads(records, ["network"], {"natural": "held-out", "black": "black"})
     assert (pixels.fields, pixels.heads) == ({"network": "pixels"}, 12)
     numbers = [spc_of("vgg16-hed", target, seed) for target, _, seed in product("HV", (3, 11), range(3))]
     assert vgg.values["natural"].spc == pytest.approx(mean(numbers))
@@ -59,23 +59,23 @@ def test_a_group_has_the_means_of_its_heads(run: Path) -> None:
 
 def test_the_spread_is_over_seeds_never_over_what_else_a_group_pools(run: Path) -> None:
     records = load_run(run)[1]
-    (alone, *_) = grouped(records, ["network", "target", "kernel"], NATURAL)
+    (alone, *_) = group_heads(records, ["network", "target", "kernel"], NATURAL)
     steep, flat = ([spc_of("pixels", target, seed) for seed in range(3)] for target in "HV")
     assert alone.values["natural"].spc_spread == pytest.approx(stdev(steep))
     assert alone.values["natural"].mae_spread == pytest.approx(0)
-    (pixels, _) = grouped(records, ["network"], NATURAL)
+    (pixels, _) = group_heads(records, ["network"], NATURAL)
     # equal numbers of seeds: the pooled variance is the mean of the variances; targets differ by ten times more
     assert pixels.values["natural"].spc_spread == pytest.approx(((stdev(steep) ** 2 + stdev(flat) ** 2) / 2) ** 0.5)
 
 
 def test_learning_rates_are_no_seeds() -> None:
     heads = [
-        cell(constant(10 * rate + 0.01 * seed), protocol=GradientProtocol(learning_rate=rate), seed=seed).record
+        cell(constant(10 * rate + 0.01 * seed), protocol=GradientProtocol(learning_rate=rate), seed=seed).result
         for rate, seed in product((0.01, 0.05), (0, 1))
     ]
-    (group,) = grouped(heads, ["network"], NATURAL)
+    (group,) = group_heads(heads, ["network"], NATURAL)
     assert group.values["natural"].spc_spread == pytest.approx(stdev([0.0, 0.01]))
-    listing = ranking([*heads, cell(constant(0.3), protocol=RidgeProtocol()).record], (), NATURAL)
+    listing = rank_heads([*heads, cell(constant(0.3), protocol=RidgeProtocol()).result], (), NATURAL)
     assert listing.head == ["protocol", "learning_rate", "heads", "natural SPC / MAE"]
     assert [row[:3] for row in listing.rows] == [
         ["report-2020", ("0.05",), ("2",)], ["ridge", "", ("1",)], ["report-2020", ("0.01",), ("2",)],
@@ -83,11 +83,11 @@ def test_learning_rates_are_no_seeds() -> None:
 
 
 def test_one_seed_has_no_spread() -> None:
-    heads = [cell(constant(0.4), target=target).record for target in "HV"]
-    (group,) = grouped(heads, ["network"], NATURAL)
+    heads = [cell(constant(0.4), target=target).result for target in "HV"]
+    (group,) = group_heads(heads, ["network"], NATURAL)
     assert (group.values["natural"].spc_spread, group.values["natural"].mae_spread) == (None, None)
     assert group.values["natural"].text() == ".400 / .250"
-    assert all(one.values["natural"].spc_spread is None for one in grouped(heads, ["seed", "target"], NATURAL))
+    assert all(one.values["natural"].spc_spread is None for one in group_heads(heads, ["seed", "target"], NATURAL))
 
 
 def group(name: str, spc: float | None, mae: float | None = 0.2) -> Group:
@@ -95,7 +95,7 @@ def group(name: str, spc: float | None, mae: float | None = 0.2) -> Group:
 
 
 def order(groups: list[Group], sort: str) -> str:
-    return "".join(one.fields["network"] for one in ranked(groups, sort, "natural"))
+    return "".join(one.fields["network"] for one in sort_groups(groups, sort, "natural"))
 
 
 def test_order_and_what_has_no_number_comes_last() -> None:
@@ -118,8 +118,8 @@ def test_fields_can_be_repeated_or_joined(run: Path) -> None:
     once = rows(run, "--by", "network, kernel", "--by", "kernel")
     assert once == rows(run, "--by", "network", "--by", "kernel")
     assert list(once[0])[:2] == ["network", "kernel"]
-    assert chosen_fields(load_run(run)[1], ()) == ["network", "target", "kernel"]
-    assert chosen_fields(load_run(run)[1][:1], ()) == ["network"]
+    assert choose_fields(load_run(run)[1], ()) == ["network", "target", "kernel"]
+    assert choose_fields(load_run(run)[1][:1], ()) == ["network"]
 
 
 def test_numbers_are_ordered_as_numbers(run: Path) -> None:
@@ -130,8 +130,8 @@ def test_numbers_are_ordered_as_numbers(run: Path) -> None:
 
 def test_conditions_choose_cells(run: Path) -> None:
     records = load_run(run)[1]
-    chosen = where(records, ["target=H", "kernel=3", "kernel=11", "network=pixels"])
-    assert [(one["cell"]["kernel"], one["cell"]["seed"]) for one in chosen] == list(product((3, 11), range(3)))
+    chosen = select_results(records, ["target=H", "kernel=3", "kernel=11", "network=pixels"])
+    assert [(one.cell.kernel, one.cell.seed) for one in chosen] == list(product((3, 11), range(3)))
     assert rows(run, "--by", "network", "--where", "network=pixels", "--where", "kernel=11")[0]["heads"] == 6
 
 
@@ -193,9 +193,9 @@ def test_cells_that_are_not_there_are_counted(tmp_path: Path) -> None:
 
 
 def test_an_image_set_may_be_called_natural() -> None:
-    records = [cell(dict(constant(0.5)) | dict(constant(0.9, test="natural"))).record]
-    assert chosen_columns(records) == {"held-out": "held-out", "natural": "natural"}
-    assert ranking(records, (), chosen_columns(records)).rows == [
+    records = [cell(dict(constant(0.5)) | dict(constant(0.9, test="natural"))).result]
+    assert choose_columns(records) == {"held-out": "held-out", "natural": "natural"}
+    assert rank_heads(records, (), choose_columns(records)).rows == [
         ["vgg16-hed", ("1",), (".500", "", "/ .250"), (".900", "", "/ .250")]
     ]
 

@@ -9,7 +9,15 @@ from numpy.typing import NDArray
 
 from posenet_store.heads.metrics import rank_maps, score_with_map_sums
 from posenet_store.heads.targets import make_target_map
-from posenet_store.report.significance import PERMUTATIONS, RESAMPLES, constant_error, holm, interval, permuted_p, shifted_p
+from posenet_store.report.significance import (
+    PERMUTATIONS,
+    RESAMPLES,
+    constant_error,
+    correct_holm,
+    find_interval,
+    permuted_p,
+    shifted_p,
+)
 
 EXACT = 1e-12  # the same sums in another order, of numbers near 1
 NAN = float("nan")
@@ -26,7 +34,7 @@ def test_the_interval_of_one_seed_is_scipys_percentile_bootstrap(images: int) ->
     reference = scipy.stats.bootstrap(
         (scores,), np.mean, n_resamples=RESAMPLES, method="percentile", rng=np.random.default_rng(0)
     ).confidence_interval
-    assert interval(scores) == pytest.approx((reference.low, reference.high), abs=EXACT)
+    assert find_interval(scores) == pytest.approx((reference.low, reference.high), abs=EXACT)
 
 
 def test_several_seeds_are_resampled_too_as_a_plain_loop_does() -> None:
@@ -35,13 +43,13 @@ def test_several_seeds_are_resampled_too_as_a_plain_loop_does() -> None:
     images = np.random.default_rng(0).integers(0, 12, (RESAMPLES, 12))
     seeds = np.random.default_rng(1).integers(0, 3, (RESAMPLES, 3))
     means = [np.mean([np.nanmean(scores[rows, seed]) for seed in some]) for rows, some in zip(images, seeds, strict=True)]
-    assert interval(scores) == pytest.approx(tuple(np.percentile(means, (2.5, 97.5))), abs=EXACT)
+    assert find_interval(scores) == pytest.approx(tuple(np.percentile(means, (2.5, 97.5))), abs=EXACT)
 
 
 def test_seeds_that_disagree_widen_the_interval_and_equal_ones_do_not() -> None:
     scores = np.random.default_rng(3).normal(0.3, 0.2, 40)
-    alone, same = interval(scores), interval(np.stack([scores] * 3, axis=1))
-    apart = interval(np.stack([scores - 0.3, scores, scores + 0.3], axis=1))
+    alone, same = find_interval(scores), find_interval(np.stack([scores] * 3, axis=1))
+    apart = find_interval(np.stack([scores - 0.3, scores, scores + 0.3], axis=1))
     assert alone and same and apart
     assert same == pytest.approx(alone, abs=EXACT)
     assert apart[1] - apart[0] > 3 * (alone[1] - alone[0])
@@ -49,10 +57,10 @@ def test_seeds_that_disagree_widen_the_interval_and_equal_ones_do_not() -> None:
 
 def test_undefined_images_are_left_out_and_one_image_has_no_interval() -> None:
     scores = np.random.default_rng(3).normal(0.3, 0.2, 9)
-    assert interval(np.insert(scores, 4, NAN)) == interval(scores)
-    assert interval(np.array([0.5, NAN])) is None
-    assert interval(np.array([[0.5, 0.6, 0.7]])) is None
-    assert interval(np.empty((0, 2))) is None
+    assert find_interval(np.insert(scores, 4, NAN)) == find_interval(scores)
+    assert find_interval(np.array([0.5, NAN])) is None
+    assert find_interval(np.array([[0.5, 0.6, 0.7]])) is None
+    assert find_interval(np.empty((0, 2))) is None
 
 
 def maps_like(target: NDArray[np.float64], strength: float, seed: int, images: int = 6) -> NDArray[np.float32]:
@@ -138,9 +146,9 @@ def test_holm_is_its_definition() -> None:
     values = np.random.default_rng(0).uniform(0, 0.1, 20).tolist()
     order = sorted(values)
     expected = [max(min(1, (20 - k) * order[k]) for k in range(order.index(p) + 1)) for p in values]
-    assert holm(values) == pytest.approx(expected)
-    assert holm([]) == []
-    assert holm([0.5, 0.9]) == [1.0, 1.0]
+    assert correct_holm(values) == pytest.approx(expected)
+    assert correct_holm([]) == []
+    assert correct_holm([0.5, 0.9]) == [1.0, 1.0]
 
 
 @pytest.mark.parametrize("name", ["H", "G", "HS"])

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from posenet_store.errors import UsageError
 from posenet_store.heads.targets import make_target_map
 from posenet_store.images.image_set import load_folder
-from posenet_store.report.figures.head_maps import head_maps
+from posenet_store.report.figures.head_maps import draw_head_maps
 from posenet_store.store.reader import Reader
 from posenet_store.sweep.evaluate import ExternalHead, evaluate_external
 from tests.support.small import built_store, tiny_backbone, write_images
@@ -91,7 +91,7 @@ def test_contributions_of_the_channels_sum_to_the_mean_map(reader: Reader, tmp_p
     expected = np.cov(mean.ravel(), goal.ravel(), bias=True)[0, 1] / goal.var()
     assert found.contributions.share.sum() == pytest.approx(expected, rel=1e-9)
     assert found.contributions.names[3] == "f2:0"
-    figure = head_maps(found)
+    figure = draw_head_maps(found)
     assert [path.suffix for path in figure.save(tmp_path)] == [".png", ".svg"]
     assert len(figure.rows) == 8
 

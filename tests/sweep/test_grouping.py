@@ -137,11 +137,11 @@ def test_a_head_that_runs_away_harms_no_neighbour_and_is_reported(
     for cell, weight in alone.items():
         torch.testing.assert_close(both[cell], weight, rtol=RTOL, atol=1e-12)
     records = load_run(tmp_path / "both")[1]
-    lost = [record for record in records if record["fit"].get("diverged")]
-    assert [record["cell"]["protocol"]["learning_rate"] for record in lost] == [1e300] * 4
+    lost = [record for record in records if record.fit.get("diverged")]
+    assert [vars(record.cell.protocol)["learning_rate"] for record in lost] == [1e300] * 4
     for record in lost:
-        assert record["scores"]["held-out"]["nonfinite"] == record["scores"]["held-out"]["images"]
-        assert record["scores"]["held-out"]["spc"] is None
+        assert record.scores["held-out"].nonfinite == record.scores["held-out"].images
+        assert record.scores["held-out"].spc is None
 
 
 def test_targets_that_differ_in_range_only_are_told_apart(reader: Reader, root: Path) -> None:

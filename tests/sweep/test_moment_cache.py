@@ -126,7 +126,7 @@ def test_folds_are_read_once_and_serve_other_targets_penalties_and_stages(root: 
     assert [span for span in scans if span != (11, 14)] == []
     _, records = load_run(root.parent / "second")
     for record in records:
-        fit = record["fit"]
+        fit = record.fit
         assert fit["penalty"] in (0.1, 1e-5)
         assert 0 <= fit["cv_low"] < fit["cv_error"] < fit["cv_high"]
         assert fit["cv_explained"] < 1

@@ -55,7 +55,7 @@ def run(root: Path) -> Path:
 def test_every_cell_has_a_record_a_head_and_scores(root: Path, run: Path) -> None:
     files, ids = RunFiles(run), [cell.id for cell in planned(root).cells]
     assert files.finished(planned(root).cells) == ids
-    assert load_run(run)[0]["cells"] == ids
+    assert load_run(run)[0].cells == tuple(ids)
     names = sorted(path.name for folder in ("cells", "heads", "scores") for path in (run / folder).iterdir())
     assert len(names) == 36  # nothing temporary is left
 
@@ -175,11 +175,11 @@ def test_heads_too_large_for_moments_are_iterated_to_the_same(
     monkeypatch.setattr("posenet_store.sweep.fit_ridge.in_memory", lambda images, channels: held)
     swept(root, tmp_path / "iterated", spec)
     for one, other in zip(load_run(tmp_path / "exact")[1], load_run(tmp_path / "iterated")[1], strict=True):
-        assert one["id"] == other["id"]
-        assert 0 < other["fit"]["iterations"] <= 400
-        assert "unconverged" not in other["fit"]
-        assert other["fit"] == pytest.approx(other["fit"] | one["fit"], rel=1e-4)
-        assert other["scores"]["held-out"] == pytest.approx(one["scores"]["held-out"], rel=1e-4)
+        assert one.id == other.id
+        assert 0 < other.fit["iterations"] <= 400
+        assert "unconverged" not in other.fit
+        assert other.fit == pytest.approx(other.fit | one.fit, rel=1e-4)
+        assert vars(other.scores["held-out"]) == pytest.approx(vars(one.scores["held-out"]), rel=1e-4)
 
 
 def test_a_ramp_in_the_features_is_read_out(tmp_path: Path, root: Path) -> None:
@@ -187,4 +187,4 @@ def test_a_ramp_in_the_features_is_read_out(tmp_path: Path, root: Path) -> None:
     spec = replace(SPEC, protocols=("ridge",), kernels=(3,), inputs=("full",))
     swept(root, tmp_path / "run", spec)
     _, records = load_run(tmp_path / "run")
-    assert all(record["scores"]["held-out"]["spc"] > 0.3 for record in records)
+    assert all((record.scores["held-out"].spc or 0) > 0.3 for record in records)

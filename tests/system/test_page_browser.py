@@ -12,7 +12,7 @@ import pytest
 from posenet_store.heads.protocols import RidgeProtocol
 from posenet_store.report.html.page import write_page
 from tests.support.processes import program
-from tests.support.runs import painted, write
+from tests.support.runs import predicted, write
 
 sync_api = pytest.importorskip(
     "playwright.sync_api", reason="pip install playwright (in the dev extra) to test the page's clicks"
@@ -30,7 +30,7 @@ def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("browser")
     networks = ("pixels", f"vgg16-{HOSTILE}", "resnet18-random0")
     cells = [
-        painted(
+        predicted(
             count=4,
             strength=seed / 100,
             network=network,

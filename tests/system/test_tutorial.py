@@ -41,12 +41,12 @@ def test_every_block_of_the_tutorial(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert next(names, None) is None
     assert "undef." in outputs[-1]
     assert (tmp_path / "paddings.png").stat().st_size > 10_000
-    spc = {(r["cell"]["target"], r["cell"]["padding"]): r["scores"]["held-out"]["spc"] for r in shared["run"].records}
+    spc = {(r.cell.target, r.cell.padding): r.scores["held-out"].spc for r in shared["run"].results}
     assert spc["H", 0] < 0.15 < spc["H", 1]
     position = {
-        (record["labels"]["network"].split("-own")[0], record["cell"]["input"]): record["scores"]["held-out"]["spc"]
-        for record in shared["open_run"]("runs/mine").records
-        if record["cell"]["target"] == "H"
+        (record.labels.network.split("-own")[0], record.cell.input): record.scores["held-out"].spc
+        for record in shared["open_run"]("runs/mine").results
+        if record.cell.target == "H"
     }
     assert position["mine-zeros", "full:f1"] < position["mine-zeros", "full:f3"]
     assert position["mine-zeros", "full:f3"] > position["mine-circular", "full:f3"] + 0.3

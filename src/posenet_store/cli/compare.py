@@ -19,23 +19,23 @@ def compare(
     runs: tuple[Path, ...], between: str | None, tests: tuple[str, ...], conditions: tuple[str, ...], form: str, as_json: bool
 ) -> None:
     """Show how heads of two runs, or of one with --between, differ on the same images, with 95 % intervals."""
-    from posenet_store.report.compare import as_listing, compared, contrast
-    from posenet_store.report.pairs import left_out, paired, read_sides
-    from posenet_store.report.table import chosen_columns
+    from posenet_store.report.compare import compare_pairs, describe_sides, list_comparisons
+    from posenet_store.report.pairs import list_unpaired, pair_cells, read_sides
+    from posenet_store.report.table import choose_columns
 
     sides = read_sides(runs, between, conditions)
-    pairing = paired(*sides)
-    comparisons, refused = compared(pairing.pairs, chosen_columns(sides[0].records + sides[1].records, tests))
+    pairing = pair_cells(*sides)
+    comparisons, refused = compare_pairs(pairing.pairs, choose_columns(sides[0].results + sides[1].results, tests))
     first, second = (
         text if between else f"{side.run} ({text})" if text else str(side.run)
-        for side, text in zip(sides, contrast(comparisons), strict=True)
+        for side, text in zip(sides, describe_sides(comparisons), strict=True)
     )
     remark = (
         "More SPC is better, and less MAE. In brackets: 95 % interval of the mean over images, 2,000 bootstrap resamples. "
         "natural: held-out images."
     )
-    print_listing(as_listing(comparisons), f"{second} minus {first}", remark, form, as_json)
-    for line in left_out(sides, pairing):
+    print_listing(list_comparisons(comparisons), f"{second} minus {first}", remark, form, as_json)
+    for line in list_unpaired(sides, pairing):
         click.echo(printable(line), err=True)
     for reason, count in refused.items():
         click.echo(printable(f"{count} of {len(pairing.pairs)} pairs are not compared on {reason}"), err=True)

@@ -53,9 +53,9 @@ def evaluate(
     found = evaluate_external(head, opened, question) if question else evaluate_head(head, opened)
     rows = found.rows()
     if maps is not None:
-        from posenet_store.report.figures.head_maps import head_maps
+        from posenet_store.report.figures.head_maps import draw_head_maps
 
-        for path in head_maps(found).save(maps):
+        for path in draw_head_maps(found).save(maps):
             click.echo(f"written: {path}", err=True)
     if as_json:
         print_json(rows)

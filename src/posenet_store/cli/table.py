@@ -26,29 +26,28 @@ def table(
     form: str, as_json: bool,
 ) -> None:  # fmt: skip
     """Print a run as the report's Table 2, ours with the published numbers; with --by, rank groups of heads instead."""
-    from posenet_store.report.ranking import BEST_FIRST, ranking
-    from posenet_store.report.records import where
+    from posenet_store.report.ranking import BEST_FIRST, rank_heads
+    from posenet_store.report.records import select_results
     from posenet_store.report.scores import ScoreArchive
-    from posenet_store.report.table import chosen_columns, table2
+    from posenet_store.report.table import choose_columns, make_table2
     from posenet_store.sweep.results import load_run
 
-    content, records = load_run(run)
-    title = content["sweep"]["title"]
+    record, results = load_run(run)
     if not (by or tests or conditions or sort or top):
         remark = (
             "natural: held-out images (ours), one photo (report), PASCAL-S (paper). Ours: mean [95 % interval over images and "
             "seeds], of one image ± deviation over seeds. p: permuted targets, corrected for all entries of this table (Holm)."
         )
-        print_listing(table2(records, ScoreArchive([run])), title, remark, form, as_json)
+        print_listing(make_table2(results, ScoreArchive([run])), record.title, remark, form, as_json)
         return
-    if lacking := len(content["cells"]) - len(records):
-        click.echo(f"{lacking} of {len(content['cells'])} cells are not finished and left out", err=True)
-    chosen = where(records, conditions)
-    columns = chosen_columns(chosen, tests or list(chosen_columns(chosen))[:1])
+    if lacking := len(record.cells) - len(results):
+        click.echo(f"{lacking} of {len(record.cells)} cells are not finished and left out", err=True)
+    chosen = select_results(results, conditions)
+    columns = choose_columns(chosen, tests or list(choose_columns(chosen))[:1])
     for shown, test in columns.items():
-        if untested := sum(test not in record["scores"] for record in chosen):
+        if untested := sum(test not in result.scores for result in chosen):
             click.echo(f"{shown}: {untested} of {len(chosen)} heads were not tested on it, its means leave them out", err=True)
     remark = (
         "natural: held-out images. Mean over heads ± deviation over the seeds of a head; undef.: images without a rank order."
     )
-    print_listing(ranking(chosen, by, columns, sort or BEST_FIRST, top), title, remark, form, as_json, ruled=False)
+    print_listing(rank_heads(chosen, by, columns, sort or BEST_FIRST, top), record.title, remark, form, as_json, ruled=False)

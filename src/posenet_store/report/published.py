@@ -1,8 +1,10 @@
-"""The published numbers that ours stand beside, as "SPC MAE" pairs; "-" where the source prints NaN."""
+"""The published numbers that ours are compared with, as "SPC MAE" pairs; "-" where the source prints NaN."""
 
 from dataclasses import dataclass
 
 COLUMNS = ("natural", "black", "white", "noise")
+RAMPS = ("H", "V", "G")
+"""The patterns over which the paper averages its error maps (Eq. 4, Figure 7)."""
 MODELS = {"pixels": "PosENet", "vgg16": "VGG", "resnet152": "ResNet"}
 
 # Reproducibility report, Table 2 (natural = one photo, "UoS Bear"). Its HS/black MAE .208 is a misprint of .308:
@@ -99,7 +101,7 @@ Pair = tuple[float | None, float]
 
 @dataclass(frozen=True)
 class Published:
-    """One published table: who says so, what its columns are, and (target, model) -> a Pair a column."""
+    """One published table: its source, its columns, and (target, model) -> a Pair a column."""
 
     source: str
     columns: tuple[Setting, ...]
@@ -121,7 +123,7 @@ def _table(source: str, columns: tuple[Setting, ...], text: str) -> Published:
 
 
 TABLES = (_table("published: report", COLUMNS, _REPORT), _table("published: paper", COLUMNS, _PAPER))
-"""What Table 2 shows beside ours: the report's Table 2 and the paper's Table 1."""
+"""What Table 2 shows below ours: the report's Table 2 and the paper's Table 1."""
 
 LAYERS = _table("paper, Table 2a", (1, 2, 3), _LAYERS)
 KERNELS = _table("paper, Table 2b", (1, 3, 7), _KERNELS)
@@ -132,7 +134,11 @@ NONE = Published("", (), {})
 """Where nothing was published."""
 TASKS = _table("paper, Table 6", COLUMNS, _TASKS)
 ALL = {
-    "test image": (*TABLES, TASKS), "layers of the head": (LAYERS,), "kernel size": (KERNELS,), "stage": (STAGES,),
-    "padding of the head": (PADDINGS,), "padding of the network": (UNPADDED,),
-}  # fmt: skip
+    "test image": (*TABLES, TASKS),
+    "layers of the head": (LAYERS,),
+    "kernel size": (KERNELS,),
+    "stage": (STAGES,),
+    "padding of the head": (PADDINGS,),
+    "padding of the network": (UNPADDED,),
+}
 """Every published number, by what the columns of its table are."""

@@ -7,21 +7,21 @@ from statistics import mean, variance
 from typing import Any
 
 from posenet_store.errors import unknown
-from posenet_store.report.records import FIELDS, Record, fields_of, values_of, varying
-from posenet_store.report.scores import MeanScore
-from posenet_store.report.table import shown_field
-from posenet_store.report.text_table import Listing, StoreInfo
+from posenet_store.report.records import FIELDS, format_field, get_fields, list_values, list_varying, name_networks
+from posenet_store.report.scores import MeanScore, defined_scores
+from posenet_store.report.text_table import Entry, Listing
+from posenet_store.sweep.results import Result
 
 BEST_FIRST = "-spc"
 RANKED = ("spc", "mae", "spc_spread", "mae_spread", "images", "undefined")
-"""What a group has of a Value: an interval or a p is of heads that paint one target."""
+"""What a group has of a MeanScore: an interval or a p belongs to heads that predict one target."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """One row: the fields grouped by, how many heads share them, and a Value a test column.
+    """One row: the fields grouped by, how many heads share them, and a MeanScore a test column.
 
-    A Value here counts images and undefined ones over all heads; it is absent where no head was tested.
+    A MeanScore here counts images and undefined ones over all heads; it is absent where no head was tested.
     """
 
     fields: dict[str, Any]
@@ -29,65 +29,65 @@ class Group:
     values: dict[str, MeanScore]
 
 
-def chosen_fields(records: Sequence[Record], typed: Iterable[str]) -> list[str]:
-    """Return the fields typed as "network,input" or one by one; without any, those that vary, seeds apart.
+def choose_fields(results: Sequence[Result], texts: Iterable[str]) -> list[str]:
+    """Return the fields given as "network,input" or one by one; without any, those that vary, seeds apart.
 
     Raises UsageError for a field that does not exist.
     """
-    names = list(dict.fromkeys(name.strip() for text in typed for name in text.split(",")))
+    names = list(dict.fromkeys(name.strip() for text in texts for name in text.split(",")))
     for name in names:
-        values_of(records, name)
-    return names or [name for name in varying(records) if name != "seed"] or ["network"]
+        list_values(results, name)
+    return names or [name for name in list_varying(results) if name != "seed"] or ["network"]
 
 
-def grouped(records: Iterable[Record], by: Sequence[str], columns: Mapping[str, str]) -> list[Group]:
-    """Return one group a combination of the fields `by`, in the records' order; `columns` are shown name -> test."""
-    together: dict[tuple[Any, ...], list[Record]] = {}
-    for record in records:
-        values = fields_of(record)
-        together.setdefault(tuple(values[name] for name in by), []).append(record)
-    groups = []
-    for key, heads in together.items():
-        tested = {shown: [head for head in heads if test in head["scores"]] for shown, test in columns.items()}
-        values = {shown: _pooled(found, columns[shown]) for shown, found in tested.items() if found}
-        groups.append(Group(dict(zip(by, key, strict=True)), len(heads), values))
-    return groups
+def group_heads(results: Iterable[Result], by: Sequence[str], columns: Mapping[str, str]) -> list[Group]:
+    """Return one group a combination of the fields `by`, in the results' order; `columns` are shown name -> test."""
+    groups: dict[tuple[Any, ...], list[Result]] = {}
+    for result in results:
+        values = get_fields(result)
+        groups.setdefault(tuple(values[name] for name in by), []).append(result)
+    rows = []
+    for key, heads in groups.items():
+        tested = {shown: [head for head in heads if test in head.scores] for shown, test in columns.items()}
+        scores = {shown: _pool_heads(some, columns[shown]) for shown, some in tested.items() if some}
+        rows.append(Group(dict(zip(by, key, strict=True)), len(heads), scores))
+    return rows
 
 
-def _pooled(heads: Sequence[Record], test: str) -> MeanScore:
-    summaries = [head["scores"][test] for head in heads]
-    spc, mae = ([s[key] for s in summaries if s[key] is not None] for key in ("spc", "mae"))
+def _pool_heads(heads: Sequence[Result], test: str) -> MeanScore:
+    summaries = [head.scores[test] for head in heads]
+    spc, mae = defined_scores(summaries)
     return MeanScore(
-        mean(spc) if spc else None,
-        mean(mae) if mae else None,
-        _spread(heads, test, "spc"),
-        _spread(heads, test, "mae"),
-        sum(s["images"] for s in summaries),
-        sum(s["undefined"] for s in summaries),
+        spc=mean(spc) if spc else None,
+        mae=mean(mae) if mae else None,
+        spc_spread=_find_spread(heads, test, "spc"),
+        mae_spread=_find_spread(heads, test, "mae"),
+        images=sum(summary.images for summary in summaries),
+        undefined=sum(summary.undefined for summary in summaries),
     )
 
 
-def _spread(heads: Iterable[Record], test: str, key: str) -> float | None:
+def _find_spread(heads: Iterable[Result], test: str, score: str) -> float | None:
     """The deviation of heads that differ in their seed only, pooled: a group of many targets must not spread by them."""
-    alike: dict[tuple[Any, ...], list[float]] = {}
+    groups: dict[tuple[Any, ...], list[float]] = {}
     for head in heads:
-        values, number = fields_of(head), head["scores"][test][key]
+        values, number = get_fields(head), getattr(head.scores[test], score)
         if number is not None:
-            alike.setdefault(tuple(values[name] for name in FIELDS if name != "seed"), []).append(number)
-    several = [numbers for numbers in alike.values() if len(numbers) > 1]
-    freedom = sum(len(numbers) - 1 for numbers in several)
-    return sqrt(sum(variance(numbers) * (len(numbers) - 1) for numbers in several) / freedom) if several else None
+            groups.setdefault(tuple(values[name] for name in FIELDS if name != "seed"), []).append(number)
+    repeated = [numbers for numbers in groups.values() if len(numbers) > 1]
+    freedom = sum(len(numbers) - 1 for numbers in repeated)
+    return sqrt(sum(variance(numbers) * (len(numbers) - 1) for numbers in repeated) / freedom) if repeated else None
 
 
-def ranked(groups: Sequence[Group], sort: str, column: str) -> list[Group]:
+def sort_groups(groups: Sequence[Group], order: str, column: str) -> list[Group]:
     """Return the groups by "spc" or "mae" of a test column or by a field, with "-" in front the largest first.
 
     Groups without that number come last. Raises UsageError for what they can't be ordered by.
     """
-    name = sort.removeprefix("-")
+    name = order.removeprefix("-")
     accepted = ["spc", "mae", *groups[0].fields]
     if name not in accepted:
-        raise unknown("order", sort, [sign + one for one in accepted for sign in ("", "-")])
+        raise unknown("order", order, [sign + field for field in accepted for sign in ("", "-")])
 
     def number(group: Group) -> Any:
         if name in group.fields:
@@ -95,27 +95,28 @@ def ranked(groups: Sequence[Group], sort: str, column: str) -> list[Group]:
         return getattr(group.values[column], name) if column in group.values else None
 
     known = [group for group in groups if number(group) is not None]
-    return sorted(known, key=number, reverse=sort != name) + [group for group in groups if number(group) is None]
+    return sorted(known, key=number, reverse=order != name) + [group for group in groups if number(group) is None]
 
 
-def ranking(
-    records: Sequence[Record], typed: Iterable[str], columns: Mapping[str, str], sort: str = BEST_FIRST, top: int | None = None
+def rank_heads(
+    results: Sequence[Result], by: Iterable[str], columns: Mapping[str, str], order: str = BEST_FIRST, top: int | None = None
 ) -> Listing:
-    """Return the first `top` groups of the records for printing, ordered by `sort` in the first of the `columns`."""
-    by = chosen_fields(records, typed)
-    return _listing(ranked(grouped(records, by, columns), sort, next(iter(columns)))[:top], by, list(columns))
+    """Return the first `top` groups of the results for printing, in the `order` of the first of the `columns`."""
+    fields = choose_fields(results, by)
+    groups = sort_groups(group_heads(results, fields, columns), order, next(iter(columns)))[:top]
+    return _list_groups(groups, fields, list(columns), name_networks(results))
 
 
-def _listing(groups: Sequence[Group], by: Sequence[str], columns: Sequence[str]) -> Listing:
+def _list_groups(groups: Sequence[Group], by: Sequence[str], columns: Sequence[str], networks: Mapping[str, str]) -> Listing:
     """Undefined images are a column only where a test has some."""
     counted = {name for name in columns if any(name in group.values and group.values[name].undefined for group in groups)}
     head = [*by, "heads"]
     for name in columns:
         head += [f"{name} SPC / MAE", *(["undef."] if name in counted else [])]
-    rows: list[list[StoreInfo]] = []
+    rows: list[list[Entry]] = []
     for group in groups:
-        fields = ((value, shown_field(name, value)) for name, value in group.fields.items())
-        entries: list[StoreInfo] = [(text,) if isinstance(value, int | float) else text for value, text in fields]
+        fields = ((value, format_field(name, value, networks)) for name, value in group.fields.items())
+        entries: list[Entry] = [(text,) if isinstance(value, int | float) else text for value, text in fields]
         entries.append((str(group.heads),))
         for name in columns:
             value = group.values.get(name)
@@ -123,11 +124,11 @@ def _listing(groups: Sequence[Group], by: Sequence[str], columns: Sequence[str])
             if name in counted:
                 entries.append((str(value.undefined), "of", str(value.images)) if value else "")
         rows.append(entries)
-    return Listing(head, rows, _records(groups))
+    return Listing(head, rows, _list_records(groups))
 
 
-def _records(groups: Iterable[Group]) -> list[dict[str, Any]]:
-    """One flat record a group and test column."""
+def _list_records(groups: Iterable[Group]) -> list[dict[str, Any]]:
+    """Return one flat record a group and test column."""
     return [
         group.fields | {"heads": group.heads, "test": name} | {key: getattr(value, key) for key in RANKED}
         for group in groups

@@ -1,56 +1,83 @@
 """The fields by which people tell cells apart, and the choice of cells by them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from math import inf
 from typing import Any
 
 from posenet_store.errors import UsageError, unknown
 from posenet_store.heads.protocols import PROTOCOLS
-from posenet_store.sweep.results import COLUMNS
+from posenet_store.specs import NO_WEIGHTS, RANDOM, ZEROS
+from posenet_store.sweep.results import COLUMNS, Labels, Result
 
-Record = dict[str, Any]
-"""What a run keeps about a finished cell."""
+UNTRAINED = {RANDOM: "untrained", NO_WEIGHTS: "no network"}
+"""The kinds of weights that never learnt anything, and what they are called."""
 
 _OF_CELLS = ("name", "input", "normalise")
 SETTINGS = tuple(dict.fromkeys(f.name for kind in PROTOCOLS.values() for f in fields(kind) if f.name not in _OF_CELLS))
-"""What protocols can be told, such as `learning_rate`; what a cell says itself is not among them."""
+"""The settings of protocols, such as `learning_rate`; what a cell says itself is not among them."""
 
 FIELDS = tuple(dict.fromkeys((*COLUMNS[1:], "train_rows", "value_range", "normalise", *SETTINGS)))
 
 
-def fields_of(record: Record) -> dict[str, Any]:
-    """Return a record's fields by name; a list is text, a setting that its protocol does not have is None."""
-    cell = record["cell"]
-    known = cell["protocol"] | cell | record["labels"] | {"protocol": cell["protocol"]["name"]}
+def get_fields(result: Result) -> dict[str, Any]:
+    """Return a cell's fields by name; a list is text, a setting that its protocol does not have is None."""
+    protocol = result.cell.protocol
+    known = vars(protocol) | vars(result.cell) | vars(result.labels) | {"protocol": protocol.name}
     values = {name: known.get(name) for name in FIELDS}
-    return {name: str(list(value)) if isinstance(value, list | tuple) else value for name, value in values.items()}
+    return {name: str(list(value)) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
-def described(record: Record, names: Iterable[str]) -> str:
+def name_network(labels: Labels) -> str:
+    """Return a network's name for people: its padding, and that it is untrained or none, in brackets.
+
+    >>> name_network(Labels("vgg16-random0-padding-none", "vgg16", "photos", "random", "none"))
+    'vgg16-random0 (untrained, no padding)'
+    """
+    padding = labels.network_padding
+    remarks = [UNTRAINED[labels.weights_kind]] if labels.weights_kind in UNTRAINED else []
+    remarks += [f"{'no' if padding == 'none' else padding} padding"] if padding != ZEROS else []
+    return labels.unpadded_network + (f" ({', '.join(remarks)})" if remarks else "")
+
+
+def name_networks(results: Iterable[Result]) -> dict[str, str]:
+    """Return the networks of results, each once, with their names for people."""
+    return {result.labels.network: name_network(result.labels) for result in results}
+
+
+def format_field(name: str, value: Any, networks: Mapping[str, str]) -> str:
+    """Return a field's value for people, a network as `networks` name it; what its protocol does not have is empty.
+
+    >>> format_field("network", "a", {"a": "a (untrained)"}), format_field("kernel", 3, {}), format_field("epochs", None, {})
+    ('a (untrained)', '3', '')
+    """
+    return "" if value is None else networks[value] if name == "network" else str(value)
+
+
+def describe_cell(result: Result, names: Iterable[str]) -> str:
     """Return a cell for people: its id and the named fields."""
-    values = fields_of(record)
-    return f"{record['id']}: {', '.join(f'{name} {values[name]}' for name in names if values[name] is not None)}"
+    values = get_fields(result)
+    return f"{result.id}: {', '.join(f'{name} {values[name]}' for name in names if values[name] is not None)}"
 
 
-def values_of(records: Iterable[Record], field: str) -> list[Any]:
+def list_values(results: Iterable[Result], field: str) -> list[Any]:
     """Return the values of a field, each once, in order, None left out; raises UsageError for a field that does not exist."""
     if field not in FIELDS:
         raise unknown("field", field, FIELDS)
-    values = dict.fromkeys(fields_of(record)[field] for record in records)
+    values = dict.fromkeys(get_fields(result)[field] for result in results)
     return [value for value in values if value is not None]
 
 
-def varying(records: Sequence[Record]) -> list[str]:
+def list_varying(results: Sequence[Result]) -> list[str]:
     """Return the fields that have more than one value."""
-    found = [fields_of(record) for record in records]
-    return [name for name in FIELDS if len({values[name] for values in found} - {None}) > 1]
+    rows = [get_fields(result) for result in results]
+    return [name for name in FIELDS if len({row[name] for row in rows} - {None}) > 1]
 
 
-def assigned(text: str, option: str) -> tuple[str, str]:
-    """Split what was typed as FIELD=VALUE; raises UsageError that names the option.
+def split_condition(text: str, option: str) -> tuple[str, str]:
+    """Split FIELD=VALUE; raises UsageError that names the option.
 
-    >>> assigned("input=aligned:f1+f5", "--where")
+    >>> split_condition("input=aligned:f1+f5", "--where")
     ('input', 'aligned:f1+f5')
     """
     field, equals, value = text.partition("=")
@@ -59,59 +86,59 @@ def assigned(text: str, option: str) -> tuple[str, str]:
     return field, value
 
 
-def holding(records: Sequence[Record], field: str, values: Iterable[str]) -> list[Record]:
-    """Return the records whose field has one of the values as typed; raises UsageError for a value that none has."""
-    wanted, known = set(values), [str(value) for value in values_of(records, field)]
+def select_values(results: Sequence[Result], field: str, values: Iterable[str]) -> list[Result]:
+    """Return the results whose field has one of the values, given as text; raises UsageError for a value that none has."""
+    wanted, known = set(values), [str(value) for value in list_values(results, field)]
     for value in sorted(wanted - set(known)):
         raise unknown(field, value, known)
-    return [record for record in records if str(fields_of(record)[field]) in wanted]
+    return [result for result in results if str(get_fields(result)[field]) in wanted]
 
 
-def where(records: Sequence[Record], conditions: Iterable[str]) -> list[Record]:
-    """Return the records that meet every FIELD=VALUE; several values of one field are alternatives.
+def select_results(results: Sequence[Result], conditions: Iterable[str]) -> list[Result]:
+    """Return the results that meet every FIELD=VALUE; several values of one field are alternatives.
 
-    Raises UsageError for a field or value that no record has, and if no record meets all.
+    Raises UsageError for a field or value that no result has, and if no result meets all.
     """
     wanted: dict[str, list[str]] = {}
     for text in conditions:
-        field, value = assigned(text, "--where")
+        field, value = split_condition(text, "--where")
         wanted.setdefault(field, []).append(value)
-    met = [{record["id"] for record in holding(records, field, values)} for field, values in wanted.items()]
-    kept = [record for record in records if all(record["id"] in ids for ids in met)]
-    if not kept:
+    accepted = [{result.id for result in select_values(results, field, values)} for field, values in wanted.items()]
+    selected = [result for result in results if all(result.id in ids for ids in accepted)]
+    if not selected:
         asked = ", ".join(f"{field} {' or '.join(values)}" for field, values in wanted.items())
         raise UsageError(f"no cell has all of {asked}; leave a --where out")
-    return kept
+    return selected
 
 
-Placed = dict[tuple[str, str], list[Record]]
+CellGrid = dict[tuple[str, str], list[Result]]
 """(target, network) -> cells that differ in their seeds."""
 
 
-def alike(records: Iterable[Record], free: Sequence[str] = ()) -> list[list[Record]]:
-    """Return groups of records that agree in every field but target, network, seed and the `free` ones.
+def group_alike(results: Iterable[Result], free: Sequence[str] = ()) -> list[list[Result]]:
+    """Return groups of results that agree in every field but target, network, seed and the `free` ones.
 
-    The group with most combinations of these comes first; of equal ones that of the least mean error.
+    The group with most combinations of these comes first; among equals, the one of the least mean error.
     """
     ignored = {"target", "network", "seed", *free}
-    groups: dict[tuple[Any, ...], list[Record]] = {}
-    places: dict[int, set[tuple[str, ...]]] = {}
-    for record in records:
-        values = fields_of(record)
-        group = groups.setdefault(tuple(value for name, value in values.items() if name not in ignored), [])
-        group.append(record)
-        places.setdefault(id(group), set()).add(tuple(str(values.get(name)) for name in ignored - {"seed"}))
+    groups: dict[tuple[Any, ...], list[Result]] = {}
+    combinations: dict[tuple[Any, ...], set[tuple[str, ...]]] = {}
+    for result in results:
+        values = get_fields(result)
+        key = tuple(value for name, value in values.items() if name not in ignored)
+        groups.setdefault(key, []).append(result)
+        combinations.setdefault(key, set()).add(tuple(str(values.get(name)) for name in ignored - {"seed"}))
 
-    def error(group: list[Record]) -> float:
-        found = [s["mae"] for record in group for s in record["scores"].values()]
-        return sum(inf if mae is None else mae for mae in found) / max(len(found), 1)
+    def mean_error(group: list[Result]) -> float:
+        errors = [score.mae for result in group for score in result.scores.values()]
+        return sum(inf if error is None else error for error in errors) / max(len(errors), 1)
 
-    return sorted(groups.values(), key=lambda group: (-len(places[id(group)]), error(group)))
+    return [groups[key] for key in sorted(groups, key=lambda key: (-len(combinations[key]), mean_error(groups[key])))]
 
 
-def placed(records: Iterable[Record]) -> Placed:
-    """Return records by their target and network."""
-    found: Placed = {}
-    for record in records:
-        found.setdefault((record["cell"]["target"], record["labels"]["network"]), []).append(record)
-    return found
+def arrange_cells(results: Iterable[Result]) -> CellGrid:
+    """Return results by their target and network."""
+    grid: CellGrid = {}
+    for result in results:
+        grid.setdefault((result.cell.target, result.labels.network), []).append(result)
+    return grid

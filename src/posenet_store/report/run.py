@@ -1,51 +1,62 @@
-"""Runs opened to look at: their cells, Table 2 and figures, for notebooks and for the page."""
+"""Runs opened to look at: their results, Table 2 and figures, for notebooks and for the page."""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from html import escape
 from pathlib import Path
 
 from posenet_store.errors import UsageError
-from posenet_store.report.figures.curves import AXES, along, table2_points
+from posenet_store.report.figures.curves import AXES, draw_axis
 from posenet_store.report.figures.drawing import Drawing, Picture
-from posenet_store.report.figures.maps import border, error_maps, predicted_maps
-from posenet_store.report.records import Record, where
+from posenet_store.report.figures.maps import draw_border, draw_error_maps, draw_predicted_maps
+from posenet_store.report.figures.table2 import draw_table2
+from posenet_store.report.records import name_networks, select_results
 from posenet_store.report.scores import ScoreArchive
-from posenet_store.report.table import table2
+from posenet_store.report.table import make_table2
 from posenet_store.report.text_table import Listing
-from posenet_store.sweep.results import load_run
+from posenet_store.sweep.results import Result, load_run
 
-FIGURES: dict[str, Callable[[Sequence[Record], ScoreArchive], Picture | None]] = {
-    "table2": table2_points,
-    **{axis.name: partial(along, axis=axis) for axis in AXES},
-    "errors": error_maps,
-    "border": border,
-    "maps": predicted_maps,
+FIGURES: dict[str, Callable[[Sequence[Result], ScoreArchive], Picture | None]] = {
+    "table2": draw_table2,
+    **{axis.name: partial(draw_axis, axis=axis) for axis in AXES},
+    "errors": draw_error_maps,
+    "border": draw_border,
+    "maps": draw_predicted_maps,
 }
 """Every figure by name, in the page's order; None where the cells do not allow it."""
 
 
 class Run:
-    """The finished cells of one run or several: `records`, what was `kept` of them, Table 2 and figures."""
+    """The finished cells of one run or several: `results`, their arrays (`archive`), Table 2 and figures (`plot`)."""
 
-    def __init__(self, records: Sequence[Record], kept: ScoreArchive) -> None:
-        self.records = list(records)
-        self.kept = kept
+    def __init__(self, title: str, results: Sequence[Result], archive: ScoreArchive) -> None:
+        self.title = title
+        self.results = list(results)
+        self.archive = archive
         self.plot = Plots(self)
 
     def where(self, *conditions: str) -> "Run":
         """Return only the cells that meet every FIELD=VALUE, such as "protocol=ridge"; raises UsageError if none does."""
-        return Run(where(self.records, conditions), self.kept)
+        return Run(self.title, select_results(self.results, conditions), self.archive)
 
     def table2(self) -> Listing:
         """Return Table 2: `markdown()`, `csv()`, and `records` at full precision."""
-        return table2(self.records, self.kept)
+        return make_table2(self.results, self.archive)
 
     def pictures(self) -> Iterator[Picture]:
         """Yield every figure that the cells allow, with its caption and the numbers behind it."""
-        for draw in FIGURES.values():
-            picture = draw(self.records, self.kept)
-            if picture is not None:
-                yield picture
+        pictures = (draw(self.results, self.archive) for draw in FIGURES.values())
+        return (picture for picture in pictures if picture is not None)
+
+    def _facts(self) -> str:
+        return f"{len(self.results)} cells, networks {', '.join(name_networks(self.results).values())}"
+
+    def __repr__(self) -> str:
+        return f"<Run {self.title!r}: {self._facts()}>"
+
+    def _repr_html_(self) -> str:
+        """Return the same for a notebook, with all text escaped."""
+        return f"<p><strong>{escape(self.title)}</strong>: {escape(self._facts())}</p>"
 
 
 class Plots:
@@ -54,8 +65,8 @@ class Plots:
     def __init__(self, run: Run) -> None:
         self._run = run
 
-    def _drawn(self, name: str) -> Drawing:
-        picture = FIGURES[name](self._run.records, self._run.kept)
+    def _draw(self, name: str) -> Drawing:
+        picture = FIGURES[name](self._run.results, self._run.archive)
         if picture is None:
             raise UsageError(
                 f"the run has no cells for the figure {name!r}; the sweeps in pipeline/experiments/ say which make it"
@@ -63,44 +74,44 @@ class Plots:
         return picture.figure
 
     def table2(self) -> Drawing:
-        """Return Table 2 as points with intervals, published values beside."""
-        return self._drawn("table2")
+        """Draw Table 2 as points with intervals, with the published values."""
+        return self._draw("table2")
 
     def stages(self) -> Drawing:
-        """Return SPC by the one stage that is read, and of all."""
-        return self._drawn("stages")
+        """Draw SPC by the one stage that is read, and of all."""
+        return self._draw("stages")
 
     def layers(self) -> Drawing:
-        """Return SPC by the depth of the head."""
-        return self._drawn("layers")
+        """Draw SPC by the depth of the head."""
+        return self._draw("layers")
 
     def kernels(self) -> Drawing:
-        """Return SPC by the head's kernel size."""
-        return self._drawn("kernels")
+        """Draw SPC by the head's kernel size."""
+        return self._draw("kernels")
 
     def paddings(self) -> Drawing:
-        """Return SPC by the head's zero padding."""
-        return self._drawn("paddings")
+        """Draw SPC by the head's zero padding."""
+        return self._draw("paddings")
 
     def network_paddings(self) -> Drawing:
-        """Return SPC by the padding of the frozen network."""
-        return self._drawn("network_paddings")
+        """Draw SPC by the padding of the frozen network."""
+        return self._draw("network_paddings")
 
     def amounts(self) -> Drawing:
-        """Return SPC by the number of training images."""
-        return self._drawn("amounts")
+        """Draw SPC by the number of training images."""
+        return self._draw("amounts")
 
     def errors(self) -> Drawing:
-        """Return the maps of mean absolute errors (the paper's Eq. 4), one a network."""
-        return self._drawn("errors")
+        """Draw the maps of mean absolute errors (the paper's Eq. 4), one a network."""
+        return self._draw("errors")
 
     def border(self) -> Drawing:
-        """Return the mean absolute error by distance to the border."""
-        return self._drawn("border")
+        """Draw the mean absolute error by distance to the border."""
+        return self._draw("border")
 
     def maps(self) -> Drawing:
-        """Return the maps that heads paint, below the maps they should."""
-        return self._drawn("maps")
+        """Draw the maps that heads predict, below their targets."""
+        return self._draw("maps")
 
 
 def open_run(*folders: str | Path) -> Run:
@@ -111,5 +122,6 @@ def open_run(*folders: str | Path) -> Run:
     if not folders:
         raise UsageError("open_run needs a run's folder, such as runs/demo")
     paths = [Path(folder) for folder in folders]
-    records = {record["id"]: record for path in paths for record in load_run(path)[1]}
-    return Run(list(records.values()), ScoreArchive(paths))
+    loaded = [load_run(path) for path in paths]
+    results = {result.id: result for _, of_run in loaded for result in of_run}
+    return Run(loaded[0][0].title, list(results.values()), ScoreArchive(paths))

@@ -21,11 +21,11 @@ PERMUTATIONS = 9_999
 SAME = 1e-6
 """Two mean SPC are equal up to this: runs keep the maps of ranks in float32."""
 
-_CHUNK = 2**22  # numbers of permuted targets held at a time: 32 MiB
+_CHUNK = 2**22  # numbers of permuted targets in memory at a time: 32 MiB
 
 
 @lru_cache(maxsize=4)
-def _weights(images: int) -> NDArray[np.float64]:
+def _draw_resamples(images: int) -> NDArray[np.float64]:
     """How often each resample draws each image, [RESAMPLES, images]; always the same draws."""
     drawn = np.random.default_rng(0).integers(0, images, (RESAMPLES, images))
     drawn += np.arange(RESAMPLES)[:, None] * images
@@ -33,14 +33,14 @@ def _weights(images: int) -> NDArray[np.float64]:
     return counts.astype(np.float64)
 
 
-def interval(scores: NDArray[np.float64]) -> tuple[float, float] | None:
+def find_interval(scores: NDArray[np.float64]) -> tuple[float, float] | None:
     """Return the 95 % bounds of the mean of scores [n], or [n, seeds]; None for fewer than two images with a number.
 
     A percentile bootstrap over images; of several seeds a crossed one: each resample draws n images and as many seeds
     as there are, each with replacement, and takes the mean over its seeds of their means over its images. NaN is left
     out. Resampling k seeds shows their variance times (k - 1) / k, as every bootstrap of few values does.
 
-    >>> interval(np.array([0.5, 0.5, np.nan])), interval(np.array([0.5]))
+    >>> find_interval(np.array([0.5, 0.5, np.nan])), find_interval(np.array([0.5]))
     ((0.5, 0.5), None)
     """
     table = scores[:, None] if scores.ndim == 1 else scores
@@ -48,7 +48,7 @@ def interval(scores: NDArray[np.float64]) -> tuple[float, float] | None:
     table, known = table[known.any(axis=1)], known[known.any(axis=1)]
     if len(table) < 2:
         return None
-    weights = _weights(len(table))
+    weights = _draw_resamples(len(table))
     sums, counts = weights @ np.where(known, table, 0), weights @ known
     means = np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)
     seeds = means.shape[1]
@@ -61,12 +61,12 @@ def interval(scores: NDArray[np.float64]) -> tuple[float, float] | None:
     return low, high
 
 
-def _block(side: int) -> int:
-    """The side of the blocks that are permuted whole: maps larger than the features' grid are upsampled from it."""
+def _block_side(side: int) -> int:
+    """Return the side of the blocks that are permuted: maps larger than the features' grid are upsampled from it."""
     return next((block for block in range(1, side) if side % block == 0 and side // block <= GRID), 1)
 
 
-def _cut(maps: NDArray[np.float64], block: int) -> NDArray[np.float64]:
+def _cut_blocks(maps: NDArray[np.float64], block: int) -> NDArray[np.float64]:
     """Cut maps [m, h, w] into blocks, [m, blocks, pixels of a block]."""
     count, height, width = maps.shape
     parts = maps.reshape(count, height // block, block, width // block, block)
@@ -74,7 +74,7 @@ def _cut(maps: NDArray[np.float64], block: int) -> NDArray[np.float64]:
 
 
 def permuted_p(ranks: NDArray[np.floating], target: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return, for mean maps of standardised ranks [m, h, w], how often a target permuted at random is met as well.
+    """Return, for mean maps of standardised ranks [m, h, w], how often a target permuted at random scores as high.
 
     Edgington's randomisation test, one-sided: positions of `target` [h, w] are permuted PERMUTATIONS times, and
     p = (1 + permutations whose mean SPC is at least the observed one) / (1 + PERMUTATIONS), exact, never below 1e-4. Maps
@@ -82,9 +82,9 @@ def permuted_p(ranks: NDArray[np.floating], target: NDArray[np.float64]) -> NDAr
     is lenient. `shifted_p` keeps the smoothness; networks that never saw an image are the baseline. A position of a map
     larger than the grid of 28x28 is a block of pixels, such as 8x8 of 224x224.
     """
-    block = _block(target.shape[0]) if target.shape[0] == target.shape[1] else 1
-    pieces = _cut(ranks.astype(np.float64), block)
-    goal = _cut(rank_maps(target.reshape(1, -1)).reshape(1, *target.shape), block)[0]
+    block = _block_side(target.shape[0]) if target.shape[0] == target.shape[1] else 1
+    pieces = _cut_blocks(ranks.astype(np.float64), block)
+    goal = _cut_blocks(rank_maps(target.reshape(1, -1)).reshape(1, *target.shape), block)[0]
     observed, counts = (pieces * goal).sum(axis=(1, 2)) - SAME, np.ones(len(pieces))
     draw, places = np.random.default_rng(0), np.arange(len(goal))
     chunk = max(1, _CHUNK // max(pieces.shape[:2]))
@@ -98,16 +98,16 @@ def permuted_p(ranks: NDArray[np.floating], target: NDArray[np.float64]) -> NDAr
     return counts / (1 + PERMUTATIONS)
 
 
-def _placements(ranks: NDArray[np.float64], goal: NDArray[np.float64]) -> NDArray[np.float64]:
+def _score_placements(ranks: NDArray[np.float64], goal: NDArray[np.float64]) -> NDArray[np.float64]:
     """The dot products of maps [m, h, h] with the goal [h, h] in all cyclic shifts, flips and quarter turns, [m, 8 h h]."""
     spectrum = np.fft.rfft2(ranks)
-    turned = [np.rot90(one, turns) for one in (goal, goal.T) for turns in range(4)]
-    products = [np.fft.irfft2(spectrum * np.fft.rfft2(one).conj(), s=goal.shape) for one in turned]
-    return np.concatenate([one.reshape(len(ranks), -1) for one in products], axis=1)
+    turned = [np.rot90(flip, turns) for flip in (goal, goal.T) for turns in range(4)]
+    products = [np.fft.irfft2(spectrum * np.fft.rfft2(turn).conj(), s=goal.shape) for turn in turned]
+    return np.concatenate([product.reshape(len(ranks), -1) for product in products], axis=1)
 
 
 def shifted_p(ranks: NDArray[np.floating], target: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
-    """Return, for mean maps of standardised ranks [m, h, h], the share of the target's placements that are met as well.
+    """Return, for mean maps of standardised ranks [m, h, h], the share of the target's placements that score as high.
 
     Placements are all cyclic shifts, flips and quarter turns of `target` [h, h], itself included: a group, so the share
     is an exact p, and they are as smooth as the target. The second value is the least p possible: a ramp has few distinct
@@ -117,21 +117,21 @@ def shifted_p(ranks: NDArray[np.floating], target: NDArray[np.float64]) -> tuple
     shares = np.empty(len(ranks))
     step = max(1, _CHUNK // (8 * goal.size))
     for first in range(0, len(ranks), step):
-        some = ranks[first : first + step].astype(np.float64)
-        observed = (some * goal).sum(axis=(1, 2))
-        shares[first : first + step] = (_placements(some, goal) >= observed[:, None] - SAME).mean(axis=1)
-    return shares, float((_placements(goal[None], goal) >= 1 - SAME).mean())
+        chunk = ranks[first : first + step].astype(np.float64)
+        observed = (chunk * goal).sum(axis=(1, 2))
+        shares[first : first + step] = (_score_placements(chunk, goal) >= observed[:, None] - SAME).mean(axis=1)
+    return shares, float((_score_placements(goal[None], goal) >= 1 - SAME).mean())
 
 
-def holm(values: Sequence[float]) -> list[float]:
+def correct_holm(values: Sequence[float]) -> list[float]:
     """Return p values corrected for their number by Holm's step-down procedure.
 
-    >>> holm([0.01, 0.04, 0.03])
+    >>> correct_holm([0.01, 0.04, 0.03])
     [0.03, 0.06, 0.06]
     """
     corrected, least = [0.0] * len(values), 0.0
-    for place, index in enumerate(sorted(range(len(values)), key=lambda index: values[index])):
-        least = max(least, min(1.0, (len(values) - place) * values[index]))
+    for rank, index in enumerate(sorted(range(len(values)), key=values.__getitem__)):
+        least = max(least, min(1.0, (len(values) - rank) * values[index]))
         corrected[index] = least
     return corrected
 

@@ -7,206 +7,180 @@ from typing import Any
 from posenet_store.errors import unknown
 from posenet_store.heads.targets import TARGETS
 from posenet_store.report.published import COLUMNS, MODELS, TABLES
-from posenet_store.report.records import SETTINGS, Record, fields_of, varying
-from posenet_store.report.scores import NOTHING, MeanScore, ScoreArchive, chances, shown_p, value_of
+from posenet_store.report.records import SETTINGS, get_fields, list_varying, name_network
+from posenet_store.report.scores import EMPTY, MeanScore, ScoreArchive, find_chances, pool_seeds
 from posenet_store.report.significance import constant_error
-from posenet_store.report.text_table import Listing
-from posenet_store.specs import ZEROS
-from posenet_store.sweep.cell import HELD_OUT, make_cell_target
+from posenet_store.report.text_table import Listing, format_p
+from posenet_store.specs import ALIGNED
+from posenet_store.sweep.cell import HELD_OUT, Cell, make_cell_target
+from posenet_store.sweep.results import Labels, Result
 
 BASE = "k=3"
+CONSTANT = "best constant"
+NATURAL = COLUMNS[0]
+"""What the column of held-out images is called."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """One row: a target, the network, what varies (kernel, padding, input), whose numbers, and a Value a column.
+    """One row: target, network and its `title`, the head's `setting`, whose numbers (`source`), and a MeanScore a test.
 
-    A published row, and that of the best constant map, has no records.
+    A published row, and that of the best constant map, has no results.
     """
 
     target: str
     network: str
+    title: str
     setting: str
     source: str
     values: dict[str, MeanScore]
-    records: tuple[Record, ...] = field(default=(), repr=False, compare=False)
+    results: tuple[Result, ...] = field(default=(), repr=False, compare=False)
 
     @property
     def ours(self) -> bool:
         """Whether these are heads of the run."""
-        return bool(self.records)
+        return bool(self.results)
+
+    @property
+    def labels(self) -> Labels:
+        """The labels that our results have in common."""
+        return self.results[0].labels
 
     def test(self, column: str) -> str:
-        """Return the test that a column is of, as its records name it."""
-        return HELD_OUT if column == COLUMNS[0] and HELD_OUT in self.records[0]["scores"] else column
+        """Return the test of a column, as results name it."""
+        return HELD_OUT if column == NATURAL and HELD_OUT in self.results[0].scores else column
 
 
-def untrained(network: str) -> str:
-    """Return why a network's features were never trained, nothing if they were.
-
-    >>> untrained("pixels"), untrained("vgg16-random0-padding-none"), untrained("vgg16-hed-padding-none")
-    ('no network', 'untrained', '')
-    """
-    return "no network" if network.partition("-")[0] == "pixels" else "untrained" if "-random" in network else ""
-
-
-def padding_of(network: str) -> tuple[str, str]:
-    """Return a network's name without its padding, and the padding.
-
-    >>> padding_of("vgg16-hed-padding-none"), padding_of("pixels")
-    (('vgg16-hed', 'none'), ('pixels', 'zeros'))
-    """
-    kind, _, padding = network.partition("-padding-")
-    return kind, padding or ZEROS
-
-
-def network_title(network: str) -> str:
-    """Return a network's name for people; untrained ones and those of another padding say so.
-
-    >>> network_title("resnet152-random0"), network_title("pixels"), network_title("vgg16-hed-padding-none on photos")
-    ('resnet152-random0 (untrained)', 'pixels (no network)', 'vgg16-hed (no padding) on photos')
-    """
-    whole, _, images = network.partition(" on ")
-    kind, padding = padding_of(whole)
-    padded = f"{'no' if padding == 'none' else padding} padding" if padding != ZEROS else ""
-    remarks = [remark for remark in (untrained(kind), padded) if remark]
-    return kind + (f" ({', '.join(remarks)})" if remarks else "") + (f" on {images}" if images else "")
-
-
-def shown_field(name: str, value: Any) -> str:
-    """Return a field's value for people; what its protocol does not have is empty.
-
-    >>> shown_field("network", "resnet18-random0"), shown_field("kernel", 3)
-    ('resnet18-random0 (untrained)', '3')
-    """
-    if value is None:
-        return ""
-    return network_title(value) if name == "network" else str(value)
-
-
-def setting_of(cell: dict[str, Any]) -> str:
+def describe_head(cell: Cell, with_input: bool = True) -> str:
     """Return what distinguishes a cell's head: kernel, padding and input, the defaults left out."""
-    parts = [f"k={cell['kernel']}"]
-    if cell["padding"]:
-        parts.append(f"pad={cell['padding']}")
-    if cell["input"] != "aligned":
-        parts.append(cell["input"])
+    parts = [f"k={cell.kernel}"]
+    if cell.padding:
+        parts.append(f"pad={cell.padding}")
+    if with_input and cell.input != ALIGNED:
+        parts.append(cell.input)
     return " ".join(parts)
 
 
+def is_base(result: Result) -> bool:
+    """Whether a head is the published table's: 3x3, no padding, input `aligned`."""
+    return describe_head(result.cell) == BASE
+
+
 def _column(test: str) -> str:
-    return COLUMNS[0] if test == HELD_OUT else test
+    return NATURAL if test == HELD_OUT else test
 
 
-def _told_apart(records: Sequence[Record]) -> dict[tuple[str, ...], list[str]]:
-    """Return of each store and protocol the settings, and the amount of training images, that vary among its cells."""
-    named: dict[tuple[str, ...], list[Record]] = {}
-    for record in records:
-        named.setdefault(_alike(record), []).append(record)
-    return {name: [one for one in varying(some) if one in (*SETTINGS, "train_rows")] for name, some in named.items()}
+def _protocol_key(result: Result) -> tuple[str, ...]:
+    return result.labels.network, result.labels.images, result.cell.protocol.name
 
 
-def _alike(record: Record) -> tuple[str, ...]:
-    return record["labels"]["network"], record["labels"]["images"], record["cell"]["protocol"]["name"]
+def _list_sources(results: Sequence[Result]) -> list[str]:
+    """Return whose numbers each result's are: "ours", its protocol, and the settings that vary for its network and protocol."""
+    groups: dict[tuple[str, ...], list[Result]] = {}
+    for result in results:
+        groups.setdefault(_protocol_key(result), []).append(result)
+    varying = {
+        key: [name for name in list_varying(group) if name in (*SETTINGS, "train_rows")] for key, group in groups.items()
+    }
+    sources = []
+    for result in results:
+        values = get_fields(result)
+        settings = [f"{name} {values[name]}" for name in varying[_protocol_key(result)]]
+        sources.append(f"ours: {', '.join([result.cell.protocol.name, *settings])}")
+    return sources
 
 
-def our_lines(records: Sequence[Record], kept: ScoreArchive = NOTHING) -> list[Line]:
+def our_lines(results: Sequence[Result], archive: ScoreArchive = EMPTY) -> list[Line]:
     """Return one line a (target, network, images, setting, protocol with what varies of its settings), seeds pooled."""
-    told_apart = _told_apart(records)
-    pooled: dict[tuple[str, ...], list[dict[str, Any]]] = {}
-    for record in records:
-        cell, labels, values = record["cell"], record["labels"], fields_of(record)
-        settings = [f"{name} {values[name]}" for name in told_apart[_alike(record)]]
-        source = f"ours: {', '.join([cell['protocol']['name'], *settings])}"
-        key = (cell["target"], labels["network"], labels["images"], setting_of(cell), source)
-        pooled.setdefault(key, []).append(record)
-    images = {key[2] for key in pooled}
+    groups: dict[tuple[str, ...], list[Result]] = {}
+    for result, source in zip(results, _list_sources(results), strict=True):
+        labels, setting = result.labels, describe_head(result.cell)
+        groups.setdefault((result.cell.target, labels.network, labels.images, setting, source), []).append(result)
+    several_sets = len({result.labels.images for result in results}) > 1
     lines = []
-    for (target, network, trained_on, setting, source), cells in pooled.items():
-        tests = list(cells[0]["scores"])
-        values = {_column(test): value_of([c for c in cells if test in c["scores"]], test, kept) for test in tests}
-        name = f"{network} on {trained_on}" if len(images) > 1 else network
-        lines.append(Line(target, name, setting, source, values, records=tuple(cells)))
+    for (target, network, images, setting, source), group in groups.items():
+        values = {
+            _column(test): pool_seeds([result for result in group if test in result.scores], test, archive)
+            for test in group[0].scores
+        }
+        suffix = f" on {images}" if several_sets else ""
+        title = name_network(group[0].labels) + suffix
+        lines.append(Line(target, network + suffix, title, setting, source, values, results=tuple(group)))
     return lines
 
 
-def table_lines(records: Sequence[Record], kept: ScoreArchive = NOTHING) -> list[Line]:
+def table_lines(results: Sequence[Result], archive: ScoreArchive = EMPTY) -> list[Line]:
     """Return Table 2's lines: of each target the best constant map, then ours, each backbone's published ones after them."""
-    ours = _with_chances(our_lines(records, kept), kept)
-    order = {name: place for place, name in enumerate(dict.fromkeys(line.network for line in ours))}
+    ours = _add_chances(our_lines(results, archive), archive)
+    networks = list(dict.fromkeys(line.network for line in ours))
     lines: list[Line] = []
-    for target in target_order(line.target for line in ours):
-        here = sorted((line for line in ours if line.target == target), key=lambda line: order[line.network])
-        lines += _constants(here)
-        backbones = dict.fromkeys(_backbone(line) for line in here)
-        for backbone in backbones:
-            lines += [line for line in here if _backbone(line) == backbone]
-            if any(line.setting == BASE for line in here):
+    for target in order_targets(line.target for line in ours):
+        of_target = sorted((line for line in ours if line.target == target), key=lambda line: networks.index(line.network))
+        lines += _constant_lines(of_target)
+        for backbone in dict.fromkeys(line.labels.backbone for line in of_target):
+            lines += [line for line in of_target if line.labels.backbone == backbone]
+            if any(line.setting == BASE for line in of_target):
                 lines += _published_lines(target, backbone)
     return lines
 
 
-def _with_chances(lines: Sequence[Line], kept: ScoreArchive) -> list[Line]:
-    """Test every entry against chance, all corrected together: the table is the family."""
-    entries = [(line.records, line.test(name)) for line in lines for name in line.values]
-    found = iter(chances(entries, kept))
-    return [replace(line, values={n: replace(v, chance=next(found)) for n, v in line.values.items()}) for line in lines]
-
-
-def _constants(lines: Sequence[Line]) -> list[Line]:
-    """The best constant map of each of these lines' targets: its MAE is what a head without any position reaches."""
-    columns_of: dict[tuple[str, float], list[str]] = {}
-    for line in lines:
-        cell = line.records[0]["cell"]
-        mae = float(constant_error(make_cell_target(cell)).mean())
-        columns_of.setdefault((setting_of(cell | {"input": "aligned"}), mae), []).extend(line.values)
+def _add_chances(lines: Sequence[Line], archive: ScoreArchive) -> list[Line]:
+    """Test every entry against chance, all corrected together: the table is the family of tests."""
+    chances = iter(find_chances([(line.results, line.test(name)) for line in lines for name in line.values], archive))
     return [
-        Line(lines[0].target, "best constant", setting, "baseline", {name: MeanScore(None, mae) for name in names})
-        for (setting, mae), names in columns_of.items()
+        replace(line, values={name: replace(value, chance=next(chances)) for name, value in line.values.items()})
+        for line in lines
     ]
 
 
-def _backbone(line: Line) -> str:
-    return str(line.records[0]["labels"]["backbone"])
+def _constant_lines(lines: Sequence[Line]) -> list[Line]:
+    """The best constant map of each of these lines' targets: its MAE is what a head without any position reaches."""
+    columns_of: dict[tuple[str, float], list[str]] = {}
+    for line in lines:
+        cell = line.results[0].cell
+        mae = float(constant_error(make_cell_target(cell)).mean())
+        columns_of.setdefault((describe_head(cell, with_input=False), mae), []).extend(line.values)
+    return [
+        Line(lines[0].target, CONSTANT, CONSTANT, setting, "baseline", {name: MeanScore(None, mae) for name in columns})
+        for (setting, mae), columns in columns_of.items()
+    ]
 
 
 def _published_lines(target: str, backbone: str) -> list[Line]:
     model = MODELS.get(backbone, "")
-    found = ((table, table.at(target, model)) for table in TABLES)
     return [
-        Line(target, model, BASE, table.source, {str(column): MeanScore(*pair) for column, pair in pairs.items()})
-        for table, pairs in found
-        if pairs
+        Line(target, model, model, BASE, table.source, {str(column): MeanScore(*pair) for column, pair in pairs.items()})
+        for table in TABLES
+        if (pairs := table.at(target, model))
     ]
 
 
-def target_order(targets: Iterable[str]) -> list[str]:
-    """Return targets, each once: the published five in the published order, then patterns of one's own.
+def order_targets(targets: Iterable[str]) -> list[str]:
+    """Return targets, each once: the published five in the published order, then other patterns.
 
-    >>> target_order(["ramp:30", "G", "H", "G"])
+    >>> order_targets(["ramp:30", "G", "H", "G"])
     ['H', 'G', 'ramp:30']
     """
     return sorted(dict.fromkeys(targets), key=lambda name: (*TARGETS, name).index(name))
 
 
-def in_order(tests: Iterable[str]) -> list[str]:
+def order_tests(tests: Iterable[str]) -> list[str]:
     """Return test names in the table's order: held-out (natural) first, other image sets, then the probes.
 
-    >>> in_order(["white", "black", "photos", "held-out"])
+    >>> order_tests(["white", "black", "photos", "held-out"])
     ['held-out', 'photos', 'black', 'white']
     """
-    found = dict.fromkeys(tests)
+    names = set(tests)
     known = (HELD_OUT, *COLUMNS)
-    others = sorted(name for name in found if name not in known)
-    return [name for name in (*known[:2], *others, *known[2:]) if name in found]
+    return [name for name in (*known[:2], *sorted(names - {*known}), *known[2:]) if name in names]
 
 
-def chosen_columns(records: Iterable[dict[str, Any]], wanted: Sequence[str] = ()) -> dict[str, str]:
-    """Return the tests of the records as shown name -> name in the records: the wanted ones, or all in the table's order.
+def choose_columns(results: Iterable[Result], wanted: Sequence[str] = ()) -> dict[str, str]:
+    """Return the tests of the results as shown name -> name in the results: the wanted ones, or all in the table's order.
 
-    Raises UsageError for a column that no record has.
+    Raises UsageError for a column that no result has.
     """
-    tests = in_order(test for record in records for test in record["scores"])
+    tests = order_tests(test for result in results for test in result.scores)
     shown = {test if _column(test) in tests else _column(test): test for test in tests}  # a set may be called natural
     for name in wanted:
         if name not in shown:
@@ -214,39 +188,37 @@ def chosen_columns(records: Iterable[dict[str, Any]], wanted: Sequence[str] = ()
     return {name: shown[name] for name in wanted or shown}
 
 
-def columns(lines: Iterable[Line]) -> list[str]:
+def list_columns(lines: Iterable[Line]) -> list[str]:
     """Return the test columns of a table."""
-    return in_order(name for line in lines for name in line.values)
+    return order_tests(name for line in lines for name in line.values)
 
 
-def as_rows(lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
+def format_rows(lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
     """Return headings and rows of text; the setting is a column only where it varies, p where it is known."""
     varies = len({line.setting for line in lines}) > 1
-    tests = columns(lines)
-    tested = tests and any(line.values[tests[0]].chance for line in lines if tests[0] in line.values)
+    tests = list_columns(lines)
+    chances = [value.chance if (value := line.values.get(tests[0])) else None for line in lines]
     head = ["target", "network", *(["head"] if varies else []), "numbers", *(f"{name} SPC / MAE" for name in tests)]
-    head += [f"{tests[0]} p"] if tested else []
+    head += [f"{tests[0]} p"] if any(chances) else []
     rows = []
-    for line in lines:
-        network = network_title(line.network) if line.ours else line.network
+    for line, chance in zip(lines, chances, strict=True):
         values = [line.values[name].text() if name in line.values else "" for name in tests]
-        chance = line.values[tests[0]].chance if tested and tests[0] in line.values else None
-        p = [shown_p(chance.corrected) if chance else ""] if tested else []
-        rows.append([line.target, network, *([line.setting] if varies else []), line.source, *values, *p])
+        p = [format_p(chance.corrected) if chance else ""] if any(chances) else []
+        rows.append([line.target, line.title, *([line.setting] if varies else []), line.source, *values, *p])
     return head, rows
 
 
-def as_records(lines: Sequence[Line]) -> list[dict[str, Any]]:
+def list_records(lines: Sequence[Line]) -> list[dict[str, Any]]:
     """Return one flat record a line and test column, with full precision."""
     return [
         {"target": line.target, "network": line.network, "head": line.setting, "numbers": line.source, "test": name}
-        | value.facts()
+        | value.to_dict()
         for line in lines
         for name, value in line.values.items()
     ]
 
 
-def table2(records: Sequence[Record], kept: ScoreArchive = NOTHING) -> Listing:
+def make_table2(results: Sequence[Result], archive: ScoreArchive = EMPTY) -> Listing:
     """Return Table 2 for printing."""
-    lines = table_lines(records, kept)
-    return Listing(*as_rows(lines), as_records(lines))
+    lines = table_lines(results, archive)
+    return Listing(*format_rows(lines), list_records(lines))

@@ -1,50 +1,60 @@
-"""A table to print: rows for people, whose numbers stand below each other in a terminal, and records for programs."""
+"""A table to print: rows for people, with aligned numbers, and flat records for programs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
-from posenet_store.sweep.results import rows_as_csv
+from posenet_store.sweep.results import format_csv
 
-StoreInfo = str | tuple[str, ...]
+Entry = str | tuple[str, ...]
 """Text, or the parts of a number: ("+.012", "[.003,", ".021]"); an absent part is empty."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Listing:
     """Headings, rows with an Entry a heading, and flat records with the same facts at full precision."""
 
     head: list[str]
-    rows: Sequence[Sequence[StoreInfo]]
+    rows: Sequence[Sequence[Entry]]
     records: list[dict[str, Any]]
 
     def terminal(self) -> list[list[str]]:
-        """Return the rows as text, numbers of a column aligned part by part."""
-        return [list(row) for row in zip(*map(aligned, zip(*self.rows, strict=True)), strict=True)]
+        """Return the rows as text, with the numbers of a column aligned part by part."""
+        return [list(row) for row in zip(*map(align_column, zip(*self.rows, strict=True)), strict=True)]
 
     def markdown(self) -> str:
         """Return the table as Markdown."""
-        ruled = [self.head, ["---"] * len(self.head), *([joined(entry) for entry in row] for row in self.rows)]
-        return "\n".join("| " + " | ".join(text.replace("|", "\\|") for text in row) + " |" for row in ruled)
+        lines = [self.head, ["---"] * len(self.head), *([join_entry(entry) for entry in row] for row in self.rows)]
+        return "\n".join("| " + " | ".join(text.replace("|", "\\|") for text in line) + " |" for line in lines)
 
     def csv(self) -> str:
         """Return the records as CSV; an undefined number is an empty field."""
-        return rows_as_csv(self.records)
+        return format_csv(self.records)
+
+    def __repr__(self) -> str:
+        return self.markdown()
+
+    def _repr_html_(self) -> str:
+        """Return the table for a notebook, with all text escaped."""
+        lines = [(self.head, "th"), *((row, "td") for row in self.rows)]
+        cells = ("".join(f"<{tag}>{escape(join_entry(entry))}</{tag}>" for entry in line) for line, tag in lines)
+        return f"<table>{''.join(f'<tr>{text}</tr>' for text in cells)}</table>"
 
 
-def joined(entry: StoreInfo) -> str:
+def join_entry(entry: Entry) -> str:
     """Return an entry as one text.
 
-    >>> joined(("+.012", "", ".021"))
+    >>> join_entry(("+.012", "", ".021"))
     '+.012 .021'
     """
     return entry if isinstance(entry, str) else " ".join(part for part in entry if part)
 
 
-def aligned(column: Sequence[StoreInfo]) -> list[str]:
+def align_column(column: Sequence[Entry]) -> list[str]:
     """Return a column's entries as text: each part of the numbers padded on its left, texts as they are.
 
-    >>> aligned([("-.012", "[-.03,", ".01]"), ("+.1", "", ""), "none"])
+    >>> align_column([("-.012", "[-.03,", ".01]"), ("+.1", "", ""), "none"])
     ['-.012 [-.03, .01]', '  +.1', 'none']
     """
     numbers = [entry for entry in column if not isinstance(entry, str)]
@@ -57,10 +67,10 @@ def aligned(column: Sequence[StoreInfo]) -> list[str]:
     ]
 
 
-def short(number: float | None) -> str:
+def format_number(number: float | None) -> str:
     """Return three decimals without the leading zero; large numbers in short scientific form.
 
-    >>> short(0.25), short(-1.5), short(1234.5), short(None)
+    >>> format_number(0.25), format_number(-1.5), format_number(1234.5), format_number(None)
     ('.250', '-1.500', '1.2e+03', 'undef.')
     """
     if number is None:
@@ -68,3 +78,21 @@ def short(number: float | None) -> str:
     if abs(number) >= 100:
         return f"{number:.1e}"
     return f"{number:.3f}".replace("0.", ".", 1) if abs(number) < 1 else f"{number:.3f}"
+
+
+def format_interval(bounds: tuple[float, float] | None) -> str:
+    """Return an interval as text, nothing without one.
+
+    >>> format_interval((0.371, 0.41)), format_interval(None)
+    ('[.371, .410]', '')
+    """
+    return f"[{format_number(bounds[0])}, {format_number(bounds[1])}]" if bounds else ""
+
+
+def format_p(p: float | None) -> str:
+    """Return a p value with four decimals.
+
+    >>> format_p(0.0001), format_p(1.0), format_p(None)
+    ('.0001', '1', '')
+    """
+    return "" if p is None else f"{p:.4f}".lstrip("0") if p < 1 else "1"

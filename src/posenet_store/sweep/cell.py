@@ -1,6 +1,5 @@
 """Cells: one head to train and score, with everything that decides its numbers."""
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any
@@ -10,7 +9,7 @@ from numpy.typing import NDArray
 
 from posenet_store.errors import UsageError
 from posenet_store.files import canonical_json, sha256
-from posenet_store.heads.protocols import Protocol
+from posenet_store.heads.protocols import PROTOCOLS, GradientProtocol, Protocol
 from posenet_store.heads.targets import make_target_map
 from posenet_store.specs import GRID
 
@@ -50,6 +49,16 @@ class Cell:
         """Return the fields as plain JSON values."""
         return asdict(self)
 
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> "Cell":
+        """Build a cell from `to_dict`'s values, also when they come from JSON; raises KeyError or TypeError for others."""
+        settings: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in fields["protocol"].items()
+        }
+        protocol = type(PROTOCOLS[settings["name"]])(**settings)
+        tuples = {name: tuple(fields[name]) for name in ("tests", "value_range")}
+        return cls(**(fields | tuples | {"protocol": protocol}))
+
 
 def output_size(kernel: int, padding: int, layers: int = 1) -> int:
     """Return the side of the map that a head paints on the 28x28 grid; raises UsageError if nothing is left.
@@ -66,13 +75,10 @@ def output_size(kernel: int, padding: int, layers: int = 1) -> int:
     return size
 
 
-def make_cell_target(cell: Mapping[str, Any]) -> NDArray[np.float64]:
-    """Return the map [h, w] that a cell's head must paint; `cell` holds its fields as `to_dict` and records do.
-
-    >>> make_cell_target({"target": "H", "kernel": 3, "padding": 1, "value_range": [0, 1], "normalise": False}).shape
-    (28, 28)
-    """
-    low, high = cell["value_range"]
-    recipe = cell.get("protocol", {})
-    size = recipe.get("size") or output_size(cell["kernel"], cell["padding"], recipe.get("layers", 1))
-    return make_target_map(cell["target"], size, (low, high), cell["normalise"])
+def make_cell_target(cell: Cell) -> NDArray[np.float64]:
+    """Return the map [h, w] that a cell's head must predict."""
+    protocol = cell.protocol
+    size, layers = (protocol.size, protocol.layers) if isinstance(protocol, GradientProtocol) else (0, 1)
+    return make_target_map(
+        cell.target, size or output_size(cell.kernel, cell.padding, layers), cell.value_range, cell.normalise
+    )

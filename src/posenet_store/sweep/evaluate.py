@@ -19,7 +19,7 @@ from posenet_store.heads.targets import make_target_map
 from posenet_store.specs import GRID
 from posenet_store.state_dicts import read_state_dict
 from posenet_store.store.reader import Reader
-from posenet_store.sweep.cell import make_cell_target, output_size
+from posenet_store.sweep.cell import Cell, make_cell_target, output_size
 from posenet_store.sweep.inputs import Input, parse_input
 from posenet_store.sweep.score import Scorable, Scored, columns_of, score_heads
 
@@ -96,11 +96,9 @@ def evaluate_head(path: Path, reader: Reader) -> Evaluation:
             f"{path.name} reads features of {made['network']}; {reader.name} holds those of "
             f"{reader.spec.network} (backbone, weights, taps, padding and preprocessing must be the same)"
         )
-    cell = made["cell"]
-    low, high = cell["value_range"]
-    return _evaluated(
-        heads, cell["target"], make_cell_target(cell), (low, high), reader, parse_input(cell["input"], reader.spec)
-    )
+    cell = Cell.from_dict(made["cell"])
+    source = parse_input(cell.input, reader.spec)
+    return _evaluated(heads, cell.target, make_cell_target(cell), cell.value_range, reader, source)
 
 
 def evaluate_external(path: Path, reader: Reader, question: ExternalHead) -> Evaluation:

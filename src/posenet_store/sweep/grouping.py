@@ -79,7 +79,7 @@ class MomentGroup:
 
     def goals(self) -> Goals:
         """Return each distinct target map [h, w], float64, by what makes it, in the order of the cells."""
-        return {goal: torch.from_numpy(make_cell_target(cell.to_dict()).copy()) for goal, cell in self.targets().items()}
+        return {goal: torch.from_numpy(make_cell_target(cell).copy()) for goal, cell in self.targets().items()}
 
     def key(self, source: Input) -> dict[str, Any]:
         """Return what tells this unit's moments from others of one store: the channels that are summed, kernel, padding."""

@@ -1,14 +1,15 @@
-"""A run's folder: one record, one head and one file of per-image scores a cell, and the table made of them.
+"""What a run keeps: run.json, and for each finished cell a Result, a head and per-image scores; and the table made of them.
 
 A cell is finished when its record exists; the record is written last. Everything is written atomically, so a rerun
-finds whole cells or none.
+finds complete cells or none.
 """
 
 import csv
 import io
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +20,10 @@ from safetensors.numpy import load_file, save
 
 from posenet_store.errors import StoreError, UsageError
 from posenet_store.files import read_json, write_atomic, write_json
+from posenet_store.heads.metrics import Scores
+from posenet_store.specs import NO_WEIGHTS, TRAINED, StoreSpec
 from posenet_store.store.reader import ReadCounter
 from posenet_store.sweep.cell import Cell
-
-
-@dataclass(frozen=True)
-class PassResult:
-    """A pass that was run: the ids of its cells, what was read, when it began (seconds since 1970) and how long it took."""
-
-    cells: tuple[str, ...]
-    read: ReadCounter
-    began: float
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -41,28 +34,31 @@ class RunFiles:
 
     @property
     def run(self) -> Path:
-        """What was asked: the sweep, its cells in order, where from."""
+        """The RunRecord: the sweep, its cells in order, where they come from."""
         return self.root / "run.json"
 
     @property
     def csv(self) -> Path:
+        """All results, a row a cell."""
         return self.root / "results.csv"
 
     @property
     def json(self) -> Path:
+        """The same rows as JSON."""
         return self.root / "results.json"
 
     @property
     def page(self) -> Path:
+        """The HTML page."""
         return self.root / "report.html"
 
     @property
     def progress(self) -> Path:
-        """The folder of what running passes tell of themselves, removed at the end."""
+        """The folder in which running passes report their progress; removed at the end."""
         return self.root / "progress"
 
     def record(self, cell: str) -> Path:
-        """The numbers of a finished cell."""
+        """The Result of a finished cell."""
         return self.root / "cells" / f"{cell}.json"
 
     def head(self, cell: str) -> Path:
@@ -81,9 +77,142 @@ class RunFiles:
 
     def finished(self, cells: Iterable[Cell]) -> list[str]:
         """Return the ids of those cells that are finished, head and scores included."""
-        there = {path.stem for path in self.record("").parent.glob("*.json")}
-        ids = [i for cell in cells if (i := cell.id) in there] if there else []
+        recorded = {path.stem for path in self.record("").parent.glob("*.json")}
+        ids = [cell.id for cell in cells if cell.id in recorded] if recorded else []
         return [i for i in ids if self.record(i).is_file() and self.head(i).is_file() and self.scores(i).is_file()]
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What the training store's network and images are called, and what kind of network it is (see `StoreSpec`)."""
+
+    network: str
+    backbone: str
+    images: str
+    weights_kind: str
+    network_padding: str
+
+    @classmethod
+    def of(cls, spec: StoreSpec) -> "Labels":
+        """Return the labels of a store."""
+        return cls(spec.network, spec.backbone, spec.images, spec.weights_kind, spec.padding)
+
+    @property
+    def trained(self) -> bool:
+        """Whether the network was trained; plain pixels and random weights are the baselines."""
+        return self.weights_kind == TRAINED
+
+    @property
+    def pixels(self) -> bool:
+        """Whether there is no network: heads read the preprocessed image."""
+        return self.weights_kind == NO_WEIGHTS
+
+    @property
+    def unpadded_network(self) -> str:
+        """The network's name without its padding, the same for all paddings of one network."""
+        return self.network.removesuffix(f"-padding-{self.network_padding}")
+
+
+@dataclass(frozen=True)
+class ScoreSummary:
+    """Mean scores over a test's images: None where no image has one; how many images there are, how many without SPC or MAE."""
+
+    spc: float | None
+    mae: float | None
+    images: int
+    undefined: int
+    nonfinite: int
+
+    @classmethod
+    def of(cls, scores: Scores) -> "ScoreSummary":
+        """Return the means of per-image scores."""
+        summary: dict[str, Any] = scores.summary()
+        return cls(**summary)
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished cell: its labels, its scores by test, how it was fitted (`fit`), the seconds it took, and where."""
+
+    cell: Cell
+    labels: Labels
+    scores: dict[str, ScoreSummary]
+    fit: dict[str, Any]
+    seconds: float
+    provenance: dict[str, Any]
+
+    @cached_property
+    def id(self) -> str:
+        """The cell's id."""
+        return self.cell.id
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain JSON values, with the id."""
+        return {"id": self.id} | asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any], where: object) -> "Result":
+        """Build a Result from `to_dict`'s values; raises StoreError that names `where` if a field is missing or unknown."""
+        try:
+            result = cls(
+                Cell.from_dict(fields["cell"]),
+                Labels(**fields["labels"]),
+                {test: ScoreSummary(**score) for test, score in fields["scores"].items()},
+                dict(fields["fit"]),
+                float(fields["seconds"]),
+                dict(fields["provenance"]),
+            )
+            if result.id != fields["id"]:
+                raise ValueError("its cell has another id")
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise StoreError(f"{where} is damaged ({error}); remove it and rerun the sweep") from None
+        return result
+
+
+@dataclass(frozen=True)
+class PassResult:
+    """A finished pass: the ids of its cells, what was read, when it began (seconds since 1970) and how long it took."""
+
+    cells: tuple[str, ...]
+    read: ReadCounter
+    began: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What was asked of a run: the sweep's settings, the ids of its cells in order, the stores, and notes on their choice."""
+
+    sweep: dict[str, Any]
+    cells: tuple[str, ...]
+    stores: tuple[str, ...]
+    notes: tuple[str, ...]
+    provenance: dict[str, Any]
+
+    @property
+    def title(self) -> str:
+        """The sweep's title."""
+        return str(self.sweep["title"])
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any], where: object) -> "RunRecord":
+        """Build a RunRecord from its JSON values; raises StoreError that names `where` if a field is missing or unknown."""
+        try:
+            lists = {name: tuple(fields[name]) for name in ("cells", "stores", "notes")}
+            return cls(**(fields | lists))
+        except (KeyError, TypeError) as error:
+            raise StoreError(f"{where} is damaged ({error}); remove it and rerun the sweep") from None
+
+
+def write_result(files: RunFiles, result: Result) -> None:
+    """Write the record that makes a cell count; its head and scores must be there already."""
+    write_json(files.record(result.id), result.to_dict())
+
+
+def write_run(files: RunFiles, run: RunRecord) -> None:
+    """Write run.json, and make the run's folders."""
+    files.create()
+    write_json(files.run, asdict(run))
 
 
 def write_scores(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
@@ -100,41 +229,45 @@ def read_scores(path: Path) -> dict[str, NDArray[Any]]:
 
 
 def damaged_scores(path: Path, why: object) -> StoreError:
-    """Build the error for a file of scores that is not whole."""
-    return StoreError(f"{path} is damaged ({why}); remove it and type the run's sweep command again")
+    """Build the error for a damaged file of scores."""
+    return StoreError(f"{path} is damaged ({why}); remove it and rerun the sweep")
 
 
-def load_run(root: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Return run.json and the records of its finished cells in order; raises UsageError if `root` is no run."""
+def load_run(root: Path) -> tuple[RunRecord, list[Result]]:
+    """Return run.json and the results of its finished cells in order; raises UsageError if `root` is no run."""
     files = RunFiles(root)
     if not files.run.is_file():
         raise UsageError(f"{root} is not a run: it has no run.json; `sweep` makes one")
-    run = read_json(files.run)
-    records = [read_json(files.record(cell)) for cell in run["cells"] if files.record(cell).is_file()]
-    if not records:
-        raise UsageError(f"{root} has no finished cell yet; type its sweep command again")
-    if any(record.get("id") not in run["cells"] for record in records):
-        raise StoreError(f"{root}/cells holds a record under a wrong name; remove it and rerun the sweep")
-    return run, records
+    run = RunRecord.from_dict(read_json(files.run), files.run)
+    results = [_read_result(files, cell) for cell in run.cells if files.record(cell).is_file()]
+    if not results:
+        raise UsageError(f"{root} has no finished cell yet; rerun its sweep")
+    return run, results
+
+
+def _read_result(files: RunFiles, cell: str) -> Result:
+    path = files.record(cell)
+    result = Result.from_dict(read_json(path), path)
+    if result.id != cell:
+        raise StoreError(f"{path} is the record of another cell, {result.id}; remove it and rerun the sweep")
+    return result
 
 
 COLUMNS = ("id", "network", "images", "input", "target", "kernel", "padding", "protocol", "seed")
 
 
-def row(record: dict[str, Any]) -> dict[str, Any]:
+def make_row(result: Result) -> dict[str, Any]:
     """Return one cell as a flat row: what it is, then spc, mae and counts of each test, then how it was fitted."""
-    cell = record["cell"]
-    what = {key: record["labels"].get(key, cell.get(key)) for key in COLUMNS[1:]}
-    flat: dict[str, Any] = {"id": record["id"]} | what | {"protocol": cell["protocol"]["name"]}
-    for test, summary in record["scores"].items():
-        flat |= {f"{test}:{key}": value for key, value in summary.items()}
-    flat |= record["fit"]
-    return flat | {"seconds": record["seconds"]}
+    known = vars(result.cell) | vars(result.labels) | {"id": result.id, "protocol": result.cell.protocol.name}
+    row = {name: known[name] for name in COLUMNS}
+    for test, score in result.scores.items():
+        row |= {f"{test}:{name}": value for name, value in vars(score).items()}
+    return row | result.fit | {"seconds": result.seconds}
 
 
-def rows_as_csv(rows: Sequence[dict[str, Any]]) -> str:
+def format_csv(rows: Sequence[dict[str, Any]]) -> str:
     """Return rows as CSV text over the union of their columns; an undefined number is an empty field."""
-    names = list(dict.fromkeys(name for one in rows for name in one))
+    names = list(dict.fromkeys(name for row in rows for name in row))
     text = io.StringIO()
     writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
     writer.writeheader()
@@ -145,13 +278,6 @@ def rows_as_csv(rows: Sequence[dict[str, Any]]) -> str:
 def write_tables(root: Path) -> None:
     """Write results.csv and results.json from the finished cells."""
     files = RunFiles(root)
-    _, records = load_run(root)
-    rows = [row(record) for record in records]
-    write_atomic(files.csv, rows_as_csv(rows).encode())
+    rows = [make_row(result) for result in load_run(root)[1]]
+    write_atomic(files.csv, format_csv(rows).encode())
     write_atomic(files.json, json.dumps(rows, indent=1, allow_nan=False).encode() + b"\n")
-
-
-def write_run(files: RunFiles, content: dict[str, Any]) -> None:
-    """Write run.json."""
-    files.create()
-    write_json(files.run, content)

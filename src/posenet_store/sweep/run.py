@@ -10,7 +10,7 @@ from posenet_store.parallel.executors import run_tasks
 from posenet_store.provenance import collect_provenance
 from posenet_store.sweep.plan import Pass, SweepPlan
 from posenet_store.sweep.progress import ProgressMonitor, SweepProgress
-from posenet_store.sweep.results import PassResult, RunFiles, write_run, write_tables
+from posenet_store.sweep.results import PassResult, RunFiles, RunRecord, write_run, write_tables
 from posenet_store.sweep.run_pass import run_pass
 from posenet_store.sweep.spec import SweepSpec
 
@@ -55,8 +55,14 @@ def run_sweep(
     files = RunFiles(run)
     done = files.finished(plan.cells)
     left = plan.without(done)
-    content = {"sweep": asdict(spec), "cells": [cell.id for cell in plan.cells], "provenance": collect_provenance()}
-    write_run(files, content | {"stores": sorted({one.train.name for one in plan.passes}), "notes": list(plan.notes)})
+    record = RunRecord(
+        sweep=asdict(spec),
+        cells=tuple(cell.id for cell in plan.cells),
+        stores=tuple(sorted({one.train.name for one in plan.passes})),
+        notes=plan.notes,
+        provenance=collect_provenance(),
+    )
+    write_run(files, record)
     failures, now, board = [], 0, ProgressMonitor(files.progress, left.passes, expected or {})
     if left.passes:
         tasks = [_anywhere(one) for one in left.passes]

@@ -7,7 +7,6 @@ from pathlib import Path
 from torch import Tensor
 
 from posenet_store.errors import StoreError
-from posenet_store.files import write_json
 from posenet_store.heads.file import save_head
 from posenet_store.heads.protocols import GradientProtocol
 from posenet_store.parallel.worker import prepare_worker, release_memory
@@ -21,13 +20,13 @@ from posenet_store.sweep.inputs import Input, parse_input
 from posenet_store.sweep.moment_cache import MomentCache
 from posenet_store.sweep.plan import Pass
 from posenet_store.sweep.progress import report_progress
-from posenet_store.sweep.results import PassResult, RunFiles, write_scores
+from posenet_store.sweep.results import Labels, PassResult, Result, RunFiles, ScoreSummary, write_result, write_scores
 from posenet_store.sweep.score import Scorable, Scored, columns_of, read_inputs, score_heads
 
 
 def make_scorable(fitted: FittedHeads) -> Scorable:
     """Return what scoring needs to know of a family's heads."""
-    targets = [make_cell_target(cell.to_dict()) for cell in fitted.family.cells]
+    targets = [make_cell_target(cell) for cell in fitted.family.cells]
     return Scorable(fitted.heads, targets, fitted.family.channels)
 
 
@@ -81,20 +80,17 @@ def _write_cell(
 ) -> None:
     """Write head, scores, then the record that makes the cell count."""
     cell = group.family.cells[place]
-    labels = {"network": reader.spec.network, "backbone": reader.spec.backbone, "images": reader.spec.images}
-    metadata = {"cell": cell.to_dict(), "network_key": reader.spec.network_key, **labels}
+    labels = Labels.of(reader.spec)
+    metadata = {"cell": cell.to_dict(), "network_key": reader.spec.network_key, **vars(labels)}
     save_head(files.head(cell.id), group.heads, place, metadata)
     arrays = [one.arrays(name) for name, one in scored.items()]
     write_scores(files.scores(cell.id), {name: array for some in arrays for name, array in some.items()})
-    write_json(
-        files.record(cell.id),
-        {
-            "id": cell.id,
-            "cell": cell.to_dict(),
-            "labels": labels,
-            "scores": {name: one.scores.summary() for name, one in scored.items()},
-            "fit": group.facts[place],
-            "seconds": round(seconds, 4),
-            "provenance": collect_provenance(),
-        },
+    result = Result(
+        cell=cell,
+        labels=labels,
+        scores={test: ScoreSummary.of(heads.scores) for test, heads in scored.items()},
+        fit=dict(group.facts[place]),
+        seconds=round(seconds, 4),
+        provenance=collect_provenance(),
     )
+    write_result(files, result)

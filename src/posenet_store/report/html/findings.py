@@ -1,4 +1,4 @@
-"""What a run says, in sentences: which networks carry position, by how much more than the baselines, and how sure that is."""
+"""What a run shows, in sentences: which networks carry position, by how much more than the baselines, and how sure that is."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -7,18 +7,16 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
-from posenet_store.report.compare import Difference, difference
-from posenet_store.report.figures.maps import of_one_kind
-from posenet_store.report.published import COLUMNS
-from posenet_store.report.scores import MeanScore, ScoreArchive, bracketed, shown_p
-from posenet_store.report.significance import PERMUTATIONS, holm
-from posenet_store.report.table import Line, network_title, untrained
-from posenet_store.report.text_table import joined, short
+from posenet_store.report.compare import Difference, find_difference
+from posenet_store.report.figures.maps import select_one_kind
+from posenet_store.report.scores import MeanScore, ScoreArchive
+from posenet_store.report.significance import PERMUTATIONS, correct_holm
+from posenet_store.report.table import NATURAL, Line
+from posenet_store.report.text_table import format_interval, format_number, format_p, join_entry
 
 LEVEL = 0.05
 GAINS = 2
-"""Baselines that a sentence holds; all are in Table 2."""
-NATURAL = COLUMNS[0]
+"""Baselines that a sentence compares with; all are in Table 2."""
 
 
 @dataclass(frozen=True)
@@ -33,88 +31,89 @@ class Finding:
 
 def is_baseline(line: Line) -> bool:
     """Whether a line's features were never trained: plain pixels, or a network with random weights."""
-    return bool(untrained(line.records[0]["labels"]["network"]))
+    return not line.labels.trained
 
 
-def above(line: Line, lines: Sequence[Line], kept: ScoreArchive) -> Iterator[tuple[str, Difference]]:
-    """Yield each baseline with the same kind of head, and by how much a line's SPC on held-out images is above its.
+def compare_baselines(line: Line, lines: Sequence[Line], archive: ScoreArchive) -> Iterator[tuple[Line, Difference]]:
+    """Yield each baseline with the same kind of head, and the gain of a line's SPC on held-out images over it.
 
     Images are paired, each one's score averaged over seeds; the bounds are of a bootstrap over images.
     """
+    kind = (line.target, line.setting, line.source)
     for base in lines:
-        same = (base.target, base.setting, base.source) == (line.target, line.setting, line.source) and base.ours
-        if same and is_baseline(base) and base.network != line.network and _images(base) == _images(line):
-            sides = (_per_image(base, kept), _per_image(line, kept))
-            if sides[0] is not None and sides[1] is not None and len(sides[0]) == len(sides[1]):
-                yield base.network, difference(sides[0], sides[1], more_is_better=True)
+        if not base.ours or (base.target, base.setting, base.source) != kind or base.network == line.network:
+            continue
+        if is_baseline(base) and _images(base) == _images(line):
+            first, second = _mean_per_image(base, archive), _mean_per_image(line, archive)
+            if first is not None and second is not None and len(first) == len(second):
+                yield base, find_difference(first, second, more_is_better=True)
 
 
 def _images(line: Line) -> tuple[str, int]:
-    record = line.records[0]
-    return record["labels"]["images"], record["cell"]["held_out"]
+    return line.labels.images, line.results[0].cell.held_out
 
 
-def _per_image(line: Line, kept: ScoreArchive) -> NDArray[np.float64] | None:
-    if NATURAL not in line.values:
-        return None
-    return kept.mean(line.records, f"spc/{line.test(NATURAL)}")
+def _mean_per_image(line: Line, archive: ScoreArchive) -> NDArray[np.float64] | None:
+    return archive.mean(line.results, f"spc/{line.test(NATURAL)}") if NATURAL in line.values else None
 
 
-def beyond_chance(values: Sequence[MeanScore]) -> list[bool]:
+def exceed_chance(values: Sequence[MeanScore]) -> list[bool]:
     """Whether each mean SPC is above 0 in its interval, and improbable by chance, corrected for those that are asked together.
 
-    A page may hold thousands of heads; what its answer claims is a few of them, and the correction is for these.
+    A page may show thousands of heads; its answer makes claims about a few of them, and the correction is for these.
     """
-    corrected = holm([value.chance.permuted if value.chance else 1.0 for value in values])
+    corrected = correct_holm([value.chance.permuted if value.chance else 1.0 for value in values])
     lows = [value.spc_bounds[0] if value.spc_bounds else value.spc for value in values]
     return [p <= LEVEL and low is not None and low > 0 for p, low in zip(corrected, lows, strict=True)]
 
 
-def findings(lines: Sequence[Line], kept: ScoreArchive) -> list[Finding]:
+def find_findings(lines: Sequence[Line], archive: ScoreArchive) -> list[Finding]:
     """Return a finding a network, the trained ones first, all of one kind of head."""
     ours = [line for line in lines if line.ours and NATURAL in line.values]
     if not ours:
         return []
-    kind = {record["id"] for record in of_one_kind([record for line in ours for record in line.records])}
-    chosen = [line for line in ours if line.records[0]["id"] in kind]
-    networks = dict.fromkeys(line.network for line in sorted(chosen, key=is_baseline))
-    met = dict(zip(map(id, chosen), beyond_chance([line.values[NATURAL] for line in chosen]), strict=True))
-    found = []
-    for network in networks:
-        mine = [line for line in chosen if line.network == network]
-        found.append(_finding(network, mine, [line.target for line in mine if met[id(line)]], chosen, kept))
-    return found
+    ids = {result.id for result in select_one_kind([result for line in ours for result in line.results])}
+    chosen = [line for line in ours if line.results[0].id in ids]
+    exceeding = exceed_chance([line.values[NATURAL] for line in chosen])
+    findings = []
+    for network in dict.fromkeys(line.network for line in sorted(chosen, key=is_baseline)):
+        of_network = [line for line in chosen if line.network == network]
+        met = [line.target for line, exceeds in zip(chosen, exceeding, strict=True) if exceeds and line.network == network]
+        findings.append(_make_finding(of_network, met, chosen, archive))
+    return findings
 
 
-def _finding(network: str, mine: Sequence[Line], met: Sequence[str], every: Sequence[Line], kept: ScoreArchive) -> Finding:
-    values = {line.target: line.values[NATURAL] for line in mine}
-    numbers = tuple((target, short(v.spc), bracketed(v.spc_bounds), short(v.mae)) for target, v in values.items())
-    compared = [] if network.startswith("pixels") else islice(above(mine[0], every, kept), GAINS)
-    gains = [f"{joined(found.parts())} against {network_title(base)}" for base, found in compared]
-    gain = f"SPC of {mine[0].target} on the same images: {', '.join(gains)}." if gains else ""
-    return Finding(network_title(network), _verdict(values, met), gain, numbers)
+def _make_finding(lines: Sequence[Line], met: Sequence[str], every: Sequence[Line], archive: ScoreArchive) -> Finding:
+    values = {line.target: line.values[NATURAL] for line in lines}
+    numbers = tuple(
+        (target, format_number(value.spc), format_interval(value.spc_bounds), format_number(value.mae))
+        for target, value in values.items()
+    )
+    first = lines[0]
+    compared = [] if first.labels.pixels else islice(compare_baselines(first, every, archive), GAINS)
+    gains = [f"{join_entry(difference.parts())} against {base.title}" for base, difference in compared]
+    gain = f"SPC of {first.target} on the same images: {', '.join(gains)}." if gains else ""
+    return Finding(first.title, _word_verdict(values, met), gain, numbers)
 
 
-def _verdict(values: dict[str, MeanScore], met: Sequence[str]) -> str:
+def _word_verdict(values: dict[str, MeanScore], met: Sequence[str]) -> str:
     if not any(value.chance for value in values.values()):
-        return "not tested against chance (no maps of ranks were kept)"
-    found = [value.spc for value in values.values() if value.spc is not None]
+        return "not tested against chance (no head has a defined SPC)"
     if not met:
-        return f"no position beyond chance (SPC {short(min(found))} to {short(max(found))})"
-    which = "every target" if len(met) == len(values) else f"{', '.join(met)} (of {', '.join(values)})"
+        defined = [value.spc for value in values.values() if value.spc is not None]
+        return f"no position beyond chance (SPC {format_number(min(defined))} to {format_number(max(defined))})"
+    targets = "every target" if len(met) == len(values) else f"{', '.join(met)} (of {', '.join(values)})"
     reached = [values[target].spc or 0.0 for target in met]
-    return f"position is read beyond chance on {which}, SPC {short(min(reached))} to {short(max(reached))}"
+    return f"position is read beyond chance on {targets}, SPC {format_number(min(reached))} to {format_number(max(reached))}"
 
 
-def how_tested(lines: Sequence[Line]) -> str:
+def describe_tests(lines: Sequence[Line]) -> str:
     """Return how many entries were tested and how small p can get, for the table's caption."""
-    tested = [v.chance for line in lines if line.ours for v in line.values.values() if v.chance]
-    if not tested:
+    count = sum(value.chance is not None for line in lines if line.ours for value in line.values.values())
+    if not count:
         return ""
-    least, count = 1 / (1 + PERMUTATIONS), len(tested)
-    text = f"{count} entries were tested; the least p is {shown_p(least)}, corrected {shown_p(min(1.0, least * count))}."
+    least = 1 / (1 + PERMUTATIONS)
+    text = f"{count} entries were tested; the least p is {format_p(least)}, corrected {format_p(min(1.0, least * count))}."
     if least * count > LEVEL:
-        text += (
-            f" In a table of over {int(LEVEL / least)} entries no corrected p can reach {LEVEL}: look at fewer cells at a time."
-        )
+        text += f" In a table of over {int(LEVEL / least)} entries no corrected p can reach {LEVEL}: choose fewer cells."
     return text

@@ -9,18 +9,18 @@
     return node;
   };
 
-  const said = find("said");
+  const message = find("message");
   async function copy(text, button) {
     try {
       await navigator.clipboard.writeText(text);
     } catch {
-      const area = make("textarea", text, document.body);  // browsers without the clipboard's newer door
+      const area = make("textarea", text, document.body);  // browsers without the clipboard API
       area.select();
       document.execCommand("copy");
       area.remove();
     }
     button.textContent = "copied";
-    said.textContent = "Command copied: " + text;
+    message.textContent = "Command copied: " + text;
     setTimeout(() => { button.textContent = "copy"; }, 1500);
   }
   document.addEventListener("click", (event) => {
@@ -47,14 +47,14 @@
     ["p of shifts", (c, e) => e[8], (c, e) => chance(e[8])],
     ["images", (c, e) => e[9], (c, e) => String(e[9])],
     ["undefined", (c, e) => e[10], (c, e) => String(e[10])],
-    ["mind", (c, e) => e[11], (c, e) => e[11]],
+    ["warnings", (c, e) => e[11], (c, e) => e[11]],
   ];
   const fixed = Object.entries(data.fixed).map(([name, v]) => `${v} ${name}=${v}`);
   const texts = data.cells.map((cell) => [cell[0], ...cell[1].map((v, i) => `${v} ${data.fields[i]}=${v}`), ...fixed].join(" ").toLowerCase());
   const state = { words: "", test: 0, sort: null, down: false, shown: STEP };
   const body = find("cells-body");
 
-  function chosen() {
+  function select() {
     const words = state.words.toLowerCase().split(/\s+/).filter(Boolean);
     const rows = data.cells
       .map((cell, i) => [cell, cell[2][state.test], texts[i]])
@@ -63,21 +63,21 @@
     const key = columns[state.sort][1];
     const sign = state.down ? -1 : 1;
     return rows.sort(([a, x], [b, y]) => {
-      const [one, other] = [key(a, x), key(b, y)];
-      if (one === null || other === null) return (one === null) - (other === null);  // what has no number comes last
-      return sign * (typeof one === "number" ? one - other : String(one).localeCompare(String(other)));
+      const [first, second] = [key(a, x), key(b, y)];
+      if (first === null || second === null) return (first === null) - (second === null);  // cells without a number come last
+      return sign * (typeof first === "number" ? first - second : String(first).localeCompare(String(second)));
     });
   }
 
   function render() {
-    const rows = chosen();
+    const rows = select();
     const page = document.createDocumentFragment();
     for (const [cell, entry] of rows.slice(0, state.shown)) {
       const line = make("tr", undefined, page);
       columns.forEach(([name, , text], i) => {
         const field = make(i ? "td" : "th", text(cell, entry), line);
         if (!i) field.scope = "row";
-        if (name === "mind") field.className = "wide mind";
+        if (name === "warnings") field.className = "wide warning";
       });
       const button = make("button", "copy", make("td", undefined, line));
       button.type = "button";
