@@ -30,8 +30,6 @@ GRID = 28
 """The side of the grid that all heads read: every tap is resized to it."""
 CORNERS_SUFFIX = "_corners"
 """Ends the name of an array on the grid of aligned corners, where that differs from the other one."""
-LATER = {"compute": PRECISIONS[0], "padding": ZEROS}
-"""Fields younger than the first stores, and what those stores mean: so written, a fingerprint is still the one it was."""
 
 
 def get_precision(compute: str) -> str:
@@ -185,8 +183,8 @@ class StoreSpec:
         return kept | aligned
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as plain JSON values, without those in LATER that are as they always were."""
-        return {name: value for name, value in asdict(self).items() if name not in LATER or value != LATER[name]}
+        """Return the fields as plain JSON values."""
+        return asdict(self)
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> "StoreSpec":

@@ -57,7 +57,7 @@ def probes(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("manifest.json", '{"bytes": "many", "quarantined": null}', "manifest.json was edited or damaged"),
         ("commits/b00000.json", "", "not valid JSON"),
         ("commits/b00000.json", "{}", "b00000.json was edited or damaged"),
-        ("commits/b00000.json", '{"block": 0, "files": [{"bytes": null}]}', "holds a damaged record"),
+        ("commits/b00000.json", '{"block": 0, "files": [{"bytes": null}]}', "was edited or damaged"),
     ],
 )
 def test_whatever_is_damaged_is_a_line_and_no_crash(probes: Path, tmp_path: Path, file: str, content: str, said: str) -> None:

@@ -1,6 +1,6 @@
 """Make the golden stores of the current format version: run once for each version, commit, never change.
 
-python tests/make_golden.py
+python tests/support/make_golden.py
 """
 
 import shutil

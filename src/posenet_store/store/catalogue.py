@@ -10,7 +10,7 @@ from posenet_store.store.access import MANIFEST
 from posenet_store.store.access_remote import open_files
 from posenet_store.store.chunking import row_bytes
 from posenet_store.store.plan import read_plan
-from posenet_store.store.records import RESTORE, read_committed_records, read_manifest
+from posenet_store.store.records import read_committed_records, read_manifest
 
 
 @dataclass(frozen=True)
@@ -54,11 +54,8 @@ def describe_store(place: str | Path) -> StoreInfo:
     else:
         records = list(read_committed_records(files, plan).values())
         committed = len(records)
-        try:
-            size = sum(file["bytes"] for record in records for file in record["files"])
-            bad = sum(len(record["quarantined"]) for record in records)
-        except (KeyError, TypeError) as error:
-            raise StoreError(f"{files}/commits holds a damaged record ({error}); {RESTORE}") from None
+        size = sum(file["bytes"] for record in records for file in record["files"])
+        bad = sum(len(record["quarantined"]) for record in records)
     return StoreInfo(Path(str(files)), plan.spec, sealed, len(plan.bounds), committed, size, bad)
 
 

@@ -60,8 +60,7 @@ def read_record(files: Files, block: int) -> dict[str, Any]:
     """Read a block's record; raises StoreError if it is missing, damaged, or of another block."""
     name = commit_name(block)
     content = read_store_json(files, name)
-    # The first stores have records without a digest of themselves; their manifest has one of each.
-    if content.get("block") != block or ("sha256" in content and not has_valid_digest(content)):
+    if content.get("block") != block or not has_valid_digest(content):
         raise StoreError(f"{files}/{name} was edited or damaged since it was written")
     return content
 
