@@ -47,6 +47,7 @@ from posenet_store.images.image_set import ImageSet
 from posenet_store.images.sources import load_image_set
 from posenet_store.images.synthetic import draw_dead_leaves
 from posenet_store.resampling import resample_taps
+from posenet_store.specs import BackboneSpec
 from posenet_store.store.reader import open_store
 from posenet_store.threads import count_cpus, limit_torch_to_one_thread
 
@@ -107,7 +108,7 @@ def built(images: ImageSet, backbone: Backbone, root: Path, **options: Any) -> B
 
 def beside(name: str, weights: str, images: ImageSet, root: Path) -> tuple[BuildResult, float]:
     """Build three times, each between two runs of the bare pass; return the build of median ratio and its pass's images/s."""
-    module, backbone = bare(name, weights), load_backbone(name, weights, device="cpu")
+    module, backbone = bare(name, weights), load_backbone(BackboneSpec(name, weights, device="cpu"))
     rounds = []
     for number in range(ROUNDS):
         before = forward_rate(module, len(images) // 2)
@@ -122,7 +123,7 @@ def report_rate(weights: str, images: ImageSet, store: Path, count: int, gradien
     As published it asks for no inference mode, so torch keeps every activation for a gradient that is never taken.
     """
     layers = list(bare("resnet152", weights).children())
-    reader, spec = open_store(store), load_backbone("resnet152", weights, device="cpu")
+    reader, spec = open_store(store), load_backbone(BackboneSpec("resnet152", weights, device="cpu"))
     spent = 0.0
     for row in range(count):
         began = time.perf_counter()
@@ -182,7 +183,7 @@ def in_process(work: Callable[..., Any], *words: Any) -> Any:
 
 def one_part(photos: Path, weights: str, root: Path, part: tuple[int, int]) -> str:
     """Build a part of a store with blocks of one batch; two of these run at once."""
-    images, backbone = load_image_set(str(photos)).limited(64), load_backbone("resnet152", weights, device="cpu")
+    images, backbone = load_image_set(str(photos)).limited(64), load_backbone(BackboneSpec("resnet152", weights, device="cpu"))
     plan = plan_store(images, backbone, "native", "float16", BATCH)
     return str(build_store(images, backbone, plan, root, batch_size=BATCH, part=part).path)
 
@@ -206,14 +207,16 @@ def parts_are_identical(photos: Path, weights: str, root: Path) -> bool:
 def peak_of(photos: Path, count: int, root: Path) -> int:
     """Peak bytes of a process that builds."""
     outcome = built(
-        load_image_set(str(photos)).limited(count), load_backbone("vgg16", "hed", "report", "cpu", "bfloat16"), root
+        load_image_set(str(photos)).limited(count),
+        load_backbone(BackboneSpec("vgg16", "hed", "report", "cpu", "bfloat16")),
+        root,
     )
     return int(outcome.speed["peak_memory"])
 
 
 def planned_memory(photos: Path) -> int:
     """Bytes that a plan says."""
-    images, backbone = load_image_set(str(photos)), load_backbone("vgg16", "hed", "report", "cpu", "bfloat16")
+    images, backbone = load_image_set(str(photos)), load_backbone(BackboneSpec("vgg16", "hed", "report", "cpu", "bfloat16"))
     return estimate_build(images, backbone, plan_store(images, backbone, "native", "float16"), BATCH).memory
 
 
@@ -222,12 +225,13 @@ def simulated(photos: Path, cores: int, root: Path) -> dict[str, Any]:
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
     torch.set_num_threads(cores)
     images = load_image_set(str(photos))
-    network = precomputed(load_backbone("vgg16", "hed", device="cpu"), images, 1 / RATE)
+    network = precomputed(load_backbone(BackboneSpec("vgg16", "hed", device="cpu")), images, 1 / RATE)
     plan = plan_store(images, network, "native", "float16")
     ready = {name: values.half().contiguous() for name, values in resample_taps(network.result, plan.spec.arrays).items()}
     with (
         mock.patch(
-            "posenet_store.extraction.forward.stored", lambda taps, _: {n: v[: len(taps["f1"])] for n, v in ready.items()}
+            "posenet_store.extraction.forward.resample_taps",
+            lambda taps, _: {n: v[: len(taps["f1"])] for n, v in ready.items()},
         ),
         mock.patch("posenet_store.extraction.forward._extremes", lambda *_: torch.zeros(2)),
     ):
@@ -238,13 +242,15 @@ def measured(count: int, root: Path) -> tuple[Figures, Figures]:
     """Return ratios, and the figures behind them."""
     photos = photographs(root / "photos", 2 * count)
     images = load_image_set(str(photos)).limited(count)
-    vgg = load_backbone("vgg16", "hed", device="cpu")
+    vgg = load_backbone(BackboneSpec("vgg16", "hed", device="cpu"))
     some = torch.from_numpy(np.stack([images.read(index, 224) for index in range(BATCH)]))
-    resnet152 = calibrated(root / "resnet152.pth", load_backbone("resnet18", "random:0", device="cpu").inputs(some))
+    resnet152 = calibrated(
+        root / "resnet152.pth", load_backbone(BackboneSpec("resnet18", "random:0", device="cpu")).inputs(some)
+    )
     report_step("VGG-16: builds and the bare pass")
     first, vgg_forward = beside("vgg16", "hed", images, root / "vgg")
     report_step("bfloat16")
-    lower = built(images, load_backbone("vgg16", "hed", "report", "cpu", "bfloat16"), root / "bfloat16")
+    lower = built(images, load_backbone(BackboneSpec("vgg16", "hed", "report", "cpu", "bfloat16")), root / "bfloat16")
     report_step("ResNet-152: builds and the bare pass")
     second, resnet_forward = beside("resnet152", resnet152, images, root / "resnet")
     report_step("the report's extractor")

@@ -31,6 +31,7 @@ from posenet_store.heads.train_gram import train_in_gram_space
 from posenet_store.images.image_set import ImageSet
 from posenet_store.images.sources import load_image_set
 from posenet_store.resampling import align_taps
+from posenet_store.specs import BackboneSpec
 from posenet_store.store.reader import Reader, open_store
 from posenet_store.sweep.inputs import parse_input
 from posenet_store.sweep.score import read_inputs
@@ -70,7 +71,7 @@ def from_store(reader: Reader) -> Heads:
 def measured(count: int, root: Path) -> tuple[dict[str, float], dict[str, float]]:
     """Run all three and return ratios and seconds; raises AssertionError if their heads differ."""
     images = load_image_set(f"synthetic:dead-leaves?n={count}")
-    backbone = load_backbone("vgg16", "hed", device="cpu")
+    backbone = load_backbone(BackboneSpec("vgg16", "hed", device="cpu"))
     backbone.features(torch.zeros(4, 224, 224, 3, dtype=torch.uint8))
     report_step("the store, and heads from it")
     began = time.perf_counter()

@@ -26,6 +26,7 @@ from posenet_store.heads.targets import make_target_map
 from posenet_store.heads.train_convolution import TrainingGroup
 from posenet_store.heads.train_gram import train_in_gram_space
 from posenet_store.images.sources import load_image_set
+from posenet_store.specs import BackboneSpec
 from posenet_store.store.batching import draw_epoch_pools
 from posenet_store.store.reader import Reader, open_store
 from posenet_store.sweep.inputs import parse_input
@@ -59,7 +60,10 @@ def batch_variance(order: Order, means: NDArray[np.float64]) -> float:
 
 def measured(images: int, root: Path) -> tuple[dict[str, float], dict[str, float]]:
     """Return ratios, and the scores behind them."""
-    source, backbone = load_image_set(f"synthetic:dead-leaves?n={images}"), load_backbone("vgg16", "hed", device="cpu")
+    source, backbone = (
+        load_image_set(f"synthetic:dead-leaves?n={images}"),
+        load_backbone(BackboneSpec("vgg16", "hed", device="cpu")),
+    )
     plan = plan_store(source, backbone, "aligned", "float32", block_rows=BLOCK_ROWS)
     report_step("build")
     reader = open_store(build_store(source, backbone, plan, root).path)

@@ -35,6 +35,7 @@ from posenet_store.backbones.load import load_backbone
 from posenet_store.extraction.build import build_store, plan_store
 from posenet_store.extraction.timing import peak_memory
 from posenet_store.images.sources import load_image_set
+from posenet_store.specs import BackboneSpec
 from posenet_store.store.chunking import row_bytes
 from posenet_store.store.formats import zarr_shards as shards
 from posenet_store.store.formats.zarr import block_files
@@ -151,7 +152,10 @@ def in_processes(path: str, count: int) -> tuple[float, int]:
 
 def built(images: int, root: Path) -> tuple[Reader, float]:
     """Build the store; return it and the share of the time in which the network waited for a block to be encoded or written."""
-    backbone, source = load_backbone("vgg16", "hed", device="cpu"), load_image_set(f"synthetic:dead-leaves?n={images}")
+    backbone, source = (
+        load_backbone(BackboneSpec("vgg16", "hed", device="cpu")),
+        load_image_set(f"synthetic:dead-leaves?n={images}"),
+    )
     outcome = build_store(source, backbone, plan_store(source, backbone, "native", "float16"), root)
     return open_store(outcome.path), outcome.speed["waited_for"]["buffers"] / outcome.seconds
 

@@ -26,7 +26,7 @@ assert_type(posenet_store.__version__, str)
 images = posenet_store.load_image_set("photos")
 assert_type(images, ImageSet)
 spec = BackboneSpec(name="resnet18", weights="random:0", taps="report")
-backbone = posenet_store.load_backbone("resnet18", "random:0")
+backbone = posenet_store.load_backbone(posenet_store.BackboneSpec("resnet18", "random:0"))
 assert_type(backbone, posenet_store.Backbone)
 plan = posenet_store.plan_store(images, backbone, layout="native", dtype="float16")
 assert_type(posenet_store.build_store(images, backbone, plan, Path("stores")), posenet_store.BuildResult)
@@ -53,9 +53,9 @@ assert_type(posenet_store.open_run("runs/x"), posenet_store.Run)
 def test_the_public_names_are_these() -> None:
     assert sorted(posenet_store.__all__) == [
         "Backbone", "BackboneSpec", "BuildError", "BuildResult", "ImageError", "ImageSet", "PosenetStoreError", "Reader",
-        "Run", "StoreError", "StoreInfo", "SweepSpec", "UsageError", "build_store", "convert_store", "find_damage",
-        "list_stores", "load_backbone", "load_image_set", "load_sweep", "make_target_map", "open_run",
-        "open_store", "plan_store", "plan_sweep", "run_sweep", "score_maps", "wrap_backbone",
+        "Run", "StoreError", "StoreInfo", "SweepSpec", "UsageError", "build_probe_store", "build_store",
+        "convert_store", "find_damage", "list_stores", "load_backbone", "load_image_set", "load_sweep", "make_target_map",
+        "open_run", "open_store", "plan_store", "plan_sweep", "repair_store", "run_sweep", "score_maps", "wrap_backbone",
     ]  # fmt: skip
     for name in posenet_store.__all__:
         assert getattr(posenet_store, name).__doc__, f"{name} has no docstring"

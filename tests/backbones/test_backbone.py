@@ -15,11 +15,12 @@ from posenet_store.backbones.load import load_backbone, parse_device
 from posenet_store.backbones.taps import tap_modules
 from posenet_store.backbones.weights import load_weights
 from posenet_store.errors import UsageError
+from posenet_store.specs import BackboneSpec
 
 
 @pytest.fixture(scope="module")
 def resnet() -> Backbone:
-    return load_backbone("resnet18", "random:0", device="cpu")
+    return load_backbone(BackboneSpec("resnet18", "random:0", device="cpu"))
 
 
 def pixels(count: int = 2, size: int = 96) -> Tensor:
@@ -79,12 +80,12 @@ def assert_same(backbone: Backbone, expected: list[Tensor]) -> None:
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "densenet121", "convnext_tiny"])
 def test_features_equal_plain_hooks(name: str) -> None:
     expected = plain_hooks(plain_network(name, 3), tap_modules(name), imagenet_inputs(pixels()))
-    assert_same(load_backbone(name, "random:3", device="cpu"), expected)
+    assert_same(load_backbone(BackboneSpec(name, "random:3", device="cpu")), expected)
 
 
 @pytest.mark.parametrize("tap_set", ["report", "official"])
 def test_trained_vgg_features_equal_plain_hooks(tap_set: str) -> None:
-    backbone = load_backbone("vgg16", "hed", tap_set, device="cpu")
+    backbone = load_backbone(BackboneSpec("vgg16", "hed", tap_set, device="cpu"))
     module = plain_network("vgg16", device="meta")  # no time spent on parameters that are replaced
     trained = load_weights("hed", "vgg16").state
     assert trained is not None
@@ -105,7 +106,7 @@ def test_preprocessing_for_hed_is_caffes() -> None:
 
 
 def test_pixels_are_the_image_itself() -> None:
-    backbone = load_backbone("pixels", device="cpu")
+    backbone = load_backbone(BackboneSpec("pixels", device="cpu"))
     images = pixels(size=28)
     assert images.min() < 64 < 192 < images.max()  # 0..255 reaches the head, not 0..1
     (found,) = backbone.features(images).values()
@@ -150,7 +151,7 @@ def test_an_image_alone_has_the_features_it_has_in_a_batch(resnet: Backbone) -> 
 def test_a_seed_is_a_network_and_the_global_generator_is_left_alone() -> None:
     torch.manual_seed(9)
     before = torch.random.get_rng_state()
-    digests = [load_backbone("resnet18", f"random:{seed}", device="cpu").weights_sha256 for seed in (0, 0, 1)]
+    digests = [load_backbone(BackboneSpec("resnet18", f"random:{seed}", device="cpu")).weights_sha256 for seed in (0, 0, 1)]
     assert torch.equal(before, torch.random.get_rng_state())
     assert digests[0] == digests[1] != digests[2]
 
@@ -167,7 +168,7 @@ def test_a_seed_is_a_network_and_the_global_generator_is_left_alone() -> None:
 )
 def test_a_mistake_names_what_is_accepted(name: str, weights: str, taps: str, device: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        load_backbone(name, weights, taps, device)
+        load_backbone(BackboneSpec(name, weights, taps, device))
 
 
 def test_cuda_is_refused_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:

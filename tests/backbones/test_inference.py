@@ -14,7 +14,7 @@ from posenet_store.backbones.taps import tap_modules
 from posenet_store.errors import PosenetStoreError, UsageError
 from posenet_store.extraction.build import build_store, plan_store
 from posenet_store.images.sources import load_image_set
-from posenet_store.specs import COMPUTES, StoreSpec
+from posenet_store.specs import COMPUTES, BackboneSpec, StoreSpec
 from tests.backbones.test_backbone import pixels, plain_network
 from tests.support.small import tiny_backbone, write_images
 from tests.test_specs import SPEC
@@ -92,7 +92,9 @@ def test_what_others_read_is_not_folded(taps: list[str], left: int) -> None:
 
 
 def test_bfloat16_is_near_and_float32_on_the_outside() -> None:
-    plain, lower = (load_backbone("resnet18", "random:0", "report", "cpu", compute) for compute in ("float32", "bfloat16"))
+    plain, lower = (
+        load_backbone(BackboneSpec("resnet18", "random:0", "report", "cpu", compute)) for compute in ("float32", "bfloat16")
+    )
     expected, found = plain.features(pixels()), lower.features(pixels())
     assert {value.dtype for value in found.values()} == {torch.float32}
     assert_close(found, expected, 0.05)
@@ -100,8 +102,8 @@ def test_bfloat16_is_near_and_float32_on_the_outside() -> None:
 
 
 def test_float16_is_refused_on_a_processor() -> None:
-    with pytest.raises(UsageError, match="float16 needs a CUDA device; on a processor use bfloat16"):
-        load_backbone("resnet18", "random:0", "report", "cpu", "float16")
+    with pytest.raises(UsageError, match="float16 needs a CUDA device; on a CPU use bfloat16"):
+        load_backbone(BackboneSpec("resnet18", "random:0", "report", "cpu", "float16"))
     check_compute("float16+compile", torch.device("cuda"))
 
 
@@ -110,8 +112,8 @@ def test_a_compiled_network_is_the_plain_one(monkeypatch: pytest.MonkeyPatch) ->
     compiler = torch.compile
     monkeypatch.setattr("torch.compile", lambda module: compiler(module, backend="eager"))
     for name in ("resnet18", "mobilenet_v2"):
-        found = load_backbone(name, "random:0", "report", "cpu", "float32+compile").features(pixels())
-        assert_close(found, load_backbone(name, "random:0", device="cpu").features(pixels()), 1e-4)
+        found = load_backbone(BackboneSpec(name, "random:0", "report", "cpu", "float32+compile")).features(pixels())
+        assert_close(found, load_backbone(BackboneSpec(name, "random:0", device="cpu")).features(pixels()), 1e-4)
 
 
 def test_no_compiler_is_an_error_that_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,7 +126,7 @@ def test_no_compiler_is_an_error_that_says_so(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr("torch.compile", broken)
     with pytest.raises(PosenetStoreError, match=r"can't compile .*no C\+\+ compiler found.*leave --compile out"):
-        load_backbone("resnet18", "random:0", "report", "cpu", "float32+compile")
+        load_backbone(BackboneSpec("resnet18", "random:0", "report", "cpu", "float32+compile"))
 
 
 def test_the_way_to_compute_is_part_of_a_stores_identity_and_of_its_label() -> None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from posenet_store.backbones.load import load_backbone, order_modules, wrap_backbone
 from posenet_store.errors import UsageError
 from posenet_store.images.image_set import load_folder
-from posenet_store.specs import Preprocess
+from posenet_store.specs import BackboneSpec, Preprocess
 from tests.support.small import built_store, write_images
 
 SMALL = Preprocess(32, 1 / 255, (0.5, 0.4, 0.3), (0.25, 0.25, 0.2))
@@ -80,12 +80,12 @@ def test_a_name_becomes_a_folder_and_never_leaves_it() -> None:
 
 
 def test_taps_of_ones_choice_in_a_torchvision_network() -> None:
-    chosen = load_backbone("resnet18", "random:0", "layer2.0,maxpool", "cpu")
-    usual = load_backbone("resnet18", "random:0", device="cpu")
+    chosen = load_backbone(BackboneSpec("resnet18", "random:0", "layer2.0,maxpool", "cpu"))
+    usual = load_backbone(BackboneSpec("resnet18", "random:0", device="cpu"))
     assert [tap.module for tap in chosen.taps] == ["maxpool", "layer2.0"]
     pixels = torch.zeros(1, 224, 224, 3, dtype=torch.uint8)
     torch.testing.assert_close(chosen.features(pixels)["f1"], usual.features(pixels)["f1"])
-    assert chosen.tap_set == load_backbone("resnet18", "random:0", "maxpool,layer2.0", "cpu").tap_set
+    assert chosen.tap_set == load_backbone(BackboneSpec("resnet18", "random:0", "maxpool,layer2.0", "cpu")).tap_set
 
 
 def test_modules_are_sorted_by_the_forward_pass() -> None:

@@ -13,7 +13,7 @@ from posenet_store.backbones.backbone import run_taps
 from posenet_store.backbones.load import load_backbone, tap_shapes
 from posenet_store.backbones.taps import tap_modules
 from posenet_store.errors import UsageError
-from posenet_store.specs import Tap
+from posenet_store.specs import BackboneSpec, Tap
 
 VGGS = [f"vgg{depth}{norm}" for depth in (11, 13, 16, 19) for norm in ("", "_bn")]
 FIVE = (112, 56, 28, 14, 7)
@@ -176,4 +176,4 @@ def test_a_network_without_an_entry_is_answered_with_those_that_have_one(name: s
 
 def test_an_unknown_tap_set_names_the_known() -> None:
     with pytest.raises(UsageError, match="accepted: report, official, features"):
-        load_backbone("vgg11", "random:0", "papers", "cpu")
+        load_backbone(BackboneSpec("vgg11", "random:0", "papers", "cpu"))

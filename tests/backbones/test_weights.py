@@ -24,6 +24,7 @@ from posenet_store.backbones.torchvision_models import load_network
 from posenet_store.backbones.weights import load_weights, state_digest
 from posenet_store.errors import PosenetStoreError, UsageError
 from posenet_store.files import sha256_file
+from posenet_store.specs import BackboneSpec
 
 State = dict[str, Tensor]
 RESNET18 = torchvision.models.ResNet18_Weights.IMAGENET1K_V1
@@ -53,7 +54,7 @@ def test_the_same_parameters_are_the_same_network_whatever_the_file(tmp_path: Pa
         saved(tmp_path / "c.pth", {"state_dict": {f"module.{name}": value for name, value in state.items()}, "epoch": 3}),
         saved(tmp_path / "d.pt", {"model": state}),
     ]
-    loaded = [load_backbone("resnet18", str(file), device="cpu") for file in files]
+    loaded = [load_backbone(BackboneSpec("resnet18", str(file), device="cpu")) for file in files]
     assert {backbone.weights_sha256 for backbone in loaded} == {state_digest(state)}
     assert [backbone.weights for backbone in loaded] == ["a", "b", "c", "d"]
     images = torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -150,12 +151,12 @@ def test_code_in_a_weights_file_is_never_run(tmp_path: Path) -> None:
 def test_weights_that_do_not_fit_say_why(tmp_path: Path, state: State, change: dict[str, Any], message: str) -> None:
     changed = {name: value for name, value in (state | change).items() if value is not None}
     with pytest.raises(UsageError, match=message):
-        load_backbone("resnet18", str(saved(tmp_path / "x.pth", changed)), device="cpu")
+        load_backbone(BackboneSpec("resnet18", str(saved(tmp_path / "x.pth", changed)), device="cpu"))
 
 
 def test_a_missing_classifier_is_fine(tmp_path: Path, state: State) -> None:
     features = {name: value for name, value in state.items() if not name.startswith("fc.")}
-    load_backbone("resnet18", str(saved(tmp_path / "x.pth", features)), device="cpu")
+    load_backbone(BackboneSpec("resnet18", str(saved(tmp_path / "x.pth", features)), device="cpu"))
 
 
 @pytest.mark.parametrize("content", [[1, 2], {}, {"a": 1}, {"state_dict": {"a": "b"}}, {1: torch.zeros(1)}, torch.zeros(2, 2)])
@@ -268,12 +269,12 @@ def served_file(tmp_path: Path) -> Path:
 def test_imagenet_weights_are_downloaded_once(
     server: http.server.ThreadingHTTPServer, tmp_path: Path, cache: Path, state: State
 ) -> None:
-    first = load_backbone("resnet18", "imagenet", device="cpu")
+    first = load_backbone(BackboneSpec("resnet18", "imagenet", device="cpu"))
     assert (first.weights, first.weights_sha256) == ("imagenet", state_digest(state))
     for name, value in parameters("resnet18", "imagenet").items():
         assert torch.equal(value, state[name]), name
     stop(server)
-    assert load_backbone("resnet18", "imagenet", device="cpu").weights_sha256 == first.weights_sha256
+    assert load_backbone(BackboneSpec("resnet18", "imagenet", device="cpu")).weights_sha256 == first.weights_sha256
     assert [path.name for path in cache.iterdir()] == [served_file(tmp_path).name]
 
 
@@ -282,7 +283,7 @@ def test_a_damaged_download_is_refused_and_not_kept(tmp_path: Path, cache: Path)
     file = served_file(tmp_path)
     file.write_bytes(file.read_bytes()[:-1000] + b"\0" * 1000)
     with pytest.raises(PosenetStoreError, match="weights of resnet18 are damaged: invalid hash"):
-        load_backbone("resnet18", "imagenet", device="cpu")
+        load_backbone(BackboneSpec("resnet18", "imagenet", device="cpu"))
     assert not list(cache.iterdir())
 
 
@@ -293,7 +294,7 @@ def test_a_damaged_file_in_the_cache_is_named(tmp_path: Path, cache: Path, kept:
     file = cache / served_file(tmp_path).name
     file.write_bytes(served_file(tmp_path).read_bytes()[:kept])
     with pytest.raises(PosenetStoreError) as caught:
-        load_backbone("resnet18", "imagenet", device="cpu")
+        load_backbone(BackboneSpec("resnet18", "imagenet", device="cpu"))
     assert re.fullmatch(rf".* are damaged: \S.*; delete {re.escape(str(file))} if it exists", str(caught.value))
 
 
@@ -313,7 +314,7 @@ def test_a_foreign_file_in_the_cache_is_named_and_never_run(tmp_path: Path, cach
         case _:
             saved(file, [1, 2])
     with pytest.raises(PosenetStoreError) as caught:
-        load_backbone("resnet18", "imagenet", device="cpu")
+        load_backbone(BackboneSpec("resnet18", "imagenet", device="cpu"))
     assert not trap.exists()
     assert str(file) in str(caught.value)
     assert re.search("no state dict" if content == "list" else "code, which is never run; delete", str(caught.value))
@@ -326,7 +327,7 @@ def test_a_cache_that_can_not_be_written_is_not_called_damage(
     cache.parent.parent.mkdir()
     cache.parent.write_text("a file where a folder should be")
     with pytest.raises(OSError, match=re.escape(str(cache.parent))):
-        load_backbone("resnet18", "imagenet", device="cpu")
+        load_backbone(BackboneSpec("resnet18", "imagenet", device="cpu"))
 
 
 @pytest.mark.parametrize("fault", ["refused", "not found"])
@@ -338,7 +339,7 @@ def test_a_failed_download_says_where_to_place_the_file(
     else:
         served_file(tmp_path).rename(tmp_path / "served" / "elsewhere.pth")
     with pytest.raises(PosenetStoreError) as caught:
-        load_backbone("resnet18", "imagenet", device="cpu")
+        load_backbone(BackboneSpec("resnet18", "imagenet", device="cpu"))
     url, folder = re.escape(RESNET18.url), re.escape(str(cache))
     wanted = rf"the weights of resnet18 can't be downloaded \(.*{fault}.*\).* fetch {url} and place it in {folder}, .*"
     assert re.fullmatch(wanted + "--weights FILE.pth", str(caught.value), re.IGNORECASE)
@@ -346,7 +347,7 @@ def test_a_failed_download_says_where_to_place_the_file(
 
 def test_a_network_that_torchvision_has_no_such_weights_for_is_refused(cache: Path) -> None:
     with pytest.raises(UsageError, match="no `imagenet` weights for regnet_y_128gf"):
-        load_backbone("regnet_y_128gf", "imagenet", device="cpu")
+        load_backbone(BackboneSpec("regnet_y_128gf", "imagenet", device="cpu"))
     assert not cache.exists()
 
 
@@ -365,7 +366,7 @@ def test_densenets_published_names_are_understood(tmp_path: Path, cache: Path, s
     cache.mkdir(parents=True)
     url = torchvision.models.DenseNet121_Weights.IMAGENET1K_V1.url
     path = saved(cache / url.rsplit("/", 1)[1] if source == "imagenet" else tmp_path / "old.pth", old)
-    found = load_backbone("densenet121", "imagenet" if source == "imagenet" else str(path), device="cpu")
+    found = load_backbone(BackboneSpec("densenet121", "imagenet" if source == "imagenet" else str(path), device="cpu"))
     assert found.weights_sha256 == state_digest(own)
     for name, value in parameters("densenet121", "imagenet" if source == "imagenet" else str(path)).items():
         assert torch.equal(value, own[name]), name
@@ -389,7 +390,7 @@ def test_the_kind_of_weights_is_a_field_whatever_a_file_is_called(tmp_path: Path
     path = tmp_path / "random_erasing.pth"
     torch.save(state, path)
     kinds = {
-        source: load_backbone(name, source, device="cpu").weights_kind
+        source: load_backbone(BackboneSpec(name, source, device="cpu")).weights_kind
         for name, source in (("resnet18", str(path)), ("resnet18", "random:1"), ("pixels", "imagenet"), ("vgg16", "hed"))
     }
     assert kinds == {str(path): "trained", "random:1": "random", "imagenet": "none", "hed": "trained"}

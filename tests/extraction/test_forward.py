@@ -15,7 +15,7 @@ from posenet_store.extraction.build import build_store, plan_store
 from posenet_store.extraction.forward import Forward, allocate_arrays, default_batch_size
 from posenet_store.extraction.timing import StageTimer
 from posenet_store.images.sources import load_image_set
-from posenet_store.specs import Preprocess, Tap
+from posenet_store.specs import BackboneSpec, Preprocess, Tap
 from posenet_store.store.reader import open_store
 from tests.support.small import contents, tiny_backbone, write_images
 
@@ -114,7 +114,7 @@ def test_a_store_from_cuda_is_the_processors_to_rounding(tmp_path: Path, compute
     images = load_image_set(str(write_images(tmp_path / "photos", 14)))
     readers = []
     for device, way in (("cpu", "float32"), ("cuda", compute)):
-        backbone = load_backbone("resnet18", "random:0", "report", device, way)
+        backbone = load_backbone(BackboneSpec("resnet18", "random:0", "report", device, way))
         plan = plan_store(images, backbone, "native", "float32", 4)
         readers.append(open_store(build_store(images, backbone, plan, tmp_path / device).path))
     for name in readers[0].spec.arrays:
@@ -126,7 +126,7 @@ def test_a_store_from_cuda_is_the_processors_to_rounding(tmp_path: Path, compute
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA device")
 def test_cuda_gives_the_same_bytes_whatever_the_interruption(tmp_path: Path) -> None:
     images = load_image_set(str(write_images(tmp_path / "photos", 14)))
-    backbone = load_backbone("resnet18", "random:0", "report", "cuda")
+    backbone = load_backbone(BackboneSpec("resnet18", "random:0", "report", "cuda"))
     plan = plan_store(images, backbone, "native", "float16", 4)
     for part in ((2, 2), (1, 2)):
         parts = build_store(images, backbone, plan, tmp_path / "parts", part=part).path

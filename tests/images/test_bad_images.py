@@ -24,7 +24,7 @@ from posenet_store.errors import BuildError
 from posenet_store.extraction.build import build_store, plan_store
 from posenet_store.images.decode import decode
 from posenet_store.images.sources import load_image_set
-from posenet_store.specs import FORMATS
+from posenet_store.specs import FORMATS, BackboneSpec
 from posenet_store.store.reader import Reader, open_store
 from tests.support.small import built_store, tiny_backbone, write_images
 
@@ -98,7 +98,7 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def pixels() -> Backbone:
-    return load_backbone("pixels", device="cpu")
+    return load_backbone(BackboneSpec("pixels", device="cpu"))
 
 
 def files_below(folder: Path) -> list[str]:

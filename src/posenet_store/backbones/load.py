@@ -1,7 +1,6 @@
 """Load a frozen Backbone: torchvision's by name, or a network of one's own."""
 
 import re
-from bisect import bisect_left
 from collections.abc import Sequence
 from copy import deepcopy
 from typing import cast
@@ -16,10 +15,7 @@ from posenet_store.backbones.taps import tap_modules
 from posenet_store.backbones.torchvision_models import check_backbone_name, cut_at_taps, drop_classifier, load_network
 from posenet_store.backbones.weights import IMAGENET, change_input, load_weights, state_digest
 from posenet_store.errors import PosenetStoreError, UsageError, first_line, unknown
-from posenet_store.specs import PIXELS, TAP_SETS, TRAINED, WEIGHTS_KINDS, ZEROS, Preprocess, Tap
-
-LARGEST = 4097
-"""One more than the largest side of an image that is looked at for one that fits."""
+from posenet_store.specs import PIXELS, TAP_SETS, TRAINED, WEIGHTS_KINDS, BackboneSpec, Preprocess, Tap
 
 
 def order_modules(module: nn.Module, modules: Sequence[str], size: int) -> tuple[str, ...]:
@@ -54,26 +50,16 @@ def tap_shapes(module: nn.Module, modules: Sequence[str], size: int) -> tuple[Ta
     return tuple(Tap(name, path, tuple(outputs[name].shape[1:])) for name, path in named)  # type: ignore[arg-type]
 
 
-def _taps_of(name: str, module: nn.Module, modules: Sequence[str], size: int) -> tuple[Tap, ...]:
-    """`tap_shapes`; where nothing is left of the image before the last tap, a UsageError with the size that it takes."""
+def _list_taps(name: str, module: nn.Module, modules: Sequence[str], size: int) -> tuple[Tap, ...]:
+    """Return `tap_shapes`; raises UsageError if the image is too small to reach the last tap."""
     try:
         return tap_shapes(module, modules, size)
-    except RuntimeError:
-        bare = deepcopy(module).to("meta")  # shapes only
-        least = bisect_left(range(LARGEST), True, lo=size, key=lambda side: _fits(bare, modules, side))
-        if least == LARGEST:
+    except RuntimeError as error:
+        if "input size" not in str(error):
             raise
         raise UsageError(
-            f"{name}: nothing is left of a {size}x{size} image before its last tap; give --size {least} or more"
+            f"{name}: nothing is left of a {size}x{size} image before its last tap; give a larger --size"
         ) from None
-
-
-def _fits(module: nn.Module, modules: Sequence[str], size: int) -> bool:
-    try:
-        run_taps(module, list(zip(modules, modules, strict=True)), torch.zeros(1, 3, size, size, device="meta"))
-    except RuntimeError:
-        return False
-    return True
 
 
 def parse_device(name: str) -> torch.device:
@@ -94,7 +80,7 @@ def parse_device(name: str) -> torch.device:
     return device
 
 
-def _compiled(module: nn.Module, taps: Sequence[Tap], example: Tensor, compute: str) -> nn.Module:
+def _compile(module: nn.Module, taps: Sequence[Tap], example: Tensor, compute: str) -> nn.Module:
     """Return a compiled network that returns its taps, run once; raises PosenetStoreError where torch can't compile it."""
     compiled = cast(nn.Module, torch.compile(cut_at_taps(module, taps)))
     try:
@@ -107,45 +93,46 @@ def _compiled(module: nn.Module, taps: Sequence[Tap], example: Tensor, compute: 
     return compiled
 
 
-def load_backbone(
-    name: str,
-    weights: str = "imagenet",
-    taps: str = "report",
-    device: str = "auto",
-    compute: str = "float32",
-    padding: str = ZEROS,
-    preprocess: str = "weights",
-    size: int | None = None,
-) -> Backbone:
-    """Return the frozen Backbone `name`; raises UsageError for unknown names, PosenetStoreError for broken weights.
+def load_backbone(spec: BackboneSpec) -> Backbone:
+    """Load a frozen torchvision network; raises UsageError for unknown names, PosenetStoreError for broken weights.
 
-    `compute` is one of `specs.COMPUTES`: the precision of convolutions (others than float32 by autocast), and whether the
-    network is compiled. In each of them batch normalisation is folded into the convolutions before it.
-    `padding` is the convolutions' (`padding.py`), `preprocess` and `size` are the input's
-    (`weights.change_input`); the parameters are the same for all.
+    `compute` is one of `specs.COMPUTES`: the precision of convolutions (by autocast unless float32), and whether the network
+    is compiled. Batch normalisation is always folded into the convolution before it. `padding` (see `padding`), `preprocess`
+    and `size` (see `weights.change_input`) leave the parameters as they are.
 
-    >>> backbone = load_backbone("pixels", device="cpu")
+    >>> backbone = load_backbone(BackboneSpec("pixels", device="cpu"))
     >>> {tap: tuple(value.shape) for tap, value in backbone.features(torch.zeros(2, 28, 28, 3, dtype=torch.uint8)).items()}
     {'f1': (2, 3, 28, 28)}
     """
-    where = parse_device(device)
-    check_compute(compute, where)
-    compute = "float32" if name == PIXELS else compute  # nothing is computed
-    modules = tap_modules(name, taps)
+    name, device = spec.name or "", parse_device(spec.device)
+    check_compute(spec.compute, device)
+    compute = "float32" if name == PIXELS else spec.compute  # pixels: nothing is computed
+    modules = tap_modules(name, spec.taps)
     check_backbone_name(name)
-    check_padding(name, padding)
-    found = change_input(load_weights(weights, name), preprocess, size)
-    module, digest = load_network(name, found)
-    module = replace_padding(drop_classifier(module), padding).eval().requires_grad_(False)
-    if taps not in TAP_SETS:
-        modules = order_modules(module, modules, found.preprocess.size)
-    shapes = _taps_of(name, module, modules, found.preprocess.size)
-    module = prepare_network(module.to(where), modules, compute)
+    check_padding(name, spec.padding)
+    weights = change_input(load_weights(spec.weights, name), spec.preprocess, spec.size)
+    module, digest = load_network(name, weights)
+    module = replace_padding(drop_classifier(module), spec.padding).eval().requires_grad_(False)
+    size = weights.preprocess.size
+    if spec.taps not in TAP_SETS:
+        modules = order_modules(module, modules, size)
+    taps = _list_taps(name, module, modules, size)
+    module = prepare_network(module.to(device), modules, compute)
     if is_compiled(compute):
-        side = found.preprocess.size
-        module = _compiled(module, shapes, torch.zeros(1, 3, side, side, device=where), compute)
-    kept_set = "" if name == PIXELS else taps if taps in TAP_SETS else ",".join(modules)
-    return Backbone(name, found.label, digest, kept_set, shapes, found.preprocess, module, where, compute, padding, found.kind)
+        module = _compile(module, taps, torch.zeros(1, 3, size, size, device=device), compute)
+    return Backbone(
+        name=name,
+        weights=weights.label,
+        weights_sha256=digest,
+        tap_set="" if name == PIXELS else spec.taps if spec.taps in TAP_SETS else ",".join(modules),
+        taps=taps,
+        preprocess=weights.preprocess,
+        module=module,
+        device=device,
+        compute=compute,
+        padding=spec.padding,
+        weights_kind=weights.kind,
+    )
 
 
 def wrap_backbone(
@@ -157,11 +144,11 @@ def wrap_backbone(
     device: str = "auto",
     weights_kind: str = TRAINED,
 ) -> Backbone:
-    """Return a network of one's own as a frozen Backbone: `module` takes float32 [B, 3, S, S] as `preprocess` says, `taps` are
-    names of its modules that return [B, C, H, W], in any order; `name` and `weights` name it in tables and folders;
-    `weights_kind` is "random" where nothing was trained.
+    """Wrap a copy of your own network as a frozen Backbone.
 
-    The module itself is left as it is. Raises UsageError for a tap that does not exist or returns no map.
+    `module` takes float32 [B, 3, S, S], preprocessed as `preprocess` says. `taps` are names of its modules that return
+    [B, C, H, W], in any order. `name` and `weights` appear in tables and folders; `weights_kind` is "random" for an
+    untrained network. Raises UsageError for a tap that does not exist or returns no map.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2))
     >>> backbone = wrap_backbone(net, "mine", ["2", "1"], Preprocess(32, 1 / 255, (0.5,) * 3, (0.5,) * 3))

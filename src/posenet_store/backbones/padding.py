@@ -1,4 +1,4 @@
-"""Other paddings for a trained network: pure surgery on its modules, the parameters stay as they are.
+"""Replace the padding of a trained network's modules; the parameters stay as they are.
 
 The paper's causal experiment (arXiv 2001.08248, Table 4) takes the zeros away from VGG's convolutions and
 keeps the weights. VGG is a chain of convolutions and unpadded poolings; in a ResNet two more things are padded:

@@ -1,4 +1,4 @@
-"""torchvision's networks and their parameters: built by name, downloaded, loaded or drawn; the only owner of torchvision."""
+"""Build torchvision's networks by name and give them parameters: downloaded, loaded or drawn at random."""
 
 import re
 import warnings
@@ -19,7 +19,7 @@ from posenet_store.state_dicts import unwrap_state_dict
 
 
 class _Pixels(nn.Module):
-    """No network at all: the preprocessed image is its only tap (the paper's "PosENet alone")."""
+    """The network that is none: the preprocessed image is its only tap (the paper's "PosENet alone")."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ def _imagenet_state(name: str) -> Mapping[str, Tensor]:
 
 
 def _load(module: nn.Module, state: Mapping[str, Tensor], name: str) -> None:
-    """Load `state`; parts of the network that no tap needs (its classifier) may be missing from it."""
+    """Give a network built on `meta` the parameters in `state`; a classifier that `state` lacks stays on `meta`."""
     own = module.state_dict()
     foreign = sorted(set(state) - set(own))
     wrong = sorted(key for key in set(state) & set(own) if state[key].shape != own[key].shape)
@@ -72,12 +72,20 @@ def _load(module: nn.Module, state: Mapping[str, Tensor], name: str) -> None:
     for problem, keys in (("has foreign entries", foreign), ("has entries of another shape", wrong), ("lacks", missing)):
         if keys:
             raise UsageError(f"the weights do not fit {name}: the file {problem}: {', '.join(keys[:3])} ({len(keys)} in all)")
-    own.update(state)  # `own` carries the version of each module, which MNASNet insists on and no safetensors file has
-    module.load_state_dict(own)
+    for key, value in own.items():  # `own` keeps each module's version, which MNASNet requires and safetensors lacks
+        if key in state:
+            own[key] = state[key].to(value.dtype)
+        elif key.endswith("num_batches_tracked"):
+            own[key] = torch.zeros_like(value, device="cpu")
+    module.load_state_dict(own, assign=True)
 
 
 def load_network(name: str, weights: Weights) -> tuple[nn.Module, str]:
-    """Return the network with its parameters, and their digest."""
+    """Build the network `name` with its parameters; return it and the digest of the parameters.
+
+    Only random weights are drawn; for others the network is built without memory (`meta`) and takes the loaded tensors. A
+    classifier that the weights lack stays on `meta`: remove it with `drop_classifier`.
+    """
     if name == PIXELS:
         return _Pixels(), state_digest({})
     if weights.seed is not None:
@@ -85,10 +93,11 @@ def load_network(name: str, weights: Weights) -> tuple[nn.Module, str]:
             torch.manual_seed(weights.seed)
             module = _build(name)
         return module, state_digest(module.state_dict())
-    found = _imagenet_state(name) if weights.state is None else weights.state
+    loaded = _imagenet_state(name) if weights.state is None else weights.state
     # torchvision's DenseNet files still say `denselayer1.norm.1.weight`, its modules `denselayer1.norm1.weight`
-    state = {re.sub(r"(\.denselayer\d+\.(?:norm|conv))\.([12]\.)", r"\1\2", key): value for key, value in found.items()}
-    module = _build(name)
+    state = {re.sub(r"(\.denselayer\d+\.(?:norm|conv))\.([12]\.)", r"\1\2", key): value for key, value in loaded.items()}
+    with torch.device("meta"):
+        module = _build(name)
     _load(module, state, name)
     return module, state_digest(state)
 

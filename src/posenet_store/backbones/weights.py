@@ -1,4 +1,4 @@
-"""From what the user types after `--weights` to parameters: imagenet, a file, hed, or random:SEED.
+"""Load network weights from ImageNet, a file, HED or a seed.
 
 Preprocessing belongs to the weights: torchvision's expect RGB with the ImageNet mean and deviation, HED's (trained in
 Caffe) BGR with a mean only.
@@ -80,7 +80,7 @@ def load_weights(source: str, backbone: str) -> Weights:
 
 
 def change_input(weights: Weights, preprocess: str = "weights", size: int | None = None) -> Weights:
-    """Return the weights with another input than theirs, which their label then says.
+    """Return the weights for another input than their own; the label says so.
 
     `preprocess` is weights (theirs) or unit ([0, 1] RGB, without mean and deviation, as the official code does); `size`
     is the side of the images in pixels. Raises UsageError for another word.

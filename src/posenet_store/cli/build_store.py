@@ -3,7 +3,6 @@
 import re
 import shutil
 import signal
-from dataclasses import astuple, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,7 @@ import click
 
 from posenet_store.cli.options import backbone_options, image_options, json_option, stores_option, workers_option
 from posenet_store.cli.output import describe_speed, format_bytes, format_time, print_above, print_json, printable, progress
-from posenet_store.errors import BuildError, PosenetStoreError, UsageError
+from posenet_store.errors import PosenetStoreError, UsageError
 from posenet_store.specs import DTYPES, FORMATS, LAYOUTS
 from posenet_store.store.chunking import row_bytes
 
@@ -68,14 +67,14 @@ def build_store(
     from posenet_store.extraction.distributed import Part
     from posenet_store.extraction.forward import default_batch_size
     from posenet_store.extraction.plan import estimate_build
-    from posenet_store.images.sources import load_image_set, make_absolute
+    from posenet_store.images.sources import load_image_set
     from posenet_store.images.synthetic import load_probes
 
     images = load_image_set(source, data_root).limited(limit)
     if images.ignored:
         shown = ", ".join(map(printable, images.ignored[:3])) + (", ..." if len(images.ignored) > 3 else "")
         click.echo(f"{len(images.ignored)} files are not images and are left out: {shown}", err=True)
-    backbone = load_backbone(*astuple(network))
+    backbone = load_backbone(network)
     plan = plan_store(images, backbone, layout, dtype, file_format=file_format)
     if plan_only:
         size = batch_size or default_batch_size(backbone, plan.spec.block_rows)
@@ -85,11 +84,12 @@ def build_store(
     if scheduler is not None:
         if part != (1, 1):
             raise click.UsageError("--scheduler distributes the parts itself; leave out --part")
-        if Path(network.weights).is_file():
-            network = replace(network, weights=str(Path(network.weights).resolve()))
-        job = Part(make_absolute(source), data_root and data_root.resolve(), limit, network, layout, dtype, file_format,
-                   root.resolve(), batch_size, max_unreadable, plan.spec.fingerprint, part)  # fmt: skip
-        _on_workers(job, len(plan.bounds), scheduler, workers)
+        build = Part(
+            source=source, data_root=data_root, limit=limit, backbone=network, layout=layout, dtype=dtype,
+            file_format=file_format, root=root, batch_size=batch_size, max_unreadable=max_unreadable,
+            fingerprint=plan.spec.fingerprint,
+        )  # fmt: skip
+        _build_on_workers(build, len(plan.bounds), scheduler, workers)
     sets = [images] if no_probes or source == "probes" else [load_probes(), images]
     for one in sets:
         chosen = plan if one is images else plan_store(one, backbone, layout, dtype, file_format=file_format)
@@ -102,24 +102,17 @@ def build_store(
         click.echo(outcome.path)
 
 
-def _on_workers(job: "Part", blocks: int, scheduler: str, workers: int | None) -> None:
-    """Build all parts on Dask workers; those that fail are reported, and what they committed stays."""
-    from posenet_store.extraction.distributed import build_part
-    from posenet_store.parallel.executors import count_workers, run_tasks
+def _build_on_workers(build: "Part", blocks: int, scheduler: str, workers: int | None) -> None:
+    """Build all parts on workers under a progress bar; a failed part is reported at once."""
+    from posenet_store.extraction.distributed import build_parts, split_build
 
-    count = min(blocks, count_workers(scheduler, workers))
-    parts = [replace(job, part=(number, count)) for number in range(1, count + 1)]
-    failed = 0
-    card = None if job.network.device == "cpu" else "GPU"
+    parts = split_build(build, blocks, scheduler, workers)
     with progress() as bars:
-        bar = bars.add_task(printable(f"{job.network.name} on {Path(job.source).name}"), total=count, unit="parts")
-        for part, outcome in run_tasks(build_part, parts, scheduler, workers, print_above(bars), card):
-            if isinstance(outcome, PosenetStoreError):
-                failed += 1
-                click.echo(f"part {part.part[0]}/{count} failed: {outcome}", err=True)
+        bar = bars.add_task(printable(f"{build.backbone.name} on {Path(build.source).name}"), total=len(parts), unit="parts")
+        for part, result in build_parts(parts, scheduler, workers, print_above(bars)):
+            if isinstance(result, PosenetStoreError):
+                click.echo(f"part {part.part[0]}/{part.part[1]} failed: {result}", err=True)
             bars.advance(bar)
-    if failed:
-        raise BuildError(f"{failed} of {count} parts failed; finished blocks are kept: rerun the command to continue")
 
 
 def _part(text: str) -> tuple[int, int]:

@@ -1,6 +1,6 @@
 """evaluate: score one head."""
 
-from dataclasses import astuple, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -81,7 +81,7 @@ def _store_of(
     made = {} if question else load_head(head)[1]
     if question and network.name is None:
         raise click.UsageError("an external head does not record its network: give --backbone")
-    frozen = load_backbone(*astuple(replace(network, name=network.name or made["backbone"])))
+    frozen = load_backbone(replace(network, name=network.name or made["backbone"]))
     images = load_image_set(source, data_root)
     layout = "native" if reads_all_channels(question.input if question else made["cell"]["input"]) else "aligned"
     plan = plan_store(images, frozen, layout, "float32")

@@ -1,6 +1,5 @@
 """verify: is every byte of a store what was written? If not, repair it."""
 
-from dataclasses import astuple
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,9 +11,7 @@ from posenet_store.cli.output import print_json, printable
 from posenet_store.errors import UsageError
 
 if TYPE_CHECKING:
-    from posenet_store.specs import StoreSpec
-
-DIFFERENCES = {"the images differ": "images_sha256", "the weights differ": "weights_sha256", "the taps differ": "taps"}
+    from posenet_store.store.verify import Damage
 
 
 @click.command()
@@ -55,8 +52,7 @@ def verify(
         how = "every byte" if deep or repair else "records and sizes; --deep checks every byte"
         click.echo(f"{store.rstrip('/').rsplit('/')[-1]}: {len(found)} faults ({how})", err=True)
     if found and repair and source is not None:
-        blocks = [one.block for one in found if one.block is not None]
-        _repair(Path(store).resolve(), source, data_root, (weights, device, batch_size), blocks)
+        _repair(Path(store).resolve(), source, data_root, found, weights, device, batch_size)
     elif found or _drifted(differences):
         raise click.exceptions.Exit(1)
 
@@ -71,9 +67,7 @@ def _differences(store: str, weights: str, device: str) -> dict[str, float]:
     plan = read_plan(open_files(store))
     if "probe" not in plan.provenance:
         raise UsageError(f"{store} has no probe on record: it was built before there were any")
-    return compare_samples(
-        plan.provenance["probe"], sample_taps(load_backbone(*astuple(plan.spec.backbone_spec(weights, device))))
-    )
+    return compare_samples(plan.provenance["probe"], sample_taps(load_backbone(plan.spec.backbone_spec(weights, device))))
 
 
 def _drifted(differences: dict[str, float]) -> bool:
@@ -85,29 +79,17 @@ def _drifted(differences: dict[str, float]) -> bool:
 
 
 def _repair(
-    store: Path, source: str, data_root: Path | None, how: tuple[str, str, int | None], blocks: list[int]
+    store: Path, source: str, data_root: Path | None, damage: "list[Damage]", weights: str, device: str, batch_size: int | None
 ) -> None:  # fmt: skip
-    """`how`: weights, device and batch size."""
+    """Compute damaged blocks again under a progress bar."""
     from posenet_store.backbones.load import load_backbone
-    from posenet_store.extraction.build import plan_store
+    from posenet_store.extraction.repair import prepare_repair
     from posenet_store.images.sources import load_image_set
     from posenet_store.store.access import StoreFiles
     from posenet_store.store.plan import read_plan
-    from posenet_store.store.writer import StoreWriter
 
     spec = read_plan(StoreFiles(store)).spec
     images = load_image_set(source, data_root)
-    weights, device, batch_size = how
-    network = load_backbone(*astuple(spec.backbone_spec(weights, device)))
-    plan = plan_store(images.limited(spec.rows), network, spec.layout, spec.dtype, spec.block_rows, spec.format)
-    _check_same(plan.spec, spec)
-    StoreWriter(StoreFiles(store), plan).unseal(blocks)
-    build_with_progress(images.limited(spec.rows), network, plan, store.parent, batch_size=batch_size, max_unreadable=1.0)
-
-
-def _check_same(given: "StoreSpec", recorded: "StoreSpec") -> None:
-    """Refuse to repair a store with other images or another network, and say which differ."""
-    differing = [what for what, key in DIFFERENCES.items() if getattr(given, key) != getattr(recorded, key)]
-    if given.fingerprint != recorded.fingerprint:
-        reason = ", ".join(differing) or "the fingerprints differ"
-        raise UsageError(f"these inputs are not the store's: {reason}; give what its build was given")
+    backbone = load_backbone(spec.backbone_spec(weights, device))
+    plan = prepare_repair(store, images, backbone, damage)
+    build_with_progress(images.limited(spec.rows), backbone, plan, store.parent, batch_size=batch_size, max_unreadable=1.0)

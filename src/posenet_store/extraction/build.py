@@ -1,6 +1,6 @@
-"""Extraction: run a backbone once over an image set and commit its taps to a store, block by block.
+"""Build a store: run a backbone once over an image set and commit its taps block by block.
 
-Everything runs at once, each stage at most a little ahead of the next, so memory does not grow with the images:
+All stages run at the same time, each at most two steps ahead of the next, so memory does not grow with the images:
 
     read, decode (threads, two batches ahead) -> forward -> copy into one of two block buffers
         -> encode (statistics, compression, digests: while the other buffer fills) -> write (while the next one is encoded)
@@ -22,6 +22,7 @@ from posenet_store.extraction.prefetch import Batch, decode_batches
 from posenet_store.extraction.reference_check import compare_samples, describe_drift, sample_taps
 from posenet_store.extraction.timing import StageTimer
 from posenet_store.images.image_set import ImageSet
+from posenet_store.images.synthetic import load_probes
 from posenet_store.provenance import collect_provenance
 from posenet_store.specs import StoreSpec
 from posenet_store.store.chunking import default_block_rows, row_order
@@ -80,7 +81,7 @@ def _check_quarantine(bad: Sequence[QuarantinedImage], rows: int, limit: float) 
         examples = "; ".join(f"{entry.image_id}: {entry.reason}" for entry in bad[:3])
         raise BuildError(
             f"{len(bad)} of {rows} images are unreadable, more than the {limit:.1%} allowed ({examples}). "
-            "Mend or remove them, or allow more: --max-unreadable 0.05"
+            "Fix or remove them, or allow more: --max-unreadable 0.05"
         )
 
 
@@ -92,6 +93,13 @@ def _check_drift(recorded: Plan, now: Plan) -> None:
             f"the network no longer gives what the store's first blocks hold: the probe image differs in {differing}; "
             f"they were made with {recorded.provenance.get('versions')}: go on with these, or move the store away"
         )
+
+
+def build_probe_store(backbone: Backbone, spec: StoreSpec, root: str | Path, *, batch_size: int | None = None) -> BuildResult:
+    """Build the store of the probe images (black, white, noise) with the network, layout, dtype and format of `spec`."""
+    images = load_probes()
+    plan = plan_store(images, backbone, spec.layout, spec.dtype, file_format=spec.format)
+    return build_store(images, backbone, plan, root, batch_size=batch_size)
 
 
 def select_part(blocks: Iterable[int], part: tuple[int, int]) -> list[int]:
@@ -108,21 +116,21 @@ def count_rows(plan: Plan, blocks: Iterable[int]) -> int:
     return sum(stop - start for start, stop in (plan.bounds[block] for block in blocks))
 
 
-def _arrived(flying: deque[tuple[Batch, Buffer, list[PendingBatch]]], at_most: int) -> Iterator[tuple[Batch, Buffer]]:
+def _wait_for(pending: deque[tuple[Batch, Buffer, list[PendingBatch]]], at_most: int) -> Iterator[tuple[Batch, Buffer]]:
     """Wait for the batches under way, the first ones first, until `at_most` are left."""
-    while len(flying) > at_most:
-        batch, buffer, flights = flying.popleft()
-        for flight in flights:
-            flight.wait()
+    while len(pending) > at_most:
+        batch, buffer, batches_under_way = pending.popleft()
+        for part_batch in batches_under_way:
+            part_batch.wait()
         yield batch, buffer
 
 
-def _computed(
+def _compute(
     batches: Iterable[Batch], forward: Forward, plan: Plan, buffers: Sequence[Buffer], clock: StageTimer, ahead: int
 ) -> Iterator[tuple[Batch, Buffer]]:
     """Yield batches whose features lie in their block's buffer, in order; up to `ahead` more are under way."""
     turn = itertools.cycle(buffers)
-    flying: deque[tuple[Batch, Buffer, list[PendingBatch]]] = deque()
+    pending: deque[tuple[Batch, Buffer, list[PendingBatch]]] = deque()
     buffer = buffers[0]
     for batch in batches:
         first = batch.start - plan.bounds[batch.block][0]
@@ -130,9 +138,9 @@ def _computed(
             buffer = next(turn)
             buffer.free(clock)
         targets = {name: array[first : first + len(batch.pixels)] for name, array in buffer.arrays.items()}
-        flying.append((batch, buffer, forward.launch(batch.pixels, batch.held(), targets)))
-        yield from _arrived(flying, ahead)
-    yield from _arrived(flying, 0)
+        pending.append((batch, buffer, forward.launch(batch.pixels, batch.valid, targets)))
+        yield from _wait_for(pending, ahead)
+    yield from _wait_for(pending, 0)
 
 
 def build_store(
@@ -150,8 +158,8 @@ def build_store(
     """Build or resume the store of `plan` below `root`, and seal it once no block is missing.
 
     `part` (i, n) extracts every n-th block from the i-th: parts may run in any order, on several machines, even twice.
-    `advance(n)` is called after n more images are computed, or were found safe; blocks that are complete are committed
-    whatever ends the build. `batch_size` None is `default_batch_size`. Raises BuildError if features do not fit the dtype
+    `advance(n)` is called after n more images are computed or found in the store. Complete blocks are committed even if
+    the build is interrupted. `batch_size` None is `default_batch_size`. Raises BuildError if features do not fit the dtype
     or more than `max_unreadable` of the images can't be read; what is committed stays.
     """
     watch = clock or StageTimer()
@@ -165,14 +173,14 @@ def build_store(
     advance(count_rows(plan, mine) - rows)
     if missing:
         size = batch_size or default_batch_size(backbone, plan.spec.block_rows)
-        bad = _extracted(images, backbone, writer, missing, size, max_unreadable, bad, advance, watch)
+        bad = _extract(images, backbone, writer, missing, size, max_unreadable, bad, advance, watch)
     left, speed = len(writer.missing()), watch.summary(rows)
     if not left and not writer.sealed:
         writer.seal(speed | collect_provenance())
     return BuildResult(writer.files.root, rows, left, speed["seconds"], tuple(bad), speed)
 
 
-def _extracted(
+def _extract(
     images: ImageSet,
     backbone: Backbone,
     writer: StoreWriter,
@@ -191,7 +199,7 @@ def _extracted(
         Committer(writer, clock) as committer,
         closing(decode_batches(images, plan, blocks, batch_size, clock, cuda)) as batches,
     ):
-        for batch, buffer in _computed(batches, forward, plan, buffers, clock, ahead=int(cuda)):
+        for batch, buffer in _compute(batches, forward, plan, buffers, clock, ahead=int(cuda)):
             start, stop = plan.bounds[batch.block]
             bad += batch.quarantined
             _check_quarantine(bad, plan.spec.rows, max_unreadable)

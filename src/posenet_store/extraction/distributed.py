@@ -1,57 +1,92 @@
-"""Parts of a build as tasks for Dask workers: each loads its inputs once a process and meets the others in the store."""
+"""Build a store in parts on several workers: each loads images and network once, and all write to the same store."""
 
-from dataclasses import astuple, dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
 from posenet_store.backbones.backbone import Backbone
 from posenet_store.backbones.load import load_backbone
-from posenet_store.errors import BuildError
+from posenet_store.errors import BuildError, PosenetStoreError
 from posenet_store.extraction.build import BuildResult, build_store, plan_store
 from posenet_store.images.image_set import ImageSet
-from posenet_store.images.sources import load_image_set
+from posenet_store.images.sources import load_image_set, make_absolute
+from posenet_store.parallel.executors import count_workers, run_tasks
 from posenet_store.parallel.worker import prepare_worker
 from posenet_store.specs import BackboneSpec
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Part:
-    """One part (i, n) of a build; paths must mean the same on every worker."""
+    """Part (i, n) of a build: all that a worker needs to load; paths must mean the same on every worker."""
 
     source: str
-    data_root: Path | None
-    limit: int | None
-    network: BackboneSpec
+    data_root: Path | None = None
+    limit: int | None = None
+    backbone: BackboneSpec
     layout: str
     dtype: str
     file_format: str
     root: Path
-    batch_size: int | None
-    max_unreadable: float
+    batch_size: int | None = None
+    max_unreadable: float = 0.01
     fingerprint: str
-    part: tuple[int, int]
+    part: tuple[int, int] = (1, 1)
+
+    def absolute(self) -> "Part":
+        """Return the part with absolute paths, for workers in other folders."""
+        weights, is_file = self.backbone.weights, Path(self.backbone.weights).is_file()
+        return replace(
+            self,
+            source=make_absolute(self.source),
+            data_root=self.data_root and self.data_root.resolve(),
+            backbone=replace(self.backbone, weights=str(Path(weights).resolve()) if is_file else weights),
+            root=self.root.resolve(),
+        )
 
 
-@lru_cache(maxsize=1)
-def _images(source: str, data_root: Path | None, limit: int | None) -> ImageSet:
-    return load_image_set(source, data_root).limited(limit)
+def split_build(build: Part, blocks: int, scheduler: str, workers: int | None = None) -> list[Part]:
+    """Split a build of `blocks` blocks into one part for each worker."""
+    count = min(blocks, count_workers(scheduler, workers))
+    return [replace(build.absolute(), part=(number, count)) for number in range(1, count + 1)]
 
 
-@lru_cache(maxsize=1)
-def _backbone(network: BackboneSpec) -> Backbone:
-    return load_backbone(*astuple(network))
+def build_parts(
+    parts: list[Part], scheduler: str, workers: int | None = None, announce: Callable[[str], None] = lambda line: None
+) -> Iterator[tuple[Part, BuildResult | PosenetStoreError]]:
+    """Build parts on workers and yield each with its result or error; raises BuildError at the end if one failed.
+
+    `scheduler` and `announce` are those of `parallel.executors.run_tasks`. Blocks that a failed part committed are kept.
+    """
+    resource = None if parts[0].backbone.device == "cpu" else "GPU"
+    failed = 0
+    for part, result in run_tasks(build_part, parts, scheduler, workers, announce, resource):
+        failed += isinstance(result, PosenetStoreError)
+        yield part, result
+    if failed:
+        raise BuildError(f"{failed} of {len(parts)} parts failed; finished blocks are kept: rerun the command to continue")
 
 
 def build_part(part: Part, threads: int) -> BuildResult:
-    """Build one part on `threads` threads; raises BuildError if this worker's images or weights are other ones."""
+    """Build one part on `threads` threads; raises BuildError if this worker finds other images or weights."""
     prepare_worker(threads)
-    images, backbone = _images(part.source, part.data_root, part.limit), _backbone(part.network)
+    images, backbone = _load_images(part.source, part.data_root, part.limit), _load_backbone(part.backbone)
     plan = plan_store(images, backbone, part.layout, part.dtype, file_format=part.file_format)
     if plan.spec.fingerprint != part.fingerprint:
         raise BuildError(
-            f"a worker finds other images or weights at {part.source} and {part.network.weights} than the command did "
+            f"a worker finds other images or weights at {part.source} and {part.backbone.weights} than the command did "
             f"(fingerprint {plan.spec.fingerprint[:8]} instead of {part.fingerprint[:8]})"
         )
     return build_store(
         images, backbone, plan, part.root, batch_size=part.batch_size, max_unreadable=part.max_unreadable, part=part.part
     )
+
+
+@lru_cache(maxsize=1)
+def _load_images(source: str, data_root: Path | None, limit: int | None) -> ImageSet:
+    return load_image_set(source, data_root).limited(limit)
+
+
+@lru_cache(maxsize=1)
+def _load_backbone(spec: BackboneSpec) -> Backbone:
+    return load_backbone(spec)

@@ -1,7 +1,7 @@
-"""Batches through a frozen network, and what a store holds of them into its buffers on the host: one path for CPU and CUDA.
+"""Run batches through a frozen network and copy a store's arrays to buffers on the host, on a CPU or on CUDA.
 
 On CUDA nothing here waits: pixels come from pinned memory, features are copied on a stream of their own while the next batch
-is computed, and `PendingBatch.wait` says when they have arrived. On a processor a batch has arrived when `launch` returns.
+is computed, and `PendingBatch.wait` says when they have arrived. On a CPU a batch has arrived when `launch` returns.
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ CPU_BATCH = 16
 
 
 def default_batch_size(backbone: Backbone, block_rows: int) -> int:
-    """Return the images a batch where the user does not say: 16 on a processor, a whole block on CUDA (halved where needed)."""
+    """Return the default number of images a batch: 16 on a CPU, a block on CUDA (halved if memory runs out)."""
     return block_rows if backbone.device.type == "cuda" else CPU_BATCH
 
 
@@ -51,9 +51,9 @@ class PendingBatch:
             check_range(name, low, high, self.dtype)
 
 
-def _extremes(values: Tensor, held: Tensor) -> Tensor:
+def _extremes(values: Tensor, valid: Tensor) -> Tensor:
     """Least and greatest of the rows that hold an image, float32 [2]; 0 if there is none."""
-    chosen = values if bool(held.all()) else values[held.to(values.device)]
+    chosen = values if bool(valid.all()) else values[valid.to(values.device)]
     if not chosen.numel():
         return torch.zeros(2, device=values.device)
     # the order in memory: a network that computes channels last would be copied first
@@ -69,20 +69,20 @@ class Forward:
         self._cuda = backbone.device.type == "cuda"
         self._copying = torch.cuda.Stream(backbone.device) if self._cuda else None
 
-    def launch(self, pixels: Tensor, held: Tensor, targets: Mapping[str, Tensor]) -> list[PendingBatch]:
-        """Compute uint8 [B, S, S, 3] into `targets` [B, C, H, W]; `held` bool [B] says which rows hold an image.
+    def launch(self, pixels: Tensor, valid: Tensor, targets: Mapping[str, Tensor]) -> list[PendingBatch]:
+        """Compute uint8 [B, S, S, 3] into `targets` [B, C, H, W]; `valid` bool [B] says which rows hold an image.
 
         Where memory runs out, the rest of the batch and later ones are computed in halves. Raises BuildError if it does
-        not suffice for one image. The targets may be read when `wait` of every flight has returned.
+        not suffice for one image. The targets may be read when `wait` of every batch has returned.
         """
-        flights: list[PendingBatch] = []
+        pending: list[PendingBatch] = []
         first = 0
         while first < len(pixels):
             size = min(self.limit or len(pixels), len(pixels) - first)
             part = slice(first, first + size)
-            flight = self._attempt(pixels[part], held[part], {name: target[part] for name, target in targets.items()})
-            if flight is not None:
-                flights.append(flight)
+            batch = self._attempt(pixels[part], valid[part], {name: target[part] for name, target in targets.items()})
+            if batch is not None:
+                pending.append(batch)
                 first += size
             elif size == 1:
                 raise BuildError(
@@ -92,32 +92,32 @@ class Forward:
                 self.limit = size // 2
                 if self._cuda:
                     torch.cuda.empty_cache()
-        return flights
+        return pending
 
-    def _attempt(self, pixels: Tensor, held: Tensor, targets: Mapping[str, Tensor]) -> PendingBatch | None:
+    def _attempt(self, pixels: Tensor, valid: Tensor, targets: Mapping[str, Tensor]) -> PendingBatch | None:
         """Return None if memory ran out: by then what the attempt held is free."""
         try:
-            return self._on_cuda(pixels, held, targets) if self._copying else self._on_cpu(pixels, held, targets)
+            return self._on_cuda(pixels, valid, targets) if self._copying else self._on_cpu(pixels, valid, targets)
         except torch.OutOfMemoryError:
             return None
 
     @torch.inference_mode()
-    def _on_cpu(self, pixels: Tensor, held: Tensor, targets: Mapping[str, Tensor]) -> PendingBatch:
+    def _on_cpu(self, pixels: Tensor, valid: Tensor, targets: Mapping[str, Tensor]) -> PendingBatch:
         with self._clock.busy("forward"):
             values = resample_taps(self._backbone.features(pixels), self._arrays)
         with self._clock.busy("copy"):
-            extremes = torch.stack([_extremes(value, held) for value in values.values()])
+            extremes = torch.stack([_extremes(value, valid) for value in values.values()])
             for name, target in targets.items():
                 target.copy_(values[name].to(target.dtype))  # cast where it lies, then half as much to lay out channels first
-        return self._flight(targets, extremes)
+        return self._pending(targets, extremes)
 
     @torch.inference_mode()
-    def _on_cuda(self, pixels: Tensor, held: Tensor, targets: Mapping[str, Tensor]) -> PendingBatch:
+    def _on_cuda(self, pixels: Tensor, valid: Tensor, targets: Mapping[str, Tensor]) -> PendingBatch:
         begun, computed, copying, copied = (torch.cuda.Event(enable_timing=True) for _ in range(4))
         begun.record()
         values = resample_taps(self._backbone.features(pixels), self._arrays)
         kind = next(iter(targets.values())).dtype
-        extremes = torch.stack([_extremes(value, held) for value in values.values()])
+        extremes = torch.stack([_extremes(value, valid) for value in values.values()])
         ready = {name: values[name].to(kind).contiguous() for name in targets}  # cast and laid out where it is fast
         computed.record()
         arrived = torch.empty(extremes.shape, pin_memory=True)
@@ -128,9 +128,9 @@ class Forward:
                 target.copy_(source, non_blocking=True)
                 source.record_stream(torch.cuda.current_stream())
             copied.record()
-        return self._flight(targets, arrived, (begun, computed, copying, copied))
+        return self._pending(targets, arrived, (begun, computed, copying, copied))
 
-    def _flight(
+    def _pending(
         self, targets: Mapping[str, Tensor], extremes: Tensor, events: tuple[torch.cuda.Event, ...] = ()
     ) -> PendingBatch:
         dtype = str(next(iter(targets.values())).dtype).removeprefix("torch.")

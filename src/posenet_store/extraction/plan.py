@@ -1,4 +1,4 @@
-"""What a build will cost on this machine, said before it runs: seconds, memory and bytes, measured on one batch."""
+"""Estimate what a build costs on this machine (seconds, memory and bytes) by running one batch."""
 
 from dataclasses import dataclass
 
@@ -19,7 +19,7 @@ from posenet_store.threads import count_cpus
 
 @dataclass(frozen=True)
 class Estimate:
-    """Of a whole build: seconds, the most bytes of host memory held, bytes on the disk."""
+    """Costs of a whole build: seconds, peak bytes of host memory, bytes on the disk."""
 
     seconds: float
     memory: int
@@ -27,9 +27,9 @@ class Estimate:
 
 
 def estimate_build(images: ImageSet, backbone: Backbone, plan: Plan, batch_size: int) -> Estimate:
-    """Read, compute, copy and compress one batch and say what the whole set will take.
+    """Estimate a build by reading, computing, copying and compressing one batch.
 
-    On CUDA the stages run beside each other and the slowest counts; on a processor they share it and add up.
+    On CUDA the stages overlap and the slowest counts; on a CPU they share the cores and add up.
     """
     clock, spec, loading = StageTimer(), plan.spec, peak_memory()
     forget_peak()  # what loading held for a moment is free by now
@@ -37,7 +37,7 @@ def estimate_build(images: ImageSet, backbone: Backbone, plan: Plan, batch_size:
     forward = Forward(backbone, spec.arrays, StageTimer())
     pixels = torch.zeros((count, spec.preprocess.size, spec.preprocess.size, 3), dtype=torch.uint8)
     targets = allocate_arrays(spec.arrays, count, spec.dtype, pinned=False)
-    held = torch.ones(count, dtype=torch.bool)
+    valid = torch.ones(count, dtype=torch.bool)
     for index in range(count):
         try:
             with clock.busy("decode", count_cpus()):
@@ -46,8 +46,8 @@ def estimate_build(images: ImageSet, backbone: Backbone, plan: Plan, batch_size:
             continue  # the build itself quarantines and reports it
     for watch in (StageTimer(), clock):  # the first pass sets up kernels
         with watch.busy("forward"):
-            for flight in forward.launch(pixels, held, targets):
-                flight.wait()
+            for batch in forward.launch(pixels, valid, targets):
+                batch.wait()
     with clock.busy("encode"):
         arrays = {name: target.numpy() for name, target in targets.items()}
         files = load_format(spec.format).encode_block(spec, 0, arrays, plan.ids[:count])

@@ -1,4 +1,4 @@
-"""From an image set to batches of pixels: threads read and decode ahead of the network."""
+"""Read and decode images into batches of pixels, on threads that work ahead of the network."""
 
 from collections import deque
 from collections.abc import Generator, Iterable
@@ -21,36 +21,31 @@ BATCHES_AHEAD = 2
 
 @dataclass(frozen=True)
 class Batch:
-    """Decoded images uint8 [n, S, S, 3] of rows [start, start + n) of one block, and why some could not be read."""
+    """Decoded images uint8 [n, S, S, 3] of rows [start, start + n) of one block; `valid` bool [n] is False where one failed."""
 
     block: int
     start: int
     pixels: Tensor
+    valid: Tensor
     quarantined: tuple[QuarantinedImage, ...]
 
     @property
     def stop(self) -> int:
         return self.start + len(self.pixels)
 
-    def held(self) -> Tensor:
-        """Return which rows hold an image, bool [n]."""
-        found = torch.ones(len(self.pixels), dtype=torch.bool)
-        found[[entry.row - self.start for entry in self.quarantined]] = False
-        return found
 
-
-def _read(images: ImageSet, plan: Plan, clock: StageTimer, place: Tensor, row: int) -> QuarantinedImage | None:
-    """Read one image into its place in a batch."""
+def _read(images: ImageSet, plan: Plan, clock: StageTimer, target: Tensor, row: int) -> QuarantinedImage | None:
+    """Read the image of a row into `target`, uint8 [S, S, 3]; return why it is quarantined, None if it is not."""
     index, size, workers = plan.order[row], plan.spec.preprocess.size, count_cpus()
     try:
         if isinstance(images.read, FileReader):
             with clock.busy("read", workers):
                 data = images.read.fetch(index)
             with clock.busy("decode", workers):
-                place.numpy()[:] = decode(data, size)
+                target.numpy()[:] = decode(data, size)
         else:
             with clock.busy("decode", workers):
-                place.numpy()[:] = images.read(index, size)
+                target.numpy()[:] = images.read(index, size)
     except ImageError as error:
         return QuarantinedImage(row, plan.ids[row], str(error))
     return None
@@ -61,19 +56,20 @@ def decode_batches(
 ) -> Generator[Batch]:
     """Yield the batches of `blocks` in order; threads decode two batches ahead, so memory does not grow.
 
-    A batch never crosses a block, so what a row is computed with does not depend on where a build was resumed. Closing the
-    generator ends its threads.
+    A batch never crosses a block, so a resumed build computes each row in the same batch. Closing the generator ends its
+    threads.
     """
     watch, size = clock or StageTimer(), plan.spec.preprocess.size
     spans = [(b, row, min(row + batch_size, plan.bounds[b][1])) for b in blocks for row in range(*plan.bounds[b], batch_size)]
     waiting: deque[tuple[int, int, Tensor, list[Future[QuarantinedImage | None]]]] = deque()
     with ThreadPoolExecutor(count_cpus()) as pool:
 
-        def taken() -> Batch:
+        def collect() -> Batch:
             block, start, pixels, futures = waiting.popleft()
             with watch.busy("images"):
                 results = [future.result() for future in futures]
-            return Batch(block, start, pixels, tuple(result for result in results if result is not None))
+            valid = torch.tensor([result is None for result in results])
+            return Batch(block, start, pixels, valid, tuple(result for result in results if result is not None))
 
         try:
             for block, start, stop in spans:
@@ -82,8 +78,8 @@ def decode_batches(
                 futures = [pool.submit(_read, images, plan, watch, pixels[row - start], row) for row in rows]
                 waiting.append((block, start, pixels, futures))
                 if len(waiting) > BATCHES_AHEAD:
-                    yield taken()
+                    yield collect()
             while waiting:
-                yield taken()
+                yield collect()
         finally:
             pool.shutdown(cancel_futures=True)

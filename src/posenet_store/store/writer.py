@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from math import isfinite
+from math import isfinite, nan
 from pathlib import Path
 from typing import Any
 
@@ -190,10 +190,12 @@ class StoreWriter:
         return [block for block in range(len(self.plan.bounds)) if self.record(block) is None]
 
     def encode(self, block: int, arrays: Mapping[str, NDArray[Any]], quarantined: Sequence[QuarantinedImage]) -> "EncodedBlock":
-        """Turn a block's arrays into the bytes and the record that `write` puts on the disk; nothing is written."""
+        """Encode a block's arrays to the files and the record for `write`; rows of quarantined images are set to NaN."""
         start, stop = self.plan.bounds[block]
-        unreadable = {entry.row for entry in quarantined}
-        rows = [row - start for row in range(start, stop) if row not in unreadable]
+        unreadable = [entry.row - start for entry in quarantined]
+        for array in arrays.values():
+            array[unreadable] = nan
+        rows = [row for row in range(stop - start) if row not in unreadable]
         kind, spec = load_format(self.plan.spec.format), self.plan.spec
         files = kind.encode_block(spec, block, arrays, self.plan.ids[start:stop])
         places = [(name, row) for name in arrays for row in rows]

@@ -1,0 +1,33 @@
+"""Repair and the probes' store from Python."""
+
+from pathlib import Path
+
+import pytest
+
+from posenet_store.errors import UsageError
+from posenet_store.extraction.build import build_probe_store
+from posenet_store.extraction.repair import repair_store
+from posenet_store.images.image_set import load_folder
+from posenet_store.store.reader import open_store
+from posenet_store.store.verify import find_damage
+from tests.support.small import built_store, contents, folder, tiny_backbone, write_images
+
+
+def test_a_damaged_block_is_computed_again(tmp_path: Path) -> None:
+    images, backbone = load_folder(write_images(tmp_path / "photos", 10)), tiny_backbone()
+    store = folder(built_store(tmp_path / "stores", images, backbone))
+    before = contents(store)
+    victim = max((path for path in (store / "data.zarr/f1").glob("c.*")), key=lambda path: path.name)
+    victim.write_bytes(b"x" + victim.read_bytes()[1:])
+    with pytest.raises(UsageError, match="weights"):
+        repair_store(store, images, tiny_backbone(seed=1))
+    assert len(list(find_damage(store, deep=True))) > 0
+    assert repair_store(store, images, backbone, batch_size=2).extracted == 2
+    assert (list(find_damage(store, deep=True)), contents(store)) == ([], before)
+
+
+def test_the_probes_get_a_store_like_another_one(tmp_path: Path) -> None:
+    reader = built_store(tmp_path, load_folder(write_images(tmp_path / "photos", 5)), tiny_backbone(), "readout", "float16")
+    probes = open_store(build_probe_store(tiny_backbone(), reader.spec, tmp_path).path)
+    assert (probes.spec.rows, probes.spec.layout, probes.spec.dtype) == (3, "readout", "float16")
+    assert probes.spec.network_key == reader.spec.network_key
