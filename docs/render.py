@@ -160,17 +160,17 @@ def draw_packages(layers: Sequence[Sequence[str]]) -> str:
     source = ROOT / "src/posenet_store"
     packages = [layer for layer in layers if all((source / name).is_dir() for name in layer)]
     modules = [name for layer in layers[len(packages) :] for name in layer]
-    width, height, gap = 1000, 96, 12
+    width, gap = 1000, 12
     parts: list[str] = []
-    for level, layer in enumerate(packages):
-        box = (width - gap * (len(layer) + 1)) / len(layer)
+    top = gap
+    for layer in packages:
+        box, height = (width - gap * (len(layer) + 1)) / len(layer), 60 if len(layer) < 3 else 94
         for number, name in enumerate(layer):
             question = re.split(r"(?<=[.?]) ", read_docstring(source / name / "__init__.py"))[0]
-            parts += draw_box(gap + number * (box + gap), gap + level * (height + gap), box, height, name, question)
-    parts += draw_box(
-        gap, gap + len(packages) * (height + gap), width - 2 * gap, 60, "modules that all may use", ", ".join(modules)
-    )
-    total = gap + len(packages) * (height + gap) + 60 + gap
+            parts += draw_box(gap + number * (box + gap), top, box, height, name, question)
+        top += height + gap
+    parts += draw_box(gap, top, width - 2 * gap, 60, "modules that all may use", ", ".join(modules))
+    total = top + 60 + gap
     head = (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {total}" font-family="sans-serif" text-anchor="middle">'
     )
