@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test check docs bench science torture
+.PHONY: demo test test-system check docs bench science torture
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -25,8 +25,13 @@ demo: $(STAMP)  ## Table 2 and Figures 3-5 from real trained features, in under 
 	@$(BIN)/python cli.py report $(addprefix runs/,$(DEMO_SWEEPS)) --out runs/demo/report.html
 	@echo "Open runs/demo/report.html in a browser."
 
-test: $(STAMP)  ## all tests, docstring examples included
-	$(BIN)/pytest
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile
+
+test: $(STAMP)  ## unit tests and docstring examples, with coverage
+	$(PYTEST) -m "not system" --cov --cov-report=
+
+test-system: $(STAMP)  ## real processes, disks, Slurm, browser and nginx
+	$(PYTEST) -m system
 
 check: $(STAMP)  ## lint, format, types
 	$(BIN)/ruff check .

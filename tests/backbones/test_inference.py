@@ -107,6 +107,7 @@ def test_float16_is_refused_on_a_processor() -> None:
     check_compute("float16+compile", torch.device("cuda"))
 
 
+@pytest.mark.system
 def test_a_compiled_network_is_the_plain_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """Through dynamo alone: code generation is torch's own, and takes a minute."""
     compiler = torch.compile

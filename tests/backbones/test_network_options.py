@@ -38,6 +38,7 @@ def test_the_options_are_in_the_networks_name_and_in_the_stores_spec(home: Path)
     assert spec["preprocess"]["std"] == [1.0, 1.0, 1.0]
 
 
+@pytest.mark.system
 def test_dask_workers_build_the_same_store(home: Path) -> None:
     words = ("--images", home / "pictures", "--stores", home / "dask", "--device", "cpu", "--no-probes")
     done = typed("build-store", *NETWORK, *words, "--scheduler", "local", "--workers", "1")

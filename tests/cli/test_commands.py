@@ -141,6 +141,7 @@ def test_evaluate_on_a_store_and_on_an_image(home: Path) -> None:
     assert "image000" in image.stdout, image.output
 
 
+@pytest.mark.system
 def test_sweep_runs_without_torchvision_and_without_the_images(home: Path, tmp_path: Path) -> None:
     """A machine that only reads stores: torchvision can't be imported and the image folder is gone."""
     blocked = tmp_path / "blocked/torchvision"
@@ -263,6 +264,7 @@ def test_a_full_disk_is_one_sentence(home: Path, monkeypatch: pytest.MonkeyPatch
     assert cli(*words).exit_code == 0
 
 
+@pytest.mark.system
 def test_ctrl_c_stops_with_a_sentence_and_the_same_command_resumes(tmp_path: Path) -> None:
     write_images(tmp_path / "photos", 200)
     words: Words = ["build-store", "--images", tmp_path / "photos", "--stores", tmp_path / "stores", "--backbone", "resnet18",
@@ -284,6 +286,7 @@ def test_ctrl_c_stops_with_a_sentence_and_the_same_command_resumes(tmp_path: Pat
     assert resumed["extracted"] == 200 - 64 * committed
 
 
+@pytest.mark.system
 def test_parts_meet_in_one_store(tmp_path: Path) -> None:
     write_images(tmp_path / "photos", 150)
     words: Words = ["build-store", "--images", tmp_path / "photos", "--backbone", "pixels", "--no-probes"]
@@ -302,6 +305,7 @@ def test_parts_meet_in_one_store(tmp_path: Path) -> None:
     assert ids[0] == ids[1]
 
 
+@pytest.mark.system
 def test_sigterm_ends_with_143_and_the_same_command_resumes(tmp_path: Path) -> None:
     write_images(tmp_path / "photos", 200)
     words: Words = ["build-store", "--images", tmp_path / "photos", "--stores", tmp_path / "stores", "--backbone", "resnet18",

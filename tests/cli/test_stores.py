@@ -31,6 +31,7 @@ def store(photos: Path) -> Path:
     return Path(result.stdout.splitlines()[-1])
 
 
+@pytest.mark.system
 def test_dask_workers_build_the_same_store(tmp_path: Path) -> None:
     """600 images, three blocks: both workers get some."""
     photos = write_images(tmp_path / "photos", 600)
@@ -44,6 +45,7 @@ def test_dask_workers_build_the_same_store(tmp_path: Path) -> None:
     assert contents(Path(there.stdout.splitlines()[-1])) == contents(Path(alone.stdout.splitlines()[-1]))
 
 
+@pytest.mark.system
 def test_a_part_that_fails_is_reported_and_the_build_is_not_sealed(photos: Path, tmp_path: Path) -> None:
     folder = write_images(tmp_path / "photos", 6)
     (folder / "image002.png").write_bytes(b"")
@@ -55,6 +57,7 @@ def test_a_part_that_fails_is_reported_and_the_build_is_not_sealed(photos: Path,
     assert not list(tmp_path.glob("stores/*/manifest.json"))
 
 
+@pytest.mark.system
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -137,6 +137,7 @@ built_store(Path(stores), slow, tiny_backbone(), file_format=file_format)
 """
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("file_format", ["zarr", "hdf5"])
 def test_a_killed_build_resumes_to_the_same_bytes(tmp_path: Path, file_format: str) -> None:
     folder = write_images(tmp_path / "photos", 38)

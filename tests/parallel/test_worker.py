@@ -11,6 +11,8 @@ import sys
 import numpy as np
 import torch
 
+import pytest
+
 from posenet_store.parallel.worker import prepare_worker
 
 if sys.argv[1] == "prepared":
@@ -31,6 +33,7 @@ def in_nanny(word: str) -> tuple[int, int]:
     return faults, threads
 
 
+@pytest.mark.system
 def test_freed_memory_is_used_again_and_threads_are_what_the_task_says() -> None:
     faults, threads = in_nanny("prepared")
     assert threads == 1

@@ -74,6 +74,7 @@ def test_an_epoch_is_every_readable_row_once(reader: Reader, batch_size: int, sh
     assert (order == sorted(order)) is not shuffle
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("context", ["fork", "spawn", "forkserver"])
 @pytest.mark.parametrize("file_format", FORMATS)
 def test_workers_share_an_epoch_however_they_are_started(stores: dict[str, Reader], context: str, file_format: str) -> None:

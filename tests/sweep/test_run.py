@@ -149,6 +149,7 @@ def test_a_store_that_changed_since_planning_is_refused(root: Path, tmp_path: Pa
         run_pass(replace(task, train=folder(other)), tmp_path / "run", 1)
 
 
+@pytest.mark.system
 def test_local_workers_give_the_same_numbers(root: Path, run: Path, tmp_path: Path) -> None:
     run_sweep(SPEC, planned(root), tmp_path / "run", scheduler="local", workers=2)
     ours, theirs = (
