@@ -13,7 +13,6 @@ import sys
 import numpy as np
 import torch
 
-import pytest
 
 from posenet_store.parallel.worker import prepare_worker
 
