@@ -66,11 +66,20 @@ def read_meanings(docstring: str) -> dict[str, str]:
     return meanings
 
 
+def matches(key: str, name: str) -> bool:
+    """Return whether a ratio is meant by a name or by a pattern such as `batch_variance_N` or `simulated_gpu_*`.
+
+    >>> matches("batch_variance_N", "batch_variance_4"), matches("report_1", "report_15")
+    (True, False)
+    """
+    return re.fullmatch(re.sub(r"\*$", r"\\w*", re.sub(r"N$", r"\\d+", key)), name) is not None
+
+
 def find_meaning(name: str, meanings: Mapping[str, str]) -> str:
-    """Return the meaning of a ratio: its own, or that of a pattern such as `batch_variance_N` or `simulated_gpu_*`."""
+    """Return the meaning of a ratio, empty if the docstring has none."""
     for key in (name, *meanings):
-        if key in meanings and re.fullmatch(re.sub(r"\*$", r"\\w*", re.sub(r"N$", r"\\d+", key)), name):
-            return meanings[key].replace("|", r"\|")
+        if key in meanings and matches(key, name):
+            return meanings[key].rstrip(",").replace("|", r"\|")
     return ""
 
 
@@ -91,6 +100,8 @@ def render_result(name: str, result: Result) -> str:
         "",
         *(re.sub(r"(?<=[.?]) (?=[A-Z])", "\n", text) + "\n" for text in prose),
     ]
+    others = [key for key in meanings if not any(matches(key, name) for name in result["ratios"])]
+    lines += [*(f"- `{key}`: {meanings[key]}" for key in others if meanings[key]), ""] if others else []
     lines += [measured, f"Run it again with `make bench NAME={name}`.", "", "| ratio | value | meaning |", "|---|---|---|"]
     for key, value in result["ratios"].items():
         lines.append(f"| `{key}` | {format_number(value)} | {find_meaning(key, meanings)} |")
