@@ -57,11 +57,12 @@ def test_a_part_that_fails_is_reported_and_the_build_is_not_sealed(photos: Path,
     assert not list(tmp_path.glob("stores/*/manifest.json"))
 
 
-@pytest.mark.system
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--scheduler", "tcp://127.0.0.1:1"], "no Dask scheduler answers at tcp://127.0.0.1:1"),
+        pytest.param(
+            ["--scheduler", "tcp://127.0.0.1:1"], "no Dask scheduler answers at tcp://127.0.0.1:1", marks=pytest.mark.system
+        ),
         (["--scheduler", "cluster"], "unknown scheduler 'cluster'"),
         (["--scheduler", "local", "--part", "1/2"], "leave out --part"),
     ],

@@ -101,6 +101,7 @@ def _read_in_child(reader: Reader, answers: "multiprocessing.SimpleQueue[str]") 
         answers.put(str(error))
 
 
+@pytest.mark.system
 @pytest.mark.skipif(sys.platform == "win32", reason="no fork")
 def test_a_fork_is_an_error_that_says_what_to_do_not_a_hang(url: str) -> None:
     answers: multiprocessing.SimpleQueue[str] = multiprocessing.get_context("fork").SimpleQueue()

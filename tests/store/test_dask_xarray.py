@@ -34,7 +34,7 @@ def reader(request: pytest.FixtureRequest, images: ImageSet, tmp_path_factory: p
     return open_store(build_store(images, backbone, plan, tmp_path_factory.mktemp("store"), max_unreadable=0.2).path)
 
 
-@pytest.mark.parametrize("scheduler", ["synchronous", "threads", "processes"])
+@pytest.mark.parametrize("scheduler", ["synchronous", "threads", pytest.param("processes", marks=pytest.mark.system)])
 def test_a_dask_array_holds_the_rows_a_chunk_a_block(reader: Reader, scheduler: str) -> None:
     array = reader.dask("f2")
     assert (array.shape, array.dtype, array.chunks[0]) == ((ROWS, 12, 8, 8), np.dtype("float16"), (4, 4, 4, 2))

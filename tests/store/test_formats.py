@@ -156,6 +156,7 @@ def test_plain_h5py_reads_the_parts_without_a_plugin(readers: dict[str, Reader])
         assert [axis.label for axis in part["f1"].dims] == ["image", "channel", "y", "x"]
 
 
+@pytest.mark.system
 def test_zarr_stores_do_not_need_h5py(readers: dict[str, Reader]) -> None:
     code = (
         "import sys; sys.modules['h5py'] = None; from posenet_store import open_store; open_store(sys.argv[1]).read('f1', 0, 2)"

@@ -143,6 +143,7 @@ def test_a_store_without_write_permission_is_read(reader: Reader, tmp_path: Path
             path.chmod(0o755)
 
 
+@pytest.mark.system
 def test_a_store_on_a_disk_that_is_mounted_read_only_is_read(reader: Reader, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()

@@ -112,7 +112,7 @@ def test_the_process_groups_rank_is_found_and_travels(reader: Reader, tmp_path: 
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 3 worker processes")
-@pytest.mark.parametrize("workers", [0, 1, 2, 3])
+@pytest.mark.parametrize("workers", [0, *(pytest.param(count, marks=pytest.mark.system) for count in (1, 2, 3))])
 def test_an_epoch_goes_on_from_any_position(reader: Reader, workers: int) -> None:
     context = "fork" if workers else None
     whole = rows_of(loaded(reader.torch(["f3"], 5, seed=2, epoch=1), workers, context))

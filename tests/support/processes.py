@@ -82,12 +82,12 @@ class DaskProcesses:
         """Start the scheduler, for the first time or again, and wait until it listens."""
         port = self.address.rpartition(":")[2]
         process = self._start("scheduler", "--host", "127.0.0.1", "--port", port)
-        assert waited(lambda: _listens(int(port)), 30)
+        assert waited(lambda: _listens(int(port)), 60)
         return process
 
     def worker(self, *options: str, folder: Path = HERE) -> subprocess.Popen[str]:
         """Start a worker of one thread, in `folder`."""
-        words = ("worker", self.address, "--nthreads", "1", "--host", "127.0.0.1", "--death-timeout", "30", *options)
+        words = ("worker", self.address, "--nthreads", "1", "--host", "127.0.0.1", "--death-timeout", "60", *options)
         return self._start(*words, folder=folder)
 
     def _start(self, name: str, *words: str, folder: Path = HERE) -> subprocess.Popen[str]:

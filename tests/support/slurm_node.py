@@ -68,18 +68,18 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
             try:
                 for command in daemons:
                     running.append(subprocess.Popen(command, stdout=log, stderr=log))
-                    waited((home / "munge.socket").exists, 5)
-                if not waited(lambda: "idle" in _nodes(), 20):
+                    waited((home / "munge.socket").exists, 30)
+                if not waited(lambda: "idle" in _nodes(), 60):
                     last = (home / "daemons.log").read_text(errors="replace").splitlines()[-5:]
                     pytest.skip(f"Slurm does not start here: {' | '.join(last)}")
                 yield
                 slurm("scancel", "--me")
-                waited(lambda: not slurm("squeue", "--noheader"), 20)
+                waited(lambda: not slurm("squeue", "--noheader"), 60)
             finally:
                 for process in reversed(running):
                     process.terminate()
                 for process in running:
-                    process.wait(timeout=20)
+                    process.wait(timeout=60)
 
 
 def _nodes() -> str:

@@ -86,7 +86,7 @@ def test_what_is_read_is_counted_once(root: Path) -> None:
     assert reader.counter.bytes >= 11 * row_bytes(reader.spec, ["aligned"]) + 5 * row_bytes(reader.spec, ["f1", "f2"])
 
 
-@pytest.mark.parametrize("scheduler", ["inline", "local"])
+@pytest.mark.parametrize("scheduler", ["inline", pytest.param("local", marks=pytest.mark.system)])
 def test_a_sweep_shows_how_it_stands_and_leaves_nothing_behind(
     root: Path, tmp_path: Path, scheduler: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

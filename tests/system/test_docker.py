@@ -160,7 +160,7 @@ def test_a_reader_reads_a_store_through_the_web_server(tmp_path: Path) -> None:
     server = subprocess.Popen([nginx, "-c", str(tmp_path / "nginx.conf"), "-g", more], text=True, stderr=subprocess.DEVNULL)
     url = f"http://127.0.0.1:{port}"
     try:
-        assert waited(lambda: status(f"{url}/healthy") == 200, 10)
+        assert waited(lambda: status(f"{url}/healthy") == 200, 60)
         there = open_store(f"{url}/{here.name}")
         assert (there.read("f1", 0, 14) == here.read("f1", 0, 14)).all()
         assert status(f"{url}/.half.tmp") == 404
@@ -168,7 +168,7 @@ def test_a_reader_reads_a_store_through_the_web_server(tmp_path: Path) -> None:
         assert status(f"{url}/../../etc/passwd") in (400, 404)
     finally:
         server.terminate()  # the master ends its workers; killed, it would leave them, or replace those killed before it
-        server.wait(timeout=20)
+        server.wait(timeout=60)
 
 
 def status(url: str, method: str = "GET") -> int:

@@ -152,7 +152,7 @@ def test_an_address_is_used_and_threads_are_shared_among_tasks() -> None:
 def test_workers_that_announce_a_card_get_the_tasks_that_ask_for_one() -> None:
     with DaskProcesses() as dask:
         dask.worker()
-        assert waited(lambda: count_workers(dask.address) == 1 and list(run_tasks(cards, [0], dask.address)) == [(0, {})], 30)
+        assert waited(lambda: count_workers(dask.address) == 1 and list(run_tasks(cards, [0], dask.address)) == [(0, {})], 60)
         assert list(run_tasks(cards, [0], dask.address, resource="GPU")) == [(0, {})]  # nobody has one
         dask.worker("--resources", "GPU=1")
         with distributed.Client(dask.address) as client:

@@ -209,7 +209,7 @@ def test_a_builder_that_is_overtaken_does_no_harm(lab: Lab) -> None:
 
     def overtake(count: int) -> None:
         if count and not seen:
-            assert waited((lab.root / lab.sound.name / "commits/b00000.json").exists, 30)
+            assert waited((lab.root / lab.sound.name / "commits/b00000.json").exists, 60)
             assert lab.build(lab.root) == 10
         if count:
             seen.append(lab.whole(lab.root / lab.sound.name))

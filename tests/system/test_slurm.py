@@ -46,7 +46,7 @@ def sweep(lab: Path, spec: str, name: str, *words: str) -> "subprocess.Popen[str
 
 def finished(process: "subprocess.Popen[str]") -> str:
     """Standard error of a sweep that ends well."""
-    _, errors = process.communicate(timeout=90)
+    _, errors = process.communicate(timeout=180)
     assert process.returncode == 0, errors
     return errors
 
@@ -64,7 +64,7 @@ def test_slurm_jobs_give_the_results_of_inline_and_end_with_the_sweep(lab: Path)
     errors = finished(sweep(lab, SHORT, "jobs", "--scheduler", "slurm:slurm.toml"))
     assert f"2 Slurm jobs submitted (squeue --me); their output: {lab}/logs" in errors
     assert len(list((lab / "logs").glob("*.err"))) == 2
-    assert waited(lambda: not slurm("squeue", "--noheader"), 20)
+    assert waited(lambda: not slurm("squeue", "--noheader"), 60)
     finished(sweep(lab, SHORT, "here", "--scheduler", "inline"))
     assert len(rows(lab / "here")) == 2
     assert rows(lab / "jobs") == pytest.approx(rows(lab / "here"), rel=1e-9)
@@ -84,11 +84,11 @@ def test_a_store_is_built_in_jobs(lab: Path) -> None:
 def test_a_cancelled_job_is_replaced(lab: Path) -> None:
     """One job at a time; it is cancelled when one of three passes is done."""
     process = sweep(lab, LONG.format(4000), "cancelled", "--scheduler", "slurm:slurm.toml", "--workers", "1")
-    assert waited(lambda: any((lab / "cancelled/cells").glob("*.json")), 60)
+    assert waited(lambda: any((lab / "cancelled/cells").glob("*.json")), 120)
     (job,) = slurm("squeue", "--noheader", "--states=R", "--format=%A").split()
     slurm("scancel", job)
     assert len(list((lab / "cancelled/cells").glob("*.json"))) < 3
-    assert waited(lambda: bool(set(slurm("squeue", "--noheader", "--format=%A").split()) - {job}), 30)
+    assert waited(lambda: bool(set(slurm("squeue", "--noheader", "--format=%A").split()) - {job}), 60)
     finished(process)
     assert len(rows(lab / "cancelled")) == 3
 
@@ -96,10 +96,10 @@ def test_a_cancelled_job_is_replaced(lab: Path) -> None:
 @pytest.mark.usefixtures("cluster")
 def test_a_killed_driver_leaves_no_job_and_the_same_command_does_the_rest(lab: Path) -> None:
     process = sweep(lab, LONG.format(4001), "killed", "--scheduler", "slurm:slurm.toml", "--workers", "1")
-    assert waited(lambda: any((lab / "killed/cells").glob("*.json")), 60)
+    assert waited(lambda: any((lab / "killed/cells").glob("*.json")), 120)
     process.kill()
     process.communicate()
-    assert waited(lambda: not slurm("squeue", "--noheader"), 30)
+    assert waited(lambda: not slurm("squeue", "--noheader"), 60)
     before = {path: path.stat().st_mtime_ns for path in (lab / "killed/cells").glob("*.json")}
     errors = finished(sweep(lab, LONG.format(4001), "killed", "--scheduler", "local", "--workers", "1"))
     assert f"{3 - len(before)} heads trained, {len(before)} were finished before" in errors

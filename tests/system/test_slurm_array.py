@@ -104,13 +104,13 @@ def test_an_array_cancelled_half_way_and_submitted_again_makes_the_store_of_one_
     job = submit(lab, "cancelled")
     assert waited(lambda: commits(lab, "cancelled") > 0, 120), logs(lab, "cancelled")
     slurm("scancel", job)
-    assert waited(lambda: not queued(job), 30)
+    assert waited(lambda: not queued(job), 60)
     (store,) = (lab / "cancelled").iterdir()
     assert 0 < commits(lab, "cancelled") < 4
     assert not (store / "manifest.json").exists()
     before = {path: path.stat().st_mtime_ns for path in store.glob("commits/*.json")}
     again = submit(lab, "cancelled")
-    assert waited(lambda: not queued(again), 90)
+    assert waited(lambda: not queued(again), 180)
     assert {path: path.stat().st_mtime_ns for path in before} == before  # nothing was done twice
     same_as_plain(lab, "cancelled")
 
