@@ -69,7 +69,7 @@ def replace_atomically(path: Path) -> Iterator[Path]:
     Raises StoreError if a folder is in the file's place: it is somebody's, and not removed.
     """
     if path.is_dir():
-        raise StoreError(f"{path} is a folder where a file belongs; move it away and type the same command again")
+        raise StoreError(f"{path} is a folder where a file belongs; move it away and rerun the command")
     if not path.parent.is_dir():
         path.parent.mkdir(parents=True, exist_ok=True)
         fsync(path.parent.parent)

@@ -1,4 +1,4 @@
-"""Every damage once: never silent, listed by `verify --deep`, and put right to the store that nothing ever happened to.
+"""Every damage once: never silent, listed by `verify --deep`, and repaired to the store that nothing ever happened to.
 
 docs/faults.md says the same for people; faults while a store is built are in test_faults_of_builds.py.
 """
@@ -84,8 +84,8 @@ class Fault(NamedTuple):
     mended: str
 
 
-AGAIN, REPAIR, NOTHING = "the same build-store command", "verify --repair", "nothing to do"
-AWAY = "move the folder away, the same build-store command"
+AGAIN, REPAIR, NOTHING = "rerun the build-store command", "verify --repair", "nothing to do"
+AWAY = "move the folder away and rerun the build-store command"
 HARMLESS = "nothing"
 BROKEN = "is not valid JSON|was edited or damaged|does not match its own|foreign field|is of format"
 SIZE, RECORD, PART = r"has \d+ bytes instead of", "commits/b00001.json", "parts/part-00001.h5"
@@ -102,7 +102,7 @@ FAULTS = (
     Fault("plan.json",          [flip, cut, zero],   r"plan\.json.* (" + BROKEN + ")",         0,  AGAIN),
     Fault("plan.json",          [lose],              r"is not a store: it has no plan\.json",  0,  AGAIN),
     Fault("manifest.json",      [flip, cut, zero],   BROKEN,                                   0,  AGAIN),
-    Fault("manifest.json",      [lose],              "is not sealed.* same build-store",       0,  AGAIN),
+    Fault("manifest.json",      [lose],              "is not sealed.* rerun the build-store",  0,  AGAIN),
     Fault(RECORD,               [flip, cut, zero],   "is not the record that the manifest",    4,  AGAIN),
     Fault(RECORD,               [lose],              "is missing",                             4,  AGAIN),
     Fault(RECORD,               [swap],              "is not the record that the manifest",    8,  AGAIN),

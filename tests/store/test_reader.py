@@ -165,7 +165,7 @@ def test_a_store_in_the_making_is_refused(tmp_path: Path, file_format: str) -> N
     images, backbone = load_image_set(str(write_images(tmp_path / "photos", 9))), tiny_backbone()
     plan = plan_store(images, backbone, "aligned", "float32", 4, file_format)
     half = build_store(images, backbone, plan, tmp_path / "stores", part=(1, 2)).path
-    with pytest.raises(StoreError, match="is not sealed: its build has not ended") as caught:
+    with pytest.raises(StoreError, match="is not sealed: its build has not finished") as caught:
         open_store(half)
     assert str(half) in str(caught.value)
 
@@ -206,7 +206,7 @@ def _spec(content: dict[str, object]) -> dict[str, object]:
 @pytest.mark.parametrize(
     ("harm", "message"),
     [
-        (lambda store: (store / "manifest.json").unlink(), "is not sealed: .*type the same build-store command to resume"),
+        (lambda store: (store / "manifest.json").unlink(), "is not sealed: .*rerun the build-store command to resume"),
         (lambda store: (store / "plan.json").unlink(), "is not a store"),
         (lambda store: (store / "plan.json").write_text("{"), r"plan.json is not valid JSON"),
         (lambda store: (store / "plan.json").write_text("[]"), r"plan.json holds a list"),

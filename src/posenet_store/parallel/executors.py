@@ -35,7 +35,7 @@ DEAF = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
 
 @dataclass(frozen=True)
 class _Pool:
-    """Dask workers: `threads` a task may use; `look` mends them and returns whether there are any, or will be."""
+    """Dask workers: `threads` a task may use; `look` replaces lost ones and returns whether there are any, or will be."""
 
     client: "Client"
     threads: int

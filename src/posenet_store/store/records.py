@@ -9,7 +9,7 @@ from posenet_store.files import canonical_json, sha256, sha256_file, sha256_piec
 from posenet_store.store.access import MANIFEST, Files, commit_name, read_store_json
 from posenet_store.store.plan import Plan
 
-RESTORE = "the store's build-store command, typed again, restores what is damaged"
+RESTORE = "rerun the store's build-store command to restore what is damaged"
 EncodedFiles = dict[str, list[bytes | memoryview]]
 """Files by name, relative to the store, as pieces one after another."""
 
@@ -49,7 +49,7 @@ def has_valid_digest(content: dict[str, Any]) -> bool:
 def read_manifest(files: Files) -> dict[str, Any]:
     """Read manifest.json; raises StoreError if it is missing, or is not what was sealed."""
     if files.size(MANIFEST) is None:
-        raise StoreError(f"{files} is not sealed: its build has not ended; type the same build-store command to resume it")
+        raise StoreError(f"{files} is not sealed: its build has not finished; rerun the build-store command to resume it")
     content = read_store_json(files, MANIFEST)
     if not has_valid_digest(content):
         raise StoreError(f"{files}/{MANIFEST} was edited or damaged since the store was sealed; {RESTORE}")
