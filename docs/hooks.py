@@ -76,6 +76,7 @@ def describe_experiments() -> str:
         text = path.read_text(encoding="utf-8")
         comment = re.match(r"(?:#.*\n)*", text)
         words = re.sub(r"(?m)^# ?", "", comment[0]) if comment else ""
+        words = re.sub(r"(?m)^ +(\S.*)$", r"\n    \1\n", words)  # a command
         parts = re.sub(r"\n(?=(Question|Published|Expected|Measured|Needs|Build)\b)", "\n\n", words)
         lines += [f"## {path.stem}", "", f"*{tomllib.loads(text)['title']}*", "", parts, ""]
     return "\n".join(lines)
