@@ -52,15 +52,13 @@ from posenet_store.specs import Preprocess
 from posenet_store.store.catalogue import list_stores
 from posenet_store.store.reader import Reader, open_store
 from posenet_store.sweep.cost import TYPICAL, estimate_cost, measure_speeds
-from posenet_store.sweep.fit_gradient import fit_recipe
-from posenet_store.sweep.fit_ridge import fit_ridge
 from posenet_store.sweep.grouping import FittedHeads
 from posenet_store.sweep.inputs import parse_input
 from posenet_store.sweep.moment_cache import MomentCache
 from posenet_store.sweep.plan import Pass, plan_sweep
 from posenet_store.sweep.results import PassResult
 from posenet_store.sweep.run import run_sweep
-from posenet_store.sweep.run_pass import make_scorable
+from posenet_store.sweep.run_pass import fit_heads, make_scorable
 from posenet_store.sweep.score import read_inputs, score_heads
 from posenet_store.sweep.spec import SweepSpec
 from posenet_store.threads import count_cpus
@@ -149,14 +147,10 @@ def one_pass(root: Path, reader: Reader, spec: SweepSpec) -> Pass:
     return found
 
 
-def fitted(reader: Reader, task: Pass, shelf: MomentCache) -> tuple[float, list[FittedHeads]]:
+def fitted(reader: Reader, task: Pass, cache: MomentCache) -> tuple[float, list[FittedHeads]]:
     """Seconds to train a pass, and its heads."""
-    source = parse_input(task.input, reader.spec)
     began = time.perf_counter()
-    if isinstance(task.protocol, GradientProtocol):
-        heads = fit_recipe(reader, source, task.cells, task.protocol, shelf)
-    else:
-        heads = fit_ridge(reader, source, task.cells, task.protocol, shelf)
+    heads = fit_heads(task, reader, cache)
     return time.perf_counter() - began, heads
 
 
@@ -165,7 +159,7 @@ def spc(reader: Reader, task: Pass, heads: list[FittedHeads]) -> dict[str, float
     source, start = parse_input(task.input, reader.spec), task.cells[0].train_rows
     ((*scored,),) = score_heads(read_inputs(reader, source, start, reader.spec.rows), [make_scorable(one) for one in heads])
     found = [float(np.nanmean(one.scores.spc)) for one in scored]
-    return {cell.target: value for cell, value in zip(heads[0].family.cells, found, strict=True)}
+    return {cell.target: value for cell, value in zip(heads[0].group.cells, found, strict=True)}
 
 
 PEAK = """
@@ -244,12 +238,12 @@ def all_measured(images: int, root: Path) -> tuple[dict[str, float], dict[str, f
     features = torch.cat(list(read_inputs(reader, source, 0, round(0.9 * images))))
     report_step("the report's loop and a plain loop")
     report, plain = loops(features, root)
-    shelf, none = MomentCache(root / "moments", reader.manifest["store_id"]), MomentCache(None, "")
+    cache, none = MomentCache(root / "moments", reader.manifest["store_id"]), MomentCache(None, "")
     report_step("5, 15 and 60 heads")
     tasks = {n: one_pass(root / "one", reader, replace(SPEC, seeds=tuple(range(n // 5)))) for n in (5, 15, 60)}
     five, adam = fitted(reader, tasks[5], none)
-    fifteen, _ = fitted(reader, tasks[15], shelf)
-    warm, _ = fitted(reader, tasks[15], shelf)
+    fifteen, _ = fitted(reader, tasks[15], cache)
+    warm, _ = fitted(reader, tasks[15], cache)
     sixty, _ = fitted(reader, tasks[60], none)
     report_step("exact heads")
     lambdas = tuple(10.0**power for power in range(-9, 1))

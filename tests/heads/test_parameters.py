@@ -18,7 +18,7 @@ from posenet_store.heads.protocols import PROTOCOLS, GradientProtocol
 from posenet_store.heads.targets import make_target_map
 from posenet_store.heads.train_convolution import TrainingGroup, train_by_convolution
 from posenet_store.heads.train_gram import train_in_gram_space
-from posenet_store.sweep.fit_gradient import standard_of
+from posenet_store.sweep.training_inputs import compute_standardisation
 
 CHANNELS = 5
 FEATURES = torch.randn(14, CHANNELS, 28, 28, generator=torch.Generator().manual_seed(1)).relu() * 3
@@ -148,7 +148,7 @@ def test_standardised_inputs_have_mean_0_and_deviation_1_but_for_dead_channels()
     features = FEATURES.clone()
     features[:, 1] = 7.0  # dead
     features[:, 2] = features[:, 2] * 1e8 + 1e10
-    standard = standard_of(iter(features.split(4)))
+    standard = compute_standardisation(iter(features.split(4)))
     values = standard(features)
     assert values.dtype == torch.float64
     deviations = values.std(dim=(0, 2, 3), unbiased=False)

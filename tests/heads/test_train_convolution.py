@@ -12,7 +12,7 @@ from posenet_store.heads.moments import compute_image_moments
 from posenet_store.heads.protocols import GradientProtocol
 from posenet_store.heads.targets import TARGETS, make_target_map
 from posenet_store.heads.train_convolution import TrainingGroup, train_by_convolution
-from posenet_store.heads.train_gram import fits, train_in_gram_space
+from posenet_store.heads.train_gram import train_in_gram_space
 from posenet_store.sweep.cell import output_size
 
 FEATURES = torch.randn(22, 6, 28, 28, generator=torch.Generator().manual_seed(3)).relu() * 4
@@ -139,8 +139,3 @@ def test_fewer_images_train_for_as_many_steps_if_asked() -> None:
     assert GradientProtocol().count_epochs(22) == 15
     assert GradientProtocol(min_steps=18_825).count_epochs(5_019) == 15
     assert GradientProtocol(min_steps=100).count_epochs(22) == 17  # 6 steps an epoch
-
-
-def test_gram_space_is_for_moments_that_fit() -> None:
-    assert fits(5_019, 15, 3)
-    assert not fits(5_019, 15, 7)

@@ -1,7 +1,7 @@
 """What a plan says a pass will cost is what it costs: bytes read exactly, the way of training, no memory without a bound."""
 
 import itertools
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,26 +10,24 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from posenet_store.heads import train_convolution as fused
-from posenet_store.heads import train_gram as gram
 from posenet_store.heads.file import load_head
 from posenet_store.heads.moments import moment_bytes
 from posenet_store.heads.protocols import GradientProtocol, RidgeProtocol
 from posenet_store.store.catalogue import StoreInfo, list_stores
 from posenet_store.store.reader import Reader
-from posenet_store.sweep import cost as cost_module
-from posenet_store.sweep import fit_gradient as training
-from posenet_store.sweep import fit_ridge as exact
-from posenet_store.sweep.cost import Cost, Speeds, estimate_cost, measure_speeds
-from posenet_store.sweep.grouping import families, shifts, units
+from posenet_store.sweep.cost import Cost, estimate_cost, measure_speeds
+from posenet_store.sweep.fit_gradient import GramSpace
+from posenet_store.sweep.grouping import group_cells, split_by_memory
 from posenet_store.sweep.inputs import parse_input
+from posenet_store.sweep.limits import Limits, Speeds
 from posenet_store.sweep.plan import MAX_CELLS, Pass, plan_sweep
 from posenet_store.sweep.results import RunFiles
 from posenet_store.sweep.run_pass import run_pass
 from posenet_store.sweep.spec import SweepSpec
+from posenet_store.sweep.strategy import choose
 from tests.support.small import store_with_probes
 
-SPEEDS = Speeds(read=1e9, multiply=5e10, square=5e10, step=1e-4, score=1e-4)
+SPEEDS = Speeds(read=1e9, multiply=5e10, square=5e10, unfold=4e9, step=1e-4, score=1e-4)
 SPEC = SweepSpec(title="t", train=("photos",), targets=("H", "G"), seeds=(0,), recipes=(GradientProtocol(epochs=3),))
 
 
@@ -40,9 +38,29 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "stores"
 
 
-def planned(root: Path, spec: SweepSpec) -> tuple[Pass, Cost]:
+@dataclass(frozen=True)
+class Decided(Limits):
+    """Whether moments fit, and whether inputs do, whatever the memory."""
+
+    fits: bool = True
+    held: bool = True
+
+    def holds_moments(self, rows: int, channels: int, kernel: int) -> bool:
+        return self.fits
+
+    def solves(self, channels: int, kernel: int) -> bool:
+        return self.fits
+
+    def holds_inputs(self, rows: int, channels: int) -> bool:
+        return self.held
+
+
+LIMITS = Limits(1 << 30)
+
+
+def planned(root: Path, spec: SweepSpec, limits: Limits = LIMITS) -> tuple[Pass, Cost]:
     found = list_stores(root)[0]
-    (one,) = plan_sweep(spec, found, root, keep_moments=False).passes
+    (one,) = plan_sweep(spec, found, root, keep_moments=False, limits=limits).passes
     return one, estimate_cost(one, {entry.spec.fingerprint: entry.spec for entry in found}, SPEEDS)
 
 
@@ -61,14 +79,6 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return sizes
 
 
-def decide(monkeypatch: pytest.MonkeyPatch, fits: bool, held: bool) -> None:
-    """Say whether moments fit, and whether inputs do."""
-    decisions = {"fits": (training, fits), "solvable": (exact, fits), "in_memory": (training, held)}
-    for name, (module, value) in decisions.items():
-        for one in (module, exact, cost_module) if name == "in_memory" else (module, cost_module):
-            monkeypatch.setattr(one, name, lambda *_, value=value: value)
-
-
 @pytest.mark.parametrize("inputs", [("aligned", "aligned:f2"), ("full:f1", "full:f3")])
 @pytest.mark.parametrize(
     ("protocol", "fits", "held", "way"),
@@ -81,11 +91,11 @@ def decide(monkeypatch: pytest.MonkeyPatch, fits: bool, held: bool) -> None:
     ],
 )
 def test_the_bytes_read_are_those_that_were_said(
-    root: Path, tmp_path: Path, read: list[int], monkeypatch: pytest.MonkeyPatch,
+    root: Path, tmp_path: Path, read: list[int],
     inputs: tuple[str, ...], protocol: str, fits: bool, held: bool, way: str,
 ) -> None:  # fmt: skip
-    decide(monkeypatch, fits, held)
-    one, said = planned(root, replace(SPEC, inputs=inputs, protocols=(protocol,), kernels=(1, 3)))
+    limits = Decided(1 << 30, fits=fits, held=held)
+    one, said = planned(root, replace(SPEC, inputs=inputs, protocols=(protocol,), kernels=(1, 3)), limits)
     RunFiles(tmp_path).create()
     run_pass(one, tmp_path, 1)
     assert (said.reading, said.way) == (sum(read), way)
@@ -93,13 +103,12 @@ def test_the_bytes_read_are_those_that_were_said(
     assert said.seconds > 0
 
 
-def test_streamed_iterations_read_at_most_what_was_said(
-    root: Path, tmp_path: Path, read: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_streamed_iterations_read_at_most_what_was_said(root: Path, tmp_path: Path, read: list[int]) -> None:
     """How many steps it takes is not known before; nearly all that are allowed are taken for a penalty next to nothing."""
-    decide(monkeypatch, fits=False, held=False)
     ridge = RidgeProtocol(lambdas=(1e-12,), folds=3, iterations=5)
-    one, said = planned(root, replace(SPEC, inputs=("full",), protocols=("ridge",), recipes=(ridge,)))
+    one, said = planned(
+        root, replace(SPEC, inputs=("full",), protocols=("ridge",), recipes=(ridge,)), Decided(1, fits=False, held=False)
+    )
     RunFiles(tmp_path).create()
     run_pass(one, tmp_path, 1)
     assert said.way == "conjugate gradients, streamed"
@@ -116,44 +125,41 @@ def test_folds_hold_a_set_of_sums_each(root: Path, tmp_path: Path, read: list[in
     assert more.seconds > said.seconds
 
 
-def test_memory_is_bounded_whatever_is_asked(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_is_bounded_whatever_is_asked(root: Path) -> None:
     """Sixteen kernels and paddings would hold sixteen sets of moments: they are taken in turns, each a scan."""
     spec = replace(SPEC, kernels=(1, 3, 5, 7), paddings=(0, 1, 2, 3))
     _, before = planned(root, spec)
-    limit = moment_bytes(11, 9, 7)
-    monkeypatch.setattr("posenet_store.heads.train_gram.MAX_BYTES", limit)
-    monkeypatch.setattr("posenet_store.sweep.grouping.MAX_BYTES", limit)
-    one, after = planned(root, spec)
+    limits = Limits(moment_bytes(11, 9, 7))
+    one, after = planned(root, spec, limits)
     reader = Reader(one.train)
     source = parse_input(one.input, reader.spec)
-    small, large = units(families(one.cells, source, reader.spec), source.channels, lambda c, k: gram.fits(11, c, k))
-    assert not large
-    assert [[unit.shape[0] for unit in run] for run in shifts(small, 11)] == [
-        [1] * 4 + [3] * 4 + [5] * 3,
-        [5],
-        [7],
-        [7],
-        [7],
-        [7],
-    ]
+    (gram,) = choose(group_cells(one.cells, source, reader.spec), one.protocol, source.channels, 11, limits)
+    assert isinstance(gram, GramSpace)
+    runs = split_by_memory(gram.groups, 11, limits.memory)
+    assert [[group.shape[0] for group in run] for run in runs] == [[1] * 4 + [3] * 4 + [5] * 3, [5], [7], [7], [7], [7]]
     assert after.memory < before.memory
     assert after.reading > before.reading
 
 
-def test_turns_change_no_head(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    one, _ = planned(root, replace(SPEC, kernels=(1, 3)))
+def test_turns_change_no_head(root: Path, tmp_path: Path) -> None:
+    spec = replace(SPEC, kernels=(1, 3))
+    together, _ = planned(root, spec)
+    in_turns, _ = planned(root, spec, Decided(1))
     weights = []
-    for name in ("together", "in turns"):
+    for name, one in (("together", together), ("in turns", in_turns)):
         RunFiles(tmp_path / name).create()
         run_pass(one, tmp_path / name, 1)
         weights.append([load_head(RunFiles(tmp_path / name).head(cell.id))[0].weight for cell in one.cells])
-        monkeypatch.setattr("posenet_store.sweep.grouping.MAX_BYTES", 1)
     assert all(torch.equal(first, second) for first, second in zip(*weights, strict=True))
 
 
-def test_input_beyond_the_limit_is_streamed() -> None:
-    assert fused.in_memory(5019, 15)
-    assert not fused.in_memory(5019, 1472)
+def test_limits_decide_what_is_held() -> None:
+    assert LIMITS.holds_inputs(5019, 15)
+    assert not LIMITS.holds_inputs(5019, 1472)
+    assert LIMITS.holds_moments(5019, 15, 3)
+    assert not LIMITS.holds_moments(5019, 15, 7)
+    assert LIMITS.solves(1472, 1)
+    assert not LIMITS.solves(1472, 3)
 
 
 def test_speeds_are_measured_on_the_users_own_store(root: Path) -> None:

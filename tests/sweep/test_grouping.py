@@ -1,6 +1,6 @@
 """Heads that share a pass: every stage subset, kernel, rate and seed from one stream, each as if it were alone."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,15 @@ from posenet_store.heads.protocols import GradientProtocol
 from posenet_store.heads.targets import make_target_map
 from posenet_store.store.catalogue import list_stores
 from posenet_store.store.reader import Reader
-from posenet_store.sweep import fit_gradient as training
-from posenet_store.sweep import grouping as families_module
-from posenet_store.sweep.grouping import families, units
+from posenet_store.sweep.fit_gradient import Convolution, GramSpace
+from posenet_store.sweep.grouping import group_cells, make_training_group
 from posenet_store.sweep.inputs import join_inputs, parse_input
+from posenet_store.sweep.limits import Limits
 from posenet_store.sweep.plan import SweepPlan, plan_sweep
 from posenet_store.sweep.results import RunFiles, load_run
 from posenet_store.sweep.run import run_sweep
 from posenet_store.sweep.spec import SweepSpec, load_sweep
+from posenet_store.sweep.strategy import choose
 from tests.support.small import store_with_probes
 
 SPEC = SweepSpec(title="t", train=("photos",), targets=("H", "VS"), seeds=(0, 1), recipes=(GradientProtocol(epochs=2),))
@@ -48,13 +49,26 @@ def reader(root: Path) -> Reader:
     return Reader(next(root.glob("tiny-photos-*")))
 
 
-def planned(root: Path, spec: SweepSpec) -> SweepPlan:
-    return plan_sweep(spec, list_stores(root)[0], root)
+LIMITS = Limits(1 << 30)
 
 
-def weights(root: Path, run: Path, spec: SweepSpec) -> dict[str, torch.Tensor]:
+@dataclass(frozen=True)
+class Narrow(Limits):
+    """Moments of so many channels fit, whatever the memory."""
+
+    channels: int = 0
+
+    def holds_moments(self, rows: int, channels: int, kernel: int) -> bool:
+        return channels <= self.channels
+
+
+def planned(root: Path, spec: SweepSpec, limits: Limits = LIMITS) -> SweepPlan:
+    return plan_sweep(spec, list_stores(root)[0], root, limits=limits)
+
+
+def weights(root: Path, run: Path, spec: SweepSpec, limits: Limits = LIMITS) -> dict[str, torch.Tensor]:
     """Run a sweep in this process; return each cell's weight by its id."""
-    outcome = run_sweep(spec, planned(root, spec), run, scheduler="inline")
+    outcome = run_sweep(spec, planned(root, spec, limits), run, scheduler="inline")
     assert outcome.failures == ()
     return {cell.id: load_head(RunFiles(run).head(cell.id))[0].weight for cell in planned(root, spec).cells}
 
@@ -82,26 +96,23 @@ def test_a_head_on_some_stages_is_the_same_alone_and_among_others(
             torch.testing.assert_close(found[cell], weight, rtol=1e-4 if protocol == "ridge" else RTOL, atol=1e-9)
 
 
-def test_by_convolution_and_in_gram_space_subsets_are_the_same(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_by_convolution_and_in_gram_space_subsets_are_the_same(root: Path, tmp_path: Path) -> None:
     spec = replace(SPEC, inputs=SUBSETS, recipes=recipes((1e-3, 3e-3)), kernels=(1, 3), paddings=(0, 1))
     in_gram_space = weights(root, tmp_path / "gram", spec)
-    monkeypatch.setattr(training, "fits", lambda images, channels, kernel: False)
-    for cell, weight in weights(root, tmp_path / "conv", spec).items():
+    for cell, weight in weights(root, tmp_path / "conv", spec, Narrow(1 << 30)).items():
         torch.testing.assert_close(in_gram_space[cell], weight, rtol=RTOL, atol=1e-9)
 
 
-def test_where_the_whole_does_not_fit_each_family_has_its_own_moments(
-    root: Path, reader: Reader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_where_the_whole_does_not_fit_each_family_has_its_own_moments(root: Path, reader: Reader, tmp_path: Path) -> None:
     spec = replace(SPEC, inputs=SUBSETS)
     expected = weights(root, tmp_path / "whole", spec)
     cells, source = planned(root, spec).cells, parse_input("aligned", reader.spec)
-    found, rest = units(families(cells, source, reader.spec), source.channels, lambda channels, kernel: channels <= 3)
-    assert ([unit.width for unit in found], [one.width for one in rest]) == ([3, 3], [9, 6])
-    monkeypatch.setattr(training, "fits", lambda images, channels, kernel: channels <= 3)
-    for cell, weight in weights(root, tmp_path / "parts", spec).items():
+    narrow, groups = Narrow(1 << 30, channels=3), group_cells(cells, source, reader.spec)
+    gram, convolution = choose(groups, cells[0].protocol, source.channels, cells[0].train_rows, narrow)
+    assert isinstance(gram, GramSpace)
+    assert isinstance(convolution, Convolution)
+    assert ([group.width for group in gram.groups], [group.width for group in convolution.groups]) == ([3, 3], [9, 6])
+    for cell, weight in weights(root, tmp_path / "parts", spec, narrow).items():
         torch.testing.assert_close(weight, expected[cell], rtol=RTOL, atol=1e-9)
 
 
@@ -125,14 +136,11 @@ def test_every_head_has_its_own_rate_and_decay(root: Path, reader: Reader, tmp_p
 
 
 @pytest.mark.parametrize("convolution", [True, False])
-def test_a_head_that_runs_away_harms_no_neighbour_and_is_reported(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, convolution: bool
-) -> None:
-    if convolution:
-        monkeypatch.setattr(training, "fits", lambda images, channels, kernel: False)
+def test_a_head_that_runs_away_harms_no_neighbour_and_is_reported(root: Path, tmp_path: Path, convolution: bool) -> None:
+    limits = Narrow(1 << 30) if convolution else LIMITS
     rates = (1e-3, 1e300)
-    alone = weights(root, tmp_path / "alone", replace(SPEC, recipes=recipes(rates[:1])))
-    both = weights(root, tmp_path / "both", replace(SPEC, recipes=recipes(rates)))
+    alone = weights(root, tmp_path / "alone", replace(SPEC, recipes=recipes(rates[:1])), limits)
+    both = weights(root, tmp_path / "both", replace(SPEC, recipes=recipes(rates)), limits)
     assert all(torch.equal(both[cell], weight) or not convolution for cell, weight in alone.items())
     for cell, weight in alone.items():
         torch.testing.assert_close(both[cell], weight, rtol=RTOL, atol=1e-12)
@@ -148,11 +156,11 @@ def test_targets_that_differ_in_range_only_are_told_apart(reader: Reader, root: 
     cells = planned(root, SPEC).cells
     other = tuple(replace(cell, value_range=(-1.0, 1.0)) for cell in cells)
     source = parse_input("aligned", reader.spec)
-    ((unit,), _) = units(families((*cells, *other), source, reader.spec), 9, lambda *_: True)
-    goals = unit.goals()
-    assert len(goals) == 4
-    group = families_module.group_of(unit.families[0], goals)
-    for cell, place in zip(unit.families[0].cells, group.target_indices, strict=True):
+    (heads,) = group_cells((*cells, *other), source, reader.spec)
+    targets = heads.alone().targets()
+    assert len(targets) == 4
+    group = make_training_group(heads, targets)
+    for cell, place in zip(heads.cells, group.target_indices, strict=True):
         low, high = cell.value_range
         np.testing.assert_array_equal(group.targets[place], make_target_map(cell.target, 26, (low, high)))
 

@@ -11,10 +11,9 @@ from safetensors.torch import load_file, save_file
 from posenet_store.heads.file import load_head
 from posenet_store.heads.protocols import GradientProtocol, RidgeProtocol
 from posenet_store.store.catalogue import list_stores
-from posenet_store.sweep import fit_gradient as training
-from posenet_store.sweep import fit_ridge as exact
 from posenet_store.sweep import run_pass as passes
 from posenet_store.sweep import score as scoring
+from posenet_store.sweep import training_inputs
 from posenet_store.sweep.moment_cache import MomentCache
 from posenet_store.sweep.plan import plan_sweep
 from posenet_store.sweep.results import RunFiles, load_run
@@ -32,37 +31,37 @@ def tensors() -> dict[str, torch.Tensor]:
 
 
 def test_what_is_kept_is_found_and_nothing_else(tmp_path: Path) -> None:
-    shelf, kept = MomentCache(tmp_path / "moments", "abc"), tensors()
-    assert shelf.find(WHAT) is None
-    shelf.keep(WHAT, kept)
-    found = shelf.find(WHAT)
+    cache, kept = MomentCache(tmp_path / "moments", "abc"), tensors()
+    assert cache.load(WHAT) is None
+    cache.save(WHAT, kept)
+    found = cache.load(WHAT)
     assert found is not None
     assert all(torch.equal(found[name], tensor) for name, tensor in kept.items())
-    assert shelf.find(WHAT | {"rows": 5}) is None
-    assert MomentCache(tmp_path / "moments", "of another store").find(WHAT) is None
-    assert MomentCache(None, "abc").find(WHAT) is None
+    assert cache.load(WHAT | {"rows": 5}) is None
+    assert MomentCache(tmp_path / "moments", "of another store").load(WHAT) is None
+    assert MomentCache(None, "abc").load(WHAT) is None
 
 
 @pytest.mark.parametrize("harm", ["flip", "cut", "empty", "other key"])
 def test_damaged_moments_are_not_found(tmp_path: Path, harm: str) -> None:
-    shelf = MomentCache(tmp_path, "abc")
-    shelf.keep(WHAT, tensors())
+    cache = MomentCache(tmp_path, "abc")
+    cache.save(WHAT, tensors())
     (path,) = tmp_path.iterdir()
     data = path.read_bytes()
     if harm == "other key":
         save_file(load_file(path), path, metadata={"key": "x", "checks": "y"})
     else:
         path.write_bytes({"flip": data[:-5] + bytes([data[-5] ^ 1]) + data[-4:], "cut": data[:-5], "empty": b""}[harm])
-    assert shelf.find(WHAT) is None
-    shelf.keep(WHAT, tensors())
-    assert shelf.find(WHAT) is not None
+    assert cache.load(WHAT) is None
+    cache.save(WHAT, tensors())
+    assert cache.load(WHAT) is not None
 
 
 def test_where_nothing_can_be_written_nothing_is_kept_and_nothing_breaks(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    shelf = MomentCache(tmp_path / "file" / "moments", "abc")
-    shelf.keep(WHAT, tensors())
-    assert shelf.find(WHAT) is None
+    cache = MomentCache(tmp_path / "file" / "moments", "abc")
+    cache.save(WHAT, tensors())
+    assert cache.load(WHAT) is None
 
 
 @pytest.fixture
@@ -88,7 +87,7 @@ def scans(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
             seen.append((start, stop))
         return real(reader, source, start, stop)  # type: ignore[arg-type]
 
-    for module in (exact, passes, training):
+    for module in (passes, training_inputs):
         monkeypatch.setattr(module, "read_inputs", heard)
     return seen
 

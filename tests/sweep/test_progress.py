@@ -16,6 +16,7 @@ from posenet_store.store.chunking import row_bytes
 from posenet_store.store.reader import ReadCounter, open_store
 from posenet_store.sweep import cost, progress
 from posenet_store.sweep.cost import estimate_seconds
+from posenet_store.sweep.limits import Speeds
 from posenet_store.sweep.plan import Pass, SweepPlan, plan_sweep
 from posenet_store.sweep.progress import ProgressMonitor, SweepProgress, read_progress, report_progress
 from posenet_store.sweep.results import PassResult, RunFiles
@@ -135,11 +136,11 @@ def test_speeds_are_measured_only_for_what_takes_long_and_never_fail_a_sweep(
     found = list_stores(root)[0]
     plan, specs, asked = planned(root), {entry.spec.fingerprint: entry.spec for entry in found}, []
 
-    def measured(passes: object) -> cost.Speeds:
+    def measured(passes: object) -> Speeds:
         asked.append(passes)
         if len(asked) > 1:
             raise StoreError("gone")
-        return cost.Speeds(1, 1, 1, 1, 1)
+        return Speeds(1, 1, 1, 1, 1, 1)
 
     monkeypatch.setattr(cost, "measure_speeds", measured)
     quick = estimate_seconds(plan.passes, specs)

@@ -11,13 +11,10 @@ from numpy.typing import NDArray
 from scipy.linalg.blas import dsyrk
 from torch import Tensor
 
-from posenet_store.errors import PosenetStoreError, UsageError
+from posenet_store.errors import PosenetStoreError
 from posenet_store.heads.convolution import count_positions, images_per_step, unfold_neighbourhoods
 from posenet_store.threads import limit_to_one_thread, limit_torch_to_one_thread, map_on_threads
 
-MAX_UNKNOWNS = 6000
-MAX_BYTES = 1 << 30
-"""Of the moments that threads sum side by side."""
 DEAD_DEVIATION = 1e-6
 """A feature is dead if its standard deviation is below 1e-6 of its root mean square: float16 resolves 5e-4."""
 TOGETHER = 8
@@ -84,24 +81,20 @@ class Moments:
 class MomentAccumulator:
     """Sums the moments of blocks of one kernel and padding: each thread those of its share of the images, a few at a time.
 
-    Where moments of each thread would be too large there is one share, and the threads are BLAS's.
+    Where moments of each thread would take more than `memory` bytes there is one share, and the threads are BLAS's.
     """
 
-    def __init__(self, kernel: int, padding: int) -> None:
-        self._kernel, self._padding = kernel, padding
+    def __init__(self, kernel: int, padding: int, memory: int) -> None:
+        self._kernel, self._padding, self._memory = kernel, padding, memory
         self._shares: list[Moments | None] = []
 
     def add(self, block: Tensor) -> None:
-        """Add a block [B, C, 28, 28]; raises UsageError if the features of a position are too many for exact moments."""
+        """Add a block [B, C, 28, 28]."""
         kernel, channels = self._kernel, block.shape[1]
-        if not solvable(channels, kernel):
-            raise UsageError(
-                f"ridge on {channels} channels with kernel {kernel} has {channels * kernel**2:,} unknowns; at most "
-                f"{MAX_UNKNOWNS:,} are solved exactly: use kernel 1, or one tap at a time (input full:f5)"
-            )
         with limit_torch_to_one_thread() as threads:
             if not self._shares:
-                self._shares = [None] * shares(channels * kernel**2, count_positions(block, kernel, self._padding), threads)
+                positions = count_positions(block, kernel, self._padding)
+                self._shares = [None] * shares(channels * kernel**2, positions, threads, self._memory)
             if len(self._shares) == 1:
                 self._shares = [self._sum(self._shares[0], block)]
             else:
@@ -154,22 +147,17 @@ def _add_square(second: Tensor, features: Tensor, product: Tensor | None) -> Non
         second += torch.from_numpy(np.matmul(features.numpy(), features.numpy().T, out=product.numpy()))
 
 
-def compute_moments(blocks: Iterable[Tensor], kernel: int, padding: int) -> Moments | None:
+def compute_moments(blocks: Iterable[Tensor], kernel: int, padding: int, memory: int = 0) -> Moments | None:
     """Sum the moments of all blocks [B, C, 28, 28]; None if there is no image (see `MomentAccumulator`)."""
-    sums = MomentAccumulator(kernel, padding)
+    sums = MomentAccumulator(kernel, padding, memory)
     for block in blocks:
         sums.add(block)
     return sums.moments()
 
 
-def shares(size: int, positions: int, threads: int) -> int:
-    """Return how many moments of `size` features that many threads sum side by side: one each within 1 GiB, or one."""
-    return threads if threads * (2 * size + positions) * size * 8 <= MAX_BYTES else 1
-
-
-def solvable(channels: int, kernel: int) -> bool:
-    """True if a head on that many channels has few enough unknowns to be solved exactly."""
-    return channels * kernel**2 <= MAX_UNKNOWNS
+def shares(size: int, positions: int, threads: int, memory: int) -> int:
+    """Return how many moments of `size` features that many threads sum in parallel: one each within `memory` bytes, or one."""
+    return threads if threads * (2 * size + positions) * size * 8 <= memory else 1
 
 
 @cache

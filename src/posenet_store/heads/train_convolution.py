@@ -13,14 +13,6 @@ from posenet_store.heads.model import Heads, Standardisation
 from posenet_store.heads.optimizers import SGD, Adam, fill_per_head, make_optimizer
 from posenet_store.heads.parameters import HeadArchitecture, Running
 from posenet_store.heads.protocols import GradientProtocol
-from posenet_store.specs import GRID
-
-MAX_BYTES = 1 << 30
-
-
-def in_memory(images: int, channels: int) -> bool:
-    """True if the inputs of all images, float32, stay within 1 GiB: then they are read once, not once an epoch."""
-    return images * channels * GRID**2 * 4 <= MAX_BYTES
 
 
 @dataclass(frozen=True)

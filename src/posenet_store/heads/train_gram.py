@@ -19,19 +19,13 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from posenet_store.heads.model import Heads, Standardisation
-from posenet_store.heads.moments import TOGETHER, ImageMoments, moment_bytes, unpacking_indices
+from posenet_store.heads.moments import TOGETHER, ImageMoments, unpacking_indices
 from posenet_store.heads.train_convolution import TrainingGroup
 from posenet_store.threads import limit_to_one_thread
 
-MAX_BYTES = 1 << 30
 STEP_BYTES = 2 << 20
 """Sums of some steps are made ahead of the heads, a few at a time: what stays in the processor's cache."""
 Images = NDArray[np.int64]
-
-
-def fits(images: int, channels: int, kernel: int) -> bool:
-    """Return whether the moments of that many images stay within 1 GiB."""
-    return moment_bytes(images, channels, kernel) <= MAX_BYTES
 
 
 def train_in_gram_space(

@@ -1,190 +1,179 @@
-"""Training a pass's cells by gradient steps: in Gram space where second moments tell all, else by the convolution itself."""
+"""Strategies of gradient steps: in Gram space where second moments tell all, else by the convolution itself.
+
+All take the same steps on the same batches; the choice shows in time and memory only. Per step of four images on 15
+channels, one core (AMD EPYC), milliseconds for 5 and 60 heads: Gram space 0.1 and 0.2 (kernel 3), 0.5 and 1.1 (kernel 5),
+1.9 and 4.3 (kernel 7); the convolution 1.6 and 4.5, 2.5 and 8.2, 7.2 and 12. Moments take 0.4, 2.3 and 6.6 ms an image, once:
+recomputed in every step they would cost more than the convolution. So whatever fits in memory is trained in Gram space.
+"""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from posenet_store.errors import StoreError
 from posenet_store.files import sha256
-from posenet_store.heads.model import Heads, Standardisation
-from posenet_store.heads.moments import DEAD_DEVIATION, ImageMomentAccumulator, ImageMoments
+from posenet_store.heads.model import Heads
+from posenet_store.heads.moments import ImageMomentAccumulator, ImageMoments, moment_bytes
 from posenet_store.heads.protocols import GradientProtocol
-from posenet_store.heads.train_convolution import in_memory, train_by_convolution
-from posenet_store.heads.train_gram import fits, train_in_gram_space
-from posenet_store.store.reader import Reader
-from posenet_store.sweep.cell import Cell
-from posenet_store.sweep.grouping import FittedHeads, Goals, HeadGroup, MomentGroup, chosen, families, group_of, shifts, ways
-from posenet_store.sweep.inputs import Input
-from posenet_store.sweep.moment_cache import Keep, MomentCache
-from posenet_store.sweep.score import read_inputs
+from posenet_store.heads.train_convolution import train_by_convolution
+from posenet_store.heads.train_gram import STEP_BYTES, train_in_gram_space
+from posenet_store.specs import GRID
+from posenet_store.sweep.cell import output_size
+from posenet_store.sweep.grouping import (
+    FittedHeads,
+    HeadGroup,
+    MomentGroup,
+    Targets,
+    make_training_group,
+    select_channels,
+    split_by_memory,
+)
+from posenet_store.sweep.limits import FitCost, Limits, Speeds, unfolded_bytes
+from posenet_store.sweep.moment_cache import MomentCache, Save
+from posenet_store.sweep.training_inputs import TrainingInputs
+
+HEADS_AT_ONCE = 8  # a step of a few heads takes as long as one of eight
 
 
 @dataclass(frozen=True)
-class Inputs:
-    """The readable ones of a store's first `rows` rows, as the heads of a pass read them."""
+class GramSpace:
+    """Train linear heads from per-image second moments, which are summed in one scan for as many groups as fit in memory."""
 
-    reader: Reader
-    source: Input
-    rows: int
-    standard: Standardisation | None = None
+    groups: tuple[MomentGroup, ...]
+    protocol: GradientProtocol
+    limits: Limits
+    name: str = "gram"
+
+    def cost(self, rows: int, speeds: Speeds) -> FitCost:
+        """Price one product an image for its moments, then steps of small products."""
+        steps, seconds = self.protocol.count_epochs(rows) * self.protocol.count_steps(rows), 0.0
+        for group in self.groups:
+            seconds += 2 * rows * group.unknowns**2 * output_size(*group.shape) ** 2 / speeds.square
+            for heads in group.members:
+                eights = -(-len(heads.cells) // HEADS_AT_ONCE)
+                products = (eights - 1) * 2 * HEADS_AT_ONCE * heads.unknowns**2 / speeds.multiply
+                # sums of a step's images and their symmetric matrix, beyond what the measured step of 136 unknowns moves
+                moved = (self.protocol.batch_size / 2 + 2) * heads.unknowns**2 * 8
+                seconds += steps * (speeds.step + products + moved / speeds.unfold / 4)
+        runs = split_by_memory(self.groups, rows, self.limits.memory)
+        memory = 2 * STEP_BYTES + max(sum(_moment_bytes(group, rows) for group in run) for run in runs)
+        partial_groups = [heads for group in self.groups for heads in group.members if group.feature_indices(heads) is not None]
+        memory += max((moment_bytes(rows, heads.width, heads.shape[0]) for heads in partial_groups), default=0)
+        return FitCost(len(runs), memory, seconds)
+
+    def fit(self, inputs: TrainingInputs, cache: MomentCache) -> list[FittedHeads]:
+        """Sum moments, then take all steps without reading again."""
+        fitted = []
+        batches = partial(inputs.batch_positions, self.protocol)
+        for run in split_by_memory(self.groups, inputs.rows, self.limits.memory):
+            targets = [group.targets() for group in run]
+            with cache.save_in_background() as save:  # the disk is written to while heads are trained
+                moments = _sum_moments(inputs, run, targets, cache, save)
+                for group, group_targets, group_moments in zip(run, targets, moments, strict=True):
+                    for heads in group.members:
+                        selected = group_moments.select(group.feature_indices(heads))
+                        standard = inputs.standard and inputs.standard.select(heads.channels)
+                        training = make_training_group(heads, group_targets)
+                        fitted.append(_mark(heads, train_in_gram_space(selected, batches, heads.width, training, standard)))
+        return fitted
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """Train heads by the convolution itself, all on the same batches: from memory, or from the store in every epoch."""
+
+    groups: tuple[HeadGroup, ...]
+    protocol: GradientProtocol
+    channels: int
+    in_memory: bool
 
     @property
-    def images(self) -> int:
-        """How many there are."""
-        return int(self.reader.readable[: self.rows].sum())
+    def name(self) -> str:
+        """What a plan calls it."""
+        return f"convolution, {'in memory' if self.in_memory else 'streamed'}"
 
-    def blocks(self) -> Iterator[Tensor]:
-        """Yield them [B, C, 28, 28] in stored order."""
-        found = read_inputs(self.reader, self.source, 0, self.rows)
-        return found if self.standard is None else map(self.standard, found)
+    def cost(self, rows: int, speeds: Speeds) -> FitCost:
+        """Price products of each layer, and of each group the neighbourhoods that are copied and read in every step."""
+        epochs = self.protocol.count_epochs(rows)
+        seconds = len(self.groups) * epochs * self.protocol.count_steps(rows) * speeds.step
+        for heads in self.groups:
+            moved = unfolded_bytes(heads.width, heads.shape[0], output_size(*heads.shape) ** 2) / speeds.unfold
+            seconds += epochs * rows * (_count_operations(heads) / speeds.multiply + moved)
+        number_bytes = 8 if self.protocol.standardise else 4
+        memory = 2 * rows * self.channels * GRID**2 * number_bytes if self.in_memory else 0
+        return FitCost(1 if self.in_memory else epochs, memory, seconds)
 
-    def order(self, recipe: GradientProtocol, epoch: int) -> list[NDArray[np.int64]]:
-        """Return the batches of an epoch, as places in stored order."""
-        place = np.cumsum(self.reader.readable) - 1
-        order = np.concatenate(self.reader.epoch(self.source.arrays, 0, self.rows, seed=recipe.order_seed, epoch=epoch))
-        return [place[order[first : first + recipe.batch_size]] for first in range(0, len(order), recipe.batch_size)]
+    def fit(self, inputs: TrainingInputs, cache: MomentCache) -> list[FittedHeads]:
+        """Train all groups in one stream."""
+        held = torch.cat(list(inputs.blocks())) if self.in_memory else None
 
-    def streamed(self, recipe: GradientProtocol, epoch: int) -> Iterator[Tensor]:
-        """Yield the batches of an epoch, read from the store."""
-        order = {"batch_size": recipe.batch_size, "seed": recipe.order_seed, "epoch": epoch}
-        found = map(self.source.assemble, self.reader.batches(self.source.arrays, 0, self.rows, **order))
-        return found if self.standard is None else map(self.standard, found)
+        def batches(epoch: int) -> Iterator[Tensor]:
+            if held is not None:
+                return (held[torch.from_numpy(batch)] for batch in inputs.batch_positions(self.protocol, epoch))
+            return inputs.read_batches(self.protocol, epoch)
 
-    def key(self, kind: str, unit: dict[str, Any]) -> dict[str, Any]:
-        """Return the name on the shelf of what was summed over them."""
-        return {"kind": kind, "rows": self.rows, "standardised": self.standard is not None} | unit
-
-
-def fit_recipe(
-    reader: Reader, source: Input, cells: Sequence[Cell], recipe: GradientProtocol, shelf: MomentCache
-) -> list[FittedHeads]:
-    """Train cells by gradient steps; `recipe` is what they agree in: the batches and what is done to the inputs.
-
-    Linear heads whose per-image moments fit in memory are trained in Gram space, others by the convolution itself. Both
-    take the same steps on the same batches; the choice shows in time only.
-    """
-    inputs = Inputs(reader, source, cells[0].train_rows)
-    if not inputs.images:
-        raise StoreError(f"{reader.files} has no readable image among its first {inputs.rows} rows to train on")
-    if recipe.standardise:
-        inputs = replace(inputs, standard=_standard(inputs, shelf))
-    small, large = ways(families(cells, source, reader.spec), source.channels, partial(fits, inputs.images))
-    return [
-        *(_in_gram_space(inputs, small, recipe, shelf) if small else ()),
-        *(_by_convolution(inputs, large, recipe) if large else ()),
-    ]
+        training = [make_training_group(heads, heads.alone().targets()) for heads in self.groups]
+        channels = [heads.channels for heads in self.groups]
+        epochs = self.protocol.count_epochs(inputs.images)
+        trained = train_by_convolution(batches, epochs, inputs.source.channels, training, channels, inputs.standard)
+        return [_mark(group, heads) for group, heads in zip(self.groups, trained, strict=True)]
 
 
-def _standard(inputs: Inputs, shelf: MomentCache) -> Standardisation:
-    """Return the standardisation of all channels over the training rows: from the shelf, or from one scan."""
-    key = inputs.key("channels", {"input": inputs.source.kind, "taps": list(inputs.source.taps)})
-    if (found := shelf.find(key)) is None:
-        found = vars(standard_of(inputs.blocks()))
-        shelf.keep(key, found)
-    return Standardisation(found["shift"], found["scale"])
+def _moment_bytes(group: MomentGroup, rows: int) -> int:
+    return moment_bytes(rows, group.width, group.shape[0]) + rows * len(group.target_cells()) * group.unknowns * 8
 
 
-def standard_of(blocks: Iterator[Tensor]) -> Standardisation:
-    """Return the standardisation of all images of some blocks [B, C, 28, 28], at least one.
-
-    >>> standard_of(iter([torch.tensor([[[[1.0, 3.0]], [[5.0, 5.0]]]])]))
-    Standardisation(shift=tensor([2., 5.], dtype=torch.float64), scale=tensor([1., 0.], dtype=torch.float64))
-    """
-    start: Tensor | None = None
-    count, first, second = 0, torch.zeros(()), torch.zeros(())
-    for block in blocks:
-        values = block.to(torch.float64).transpose(0, 1).flatten(1)
-        start = values.mean(dim=1) if start is None else start  # sums about it do not cancel
-        values = values - start[:, None]
-        count, first, second = count + values.shape[1], first + values.sum(dim=1), second + (values**2).sum(dim=1)
-    if start is None:
-        raise ValueError("there is nothing to standardise in no image")
-    mean = first / count
-    variance = second / count - mean**2
-    dead = variance <= DEAD_DEVIATION**2 * (variance + (mean + start) ** 2)
-    return Standardisation(start + mean, torch.where(dead, 0, variance.clamp(min=0).rsqrt()))
+def _count_operations(heads: HeadGroup) -> int:
+    """Operations of one image in a step: of each layer a product forward, one back to its weights and one to its inputs."""
+    protocol, (kernel, padding) = heads.gradient_protocol, heads.shape
+    hidden = protocol.hidden or heads.width
+    total = 6 * heads.width * kernel**2 * output_size(kernel, padding) ** 2 * (hidden if protocol.layers > 1 else 1)
+    for layer in range(2, protocol.layers + 1):
+        outputs = 1 if layer == protocol.layers else hidden
+        total += 6 * hidden * outputs * kernel**2 * output_size(kernel, padding, layer) ** 2
+    return total * len(heads.cells)
 
 
-def _in_gram_space(
-    inputs: Inputs, made: Sequence[MomentGroup], recipe: GradientProtocol, shelf: MomentCache
-) -> list[FittedHeads]:
-    """One scan for the moments of as many units as fit in memory together, then their steps without reading again."""
-    fitted = []
-    for some in shifts(made, inputs.rows):
-        goals = [unit.goals() for unit in some]
-        with shelf.meanwhile() as keep:  # the disk is written to while heads are trained
-            moments = _moments(inputs, some, goals, shelf, keep)
-            for unit, maps, whole in zip(some, goals, moments, strict=True):
-                for family in unit.families:
-                    mine, group = whole.select(unit.features(family)), group_of(family, maps)
-                    standard = inputs.standard and inputs.standard.select(family.channels)
-                    heads = train_in_gram_space(mine, partial(inputs.order, recipe), family.width, group, standard)
-                    fitted.append(FittedHeads(family, heads, divergence(heads)))
-    return fitted
-
-
-def _moments(
-    inputs: Inputs, made: Sequence[MomentGroup], goals: Sequence[Goals], shelf: MomentCache, keep: Keep
+def _sum_moments(
+    inputs: TrainingInputs, groups: Sequence[MomentGroup], targets: Sequence[Targets], cache: MomentCache, save: Save
 ) -> list[ImageMoments]:
-    """Return each unit's moments of every image: from the shelf, or summed in one scan and kept there."""
-    keys = [inputs.key("images", unit.key(inputs.source)) for unit in made]
-    found = [_from_shelf(shelf, key, maps) for key, maps in zip(keys, goals, strict=True)]
-    collectors = {
-        place: ImageMomentAccumulator(inputs.images, *made[place].shape, torch.stack(list(goals[place].values())))
-        for place, one in enumerate(found)
-        if one is None
+    """Return each group's moments of every image: from the cache, or summed in one scan and saved there."""
+    keys = [inputs.cache_key("images", group.cache_key(inputs.source)) for group in groups]
+    moments = [_load_moments(cache, key, maps) for key, maps in zip(keys, targets, strict=True)]
+    missing = {
+        number: ImageMomentAccumulator(inputs.images, *groups[number].shape, torch.stack(list(targets[number].values())))
+        for number, loaded in enumerate(moments)
+        if loaded is None
     }
-    for block in inputs.blocks() if collectors else ():
-        for place, collector in collectors.items():
-            collector.add(chosen(block, made[place].channels))
-    for place, collector in collectors.items():
-        whole = collector.moments()
-        keep(keys[place], {"second": whole.second})
-        for number, target in enumerate(goals[place].values()):
-            keep(keys[place] | {"target": _digest(target)}, {"cross": whole.cross[:, number].contiguous()})
-        found[place] = whole
-    return [one for one in found if one is not None]
+    for block in inputs.blocks() if missing else ():
+        for number, accumulator in missing.items():
+            accumulator.add(select_channels(block, groups[number].channels))
+    for number, accumulator in missing.items():
+        moments[number] = summed = accumulator.moments()
+        save(keys[number], {"second": summed.second})
+        for index, target in enumerate(targets[number].values()):
+            save(keys[number] | {"target": _digest(target)}, {"cross": summed.cross[:, index].contiguous()})
+    return [entry for entry in moments if entry is not None]
 
 
-def _from_shelf(shelf: MomentCache, key: dict[str, Any], maps: Goals) -> ImageMoments | None:
-    targets = list(maps.values())
-    crosses = [shelf.find(key | {"target": _digest(target)}) for target in targets]
-    second = shelf.find(key) if all(crosses) else None
+def _load_moments(cache: MomentCache, key: dict[str, Any], targets: Targets) -> ImageMoments | None:
+    maps = list(targets.values())
+    crosses = [cache.load(key | {"target": _digest(target)}) for target in maps]
+    second = cache.load(key) if all(crosses) else None
     if second is None:
         return None
-    return ImageMoments(second["second"], torch.stack([one["cross"] for one in crosses if one], dim=1), targets[0].numel())
+    cross = torch.stack([tensors["cross"] for tensors in crosses if tensors], dim=1)
+    return ImageMoments(second["second"], cross, maps[0].numel())
 
 
 def _digest(target: Tensor) -> str:
     return sha256(target.numpy().tobytes())
 
 
-def _by_convolution(inputs: Inputs, made: Sequence[HeadGroup], recipe: GradientProtocol) -> list[FittedHeads]:
-    """Train by the convolution itself: from memory where the input fits, else from the store in every epoch."""
-    held = torch.cat(list(inputs.blocks())) if in_memory(inputs.images, inputs.source.channels) else None
-
-    def batches(epoch: int) -> Iterator[Tensor]:
-        if held is not None:
-            return (held[torch.from_numpy(batch)] for batch in inputs.order(recipe, epoch))
-        return inputs.streamed(recipe, epoch)
-
-    groups = [group_of(family, MomentGroup((family,), family.channels, family.width).goals()) for family in made]
-    read = [family.channels for family in made]
-    trained = train_by_convolution(
-        batches, recipe.count_epochs(inputs.images), inputs.source.channels, groups, read, inputs.standard
-    )
-    return [FittedHeads(family, heads, divergence(heads)) for family, heads in zip(made, trained, strict=True)]
-
-
-def divergence(heads: Heads) -> tuple[dict[str, float], ...]:
-    """Mark the heads that ran away; their neighbours are as they would be without them."""
-    finite = [
-        all(bool(value.isfinite().all()) for value in heads.tensors(place).values()) for place in range(len(heads.weight))
-    ]
-    return tuple({} if sound else {"diverged": 1.0} for sound in finite)
+def _mark(group: HeadGroup, heads: Heads) -> FittedHeads:
+    """Mark the heads that diverged; their neighbours are as they would be without them."""
+    finite = [all(bool(tensor.isfinite().all()) for tensor in heads.tensors(n).values()) for n in range(len(heads.weight))]
+    return FittedHeads(group, heads, tuple({} if sound else {"diverged": 1.0} for sound in finite))

@@ -1,54 +1,148 @@
-"""Fitting the exact readouts of a pass: from sums that are read once or kept, or by iterations where those are too large."""
+"""Strategies of exact readouts: normal equations of sums that are read once or kept, or conjugate gradients without them."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from posenet_store.errors import StoreError
-from posenet_store.heads.conjugate_gradients import Scan, solve_by_conjugate_gradients
+from posenet_store.heads.conjugate_gradients import solve_by_conjugate_gradients
 from posenet_store.heads.model import Heads
-from posenet_store.heads.moments import MomentAccumulator, Moments, solvable
+from posenet_store.heads.moments import MomentAccumulator, Moments, shares
 from posenet_store.heads.protocols import RidgeProtocol
 from posenet_store.heads.ridge import RidgeHead, solve_ridge
-from posenet_store.heads.train_convolution import in_memory
+from posenet_store.specs import GRID
 from posenet_store.store.reader import Reader
-from posenet_store.sweep.cell import Cell
-from posenet_store.sweep.grouping import FittedHeads, Goals, HeadGroup, MomentGroup, Places, chosen, families, places_of, units
-from posenet_store.sweep.inputs import Input
+from posenet_store.sweep.cell import output_size
+from posenet_store.sweep.grouping import (
+    Channels,
+    FittedHeads,
+    HeadGroup,
+    MomentGroup,
+    Targets,
+    select_channels,
+    target_indices,
+)
+from posenet_store.sweep.limits import FitCost, Limits, Speeds
 from posenet_store.sweep.moment_cache import MomentCache
-from posenet_store.sweep.score import read_inputs
+from posenet_store.sweep.training_inputs import TrainingInputs
+from posenet_store.threads import count_cpus
 
 Span = tuple[int, int]
 
 
-def fit_ridge(
-    reader: Reader, source: Input, cells: Sequence[Cell], protocol: RidgeProtocol, shelf: MomentCache
-) -> list[FittedHeads]:
-    """Solve cells exactly: from the moments of each group of rows, summed in one scan for all, or else by iterations.
+@dataclass(frozen=True)
+class NormalEquations:
+    """Solve heads from the second moments of each group of rows, all summed in one scan."""
 
-    Raises StoreError if a group that must not be empty has no readable image.
-    """
-    spans = _groups(reader, protocol, cells[0].train_rows)
-    small, large = units(families(cells, source, reader.spec), source.channels, solvable)
-    sums = [_sums(reader, source, span, small, shelf) for span in spans] if small else []
-    fitted = []
-    for number, unit in enumerate(small):
-        groups, goals = [found[number] for found in sums], unit.goals()
-        for family in unit.families:
-            features = unit.features(family)
-            mine = [one.select(features) for one in groups]
-            fitted.append(_fitted(family, goals, solve_ridge(mine, list(goals.values()), protocol)))
-    if large:
-        fitted += _by_iterations(_scan(reader, source, spans), len(spans), large, protocol)
-    return fitted
+    groups: tuple[MomentGroup, ...]
+    protocol: RidgeProtocol
+    limits: Limits
+    name: str = "exact"
+
+    def cost(self, rows: int, speeds: Speeds) -> FitCost:
+        """Price one product an image, and an eigendecomposition of each trial and of all rows."""
+        spans = len(self.protocol.split_rows(rows))
+        trials = len(self.protocol.left_out_groups(spans))
+        seconds, memory, solving = 0.0, 0, 0
+        for group in self.groups:
+            size, positions = group.unknowns - 1, output_size(*group.shape) ** 2
+            threads = shares(size, positions, count_cpus(), self.limits.memory)
+            memory += ((spans - 1 + threads) * (size + positions) * size + (threads * size**2 if threads > 1 else 0)) * 8
+            solving = max(solving, (8 * size**2 + 2 * size * positions) * 8)  # pooled groups and an eigendecomposition
+            seconds += 2 * rows * size**2 * positions / speeds.square
+            # measured: an eigendecomposition takes as long as a product of 11 n^3 operations
+            seconds += sum((trials + 1) * 11 * (heads.unknowns - 1) ** 3 / speeds.multiply for heads in group.members)
+        return FitCost(1, memory + solving, seconds)
+
+    def fit(self, inputs: TrainingInputs, cache: MomentCache) -> list[FittedHeads]:
+        """Sum the moments of every group of rows, then solve."""
+        spans = find_spans(inputs.reader, self.protocol, inputs.rows)
+        sums = [self._sum_moments(inputs, span, cache) for span in spans]
+        fitted = []
+        for number, group in enumerate(self.groups):
+            targets = group.targets()
+            for heads in group.members:
+                features = group.feature_indices(heads)
+                moments = [of_span[number].select(features) for of_span in sums]
+                fitted.append(_assign(heads, targets, solve_ridge(moments, list(targets.values()), self.protocol)))
+        return fitted
+
+    def _sum_moments(self, inputs: TrainingInputs, span: Span, cache: MomentCache) -> list[Moments]:
+        """Return each group's moments over some rows: from the cache, or summed in one scan and saved there."""
+        keys = [{"kind": "sums", "rows": list(span)} | group.cache_key(inputs.source) for group in self.groups]
+        moments = [Moments.from_tensors(*g.shape, cache.load(key)) for g, key in zip(self.groups, keys, strict=True)]
+        missing = {
+            number: MomentAccumulator(*self.groups[number].shape, self.limits.memory)
+            for number, loaded in enumerate(moments)
+            if loaded is None
+        }
+        for block in inputs.blocks(*span) if missing else ():
+            for number, accumulator in missing.items():
+                accumulator.add(select_channels(block, self.groups[number].channels))
+        for number, accumulator in missing.items():
+            moments[number] = summed = accumulator.moments()
+            if summed is not None:
+                cache.save(keys[number], summed.to_tensors())
+        return [entry for entry in moments if entry is not None]
 
 
-def _groups(reader: Reader, protocol: RidgeProtocol, rows: int) -> list[Span]:
-    """The groups of the training rows that have a readable image."""
-    asked = protocol.split_rows(rows)
-    spans = [span for span in asked if reader.readable[slice(*span)].any()]
-    first = asked[-1] if protocol.folds else asked[0]
+@dataclass(frozen=True)
+class ConjugateGradients:
+    """Solve heads of too many unknowns by iterations over the images: from memory, or from the store in every step."""
+
+    groups: tuple[HeadGroup, ...]
+    protocol: RidgeProtocol
+    channels: int
+    in_memory: bool
+
+    @property
+    def name(self) -> str:
+        """What a plan calls it."""
+        return f"conjugate gradients, {'in memory' if self.in_memory else 'streamed'}"
+
+    def cost(self, rows: int, speeds: Speeds) -> FitCost:
+        """Price two products an image for each head that is iterated, and widening and reading the images in every scan."""
+        spans, steps, lambdas = len(self.protocol.split_rows(rows)), self.protocol.iterations, len(self.protocol.lambdas)
+        trials = len(self.protocol.left_out_groups(spans))
+        scans_each = steps * (1 + (trials > 0)) + 1 + (trials > 0)  # of the trials and the refit, the sums and the errors
+        seconds, solving = 0.0, 0
+        for heads in self.groups:
+            size, targets = heads.unknowns - 1, len(heads.alone().target_cells())
+            solving = max(
+                solving,
+                ((2 * lambdas + 8) * trials * targets * size + 2 * (spans + trials) * heads.width * GRID**2) * 8,
+            )
+            seconds += 4 * steps * rows * (trials + 1) * targets * size * GRID**2 / speeds.multiply
+            seconds += 2 * lambdas * rows * targets * size * GRID**2 / speeds.multiply  # errors of each penalty
+            seconds += scans_each * rows * heads.width * GRID**2 * 8 / speeds.unfold
+        memory = rows * self.channels * GRID**2 * 4 if self.in_memory else 0
+        return FitCost(1 if self.in_memory else scans_each * len(self.groups), memory + solving, seconds)
+
+    def fit(self, inputs: TrainingInputs, cache: MomentCache) -> list[FittedHeads]:
+        """Solve one group after another."""
+        spans = find_spans(inputs.reader, self.protocol, inputs.rows)
+        held = [list(inputs.blocks(*span)) for span in spans] if self.in_memory else None
+        fitted = []
+        for heads in self.groups:
+
+            def scan(span: int, channels: Channels = heads.channels) -> Iterable[Tensor]:
+                blocks = held[span] if held is not None else inputs.blocks(*spans[span])
+                return (select_channels(block, channels) for block in blocks)
+
+            targets = heads.alone().targets()
+            maps = torch.stack(list(targets.values()))
+            solved = solve_by_conjugate_gradients(scan, len(spans), heads.shape, maps, self.protocol)
+            fitted.append(_assign(heads, targets, solved))
+        return fitted
+
+
+def find_spans(reader: Reader, protocol: RidgeProtocol, rows: int) -> list[Span]:
+    """Return the groups of the training rows that have a readable image; raises StoreError if too few have one."""
+    planned = protocol.split_rows(rows)
+    spans = [span for span in planned if reader.readable[slice(*span)].any()]
+    first = planned[-1] if protocol.folds else planned[0]
     if not spans or (spans[0] != first and not protocol.folds):
         raise StoreError(f"{reader.files} has no readable image among its first {first[1]} rows to train on")
     if protocol.folds and len(spans) < 2:
@@ -56,45 +150,8 @@ def _groups(reader: Reader, protocol: RidgeProtocol, rows: int) -> list[Span]:
     return spans
 
 
-def _sums(reader: Reader, source: Input, span: Span, made: Sequence[MomentGroup], shelf: MomentCache) -> list[Moments]:
-    """Return each unit's moments summed over some rows: from the shelf, or in one scan and kept there."""
-    keys = [{"kind": "sums", "rows": list(span)} | unit.key(source) for unit in made]
-    found = [Moments.from_tensors(*unit.shape, shelf.find(key)) for unit, key in zip(made, keys, strict=True)]
-    sums = {place: MomentAccumulator(*made[place].shape) for place, one in enumerate(found) if one is None}
-    for block in read_inputs(reader, source, span[0], span[1] if sums else span[0]):
-        for place, one in sums.items():
-            one.add(chosen(block, made[place].channels))
-    for place, one in sums.items():
-        found[place] = whole = one.moments()
-        if whole is not None:
-            shelf.keep(keys[place], whole.to_tensors())
-    return [one for one in found if one is not None]
-
-
-def _scan(reader: Reader, source: Input, spans: Sequence[Span]) -> Scan:
-    """Return what yields the blocks of a group of rows: from memory where the input fits, else from the store anew."""
-    if in_memory(sum(int(reader.readable[slice(*span)].sum()) for span in spans), source.channels):
-        held = [list(read_inputs(reader, source, *span)) for span in spans]
-        return lambda group: held[group]
-    return lambda group: read_inputs(reader, source, *spans[group])
-
-
-def _by_iterations(scan: Scan, groups: int, made: Sequence[HeadGroup], protocol: RidgeProtocol) -> list[FittedHeads]:
-    """Solve families whose moments are too large to hold, one after another."""
-    fitted = []
-    for family in made:
-
-        def mine(group: int, channels: Places = family.channels) -> Iterable[Tensor]:
-            return (chosen(block, channels) for block in scan(group))
-
-        goals = MomentGroup((family,), family.channels, family.width).goals()
-        found = solve_by_conjugate_gradients(mine, groups, family.shape, torch.stack(list(goals.values())), protocol)
-        fitted.append(_fitted(family, goals, found))
-    return fitted
-
-
-def _fitted(family: HeadGroup, goals: Goals, found: Sequence[RidgeHead]) -> FittedHeads:
-    """Give each cell of a family the head of its target, of those for `goals`."""
-    mine = [found[place] for place in places_of(family, goals)]
-    heads = Heads(torch.stack([one.weight for one in mine]), torch.stack([one.bias for one in mine]), family.shape[1])
-    return FittedHeads(family, heads, tuple(one.facts for one in mine))
+def _assign(group: HeadGroup, targets: Targets, solved: Sequence[RidgeHead]) -> FittedHeads:
+    """Give each cell of a group the head of its target."""
+    heads = [solved[index] for index in target_indices(group, targets)]
+    joined = Heads(torch.stack([head.weight for head in heads]), torch.stack([head.bias for head in heads]), group.shape[1])
+    return FittedHeads(group, joined, tuple(head.facts for head in heads))

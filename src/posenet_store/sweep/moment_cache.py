@@ -1,6 +1,6 @@
-"""Moments kept beside the stores: what one sweep has summed, the next one need not read again.
+"""Moments kept next to the stores: what one sweep has summed, the next need not read again.
 
-A file holds named tensors of one unit (see `families`): of all images one by one for the report's recipe, of their sums
+A file holds named tensors of one moment group (see `grouping`): of all images one by one for gradient steps, of their sums
 for ridge. It is a cache: keyed by the store's content and what was summed, checked by CRC-32C, and safe to delete.
 """
 
@@ -20,7 +20,7 @@ from torch import Tensor
 from posenet_store.files import canonical_json, crc32c, replace_atomically, sha256
 
 VERSION = 2
-Keep = Callable[[Mapping[str, Any], Mapping[str, Tensor]], object]
+Save = Callable[[Mapping[str, Any], Mapping[str, Tensor]], object]
 
 
 @dataclass(frozen=True)
@@ -30,26 +30,26 @@ class MomentCache:
     folder: Path | None
     store_id: str
 
-    def _path(self, what: Mapping[str, Any]) -> tuple[Path | None, str]:
-        key = canonical_json({"version": VERSION, "store_id": self.store_id} | dict(what)).decode()
-        return self.folder and self.folder / f"{what['kind']}-{sha256(key.encode())[:16]}.safetensors", key
+    def _path(self, subject: Mapping[str, Any]) -> tuple[Path | None, str]:
+        key = canonical_json({"version": VERSION, "store_id": self.store_id} | dict(subject)).decode()
+        return self.folder and self.folder / f"{subject['kind']}-{sha256(key.encode())[:16]}.safetensors", key
 
-    def find(self, what: Mapping[str, Any]) -> dict[str, Tensor] | None:
-        """Return the tensors kept under `what`, None if there are none that are whole."""
-        path, key = self._path(what)
+    def load(self, subject: Mapping[str, Any]) -> dict[str, Tensor] | None:
+        """Return the tensors kept under `subject`, None if there are none that are whole."""
+        path, key = self._path(subject)
         if path is None or not path.is_file():
             return None
         try:
             with safe_open(path, "pt") as file:
                 recorded = file.metadata() or {}
-                found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
         except (SafetensorError, OSError):
             return None
-        return found if recorded == {"key": key, "checks": _checks(found)} else None
+        return tensors if recorded == {"key": key, "checks": _checks(tensors)} else None
 
-    def keep(self, what: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-        """Keep tensors under `what`; where they can't be written (a store shared read-only, a full disk) they are not."""
-        path, key = self._path(what)
+    def save(self, subject: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        """Save tensors under `subject`; where they can't be written (a store shared read-only, a full disk) they are not."""
+        path, key = self._path(subject)
         if path is None:
             return
         try:
@@ -60,10 +60,10 @@ class MomentCache:
             return
 
     @contextmanager
-    def meanwhile(self) -> Iterator[Keep]:
-        """Yield a `keep` that writes in a thread while the caller goes on; at the end of the block all is written."""
+    def save_in_background(self) -> Iterator[Save]:
+        """Yield a `save` that writes in a thread while the caller goes on; at the end of the block all is written."""
         with ThreadPoolExecutor(1) as writer:
-            yield lambda what, tensors: writer.submit(self.keep, what, tensors)
+            yield lambda subject, tensors: writer.submit(self.save, subject, tensors)
 
 
 def _checks(tensors: Mapping[str, Tensor]) -> str:

@@ -9,11 +9,13 @@ from typing import Any
 
 from posenet_store.errors import UsageError
 from posenet_store.heads.protocols import GradientProtocol, Protocol
+from posenet_store.parallel.machine import share_memory
 from posenet_store.specs import PIXELS
 from posenet_store.store.catalogue import StoreInfo
 from posenet_store.sweep.cell import Cell
-from posenet_store.sweep.grouping import stream_of
+from posenet_store.sweep.grouping import describe_stream
 from posenet_store.sweep.inputs import join_inputs, parse_input, reads_all_channels
+from posenet_store.sweep.limits import Limits
 from posenet_store.sweep.spec import SweepSpec
 
 MIN_TRAIN_ROWS = 32
@@ -35,6 +37,17 @@ class Pass:
     protocol: Protocol
     cells: tuple[Cell, ...]
     moments: Path | None
+    limits: Limits
+
+    @property
+    def train_rows(self) -> int:
+        """Rows [0, train_rows) of the store train."""
+        return self.cells[0].train_rows
+
+    @property
+    def held_out(self) -> int:
+        """Rows from here on test."""
+        return self.cells[0].held_out
 
     @property
     def id(self) -> str:
@@ -137,14 +150,16 @@ def _nothing_fits(spec: SweepSpec, found: Sequence[StoreInfo], root: Path) -> Us
     inputs = list(spec.inputs) or [recipe.input for name in spec.protocols for recipe in spec.recipes_of(name)]
     return UsageError(
         f"no sealed store below {root} fits networks {list(spec.networks)}, train {list(spec.train)} and inputs {inputs}; "
-        f"there are: {names}. Build one: cli.py build-store --backbone resnet152 --images FOLDER"
+        f"there are: {names}. Build one with build-store --backbone resnet152 --images FOLDER"
     )
 
 
-def plan_sweep(spec: SweepSpec, found: Sequence[StoreInfo], root: Path, keep_moments: bool = True) -> SweepPlan:
+def plan_sweep(
+    spec: SweepSpec, found: Sequence[StoreInfo], root: Path, keep_moments: bool = True, limits: Limits | None = None
+) -> SweepPlan:
     """Expand a sweep over the stores `found` below `root`; raises UsageError if no store fits.
 
-    Moments are kept in `root`/moments, or not at all.
+    Moments are kept in `root`/moments, or not at all. Without `limits` a pass may take what a worker alone on this machine may.
     """
     notes: list[str] = []
     usable = _usable(found, spec, notes)
@@ -184,16 +199,20 @@ def plan_sweep(spec: SweepSpec, found: Sequence[StoreInfo], root: Path, keep_mom
     ]
     if not planned:
         raise _nothing_fits(spec, found, root)
-    return SweepPlan(tuple(_shared(planned, root / "moments" if keep_moments else None)), tuple(dict.fromkeys(notes)))
+    moments = root / "moments" if keep_moments else None
+    passes = _shared(planned, moments, limits or Limits(share_memory()))
+    return SweepPlan(tuple(passes), tuple(dict.fromkeys(notes)))
 
 
-def _shared(planned: Sequence[tuple[StoreInfo, Sequence[StoreInfo], Sequence[Cell]]], moments: Path | None) -> Iterator[Pass]:
+def _shared(
+    planned: Sequence[tuple[StoreInfo, Sequence[StoreInfo], Sequence[Cell]]], moments: Path | None, limits: Limits
+) -> Iterator[Pass]:
     """Merge cells into passes: all that train on the same rows, are tested on the same, and can share a stream."""
     groups: dict[tuple[Any, ...], list[Cell]] = {}
     specs = {entry.path: entry.spec for entry, _, _ in planned}
     for entry, tests, cells in planned:
         first = cells[0]
-        shared = (first.input.partition(":")[0], stream_of(first.protocol))
+        shared = (first.input.partition(":")[0], describe_stream(first.protocol))
         key = (entry.path, tuple(test.path for test in tests), *shared)
         for rows, of_some in groupby(cells, key=lambda cell: cell.train_rows):
             groups.setdefault((*key, rows), []).extend(of_some)
@@ -202,4 +221,4 @@ def _shared(planned: Sequence[tuple[StoreInfo, Sequence[StoreInfo], Sequence[Cel
         for start in range(0, len(cells), MAX_CELLS):
             some = tuple(cells[start : start + MAX_CELLS])
             text = join_inputs(dict.fromkeys(cell.input for cell in some), specs[path])
-            yield Pass(path, tests, text, some[0].protocol, some, moments)
+            yield Pass(path, tests, text, some[0].protocol, some, moments, limits)

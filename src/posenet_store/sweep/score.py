@@ -13,7 +13,7 @@ from torch import Tensor
 from posenet_store.heads.metrics import MapSums, Scores, score_with_map_sums
 from posenet_store.heads.model import Heads
 from posenet_store.store.reader import Reader
-from posenet_store.sweep.grouping import Places, chosen
+from posenet_store.sweep.grouping import Channels, select_channels
 from posenet_store.sweep.inputs import Input
 
 PROBES = "probes"
@@ -55,7 +55,7 @@ class Scorable:
 
     heads: Heads
     targets: Sequence[NDArray[np.float64]]
-    channels: Places = None
+    channels: Channels = None
 
 
 @torch.inference_mode()
@@ -66,7 +66,7 @@ def score_heads(blocks: Iterable[Tensor], groups: Sequence[Scorable]) -> list[li
     for block in blocks:
         for number, group in enumerate(groups):
             targets = group.targets
-            maps = group.heads.predict(chosen(block, group.channels)).numpy()
+            maps = group.heads.predict(select_channels(block, group.channels)).numpy()
             if not samples[number]:
                 samples[number] = [maps[0, head].astype(np.float32) for head in range(len(targets))]
             for head, target in enumerate(targets):

@@ -1,0 +1,53 @@
+"""Memory that a worker on this machine may use: physical memory, or less where cgroups or Slurm allow less."""
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+SHARE = 0.5
+"""Of a worker's memory a pass may hold: the rest is for libraries, blocks that are read, and the system's cache of files."""
+CGROUP_LIMITS = ("sys/fs/cgroup/memory.max", "sys/fs/cgroup/memory/memory.limit_in_bytes")
+MIB = 1 << 20
+
+
+def read_memory_limit(root: Path = Path("/"), environment: Mapping[str, str] | None = None) -> int:
+    """Return the bytes that processes of this job may use together on this machine.
+
+    The least of physical memory, the limits of cgroups (v2 or v1, of this process and its parents) and Slurm's.
+    """
+    return min(_find_limits(root, os.environ if environment is None else environment))
+
+
+def share_memory(workers: int = 1, root: Path = Path("/"), environment: Mapping[str, str] | None = None) -> int:
+    """Return the bytes that a pass may hold where that many workers share this machine."""
+    return int(read_memory_limit(root, environment) * SHARE / workers)
+
+
+def _find_limits(root: Path, environment: Mapping[str, str]) -> Iterator[int]:
+    meminfo = (root / "proc/meminfo").read_text(encoding="ascii") if (root / "proc/meminfo").is_file() else ""
+    if "MemTotal:" in meminfo:
+        yield int(meminfo.split("MemTotal:")[1].split()[0]) * 1024
+    else:
+        yield os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for path in _list_cgroup_files(root):
+        with suppress(OSError, ValueError):  # absent, or the word "max"
+            yield int(path.read_text(encoding="ascii"))
+    with suppress(KeyError, ValueError):
+        yield int(environment["SLURM_MEM_PER_NODE"]) * MIB or 1 << 62  # 0 is all memory of the node
+    with suppress(KeyError, ValueError):
+        yield int(environment["SLURM_MEM_PER_CPU"]) * int(environment["SLURM_CPUS_ON_NODE"]) * MIB
+
+
+def _list_cgroup_files(root: Path) -> Iterator[Path]:
+    """Yield the files that may limit this process: of its own cgroup and of each parent."""
+    yield from (root / name for name in CGROUP_LIMITS)
+    with suppress(OSError):
+        for line in (root / "proc/self/cgroup").read_text(encoding="ascii").splitlines():
+            _, controllers, name = line.split(":", 2)
+            if controllers not in ("", "memory"):
+                continue
+            base = "sys/fs/cgroup/memory" if controllers else "sys/fs/cgroup"
+            file = "memory.limit_in_bytes" if controllers else "memory.max"
+            parts = [part for part in name.split("/") if part]
+            yield from (root.joinpath(base, *parts[:depth], file) for depth in range(1, len(parts) + 1))
