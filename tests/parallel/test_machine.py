@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from posenet_store.parallel.machine import MIB, SHARE, read_memory_limit, share_memory
+from posenet_store.errors import UsageError
+from posenet_store.parallel.executors import share_worker_memory
+from posenet_store.parallel.machine import MIB, SHARE, parse_memory, read_memory_limit, share_memory
 
 GIB = 1 << 30
 FILES = {"proc/meminfo": f"MemTotal:   {8 * GIB // 1024} kB\nMemFree: 1 kB\n"}
@@ -36,3 +38,15 @@ def test_the_least_limit_counts(tmp_path: Path, files: dict[str, str], environme
 
 def test_without_proc_the_system_says_how_much_there_is(tmp_path: Path) -> None:
     assert read_memory_limit(tmp_path, {}) > 1 << 28
+
+
+@pytest.mark.parametrize("text", ["", "much", "0", "-1GB", "8 gallons"])
+def test_a_wrong_size_is_a_usage_error(text: str) -> None:
+    with pytest.raises(UsageError, match="8GB"):
+        parse_memory(text)
+
+
+def test_workers_share_the_machine_and_a_slurm_job_has_its_own(tmp_path: Path) -> None:
+    (tmp_path / "slurm.toml").write_text('memory = "16GB"\n')
+    assert share_worker_memory(f"slurm:{tmp_path / 'slurm.toml'}") == 16e9 * SHARE
+    assert share_worker_memory("local", 2) == share_worker_memory("inline") // 2

@@ -32,19 +32,24 @@ if TYPE_CHECKING:
               help="local: worker processes here; inline: this process; slurm: jobs as pipeline/launch/slurm.toml says, "
                    "slurm:FILE: as another file does; ADDR: a Dask scheduler, tcp://host:8786.")  # fmt: skip
 @workers_option
+@click.option("--memory", metavar="SIZE",
+              help="What a pass may hold on a worker, such as 8GB.  [default: half of what the worker has]")  # fmt: skip
 @click.option("--keep-moments/--no-keep-moments", default=True, show_default=True,
               help="Keep the summed moments in the stores' folder: later sweeps then read no features to train.")  # fmt: skip
 @click.option("--plan", "plan_only", is_flag=True, help="Print passes, bytes, memory and time; run nothing.")
 @json_option
 def sweep(
-    spec: str, root: Path, run: Path | None, scheduler: str, workers: int | None, keep_moments: bool, plan_only: bool,
-    as_json: bool,
+    spec: str, root: Path, run: Path | None, scheduler: str, workers: int | None, memory: str | None,
+    keep_moments: bool, plan_only: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Train and score every head that SPEC asks for, from stores: a TOML file, or an experiment's name such as table2.
 
     A rerun trains only the heads that are missing. Ends in RUN/results.csv, RUN/results.json and the page RUN/report.html.
     """
+    from posenet_store.parallel.executors import share_worker_memory
+    from posenet_store.parallel.machine import parse_memory
     from posenet_store.store.catalogue import list_stores
+    from posenet_store.sweep.limits import Limits
     from posenet_store.sweep.plan import plan_sweep
     from posenet_store.sweep.results import RunFiles
     from posenet_store.sweep.spec import find_sweep, load_sweep
@@ -53,7 +58,8 @@ def sweep(
     found, damaged = list_stores(root)
     for line in damaged:
         click.echo(f"damaged: {printable(line)}", err=True)
-    plan = plan_sweep(asked, found, root, keep_moments)
+    limits = Limits(parse_memory(memory) if memory else share_worker_memory(scheduler, workers))
+    plan = plan_sweep(asked, found, root, keep_moments, limits)
     for note in plan.notes:
         click.echo(f"note: {printable(note)}", err=True)
     files = RunFiles(run or Path("runs", find_sweep(spec).stem))

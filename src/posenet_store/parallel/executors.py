@@ -11,6 +11,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from posenet_store.errors import PosenetStoreError, UsageError, first_line
+from posenet_store.parallel.machine import SHARE, parse_memory, share_memory
 from posenet_store.parallel.slurm import SLURM_FILE, load_slurm_settings, slurm_jobs
 from posenet_store.threads import count_cpus
 
@@ -51,6 +52,21 @@ def count_workers(scheduler: str, workers: int | None = None) -> int:
         return workers or count_cpus()
     with _client(scheduler) as client:
         return max(1, len(_nthreads(client)))
+
+
+def share_worker_memory(scheduler: str, workers: int | None = None) -> int:
+    """Return the bytes that a task may hold on a worker; raises UsageError if no scheduler answers.
+
+    They are a share (`machine.SHARE`) of a Slurm job's memory, of the least `memory_limit` of a scheduler's workers, or of
+    this machine's memory for one worker.
+    """
+    if (settings := _slurm_file(scheduler)) is not None:
+        return int(parse_memory(load_slurm_settings(settings).memory) * SHARE)
+    if "://" not in scheduler:
+        return share_memory(1 if scheduler == "inline" else count_workers(scheduler, workers))
+    with _client(scheduler) as client:
+        limits = [worker.get("memory_limit") for worker in client.scheduler_info(n_workers=-1)["workers"].values()]
+    return min([int(limit * SHARE) for limit in limits if limit], default=share_memory())
 
 
 def run_tasks(

@@ -5,10 +5,29 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from posenet_store.errors import UsageError
+
 SHARE = 0.5
 """Of a worker's memory a pass may hold: the rest is for libraries, blocks that are read, and the system's cache of files."""
 CGROUP_LIMITS = ("sys/fs/cgroup/memory.max", "sys/fs/cgroup/memory/memory.limit_in_bytes")
 MIB = 1 << 20
+
+
+def parse_memory(text: str) -> int:
+    """Return the bytes that a text such as 8GB or 512MiB means; raises UsageError for anything else.
+
+    >>> parse_memory("8GB"), parse_memory("512 MiB")
+    (8000000000, 536870912)
+    """
+    from dask.utils import parse_bytes
+
+    try:
+        size = parse_bytes(text)
+    except ValueError:
+        size = 0
+    if size < 1:
+        raise UsageError(f"memory {text!r} is not accepted; give a size such as 8GB or 512MiB")
+    return size
 
 
 def read_memory_limit(root: Path = Path("/"), environment: Mapping[str, str] | None = None) -> int:
