@@ -17,6 +17,7 @@ from posenet_store.heads.targets import make_target_map
 from posenet_store.store.catalogue import list_stores
 from posenet_store.store.reader import open_store
 from posenet_store.sweep.evaluate import evaluate_head
+from posenet_store.sweep.limits import Limits
 from posenet_store.sweep.plan import SweepPlan, plan_sweep
 from posenet_store.sweep.results import RunFiles, load_run, read_scores
 from posenet_store.sweep.run import SweepResult, run_sweep
@@ -36,12 +37,12 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "stores"
 
 
-def planned(root: Path, spec: SweepSpec = SPEC) -> SweepPlan:
-    return plan_sweep(spec, list_stores(root)[0], root)
+def planned(root: Path, spec: SweepSpec = SPEC, limits: Limits | None = None) -> SweepPlan:
+    return plan_sweep(spec, list_stores(root)[0], root, limits=limits)
 
 
-def swept(root: Path, run: Path, spec: SweepSpec = SPEC) -> SweepResult:
-    return run_sweep(spec, planned(root, spec), run, scheduler="inline")
+def swept(root: Path, run: Path, spec: SweepSpec = SPEC, limits: Limits | None = None) -> SweepResult:
+    return run_sweep(spec, planned(root, spec, limits), run, scheduler="inline")
 
 
 @pytest.fixture(scope="module")
@@ -164,23 +165,19 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
         load_run(tmp_path)
 
 
-@pytest.mark.parametrize("held", [True, False])
-@pytest.mark.parametrize("folds", [0, 3])
-def test_heads_too_large_for_moments_are_iterated_to_the_same(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, held: bool, folds: int
-) -> None:
-    ridge = RidgeProtocol(lambdas=(1e-2, 1.0), folds=folds)
+@pytest.mark.parametrize(("memory", "folds"), [(1 << 30, 3), (0, 0)], ids=["in memory, folds", "streamed"])
+def test_heads_too_large_for_moments_are_iterated_to_the_same(root: Path, tmp_path: Path, memory: int, folds: int) -> None:
+    ridge = RidgeProtocol(lambdas=(0.1, 1.0), folds=folds)
     spec = replace(SPEC, protocols=("ridge",), inputs=("full", "full:f1+f3"), kernels=(3,), recipes=(ridge,))
     swept(root, tmp_path / "exact", spec)
-    monkeypatch.setattr("posenet_store.sweep.fit_ridge.solvable", lambda channels, kernel: False)
-    monkeypatch.setattr("posenet_store.sweep.fit_ridge.in_memory", lambda images, channels: held)
-    swept(root, tmp_path / "iterated", spec)
-    for one, other in zip(load_run(tmp_path / "exact")[1], load_run(tmp_path / "iterated")[1], strict=True):
-        assert one.id == other.id
-        assert 0 < other.fit["iterations"] <= 400
-        assert "unconverged" not in other.fit
-        assert other.fit == pytest.approx(other.fit | one.fit, rel=1e-4)
-        assert vars(other.scores["held-out"]) == pytest.approx(vars(one.scores["held-out"]), rel=1e-4)
+    swept(root, tmp_path / "iterated", spec, Limits(memory=memory, unknowns=0))
+    results = zip(load_run(tmp_path / "exact")[1], load_run(tmp_path / "iterated")[1], strict=True)
+    for exact, iterated in results:
+        assert exact.id == iterated.id
+        assert 0 < iterated.fit["iterations"] <= 400
+        assert "unconverged" not in iterated.fit
+        assert iterated.fit == pytest.approx(iterated.fit | exact.fit, rel=1e-4)
+        assert vars(iterated.scores["held-out"]) == pytest.approx(vars(exact.scores["held-out"]), rel=1e-4)
 
 
 def test_a_ramp_in_the_features_is_read_out(tmp_path: Path, root: Path) -> None:

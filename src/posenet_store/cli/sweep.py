@@ -68,7 +68,7 @@ def sweep(
         _print_plan(plan, finished, {entry.spec.fingerprint: entry.spec for entry in found}, as_json)
         return
     signal.signal(signal.SIGTERM, handle_sigterm)
-    outcome = _run_with_progress(files.root.name, asked, plan, found, files, (scheduler, workers), finished)
+    outcome = _run_with_progress(find_sweep(spec).stem, asked, plan, found, files, (scheduler, workers), finished)
     _print_outcome(outcome, files, as_json)
     if outcome.failures:
         raise click.exceptions.Exit(1)

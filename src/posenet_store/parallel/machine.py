@@ -13,6 +13,9 @@ CGROUP_LIMITS = ("sys/fs/cgroup/memory.max", "sys/fs/cgroup/memory/memory.limit_
 MIB = 1 << 20
 
 
+MIN_MEMORY = 1_000_000  # bytes
+
+
 def parse_memory(text: str) -> int:
     """Return the bytes that a text such as 8GB or 512MiB means; raises UsageError for anything else.
 
@@ -25,8 +28,8 @@ def parse_memory(text: str) -> int:
         size = parse_bytes(text)
     except ValueError:
         size = 0
-    if size < 1:
-        raise UsageError(f"memory {text!r} is not accepted; give a size such as 8GB or 512MiB")
+    if size < MIN_MEMORY:
+        raise UsageError(f"memory {text!r} is not accepted; give at least 1MB, such as 8GB or 512MiB")
     return size
 
 
