@@ -61,7 +61,7 @@ class Cell:
 
 
 def output_size(kernel: int, padding: int, layers: int = 1) -> int:
-    """Return the side of the map that a head paints on the 28x28 grid; raises UsageError if nothing is left.
+    """Return the side of the map that a head predicts on the 28x28 grid; raises UsageError if nothing is left.
 
     >>> output_size(3, 0), output_size(7, 3), output_size(3, 0, layers=3)
     (26, 28, 22)

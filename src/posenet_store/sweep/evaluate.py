@@ -26,7 +26,7 @@ from posenet_store.sweep.score import Scorable, Scored, columns_of, score_heads
 
 @dataclass(frozen=True)
 class ExternalHead:
-    """What a head from elsewhere does not say itself: its target, what it reads, and its padding."""
+    """What the file of an external head does not contain: its target, what it reads, and its padding."""
 
     target: str
     input: str = "aligned"
@@ -40,7 +40,7 @@ class Contributions:
     """What each input channel adds to a linear head's mean map: `maps` float64 [C, h, w], and its `share` [C] of the target.
 
     The mean map over images is the bias plus the sum of `maps`. A share is the covariance of a channel's map with the target
-    over the target's variance: shares sum to 1 for a head that paints the target, and a channel that pulls against the
+    over the target's variance: shares sum to 1 for a head that predicts the target, and a channel that pulls against the
     others has a negative one.
     """
 
@@ -59,7 +59,7 @@ class Contributions:
 class Evaluation:
     """One head on one store: its target (name, map [h, w], range), its scores by test column, and what it is made of.
 
-    `contributions` are each channel's share of the painted map (see `Contributions`); None if the head is not linear.
+    `contributions` are each channel's share of the predicted map (see `Contributions`); None if the head is not linear.
     """
 
     target: str
