@@ -26,7 +26,7 @@ DISK_ERRORS = (
 
 
 class _Group(click.Group):
-    """Turn what a user can cause into one sentence and an exit code; everything else keeps its traceback."""
+    """Report errors that a user can cause in one sentence with an exit code; other errors keep their traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:

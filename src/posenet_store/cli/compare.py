@@ -1,4 +1,4 @@
-"""compare: how heads of two runs differ."""
+"""compare: show how heads of two runs differ."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""convert: the same store in another format."""
+"""convert: copy a store into another format."""
 
 from pathlib import Path
 
@@ -15,9 +15,9 @@ from posenet_store.specs import FORMATS
     "--stores", "root", type=click.Path(path_type=Path), help="Where the copy goes.  [default: the local store's folder]"
 )
 def convert(store: str, file_format: str, root: Path | None) -> None:
-    """Copy a sealed store (a folder or a URL) into another format, or fetch it, each block verified; resumes.
+    """Copy a sealed store (a folder or a URL) into a local folder, in any format.
 
-    The last line printed is the copy's path.
+    Every block is verified. A rerun continues an interrupted copy. The last line printed is the copy's path.
     """
     from posenet_store.store.convert import convert_store
     from posenet_store.store.reader import open_store

@@ -1,4 +1,4 @@
-"""evaluate: score one head."""
+"""evaluate: score one head on a store or on images."""
 
 from dataclasses import replace
 from pathlib import Path

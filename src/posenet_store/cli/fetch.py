@@ -1,4 +1,4 @@
-"""fetch: DUT-S from its home page."""
+"""fetch: download the image set DUT-S."""
 
 import re
 from pathlib import Path
@@ -9,7 +9,7 @@ from posenet_store.cli.options import data_root_option
 from posenet_store.cli.output import progress
 from posenet_store.errors import UsageError
 
-WORDS = (("downloading", "MB"), ("unpacking", "files"))
+STEPS = (("downloading", "MB"), ("unpacking", "files"))
 
 
 def _digest(_context: click.Context, _option: click.Parameter, text: str | None) -> str | None:
@@ -21,20 +21,20 @@ def _digest(_context: click.Context, _option: click.Parameter, text: str | None)
 @click.command()
 @click.argument("name", metavar="duts-te|duts-tr")
 @data_root_option
-@click.option("--url", help="Another place of the zip archive.  [default: saliencydetection.net]")
+@click.option("--url", help="Another URL of the zip archive.  [default: saliencydetection.net]")
 @click.option(
-    "--sha256", metavar="HEX", callback=_digest, help="What the archive must be; what it was is recorded in any case."
+    "--sha256", metavar="HEX", callback=_digest, help="Expected digest of the archive. The actual one is recorded in any case."
 )
 def fetch(name: str, data_root: Path | None, url: str | None, sha256: str | None) -> None:
-    """Download DUT-S and unpack it where --images duts-te and duts-tr look for it; the last line is the folder.
+    """Download DUT-S and unpack it where --images duts-te and duts-tr expect it.
 
-    Goes on where it stopped; does nothing if the images are there.
+    A rerun continues an interrupted download. The last line printed is the folder.
     """
     from posenet_store.images.duts import fetch_duts as fetched
     from posenet_store.images.sources import find_duts_root
 
     with progress() as bars:
-        line, files = (bars.add_task(f"{word} {name}", total=None, unit=unit, start=False) for word, unit in WORDS)
+        line, files = (bars.add_task(f"{word} {name}", total=None, unit=unit, start=False) for word, unit in STEPS)
 
         def downloaded(have: int, size: int | None) -> None:
             bars.start_task(line)

@@ -1,4 +1,4 @@
-"""inspect: what one store holds."""
+"""inspect: show what one store holds."""
 
 from typing import Any
 
@@ -20,21 +20,21 @@ def inspect(store: str, as_json: bool) -> None:
     facts, reader = describe_store(store).to_dict(), open_store(store, unsealed=True)
     arrays: dict[str, dict[str, Any]] = {}
     for name, shape in reader.spec.arrays.items():
-        found = reader.manifest["statistics"][name]
-        spread = {"std": compute_deviation(found)} if found["count"] else {}
-        arrays[name] = {"shape": [reader.spec.rows, *shape]} | found | spread
-    made, bad = reader.plan.provenance, reader.manifest["quarantined"]
+        statistics = reader.manifest["statistics"][name]
+        deviation = {"std": compute_deviation(statistics)} if statistics["count"] else {}
+        arrays[name] = {"shape": [reader.spec.rows, *shape]} | statistics | deviation
+    provenance, quarantined = reader.plan.provenance, reader.manifest["quarantined"]
     if as_json:
-        about = {"spec": reader.spec.to_dict(), "provenance": made, "summary": reader.manifest.get("summary")}
-        print_json(facts | {"arrays": arrays, "quarantined": bad} | about)
+        about = {"spec": reader.spec.to_dict(), "provenance": provenance, "summary": reader.manifest.get("summary")}
+        print_json(facts | {"arrays": arrays, "quarantined": quarantined} | about)
         return
     for name, value in facts.items():
         click.echo(f"{name:12} {format_bytes(value) if name == 'bytes' else value}")
-    for name, value in made.items():
+    for name, value in provenance.items():
         if name != "probe":
             shown = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
             click.echo(f"{name:12} {printable(str(shown))}")
-    if (speed := reader.manifest.get("summary", {})).get("stages"):  # older stores' summaries have none
+    if (speed := reader.manifest.get("summary", {})).get("stages"):  # a copy has none, nor has a store that is not complete
         memory = format_bytes(speed["peak_memory"])
         click.echo(f"{'build':12} {speed['extracted']} images, {describe_speed(speed)}, {memory} of memory")
     keys = ("min", "max", "mean", "std", "zeros")
@@ -42,5 +42,5 @@ def inspect(store: str, as_json: bool) -> None:
         [name, "x".join(map(str, a["shape"])), *(f"{a[k]:.4g}" if k in a else "" for k in keys)] for name, a in arrays.items()
     ]
     print_table(["array", "shape", *keys], rows)
-    for one in bad:
-        click.echo(f"quarantined: row {one['row']}, {printable(one['image_id'])}: {one['reason']}")
+    for image in quarantined:
+        click.echo(f"quarantined: row {image['row']}, {printable(image['image_id'])}: {image['reason']}")

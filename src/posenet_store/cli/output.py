@@ -47,7 +47,7 @@ def console() -> Console:
 class CoarseTimeLeft(ProgressColumn):
     """Time left as field `left` says, in seconds, None for unknown.
 
-    Rich's own column looks at the last half minute, in which no long step ends.
+    Rich's own column uses the last half minute only, in which no long step may end.
     """
 
     def render(self, task: Task) -> Text:
@@ -57,7 +57,7 @@ class CoarseTimeLeft(ProgressColumn):
 
 
 def progress(coarse: bool = False) -> Progress:
-    """Return a progress display on standard error, so that standard output stays clean; `coarse`: of few, long steps."""
+    """Return a progress display on standard error; `coarse` is for few, long steps. Standard output holds results only."""
     return Progress(
         SpinnerColumn(),
         TextColumn("{task.description}", markup=False),
@@ -72,7 +72,7 @@ def progress(coarse: bool = False) -> Progress:
 
 
 def print_above(bars: Progress) -> Callable[[str], None]:
-    """Return what prints a line above a progress display, on standard error too."""
+    """Return a function that prints a line above a progress display, on standard error."""
     return lambda line: bars.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -82,7 +82,7 @@ def print_json(value: object) -> None:
 
 
 def print_table(head: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None, ruled: bool = False) -> None:
-    """Print a table; with `ruled`, a rule stands wherever the first column changes."""
+    """Print a table; `ruled` draws a line wherever the first column changes."""
     table = Table(title=title, title_justify="left")
     for name in head:
         table.add_column(name, no_wrap=True, overflow="fold")
@@ -96,6 +96,7 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[str]], title: str |
 
 
 def print_listing(listing: "Listing", title: str, remark: str, form: str, as_json: bool, ruled: bool = True) -> None:
+    """Print a table of results as JSON, for the terminal with a remark below it, as Markdown or as CSV."""
     if as_json:
         print_json(listing.records)
     elif form == "terminal":
@@ -106,7 +107,7 @@ def print_listing(listing: "Listing", title: str, remark: str, form: str, as_jso
 
 
 def printable(text: str) -> str:
-    """Return `text` with control characters escaped: a file's name must not move the cursor or break a line.
+    """Return `text` with control characters escaped: a file name must not move the cursor or break a line.
 
     >>> printable("a\\nb é")
     'a\\\\nb é'

@@ -1,4 +1,4 @@
-"""report: the page and the figures."""
+"""report: write the page and the figures."""
 
 from pathlib import Path
 
@@ -7,12 +7,12 @@ import click
 
 @click.command()
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), help="The page.  [default: report.html in the first run]")
+@click.option("--out", type=click.Path(path_type=Path), help="File of the page.  [default: report.html in the first run]")
 @click.option(
     "--figures", type=click.Path(path_type=Path), metavar="DIR", help="Also write every figure as PNG and SVG into DIR."
 )
 def report(runs: tuple[Path, ...], out: Path | None, figures: Path | None) -> None:
-    """Write one self-contained HTML page about one run or several: answers, Table 2, figures, every cell, how it was made."""
+    """Write a self-contained HTML page about one or more runs: answers, Table 2, figures, all cells, provenance."""
     from posenet_store.report.html.page import write_page
     from posenet_store.report.run import open_run
     from posenet_store.sweep.results import RunFiles

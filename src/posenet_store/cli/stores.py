@@ -1,4 +1,4 @@
-"""stores: the catalogue."""
+"""stores: list the stores of a folder."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from posenet_store.cli.output import format_bytes, print_json, print_table
 @stores_option
 @json_option
 def stores(root: Path, as_json: bool) -> None:
-    """List the stores below the root: network, images, size, state, fingerprint."""
+    """List the stores of a folder: network, images, size, state, fingerprint."""
     from posenet_store.store.catalogue import list_stores
 
     found, damaged = list_stores(root)
@@ -24,7 +24,7 @@ def stores(root: Path, as_json: bool) -> None:
         return
     if not facts:
         program = click.get_current_context().find_root().info_name
-        click.echo(f"no store below {root}; build one: {program} build-store --backbone vgg16 --images FOLDER", err=True)
+        click.echo(f"no store in {root}; build one: {program} build-store --backbone vgg16 --images FOLDER", err=True)
         return
     names = [name for name in facts[0] if name != "fingerprint"]  # its first digits end the name
     print_table(names, [[format_bytes(f[n]) if n == "bytes" else str(f[n]) for n in names] for f in facts])

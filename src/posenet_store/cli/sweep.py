@@ -1,4 +1,4 @@
-"""sweep: heads from stores, never a backbone."""
+"""sweep: train and score heads from stores; no backbone is run."""
 
 import signal
 from pathlib import Path
@@ -10,7 +10,7 @@ from posenet_store.cli.build_store import handle_sigterm
 from posenet_store.cli.options import json_option, stores_option, workers_option
 from posenet_store.cli.output import format_bytes, format_time, print_above, print_json, print_table, printable, progress
 
-SHOWN = 20  # passes of a plan; more would scroll the sum away
+SHOWN = 20  # passes of a plan that the terminal shows; more would scroll the totals away
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -42,7 +42,7 @@ def sweep(
     spec: str, root: Path, run: Path | None, scheduler: str, workers: int | None, memory: str | None,
     keep_moments: bool, plan_only: bool, as_json: bool,
 ) -> None:  # fmt: skip
-    """Train and score every head that SPEC asks for, from stores: a TOML file, or an experiment's name such as table2.
+    """Train and score the heads of SPEC from stores. SPEC is a TOML file or an experiment's name, such as table2.
 
     A rerun trains only the heads that are missing. Ends in RUN/results.csv, RUN/results.json and the page RUN/report.html.
     """
@@ -54,31 +54,32 @@ def sweep(
     from posenet_store.sweep.results import RunFiles
     from posenet_store.sweep.spec import find_sweep, load_sweep
 
-    asked = load_sweep(spec)
-    found, damaged = list_stores(root)
+    sweep_spec = load_sweep(spec)
+    entries, damaged = list_stores(root)
     for line in damaged:
         click.echo(f"damaged: {printable(line)}", err=True)
     limits = Limits(parse_memory(memory) if memory else share_worker_memory(scheduler, workers))
-    plan = plan_sweep(asked, found, root, keep_moments, limits)
+    plan = plan_sweep(sweep_spec, entries, root, keep_moments, limits)
     for note in plan.notes:
         click.echo(f"note: {printable(note)}", err=True)
-    files = RunFiles(run or Path("runs", find_sweep(spec).stem))
+    name = find_sweep(spec).stem
+    files = RunFiles(run or Path("runs", name))
     finished = files.finished(plan.cells)
     if plan_only:
-        _print_plan(plan, finished, {entry.spec.fingerprint: entry.spec for entry in found}, as_json)
+        _print_plan(plan, finished, {entry.spec.fingerprint: entry.spec for entry in entries}, as_json)
         return
     signal.signal(signal.SIGTERM, handle_sigterm)
-    outcome = _run_with_progress(find_sweep(spec).stem, asked, plan, found, files, (scheduler, workers), finished)
+    outcome = _run_with_progress(name, sweep_spec, plan, entries, files, scheduler, workers, finished)
     _print_outcome(outcome, files, as_json)
     if outcome.failures:
         raise click.exceptions.Exit(1)
 
 
 def _run_with_progress(
-    name: str, asked: "SweepSpec", plan: "SweepPlan", found: "Sequence[StoreInfo]", files: "RunFiles",
-    where: tuple[str, int | None], finished: "Sequence[str]",
+    name: str, spec: "SweepSpec", plan: "SweepPlan", entries: "Sequence[StoreInfo]", files: "RunFiles",
+    scheduler: str, workers: int | None, finished: "Sequence[str]",
 ) -> "SweepResult":  # fmt: skip
-    """Run a sweep; passes, heads, images a second, bytes and the time left are shown meanwhile, and what it came to after."""
+    """Run a sweep under a progress bar (passes, heads, images a second, bytes, time left), then print the totals."""
     from posenet_store.sweep.cost import estimate_seconds
     from posenet_store.sweep.run import run_sweep
 
@@ -88,7 +89,7 @@ def _run_with_progress(
     def title(passes: int) -> str:
         return f"{name}: {before + passes}/{len(plan.passes)} passes"
 
-    expected = estimate_seconds(left, {entry.spec.fingerprint: entry.spec for entry in found})
+    expected = estimate_seconds(left, {entry.spec.fingerprint: entry.spec for entry in entries})
     last: list[SweepProgress] = []
     with progress(coarse=True) as bars:
         bar = bars.add_task(title(0), total=len(plan.cells), completed=len(finished), left=None, unit="heads")
@@ -100,15 +101,9 @@ def _run_with_progress(
             bars.update(bar, completed=done, description=title(state.passes), left=state.left, unit=speed)
 
         outcome = run_sweep(
-            asked,
-            plan,
-            files.root,
-            scheduler=where[0],
-            workers=where[1],
-            expected=expected,
-            show=show,
-            announce=print_above(bars),
-        )
+            spec, plan, files.root,
+            scheduler=scheduler, workers=workers, expected=expected, show=show, announce=print_above(bars),
+        )  # fmt: skip
     for state in last:
         click.echo(
             f"{state.passes:,} passes, {state.cells:,} heads, {state.read.images:,} images, "
@@ -118,21 +113,21 @@ def _run_with_progress(
 
 
 def _print_plan(plan: "SweepPlan", finished: "Sequence[str]", specs: "Mapping[str, StoreSpec]", as_json: bool) -> None:
-    """Print what is left to do, pass by pass, with what each will cost on this machine."""
+    """Print the passes that are left, with the bytes, memory and time that each takes on this machine."""
     from posenet_store.sweep.cost import estimate_cost, measure_speeds
 
     left = plan.without(finished).passes
     speeds = measure_speeds(left) if left else None
-    costs = [estimate_cost(one, specs, speeds) for one in left if speeds]
+    costs = [estimate_cost(task, specs, speeds) for task in left if speeds]
     networks = {cell.store for cell in plan.cells}
     reading, memory = sum(cost.reading for cost in costs), max((cost.memory for cost in costs), default=0)
     seconds = round(sum(cost.seconds for cost in costs), 1)
     avoided = len(plan.cells) - len(networks)
     facts = {"cells": len(plan.cells), "finished": len(finished), "backbone_runs_avoided": avoided, "bytes": reading}
     passes = [
-        {"store": one.train.name, "input": one.input, "protocol": one.protocol.name, "cells": len(one.cells), "way": cost.way,
-         "bytes": cost.reading, "memory": cost.memory, "seconds": round(cost.seconds, 1)}
-        for one, cost in zip(left, costs, strict=True)
+        {"store": task.train.name, "input": task.input, "protocol": task.protocol.name, "cells": len(task.cells),
+         "way": cost.way, "bytes": cost.reading, "memory": cost.memory, "seconds": round(cost.seconds, 1)}
+        for task, cost in zip(left, costs, strict=True)
     ]  # fmt: skip
     if as_json:
         print_json(facts | {"memory": memory, "seconds": seconds, "passes": passes})
@@ -141,13 +136,12 @@ def _print_plan(plan: "SweepPlan", finished: "Sequence[str]", specs: "Mapping[st
         click.echo(f"{len(plan.cells):,} heads, all finished; nothing to do")
         return
     rows = [
-        [one.train.name, one.input, one.protocol.name, str(len(one.cells)), cost.way, format_bytes(cost.reading),
-         format_bytes(cost.memory), format_time(cost.seconds)]
-        for one, cost in list(zip(left, costs, strict=True))[:SHOWN]
-    ]  # fmt: skip
+        [*list(map(str, task.values()))[:5], format_bytes(cost.reading), format_bytes(cost.memory), format_time(cost.seconds)]
+        for task, cost in list(zip(passes, costs, strict=True))[:SHOWN]
+    ]
     print_table(["store", "input", "protocol", "heads", "trained by", "reads", "memory", "time"], rows)
     if len(passes) > SHOWN:
-        click.echo(f"... and {len(passes) - SHOWN} passes more (--json has all)")
+        click.echo(f"... and {len(passes) - SHOWN} more passes (--json shows all)")
     click.echo(
         f"{len(plan.cells):,} heads, {len(finished):,} finished; {len(passes)} passes to go: they read "
         f"{format_bytes(reading)}, hold up to {format_bytes(memory)} besides the libraries, and take about "

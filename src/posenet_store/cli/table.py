@@ -1,4 +1,4 @@
-"""table: a run as Table 2, or ranked."""
+"""table: print a run as Table 2 or as a ranking."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ def table(
     run: Path, by: tuple[str, ...], tests: tuple[str, ...], conditions: tuple[str, ...], sort: str | None, top: int | None,
     form: str, as_json: bool,
 ) -> None:  # fmt: skip
-    """Print a run as the report's Table 2, ours with the published numbers; with --by, rank groups of heads instead."""
+    """Print a run as the report's Table 2, compared with the published numbers; with --by, rank groups of heads."""
     from posenet_store.report.ranking import BEST_FIRST, rank_heads
     from posenet_store.report.records import select_results
     from posenet_store.report.scores import ScoreArchive
