@@ -13,7 +13,8 @@ SYSTEM = Path(__file__).parent / "system"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark everything below tests/system: it starts processes, mounts disks, or needs Slurm, a browser or nginx."""
+    """Mark everything below tests/system; the tests of a file stay on one worker, and all that use Slurm on the same one."""
     for item in items:
         if item.path.is_relative_to(SYSTEM):
             item.add_marker("system")
+        item.add_marker(pytest.mark.xdist_group("slurm" if "slurm" in item.path.name else str(item.path)))

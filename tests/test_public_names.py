@@ -78,6 +78,7 @@ def test_completion_shows_the_public_names() -> None:
     assert {"read", "scan", "batches", "torch", "dask", "xarray", "taps", "spec"} <= set(dir(posenet_store.Reader))
 
 
+@pytest.mark.system
 def test_a_users_script_passes_a_strict_type_check(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)

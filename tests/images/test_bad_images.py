@@ -182,7 +182,7 @@ def test_the_command_line_goes_through_every_bad_and_odd_image(zoo: Path, tmp_pa
 
 
 def test_without_leave_a_build_stops_with_examples_and_the_way_out(zoo: Path, tmp_path: Path) -> None:
-    allowed = r"\d of 29 images are unreadable, more than the 1\.0% allowed \(.*\)\. Mend or remove them, .*--max-unreadable"
+    allowed = r"\d of 29 images are unreadable, more than the 1\.0% allowed \(.*\)\. Fix or remove them, .*--max-unreadable"
     with pytest.raises(BuildError, match=re.compile(allowed, re.DOTALL)) as caught:
         built_store(tmp_path, load_image_set(str(zoo)), tiny_backbone())
     assert any(f"{name}: " in str(caught.value) for name in BAD)

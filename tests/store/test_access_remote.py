@@ -70,6 +70,7 @@ def test_damage_on_the_server_is_an_error_that_names_the_file(local: Path, url: 
         open_store(url).read("f2", 0, ROWS)
 
 
+@pytest.mark.system
 def test_a_server_that_does_not_answer_is_an_error_that_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
