@@ -72,7 +72,7 @@ def matches(key: str, name: str) -> bool:
     >>> matches("batch_variance_N", "batch_variance_4"), matches("report_1", "report_15")
     (True, False)
     """
-    return re.fullmatch(re.sub(r"\*$", r"\\w*", re.sub(r"N$", r"\\d+", key)), name) is not None
+    return re.fullmatch(re.sub(r"(\*|[A-Z]+)$", r"\\w+", key), name) is not None
 
 
 def find_meaning(name: str, meanings: Mapping[str, str]) -> str:
