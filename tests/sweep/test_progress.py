@@ -112,22 +112,22 @@ def test_the_time_left_is_the_plan_at_the_pace_so_far(tmp_path: Path, root: Path
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     one = planned(root).passes[0]
     passes: list[Pass] = [replace(one, cells=(replace(one.cells[0], seed=number),)) for number in range(4)]
-    board = ProgressMonitor(tmp_path, passes, {each.id: 10.0 for each in passes})
-    assert board.state().left == 40
+    monitor = ProgressMonitor(tmp_path, passes, {each.id: 10.0 for each in passes})
+    assert monitor.state().left == 40
     for each in passes[:2]:  # two workers, as it turns out
         (tmp_path / each.id).write_text(json.dumps({"images": 3, "bytes": 30}))
-    assert board.state().left == 20
+    assert monitor.state().left == 20
     clock[0] += 5
-    state = board.state()
+    state = monitor.state()
     assert (state.left, state.seconds, state.read) == (15, 5, ReadCounter(6, 60))
-    board.ended(passes[0], PassResult((passes[0].id,), ReadCounter(7, 70), 0.0, 20.0))
-    assert board.state().left == (15 + 20 + 20) / 2  # twice as slow as planned
-    board.ended(passes[1], None)
-    assert board.state().left == 20
+    monitor.record_end(passes[0], PassResult((passes[0].id,), ReadCounter(7, 70), 0.0, 20.0))
+    assert monitor.state().left == (15 + 20 + 20) / 2  # twice as slow as planned
+    monitor.record_end(passes[1], None)
+    assert monitor.state().left == 20
     assert ProgressMonitor(tmp_path, passes, {}).state().left is None
     for each in passes[2:]:
-        board.ended(each, None)
-    assert board.state().left == 0
+        monitor.record_end(each, None)
+    assert monitor.state().left == 0
 
 
 def test_speeds_are_measured_only_for_what_takes_long_and_never_fail_a_sweep(

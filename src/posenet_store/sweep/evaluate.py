@@ -1,4 +1,4 @@
-"""Scoring one head, trained by a sweep or elsewhere, on any store of the network that it reads."""
+"""Score one head, of a sweep or external, on any store of the network that it reads."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from posenet_store.state_dicts import read_state_dict
 from posenet_store.store.reader import Reader
 from posenet_store.sweep.cell import Cell, make_cell_target, output_size
 from posenet_store.sweep.inputs import Input, parse_input
-from posenet_store.sweep.score import Scorable, Scored, columns_of, score_heads
+from posenet_store.sweep.score import Scorable, Scored, iterate_columns, score_heads
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class ExternalHead:
 
 @dataclass(frozen=True)
 class Contributions:
-    """What each input channel adds to a linear head's mean map: `maps` float64 [C, h, w], and its `share` [C] of the target.
+    """What each input channel adds to a linear head's mean map: `maps` float64 [C, h, w], and `share` [C] of the target.
 
     The mean map over images is the bias plus the sum of `maps`. A share is the covariance of a channel's map with the target
     over the target's variance: shares sum to 1 for a head that predicts the target, and a channel that pulls against the
@@ -50,14 +50,13 @@ class Contributions:
 
     def strongest(self, count: int) -> list[tuple[str, NDArray[float64], float]]:
         """Return (name, map, share) of the channels of the largest shares, either sign, the largest first."""
-        return [
-            (self.names[place], self.maps[place], float(self.share[place])) for place in np.argsort(-np.abs(self.share))[:count]
-        ]
+        order = np.argsort(-np.abs(self.share))[:count]
+        return [(self.names[channel], self.maps[channel], float(self.share[channel])) for channel in order]
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One head on one store: its target (name, map [h, w], range), its scores by test column, and what it is made of.
+    """One head on one store: its target (name, map `goal` [h, w], range), its scores by test column and its contributions.
 
     `contributions` are each channel's share of the predicted map (see `Contributions`); None if the head is not linear.
     """
@@ -70,15 +69,15 @@ class Evaluation:
 
     def rows(self) -> list[dict[str, Any]]:
         """Return a row a test column: target, test, SPC, MAE, counts."""
-        return [{"target": self.target, "test": test} | one.scores.summary() for test, one in self.scored.items()]
+        return [{"target": self.target, "test": test} | scored.scores.summary() for test, scored in self.scored.items()]
 
 
-def contributions(heads: Heads, mean: Tensor, goal: NDArray[float64], names: Sequence[str]) -> Contributions:
-    """Return the contributions of a single linear head's channels, given the mean input [C, 28, 28] over images.
+def compute_contributions(heads: Heads, mean: Tensor, goal: NDArray[float64], names: Sequence[str]) -> Contributions:
+    """Compute the contributions of a single linear head's channels, given the mean input [C, 28, 28] over images.
 
     >>> head = Heads(torch.ones(1, 2, 1, 1).double(), torch.zeros(1).double(), 0)
     >>> goal = np.array([[0.0, 1.0], [2.0, 3.0]])
-    >>> contributions(head, torch.tensor(np.stack([goal / 4, goal * 3 / 4])), goal, ["f1:0", "f1:1"]).share
+    >>> compute_contributions(head, torch.tensor(np.stack([goal / 4, goal * 3 / 4])), goal, ["f1:0", "f1:1"]).share
     array([0.25, 0.75])
     """
     inputs = mean.to(torch.float64)[None] if heads.standard is None else heads.standard(mean[None])
@@ -90,35 +89,35 @@ def contributions(heads: Heads, mean: Tensor, goal: NDArray[float64], names: Seq
 
 def evaluate_head(path: Path, reader: Reader) -> Evaluation:
     """Score a head that a sweep wrote; raises UsageError if the store is of another network."""
-    heads, made = load_head(path)
-    if made["network_key"] != reader.spec.network_key:
+    heads, metadata = load_head(path)
+    if metadata["network_key"] != reader.spec.network_key:
         raise UsageError(
-            f"{path.name} reads features of {made['network']}; {reader.name} holds those of "
+            f"{path.name} reads features of {metadata['network']}; {reader.name} holds those of "
             f"{reader.spec.network} (backbone, weights, taps, padding and preprocessing must be the same)"
         )
-    cell = Cell.from_dict(made["cell"])
+    cell = Cell.from_dict(metadata["cell"])
     source = parse_input(cell.input, reader.spec)
-    return _evaluated(heads, cell.target, make_cell_target(cell), cell.value_range, reader, source)
+    return _evaluate(heads, cell.target, make_cell_target(cell), cell.value_range, reader, source)
 
 
-def evaluate_external(path: Path, reader: Reader, question: ExternalHead) -> Evaluation:
+def evaluate_external(path: Path, reader: Reader, head: ExternalHead) -> Evaluation:
     """Score a head that another program trained, saved as the state dict of one `torch.nn.Conv2d`.
 
     Raises UsageError if the file holds something else, or the convolution does not fit the store's features.
     """
-    heads, source = load_external_head(path, question.padding), parse_input(question.input, reader.spec)
+    heads, source = load_external_head(path, head.padding), parse_input(head.input, reader.spec)
     channels, kernel = heads.weight.shape[1:3]
     if channels != source.channels:
         raise UsageError(
-            f"{path.name} reads {channels} channels; {question.input!r} of {reader.name} has {source.channels}: "
+            f"{path.name} reads {channels} channels; {head.input!r} of {reader.name} has {source.channels}: "
             "give the network (--backbone, --taps) and the input (--input) that it was trained on"
         )
-    goal = make_target_map(question.target, output_size(kernel, question.padding), question.value_range, question.normalise)
-    return _evaluated(heads, question.target, goal, question.value_range, reader, source)
+    goal = make_target_map(head.target, output_size(kernel, head.padding), head.value_range, head.normalise)
+    return _evaluate(heads, head.target, goal, head.value_range, reader, source)
 
 
 def load_external_head(path: Path, padding: int) -> Heads:
-    """Read one convolution [1, C, k, k], with or without a bias, from a state dict, whatever its names."""
+    """Load one convolution [1, C, k, k], with or without a bias, from a state dict, whatever its names."""
     state = read_state_dict(path)
     weights = [
         value for value in state.values() if value.dim() == 4 and value.shape[0] == 1 and value.shape[2] == value.shape[3]
@@ -131,23 +130,23 @@ def load_external_head(path: Path, padding: int) -> Heads:
     return Heads(weights[0].to(torch.float64), bias, padding)
 
 
-def _evaluated(
+def _evaluate(
     heads: Heads, name: str, goal: NDArray[float64], value_range: tuple[float, float], reader: Reader, source: Input
 ) -> Evaluation:
     scored = {}
-    mean = torch.zeros(source.channels, GRID, GRID, dtype=torch.float64)
-    for test, blocks in columns_of(reader, source):
-        ((scored[test],),) = score_heads(_watched(blocks, mean), [Scorable(heads, [goal])])
-    images = sum(len(one.scores.spc) for one in scored.values())
+    total = torch.zeros(source.channels, GRID, GRID, dtype=torch.float64)
+    for test, blocks in iterate_columns(reader, source):
+        ((scored[test],),) = score_heads(_add_images(blocks, total), [Scorable(heads, [goal])])
+    images = sum(len(column.scores.spc) for column in scored.values())
     linear = not heads.hidden and not heads.sigmoid and not heads.size and images
     names = [
         f"{reader.spec.taps[tap].name}:{n}" for tap, width in zip(source.taps, source.widths, strict=True) for n in range(width)
     ]
-    found = contributions(heads, mean / images, goal, names) if linear else None
-    return Evaluation(name, goal, value_range, scored, found)
+    contributions = compute_contributions(heads, total / images, goal, names) if linear else None
+    return Evaluation(name, goal, value_range, scored, contributions)
 
 
-def _watched(blocks: Iterable[Tensor], total: Tensor) -> Iterator[Tensor]:
+def _add_images(blocks: Iterable[Tensor], total: Tensor) -> Iterator[Tensor]:
     """Yield blocks [B, C, 28, 28] and add their images to `total`."""
     for block in blocks:
         total += block.sum(dim=0, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""Follow a sweep while it runs: what is done, what was read, how fast, and how long it may still take.
+"""Follow a running sweep: passes done, images and bytes read, seconds spent and seconds left.
 
 Workers may be on other machines, so each writes what its pass has read to a small file in the run's folder, which all of
 them share. Nothing depends on these files: they are not synced, a failure to write one is ignored, and they are removed
@@ -54,7 +54,7 @@ def report_progress(path: Path, counters: Sequence[ReadCounter]) -> Iterator[Non
 
 
 def read_progress(path: Path) -> ReadCounter | None:
-    """Return what `report_progress` wrote last, None if there is nothing readable."""
+    """Read what `report_progress` wrote last; None if there is no readable file."""
     try:
         content = read_json(path)
         return ReadCounter(int(content["images"]), int(content["bytes"]))
@@ -64,9 +64,9 @@ def read_progress(path: Path) -> ReadCounter | None:
 
 @dataclass(frozen=True)
 class SweepProgress:
-    """Passes and cells done now (not before), what was read (of running passes too), seconds since the start, seconds left.
+    """Passes and cells done in this run, what was read (by running passes too), seconds since the start, seconds left.
 
-    `left` is None where nothing is known yet.
+    `left` is None if it is not known.
     """
 
     passes: int
@@ -77,53 +77,54 @@ class SweepProgress:
 
 
 class ProgressMonitor:
-    """Follows the passes of a run by their results and by the files in `folder`.
+    """The progress of a run's passes, from their results and the files in `folder`.
 
-    `expected` are the seconds that a pass, by its id, was planned to take; they are corrected by those that have ended.
+    `expected` are the planned seconds of each pass by its id; the passes that have ended correct them.
     """
 
     def __init__(self, folder: Path, passes: Sequence[Pass], expected: Mapping[str, float]) -> None:
         self._folder, self._expected, self._workers = folder, expected, 1
-        self._waiting = [one.id for one in passes]
-        self._done: list[tuple[str, PassResult]] = []
-        self._seen: dict[str, float] = {}
+        self._waiting = [task.id for task in passes]
+        self._results: dict[str, PassResult] = {}
+        self._first_seen: dict[str, float] = {}
         self._began = time.monotonic()
 
-    def ended(self, one: Pass, done: PassResult | None) -> None:
-        """Note that a pass has ended, or failed if there is no result."""
-        self._waiting.remove(one.id)
-        if done is not None:
-            self._done.append((one.id, done))
+    def record_end(self, task: Pass, result: PassResult | None) -> None:
+        """Record that a pass has ended; without a result, that it has failed."""
+        self._waiting.remove(task.id)
+        if result is not None:
+            self._results[task.id] = result
 
     @property
-    def done(self) -> list[PassResult]:
-        """What passes came to, in the order in which they ended."""
-        return [one for _, one in self._done]
+    def results(self) -> list[PassResult]:
+        """Results of the passes that have ended, in that order."""
+        return list(self._results.values())
 
     def state(self) -> SweepProgress:
-        """Return how things stand."""
-        waiting, done = list(self._waiting), list(self._done)
-        running = {one: counter for one in waiting if (counter := read_progress(self._folder / one)) is not None}
-        for one in running:
-            self._seen.setdefault(one, time.monotonic())
+        """Return the progress now."""
+        waiting, results = list(self._waiting), dict(self._results)
+        running = {name: counter for name in waiting if (counter := read_progress(self._folder / name)) is not None}
+        for name in running:
+            self._first_seen.setdefault(name, time.monotonic())
         self._workers = max(self._workers, len(running))
-        read = sum([*running.values(), *(one.read for _, one in done)], ReadCounter())
-        cells = sum(len(one.cells) for _, one in done)
-        return SweepProgress(len(done), cells, read, time.monotonic() - self._began, self._left(waiting, done))
+        read = sum([*running.values(), *(result.read for result in results.values())], ReadCounter())
+        cells = sum(len(result.cells) for result in results.values())
+        left = self._estimate_left(waiting, results)
+        return SweepProgress(len(results), cells, read, time.monotonic() - self._began, left)
 
-    def _left(self, waiting: Sequence[str], done: Sequence[tuple[str, PassResult]]) -> float | None:
-        """What was planned for the passes that have not ended, at the pace of those that have, less what they have run."""
-        planned = sum(self._expected.get(one, 0.0) for one, _ in done)
-        pace = sum(one.seconds for _, one in done) / planned if planned else 1.0
-        if any(one not in self._expected for one in waiting):
+    def _estimate_left(self, waiting: Sequence[str], results: Mapping[str, PassResult]) -> float | None:
+        """Planned seconds of the waiting passes at the pace of the ended ones, less the seconds that they have run."""
+        planned = sum(self._expected.get(name, 0.0) for name in results)
+        pace = sum(result.seconds for result in results.values()) / planned if planned else 1.0
+        if any(name not in self._expected for name in waiting):
             return None
         now = time.monotonic()
-        left = [max(0.0, pace * self._expected[one] - (now - self._seen.get(one, now))) for one in waiting]
+        left = [max(0.0, pace * self._expected[name] - (now - self._first_seen.get(name, now))) for name in waiting]
         return max([sum(left) / self._workers, *left])
 
     @contextmanager
-    def shown(self, show: Callable[[SweepProgress], None]) -> Iterator[None]:
-        """Inside the block, show the state once a second; at its end once more, and remove the files."""
+    def show_progress(self, show: Callable[[SweepProgress], None]) -> Iterator[None]:
+        """Show the progress once a second while the block runs and once at its end, then remove the files."""
         shutil.rmtree(self._folder, ignore_errors=True)  # of a driver that was killed
         try:
             with repeat_in_background(lambda: show(self.state())):

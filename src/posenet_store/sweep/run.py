@@ -1,4 +1,4 @@
-"""Running a sweep: plan it, skip what is finished, run the passes, gather the table."""
+"""Run a sweep: skip finished cells, run the passes that are left, write the tables."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -17,7 +17,7 @@ from posenet_store.sweep.spec import SweepSpec
 
 @dataclass(frozen=True)
 class SweepResult:
-    """How a sweep ended: cells finished before, cells finished now, a line for every pass that failed, and those done."""
+    """How a sweep ended: cells finished before and now, a line for every failed pass, and the results of the others."""
 
     run: Path
     before: int
@@ -26,12 +26,13 @@ class SweepResult:
     passes: tuple[PassResult, ...] = ()
 
 
-def _work(run: Path, task: Pass, threads: int) -> PassResult:
+def _run_task(run: Path, task: Pass, threads: int) -> PassResult:
+    """Run a pass, with the arguments in the order that `run_tasks` calls for."""
     return run_pass(task, run, threads)
 
 
-def _anywhere(task: Pass) -> Pass:
-    """Make a pass's paths mean the same to a worker in another folder."""
+def _make_absolute(task: Pass) -> Pass:
+    """Make a pass's paths absolute: a worker may run in another folder."""
     tests = tuple(path.absolute() for path in task.tests)
     return replace(task, train=task.train.absolute(), tests=tests, moments=task.moments and task.moments.absolute())
 
@@ -47,34 +48,34 @@ def run_sweep(
     show: Callable[[SweepProgress], None] = lambda state: None,
     announce: Callable[[str], None] = lambda line: None,
 ) -> SweepResult:
-    """Run what is not finished of `plan` in the folder `run`.
+    """Run the unfinished cells of `plan` in the folder `run`.
 
-    A failing pass does not stop the others; it is reported in the outcome. `announce` gets lines for people, and `show`
-    how things stand: once a second, in a thread, and at the end. `expected` are the planned seconds of passes by their id.
+    A failing pass does not stop the others; its error is in the result. `announce` gets lines for people; `show` gets
+    the progress once a second, in a thread, and at the end. `expected` are the planned seconds of passes by their id.
     """
     files = RunFiles(run)
-    done = files.finished(plan.cells)
-    left = plan.without(done)
+    finished = files.finished(plan.cells)
+    passes = plan.without(finished).passes
     record = RunRecord(
         sweep=asdict(spec),
         cells=tuple(cell.id for cell in plan.cells),
-        stores=tuple(sorted({one.train.name for one in plan.passes})),
+        stores=tuple(sorted({task.train.name for task in plan.passes})),
         notes=plan.notes,
         provenance=collect_provenance(),
     )
     write_run(files, record)
-    failures, now, board = [], 0, ProgressMonitor(files.progress, left.passes, expected or {})
-    if left.passes:
-        tasks = [_anywhere(one) for one in left.passes]
-        with board.shown(show):
-            for task, result in run_tasks(partial(_work, run.absolute()), tasks, scheduler, workers, announce):
+    failures, monitor = [], ProgressMonitor(files.progress, passes, expected or {})
+    if passes:
+        tasks = [_make_absolute(task) for task in passes]
+        with monitor.show_progress(show):
+            for task, result in run_tasks(partial(_run_task, run.absolute()), tasks, scheduler, workers, announce):
                 if isinstance(result, PosenetStoreError):
                     name = f"{task.train.name}, {task.input}, {task.protocol.name} ({len(task.cells)} cells)"
                     failures.append(f"{name}: {result}")
-                    board.ended(task, None)
+                    monitor.record_end(task, None)
                 else:
-                    now += len(result.cells)
-                    board.ended(task, result)
-    if done or now:
+                    monitor.record_end(task, result)
+    now = sum(len(result.cells) for result in monitor.results)
+    if finished or now:
         write_tables(run)
-    return SweepResult(run, len(done), now, tuple(failures), tuple(board.done))
+    return SweepResult(run, len(finished), now, tuple(failures), tuple(monitor.results))

@@ -1,4 +1,4 @@
-"""Running one pass: read a store once an epoch, train all its cells together, score them, write each cell."""
+"""Run one pass: read a store once an epoch, train all its cells together, score them, write each cell."""
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,7 +19,7 @@ from posenet_store.sweep.moment_cache import MomentCache
 from posenet_store.sweep.plan import Pass
 from posenet_store.sweep.progress import report_progress
 from posenet_store.sweep.results import Labels, PassResult, Result, RunFiles, ScoreSummary, write_result, write_scores
-from posenet_store.sweep.score import Scorable, Scored, columns_of, read_inputs, score_heads
+from posenet_store.sweep.score import Scorable, Scored, iterate_columns, read_inputs, score_heads
 from posenet_store.sweep.strategy import choose
 from posenet_store.sweep.training_inputs import TrainingInputs
 
@@ -30,14 +30,17 @@ def make_scorable(fitted: FittedHeads) -> Scorable:
     return Scorable(fitted.heads, targets, fitted.group.channels)
 
 
-def _test_columns(reader: Reader, tests: Sequence[Reader], source: Input, start: int) -> Iterator[tuple[str, Iterable[Tensor]]]:
+def _iterate_tests(
+    reader: Reader, tests: Sequence[Reader], source: Input, start: int
+) -> Iterator[tuple[str, Iterable[Tensor]]]:
     if start < reader.spec.rows:
         yield HELD_OUT, read_inputs(reader, source, start, reader.spec.rows)
     for test in tests:
-        yield from columns_of(test, source)
+        yield from iterate_columns(test, source)
 
 
-def _opened(path: Path, fingerprint: str) -> Reader:
+def _open_planned(path: Path, fingerprint: str) -> Reader:
+    """Open a store; raises StoreError if it is not the one that was planned with."""
     reader = open_store(path)
     if reader.spec.fingerprint != fingerprint:
         raise StoreError(f"{path} is not the store that the sweep was planned with (fingerprint {fingerprint[:8]})")
@@ -45,20 +48,20 @@ def _opened(path: Path, fingerprint: str) -> Reader:
 
 
 def run_pass(task: Pass, run: Path, threads: int) -> PassResult:
-    """Train, score and write all cells of a pass below the folder `run`; what is read is told there meanwhile."""
+    """Train, score and write all cells of a pass below the folder `run`, and report there what has been read."""
     prepare_worker(threads)
-    when, began = time.time(), time.perf_counter()
-    reader = _opened(task.train, task.cells[0].store)
-    tests = [_opened(path, fingerprint) for path, fingerprint in zip(task.tests, task.cells[0].tests, strict=True)]
-    counters, files = [one.counter for one in (reader, *tests)], RunFiles(run)
+    began, clock = time.time(), time.perf_counter()
+    reader = _open_planned(task.train, task.cells[0].store)
+    tests = [_open_planned(path, fingerprint) for path, fingerprint in zip(task.tests, task.cells[0].tests, strict=True)]
+    counters, files = [store.counter for store in (reader, *tests)], RunFiles(run)
     with report_progress(files.progress / task.id, counters):
-        fitted, columns = _trained(task, reader, tests)
-        seconds = (time.perf_counter() - began) / len(task.cells)
-        for number, group in enumerate(fitted):
-            for place in range(len(group.group.cells)):
-                scored = {name: column[number][place] for name, column in columns.items()}
-                _write_cell(files, reader, group, place, scored, seconds)
-    return PassResult(tuple(cell.id for cell in task.cells), sum(counters, ReadCounter()), when, time.perf_counter() - began)
+        groups, columns = _train_and_score(task, reader, tests)
+        seconds = (time.perf_counter() - clock) / len(task.cells)
+        for number, fitted in enumerate(groups):
+            for head in range(len(fitted.group.cells)):
+                scored = {test: column[number][head] for test, column in columns.items()}
+                _write_cell(files, reader, fitted, head, scored, seconds)
+    return PassResult(tuple(cell.id for cell in task.cells), sum(counters, ReadCounter()), began, time.perf_counter() - clock)
 
 
 def fit_heads(task: Pass, reader: Reader, cache: MomentCache) -> list[FittedHeads]:
@@ -74,32 +77,34 @@ def fit_heads(task: Pass, reader: Reader, cache: MomentCache) -> list[FittedHead
     return [heads for strategy in strategies for heads in strategy.fit(inputs, cache)]
 
 
-def _trained(task: Pass, reader: Reader, tests: Sequence[Reader]) -> tuple[list[FittedHeads], dict[str, list[list[Scored]]]]:
-    """Train all cells and score them on every test column."""
+def _train_and_score(
+    task: Pass, reader: Reader, tests: Sequence[Reader]
+) -> tuple[list[FittedHeads], dict[str, list[list[Scored]]]]:
+    """Train all cells and score them; return the groups, and by test column a list a group with an entry a head."""
     source = parse_input(task.input, reader.spec)
     cache = MomentCache(task.moments and task.moments / reader.name, reader.manifest["store_id"])
     fitted = fit_heads(task, reader, cache)
     release_memory()
-    scorable = [make_scorable(one) for one in fitted]
-    tested = _test_columns(reader, tests, source, task.held_out)
-    return fitted, {name: score_heads(blocks, scorable) for name, blocks in tested}
+    scorable = [make_scorable(heads) for heads in fitted]
+    columns = _iterate_tests(reader, tests, source, task.held_out)
+    return fitted, {test: score_heads(blocks, scorable) for test, blocks in columns}
 
 
 def _write_cell(
-    files: RunFiles, reader: Reader, group: FittedHeads, place: int, scored: dict[str, Scored], seconds: float
+    files: RunFiles, reader: Reader, fitted: FittedHeads, head: int, scored: dict[str, Scored], seconds: float
 ) -> None:
-    """Write head, scores, then the record that makes the cell count."""
-    cell = group.group.cells[place]
+    """Write the head, its scores, then the record that makes the cell count as finished."""
+    cell = fitted.group.cells[head]
     labels = Labels.of(reader.spec)
     metadata = {"cell": cell.to_dict(), "network_key": reader.spec.network_key, **vars(labels)}
-    save_head(files.head(cell.id), group.heads, place, metadata)
-    arrays = [one.arrays(name) for name, one in scored.items()]
-    write_scores(files.scores(cell.id), {name: array for some in arrays for name, array in some.items()})
+    save_head(files.head(cell.id), fitted.heads, head, metadata)
+    arrays = {name: array for test, column in scored.items() for name, array in column.arrays(test).items()}
+    write_scores(files.scores(cell.id), arrays)
     result = Result(
         cell=cell,
         labels=labels,
-        scores={test: ScoreSummary.of(heads.scores) for test, heads in scored.items()},
-        fit=dict(group.facts[place]),
+        scores={test: ScoreSummary.of(column.scores) for test, column in scored.items()},
+        fit=dict(fitted.facts[head]),
         seconds=round(seconds, 4),
         provenance=collect_provenance(),
     )

@@ -1,4 +1,4 @@
-"""Scoring heads on a store: per-image SPC and MAE, mean maps over the images, and the map of a sample image."""
+"""Score heads on a store: per-image SPC and MAE, mean maps over the images, and the map of a sample image."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,14 +21,14 @@ PROBES = "probes"
 
 @dataclass(frozen=True)
 class Scored:
-    """One head's scores over a stream's images, their mean maps by name, and its map of the first (all float32 [h, w])."""
+    """One head's scores over images, the mean maps by name, and its map of the first image (all float32 [h, w])."""
 
     scores: Scores
     maps: dict[str, NDArray[np.float32]]
     sample: NDArray[np.float32]
 
     def arrays(self, test: str) -> dict[str, NDArray[np.float64] | NDArray[np.float32]]:
-        """Return all by the names under which a run keeps them, `spc/<test>` and so on."""
+        """Return every array by its name in a run's files, such as `spc/<test>`."""
         named: dict[str, NDArray[np.float64] | NDArray[np.float32]] = {"spc": self.scores.spc, "mae": self.scores.mae}
         named |= self.maps | {"map": self.sample}
         return {f"{name}/{test}": array for name, array in named.items()}
@@ -40,8 +40,8 @@ def read_inputs(reader: Reader, source: Input, start: int, stop: int) -> Iterato
         yield from map(source.assemble, reader.scan(source.arrays, start, stop))  # holds no block while the next is read
 
 
-def columns_of(reader: Reader, source: Input) -> Iterator[tuple[str, Iterator[Tensor]]]:
-    """Yield the test columns that a store gives: one for the set, but of the probes one an image."""
+def iterate_columns(reader: Reader, source: Input) -> Iterator[tuple[str, Iterator[Tensor]]]:
+    """Yield a store's test columns (name, inputs): one for its image set, or one an image for the probes."""
     if reader.spec.images != PROBES:
         yield reader.spec.images, read_inputs(reader, source, 0, reader.spec.rows)
         return
@@ -60,7 +60,7 @@ class Scorable:
 
 @torch.inference_mode()
 def score_heads(blocks: Iterable[Tensor], groups: Sequence[Scorable]) -> list[list[Scored]]:
-    """Score every head against its own target on all blocks [B, C, 28, 28]; one list a group, one entry a head."""
+    """Score every head against its target on all blocks [B, C, 28, 28]; return one list a group, one entry a head."""
     parts: list[list[list[tuple[Scores, MapSums]]]] = [[[] for _ in group.targets] for group in groups]
     samples: list[list[NDArray[np.float32]]] = [[] for _ in groups]
     for block in blocks:
@@ -72,11 +72,12 @@ def score_heads(blocks: Iterable[Tensor], groups: Sequence[Scorable]) -> list[li
             for head, target in enumerate(targets):
                 parts[number][head].append(score_with_map_sums(maps[:, head], target))
     return [
-        [_scored(one, sample) for one, sample in zip(group, drawn, strict=True)]
-        for group, drawn in zip(parts, samples, strict=True)
+        [_join_parts(head_parts, sample) for head_parts, sample in zip(group_parts, group_samples, strict=True)]
+        for group_parts, group_samples in zip(parts, samples, strict=True)
     ]
 
 
-def _scored(parts: Sequence[tuple[Scores, MapSums]], sample: NDArray[np.float32]) -> Scored:
+def _join_parts(parts: Sequence[tuple[Scores, MapSums]], sample: NDArray[np.float32]) -> Scored:
+    """Join the scores and map sums of a head's blocks."""
     scores = Scores(*(np.concatenate([getattr(part, name) for part, _ in parts]) for name in ("spc", "mae")))
     return Scored(scores, reduce(add, (sums for _, sums in parts)).means(scores), sample)
