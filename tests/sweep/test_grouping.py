@@ -190,9 +190,7 @@ def test_a_stream_serves_all_its_inputs(reader: Reader, texts: list[str], expect
 )
 def test_lists_in_the_protocols_table_make_heads_each(tmp_path: Path, text: str, expected: list[dict[str, Any]]) -> None:
     (tmp_path / "s.toml").write_text("[report-2020]\n" + text)
-    assert load_sweep(tmp_path / "s.toml").recipes_of("report-2020") == tuple(
-        GradientProtocol(**changes) for changes in expected
-    )
+    assert load_sweep(tmp_path / "s.toml").list_protocols() == [GradientProtocol(**changes) for changes in expected]
 
 
 def test_moments_of_some_features_are_those_of_a_stream_of_them() -> None:

@@ -1,4 +1,4 @@
-"""Cells: one head to train and score, with everything that decides its numbers."""
+"""A cell: one head to train and score, with everything that decides its numbers."""
 
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -19,7 +19,7 @@ HELD_OUT = "held-out"
 
 @cache
 def _settings(protocol: Protocol) -> dict[str, Any]:
-    """A hundred thousand cells share a few protocols."""
+    """Return a protocol's settings, made once for the many cells that share it."""
     return asdict(protocol)
 
 
@@ -42,7 +42,7 @@ class Cell:
 
     @property
     def id(self) -> str:
-        """16 hexadecimal digits over all fields: a finished cell is found again by it."""
+        """A digest of all fields, 16 hexadecimal digits, by which a rerun finds a finished cell."""
         return sha256(canonical_json(vars(self) | {"protocol": _settings(self.protocol)}))[:16]
 
     def to_dict(self) -> dict[str, Any]:
@@ -68,9 +68,9 @@ def output_size(kernel: int, padding: int, layers: int = 1) -> int:
     """
     size = GRID + layers * (2 * padding - (kernel - 1))
     if kernel < 1 or padding < 0 or size < 2:
-        deep = f" in {layers} layers" if layers > 1 else ""
+        depth = f" in {layers} layers" if layers > 1 else ""
         raise UsageError(
-            f"a kernel of {kernel} with padding {padding}{deep} leaves a {size}x{size} map of 28x28; 2x2 is the least"
+            f"a kernel of {kernel} with padding {padding}{depth} leaves a {size}x{size} map of 28x28; 2x2 is the least"
         )
     return size
 

@@ -1,4 +1,4 @@
-"""Moments kept next to the stores: what one sweep has summed, the next need not read again.
+"""Cache moments next to the stores, so that later sweeps need not read the features again.
 
 A file holds named tensors of one moment group (see `grouping`): of all images one by one for gradient steps, of their sums
 for ridge. It is a cache: keyed by the store's content and what was summed, checked by CRC-32C, and safe to delete.
@@ -25,7 +25,7 @@ Save = Callable[[Mapping[str, Any], Mapping[str, Tensor]], object]
 
 @dataclass(frozen=True)
 class MomentCache:
-    """The kept moments of one store; with `folder` None nothing is kept and nothing is found."""
+    """The cached moments of one store; without a `folder` nothing is saved or loaded."""
 
     folder: Path | None
     store_id: str
@@ -35,7 +35,7 @@ class MomentCache:
         return self.folder and self.folder / f"{subject['kind']}-{sha256(key.encode())[:16]}.safetensors", key
 
     def load(self, subject: Mapping[str, Any]) -> dict[str, Tensor] | None:
-        """Return the tensors kept under `subject`, None if there are none that are whole."""
+        """Load the tensors saved under `subject`; None if there are none or the file is damaged."""
         path, key = self._path(subject)
         if path is None or not path.is_file():
             return None
@@ -45,27 +45,28 @@ class MomentCache:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
         except (SafetensorError, OSError):
             return None
-        return tensors if recorded == {"key": key, "checks": _checks(tensors)} else None
+        return tensors if recorded == {"key": key, "checks": _compute_checksums(tensors)} else None
 
     def save(self, subject: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-        """Save tensors under `subject`; where they can't be written (a store shared read-only, a full disk) they are not."""
+        """Save tensors under `subject`; do nothing if they can't be written (a read-only folder, a full disk)."""
         path, key = self._path(subject)
         if path is None:
             return
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with replace_atomically(path) as temporary:
-                save_file(dict(tensors), temporary, metadata={"key": key, "checks": _checks(tensors)})
+                save_file(dict(tensors), temporary, metadata={"key": key, "checks": _compute_checksums(tensors)})
         except (SafetensorError, OSError):
             return
 
     @contextmanager
     def save_in_background(self) -> Iterator[Save]:
-        """Yield a `save` that writes in a thread while the caller goes on; at the end of the block all is written."""
+        """Yield a `save` that writes in a thread; when the block ends, everything is written."""
         with ThreadPoolExecutor(1) as writer:
             yield lambda subject, tensors: writer.submit(self.save, subject, tensors)
 
 
-def _checks(tensors: Mapping[str, Tensor]) -> str:
+def _compute_checksums(tensors: Mapping[str, Tensor]) -> str:
+    """Return the CRC-32C of each tensor, as JSON."""
     sums = {name: crc32c(tensor.reshape(-1).view(torch.uint8).numpy().data) for name, tensor in tensors.items()}
     return json.dumps(sums, sort_keys=True)

@@ -1,4 +1,4 @@
-"""From a sweep and the stores at hand to cells, and from cells to passes that share one stream each."""
+"""Plan a sweep: expand it over the stores to cells, and merge cells into passes that share one stream each."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -20,8 +20,8 @@ from posenet_store.sweep.spec import SweepSpec
 
 MIN_TRAIN_ROWS = 32
 MAX_CELLS = 600
-"""Heads of a pass are written when it ends: more of them would be too much to lose with a worker, and too few to share out."""
-PREFERRED = ("aligned", "native", "readout")  # the last one first: it is read fastest
+"""Heads are written when their pass ends: with more in a pass, a lost worker costs more and fewer passes share the work."""
+LAYOUTS = ("aligned", "native", "readout")  # from the slowest to read to the fastest
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Pass:
 
 @dataclass(frozen=True)
 class SweepPlan:
-    """All passes of a sweep, and what a person should know about the choice of stores."""
+    """All passes of a sweep, and notes for people on the stores and cells that are left out."""
 
     passes: tuple[Pass, ...]
     notes: tuple[str, ...]
@@ -65,64 +65,61 @@ class SweepPlan:
     @property
     def cells(self) -> tuple[Cell, ...]:
         """Every cell, in order."""
-        return tuple(cell for one in self.passes for cell in one.cells)
+        return tuple(cell for task in self.passes for cell in task.cells)
 
     def without(self, finished: Iterable[str]) -> "SweepPlan":
-        """Return the plan of what is left when the cells with these ids exist."""
+        """Return the plan of the cells that are not among these ids."""
         done = set(finished)
         if not done:
             return self  # a hundred thousand ids take seconds
-        left = []
-        for one in self.passes:
-            cells = tuple(cell for cell in one.cells if cell.id not in done)
-            if cells:
-                left.append(replace(one, cells=cells))
-        return SweepPlan(tuple(left), self.notes)
+        left = [replace(task, cells=tuple(cell for cell in task.cells if cell.id not in done)) for task in self.passes]
+        return SweepPlan(tuple(task for task in left if task.cells), self.notes)
 
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def _trains(entry: StoreInfo, spec: SweepSpec) -> bool:
-    """A store trains heads if `train` matches it and `tests` does not; a small one only if it is named outright."""
+def _can_train(entry: StoreInfo, spec: SweepSpec) -> bool:
+    """Return whether a store trains heads: `train` matches it and `tests` does not; a small one must be named in full."""
     name = entry.spec.images
     large = entry.spec.rows >= MIN_TRAIN_ROWS or name in spec.train
     return large and _matches(name, spec.train) and not _matches(name, spec.tests)
 
 
-def _tests(entry: StoreInfo, spec: SweepSpec) -> bool:
-    """A store tests heads if `tests` matches it; so does every set that is too small to train on, such as one photo."""
+def _can_test(entry: StoreInfo, spec: SweepSpec) -> bool:
+    """Return whether a store tests heads: `tests` matches it, or it is too small to train on, such as one photo."""
     small = entry.spec.rows < MIN_TRAIN_ROWS and entry.spec.images not in spec.train
     return small or _matches(entry.spec.images, spec.tests)
 
 
-def _holds(entry: StoreInfo, source: str) -> bool:
+def _holds_input(entry: StoreInfo, source: str) -> bool:
     return entry.spec.layout != "aligned" or not reads_all_channels(source)
 
 
-def _one_each(entries: Iterable[StoreInfo]) -> list[StoreInfo]:
-    """Of stores with the same features keep one: float32 before float16, then readout, native, aligned."""
+def _drop_duplicates(entries: Iterable[StoreInfo]) -> list[StoreInfo]:
+    """Return one of the stores with the same features: float32 before float16, then readout, native, aligned."""
     best: dict[tuple[str, str], StoreInfo] = {}
-    for entry in sorted(entries, key=lambda e: (e.spec.dtype == "float32", PREFERRED.index(e.spec.layout))):
+    for entry in sorted(entries, key=lambda e: (e.spec.dtype == "float32", LAYOUTS.index(e.spec.layout))):
         best[entry.spec.network_key, entry.spec.images_sha256] = entry
     return sorted(best.values(), key=lambda e: (e.spec.network != PIXELS, e.spec.network, e.spec.images))
 
 
-def _most(spec: SweepSpec, entry: StoreInfo) -> int:
-    """The rows that may train."""
+def _count_train_rows(spec: SweepSpec, entry: StoreInfo) -> int:
+    """Return how many of a store's rows may train."""
     return entry.spec.rows - round(spec.holdout * entry.spec.rows)
 
 
-def _cells(spec: SweepSpec, entry: StoreInfo, tests: Sequence[StoreInfo], source: str, protocol: Protocol) -> list[Cell]:
-    most = _most(spec, entry)
+def _make_cells(spec: SweepSpec, entry: StoreInfo, tests: Sequence[StoreInfo], source: str, protocol: Protocol) -> list[Cell]:
+    """Return the cells that read `source` of one store: all choices that the sweep leaves open."""
+    rows = _count_train_rows(spec, entry)
     seeds = spec.seeds if isinstance(protocol, GradientProtocol) else spec.seeds[:1]  # exact least squares draws nothing
     return [
         Cell(
             store=entry.spec.fingerprint,
             tests=tuple(test.spec.fingerprint for test in tests),
-            train_rows=images or most,
-            held_out=most,
+            train_rows=images or rows,
+            held_out=rows,
             input=source,
             target=target,
             value_range=(spec.range[0], spec.range[1]),
@@ -133,21 +130,21 @@ def _cells(spec: SweepSpec, entry: StoreInfo, tests: Sequence[StoreInfo], source
             seed=seed,
         )
         for images in spec.train_images
-        if images <= most
+        if images <= rows
         for kernel, padding, target, seed in product(spec.kernels, spec.paddings, spec.targets, seeds)
     ]
 
 
-def _usable(found: Sequence[StoreInfo], spec: SweepSpec, notes: list[str]) -> list[StoreInfo]:
-    """Sealed stores of the networks that the sweep asks for; unsealed ones are noted."""
-    named = [entry for entry in found if _matches(entry.spec.network, spec.networks)]
+def _select_sealed(stores: Sequence[StoreInfo], spec: SweepSpec, notes: list[str]) -> list[StoreInfo]:
+    """Return the sealed stores of the sweep's networks; add a note for each unsealed one."""
+    named = [entry for entry in stores if _matches(entry.spec.network, spec.networks)]
     notes += [f"{e.path.name} is not sealed ({e.committed} of {e.blocks} blocks) and left out" for e in named if not e.sealed]
     return [entry for entry in named if entry.sealed]
 
 
-def _nothing_fits(spec: SweepSpec, found: Sequence[StoreInfo], root: Path) -> UsageError:
-    names = ", ".join(sorted({f"{e.spec.network} on {e.spec.images}" for e in found})) or "none"
-    inputs = list(spec.inputs) or [recipe.input for name in spec.protocols for recipe in spec.recipes_of(name)]
+def _make_no_store_error(spec: SweepSpec, stores: Sequence[StoreInfo], root: Path) -> UsageError:
+    names = ", ".join(sorted({f"{e.spec.network} on {e.spec.images}" for e in stores})) or "none"
+    inputs = list(spec.inputs) or [protocol.input for protocol in spec.list_protocols()]
     return UsageError(
         f"no sealed store below {root} fits networks {list(spec.networks)}, train {list(spec.train)} and inputs {inputs}; "
         f"there are: {names}. Build one with build-store --backbone resnet152 --images FOLDER"
@@ -155,24 +152,22 @@ def _nothing_fits(spec: SweepSpec, found: Sequence[StoreInfo], root: Path) -> Us
 
 
 def plan_sweep(
-    spec: SweepSpec, found: Sequence[StoreInfo], root: Path, keep_moments: bool = True, limits: Limits | None = None
+    spec: SweepSpec, stores: Sequence[StoreInfo], root: Path, keep_moments: bool = True, limits: Limits | None = None
 ) -> SweepPlan:
-    """Expand a sweep over the stores `found` below `root`; raises UsageError if no store fits.
+    """Expand a sweep over the `stores` below `root`; raises UsageError if no store fits.
 
-    Moments are kept in `root`/moments, or not at all. Without `limits` a pass may take what a worker alone on this machine may.
+    Moments are kept in `root`/moments, or not at all. Without `limits` a pass may take the memory of a single local worker.
     """
     notes: list[str] = []
-    usable = _usable(found, spec, notes)
+    usable = _select_sealed(stores, spec, notes)
     planned: list[tuple[StoreInfo, Sequence[StoreInfo], Sequence[Cell]]] = []
-    trainable = [e for e in usable if _trains(e, spec)]
+    trainable = [e for e in usable if _can_train(e, spec)]
     lacking: dict[str, dict[str, str]] = {}
-    protocols = [recipe for name in spec.protocols for recipe in spec.recipes_of(name)]
-    for asked, protocol in product(spec.inputs or ("",), protocols):
-        source = asked or protocol.input
-        fitting = [e for e in trainable if _holds(e, source)]
-        for entry in _one_each(fitting):
-            others = [e for e in usable if e.spec.network_key == entry.spec.network_key and _tests(e, spec)]
-            tests = _one_each(e for e in others if _holds(e, source))
+    for text, protocol in product(spec.inputs or ("",), spec.list_protocols()):
+        source = text or protocol.input
+        for entry in _drop_duplicates(e for e in trainable if _holds_input(e, source)):
+            others = [e for e in usable if e.spec.network_key == entry.spec.network_key and _can_test(e, spec)]
+            tests = _drop_duplicates(e for e in others if _holds_input(e, source))
             absent = [p for p in spec.tests if not any(_matches(test.spec.images, [p]) for test in tests)]
             notes += [f"{entry.spec.network}: no store of {pattern!r} to test {source!r} on" for pattern in absent]
             try:
@@ -180,8 +175,8 @@ def plan_sweep(
             except UsageError as error:
                 lacking.setdefault(entry.spec.network, {})[source] = str(error)
                 continue
-            cells = _cells(spec, entry, tests, source, protocol)
-            rows = _most(spec, entry)
+            cells = _make_cells(spec, entry, tests, source, protocol)
+            rows = _count_train_rows(spec, entry)
             large = [images for images in spec.train_images if images > rows]
             notes += [f"left out: {images} training images; {entry.path.name} has {rows}" for images in large]
             if not cells:
@@ -193,32 +188,32 @@ def plan_sweep(
             planned.append((entry, tests, cells))
     notes += [
         "left out: {} inputs that stores of {} do not hold, such as {!r}: {}".format(
-            len(some), network, *next(iter(some.items()))
+            len(reasons), network, *next(iter(reasons.items()))
         )
-        for network, some in lacking.items()
+        for network, reasons in lacking.items()
     ]
     if not planned:
-        raise _nothing_fits(spec, found, root)
+        raise _make_no_store_error(spec, stores, root)
     moments = root / "moments" if keep_moments else None
-    passes = _shared(planned, moments, limits or Limits(share_memory()))
+    passes = _merge_cells(planned, moments, limits or Limits(share_memory()))
     return SweepPlan(tuple(passes), tuple(dict.fromkeys(notes)))
 
 
-def _shared(
+def _merge_cells(
     planned: Sequence[tuple[StoreInfo, Sequence[StoreInfo], Sequence[Cell]]], moments: Path | None, limits: Limits
 ) -> Iterator[Pass]:
-    """Merge cells into passes: all that train on the same rows, are tested on the same, and can share a stream."""
+    """Merge cells into passes: those that train on the same rows, have the same tests and can share a stream."""
     groups: dict[tuple[Any, ...], list[Cell]] = {}
     specs = {entry.path: entry.spec for entry, _, _ in planned}
     for entry, tests, cells in planned:
         first = cells[0]
         shared = (first.input.partition(":")[0], describe_stream(first.protocol))
         key = (entry.path, tuple(test.path for test in tests), *shared)
-        for rows, of_some in groupby(cells, key=lambda cell: cell.train_rows):
-            groups.setdefault((*key, rows), []).extend(of_some)
+        for rows, same_rows in groupby(cells, key=lambda cell: cell.train_rows):
+            groups.setdefault((*key, rows), []).extend(same_rows)
     for (path, tests, *_), members in groups.items():
         cells = sorted(members, key=lambda cell: (cell.kernel, cell.padding))
         for start in range(0, len(cells), MAX_CELLS):
-            some = tuple(cells[start : start + MAX_CELLS])
-            text = join_inputs(dict.fromkeys(cell.input for cell in some), specs[path])
-            yield Pass(path, tests, text, some[0].protocol, some, moments, limits)
+            chunk = tuple(cells[start : start + MAX_CELLS])
+            text = join_inputs(dict.fromkeys(cell.input for cell in chunk), specs[path])
+            yield Pass(path, tests, text, chunk[0].protocol, chunk, moments, limits)

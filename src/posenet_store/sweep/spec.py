@@ -1,4 +1,4 @@
-"""A sweep as the user writes it: a TOML file, checked key by key, as a frozen SweepSpec."""
+"""Load a sweep from a TOML file, checked key by key, as a frozen SweepSpec."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -19,9 +19,8 @@ class SweepSpec:
     """A product of choices. `networks`, `train` and `tests` are patterns over the stores below the root.
 
     `holdout` is the share of each training store's rows that is kept for testing; with `tests`, further image sets
-    of the same network are scored. `train_images` are how many of the other rows train,
-    0 for all. Without `inputs` each protocol reads its own. `recipes` are protocols with other
-    settings than their own, one entry for each combination that the sweep tries.
+    of the same network are scored. `train_images` are how many of the other rows train, 0 for all. Without `inputs` each
+    protocol reads its own. `recipes` are protocols with changed settings, one for each combination that the sweep tries.
     """
 
     title: str
@@ -40,17 +39,22 @@ class SweepSpec:
     seeds: tuple[int, ...] = (0, 1, 2)
     recipes: tuple[Protocol, ...] = ()
 
-    def recipes_of(self, name: str) -> tuple[Protocol, ...]:
-        """Return the settings of the protocol `name` that the sweep tries: one, or one for each of its lists' combinations."""
-        return tuple(recipe for recipe in self.recipes if recipe.name == name) or (PROTOCOLS[name],)
+    def list_protocols(self) -> list[Protocol]:
+        """List every protocol with every combination of its settings that the sweep tries."""
+        return [
+            protocol
+            for name in self.protocols
+            for protocol in [recipe for recipe in self.recipes if recipe.name == name] or [PROTOCOLS[name]]
+        ]
 
 
 def _check(spec: SweepSpec, where: str) -> SweepSpec:
-    for entry in spec.protocols:
-        if entry not in PROTOCOLS:
-            raise unknown(f"protocol in {where}", entry, tuple(PROTOCOLS))
-    for entry in spec.targets:
-        make_native_map(entry)
+    """Return `spec`; raises UsageError that names the key, what came and what is accepted."""
+    for name in spec.protocols:
+        if name not in PROTOCOLS:
+            raise unknown(f"protocol in {where}", name, tuple(PROTOCOLS))
+    for target in spec.targets:
+        make_native_map(target)
     if not 0 <= spec.holdout < 1:
         raise UsageError(f"{where}: holdout = {spec.holdout} is not accepted; give 0 to less than 1")
     if len(spec.range) != 2:
@@ -58,37 +62,35 @@ def _check(spec: SweepSpec, where: str) -> SweepSpec:
     for name, numbers in (("seeds", spec.seeds), ("train_images", spec.train_images)):
         if min(numbers) < 0:
             raise UsageError(f"{where}: {name} = {list(numbers)} is not accepted; give at least 0")
-    layers = {
-        recipe.layers for name in spec.protocols for recipe in spec.recipes_of(name) if isinstance(recipe, GradientProtocol)
-    }
-    for kernel, padding, deep in product(spec.kernels, spec.paddings, layers | {1}):
-        make_target_map("H", output_size(kernel, padding, deep), (spec.range[0], spec.range[1]))
+    depths = {protocol.layers for protocol in spec.list_protocols() if isinstance(protocol, GradientProtocol)}
+    for kernel, padding, layers in product(spec.kernels, spec.paddings, depths | {1}):
+        make_target_map("H", output_size(kernel, padding, layers), (spec.range[0], spec.range[1]))
     return spec
 
 
-def _check_recipe(recipe: Protocol, where: str) -> Protocol:
+def _check_protocol(protocol: Protocol, where: str) -> Protocol:
     """Check one protocol's settings; raises UsageError that names the key, what came and what is accepted."""
-    if not isinstance(recipe, GradientProtocol):
-        if min(recipe.lambdas) <= 0 or not 0 < recipe.validation < 1:
+    if not isinstance(protocol, GradientProtocol):
+        if min(protocol.lambdas) <= 0 or not 0 < protocol.validation < 1:
             raise UsageError(f"{where}: lambdas must be positive, validation between 0 and 1")
-        if recipe.folds < 0 or recipe.folds == 1 or recipe.iterations < 1:
+        if protocol.folds < 0 or protocol.folds == 1 or protocol.iterations < 1:
             raise UsageError(f"{where}: folds must be 0 (none) or at least 2, iterations at least 1")
-        return recipe
-    if recipe.optimizer not in OPTIMIZERS:
-        raise unknown(f"optimizer in {where}", recipe.optimizer, OPTIMIZERS)
+        return protocol
+    if protocol.optimizer not in OPTIMIZERS:
+        raise unknown(f"optimizer in {where}", protocol.optimizer, OPTIMIZERS)
     for name in ("learning_rate", "epochs", "batch_size", "layers"):
-        if getattr(recipe, name) <= 0:
-            raise UsageError(f"{where}: {name} = {getattr(recipe, name)} is not accepted; it must be positive")
+        if getattr(protocol, name) <= 0:
+            raise UsageError(f"{where}: {name} = {getattr(protocol, name)} is not accepted; it must be positive")
     for name in ("weight_decay", "momentum", "drop", "min_steps", "order_seed", "hidden", "size"):
-        if getattr(recipe, name) < 0:
-            raise UsageError(f"{where}: {name} = {getattr(recipe, name)} is not accepted; it must be at least 0")
-    if recipe.momentum >= 1 or recipe.size == 1 or (recipe.optimizer == "adam" and recipe.momentum):
+        if getattr(protocol, name) < 0:
+            raise UsageError(f"{where}: {name} = {getattr(protocol, name)} is not accepted; it must be at least 0")
+    if protocol.momentum >= 1 or protocol.size == 1 or (protocol.optimizer == "adam" and protocol.momentum):
         raise UsageError(f"{where}: momentum must be less than 1 (and is SGD's only), size 0 or at least 2")
-    return recipe
+    return protocol
 
 
-def _recipes(name: str, section: Mapping[str, Any], where: str) -> list[Protocol]:
-    """Return the protocol `name` with the settings of its table; a list where one value is expected makes a recipe of each."""
+def _parse_protocol(name: str, section: Mapping[str, Any], where: str) -> list[Protocol]:
+    """Return the protocol `name` with the settings of its table, once for each combination of the settings that are lists."""
     default = PROTOCOLS[name]
     lists = {
         key: check_value(value, (getattr(default, key),), f"{where}: {key}")
@@ -97,8 +99,8 @@ def _recipes(name: str, section: Mapping[str, Any], where: str) -> list[Protocol
     }
     single = {key: value for key, value in section.items() if key not in lists}
     base = fill_defaults(default, single, where, hidden=("name",))
-    found: list[Protocol] = [replace(base, **dict(zip(lists, values, strict=True))) for values in product(*lists.values())]
-    return [_check_recipe(recipe, where) for recipe in found]
+    combinations = [dict(zip(lists, values, strict=True)) for values in product(*lists.values())]
+    return [_check_protocol(replace(base, **combination), where) for combination in combinations]
 
 
 EXPERIMENTS = Path(str(files("posenet_store"))) / "experiments"
@@ -116,10 +118,14 @@ def find_sweep(source: str | Path) -> Path:
     path = Path(source).expanduser()
     if path.suffix == ".toml" or len(path.parts) > 1 or path.exists():
         return path
-    known = sorted(experiment.stem for experiment in EXPERIMENTS.glob("*.toml"))
+    known = _list_experiments()
     if str(source) not in known:
         raise unknown("experiment", str(source), known)
     return EXPERIMENTS / f"{source}.toml"
+
+
+def _list_experiments() -> list[str]:
+    return sorted(path.stem for path in EXPERIMENTS.glob("*.toml"))
 
 
 def load_sweep(source: str | Path) -> SweepSpec:
@@ -128,14 +134,14 @@ def load_sweep(source: str | Path) -> SweepSpec:
     Raises UsageError that names the key and what is accepted.
     """
     path = find_sweep(source)
-    table = read_toml(path, "sweep file", f"ready ones are {', '.join(sorted(e.stem for e in EXPERIMENTS.glob('*.toml')))}")
-    recipes: list[Protocol] = []
+    table = read_toml(path, "sweep file", f"ready ones are {', '.join(_list_experiments())}")
+    protocols: list[Protocol] = []
     for name in PROTOCOLS:
         section = table.pop(name, None)
         if section is None:
             continue
         if not isinstance(section, dict):
             raise UsageError(f"{path}: {name} = {section!r} is not accepted; write a table [{name}]")
-        recipes += _recipes(name, section, f"{path} [{name}]")
+        protocols += _parse_protocol(name, section, f"{path} [{name}]")
     spec = fill_defaults(SweepSpec(title=path.stem), table, str(path), hidden=("recipes",), sections=tuple(PROTOCOLS))
-    return _check(replace(spec, recipes=tuple(recipes)), str(path))
+    return _check(replace(spec, recipes=tuple(protocols)), str(path))
