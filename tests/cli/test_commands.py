@@ -10,18 +10,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
 
 from posenet_store.cli import main
+from tests.support.runs import cli
 from tests.support.small import write_images
 
 ROOT = Path(__file__).parents[2]
 Words = Sequence[str | Path]
 SWEEP = 'train = ["photos"]\ntargets = ["H"]\nseeds = [0]\nprotocols = ["report-2020", "ridge"]\n[report-2020]\nepochs = 1\n'
-
-
-def cli(*words: str | Path) -> Result:
-    return CliRunner().invoke(main, [str(word) for word in words])
 
 
 def shell(words: Sequence[str | Path], **options: object) -> subprocess.CompletedProcess[str]:
@@ -126,8 +122,8 @@ def test_a_plan_of_a_sweep_says_what_it_will_cost(home: Path, tmp_path: Path) ->
     assert "trained by" in shown
     assert "4 heads, 0 finished; 4 passes to go: they read" in shown
     facts = json.loads(cli(*words, "--json").stdout)
-    assert facts["bytes"] == sum(one["bytes"] for one in facts["passes"]) > 0
-    assert {one["way"] for one in facts["passes"]} == {"gram", "exact"}
+    assert facts["bytes"] == sum(task["bytes"] for task in facts["passes"]) > 0
+    assert {task["way"] for task in facts["passes"]} == {"gram", "exact"}
     assert (facts["cells"], facts["backbone_runs_avoided"]) == (4, 2)
     assert not (tmp_path / "run").exists()
 

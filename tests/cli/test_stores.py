@@ -5,18 +5,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
 from distributed import LocalCluster
 
-from posenet_store.cli import main
 from posenet_store.store.reader import open_store
+from tests.support.runs import cli
 from tests.support.small import contents, served, write_images
 
 RESNET = ("--backbone", "resnet18", "--weights", "random:0", "--dtype", "float32", "--layout", "aligned", "--no-probes")
-
-
-def cli(*words: str | Path) -> Result:
-    return CliRunner().invoke(main, [str(word) for word in words])
 
 
 @pytest.fixture(scope="module")

@@ -13,15 +13,15 @@ from tests.support.small import store_with_probes
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> list[StoreInfo]:
+def stores(tmp_path_factory: pytest.TempPathFactory) -> list[StoreInfo]:
     root = tmp_path_factory.mktemp("planning")
     store_with_probes(root / "stores", root / "photos", count=6)
     return list_stores(root / "stores")[0]
 
 
-def entry(found: list[StoreInfo], images: str = "photos", path: str = "/s/x", **changes: object) -> StoreInfo:
-    """A store like the built one, with other facts."""
-    base = next(e for e in found if e.spec.images == "photos")
+def entry(stores: list[StoreInfo], images: str = "photos", path: str = "/s/x", **changes: object) -> StoreInfo:
+    """A store like that of the photographs, with other facts."""
+    base = next(e for e in stores if e.spec.images == "photos")
     spec = replace(base.spec, **({"images": images, "rows": 100, "images_sha256": images} | changes))  # type: ignore[arg-type]
     return replace(base, spec=spec, path=Path(path))
 
@@ -29,65 +29,65 @@ def entry(found: list[StoreInfo], images: str = "photos", path: str = "/s/x", **
 SPEC = SweepSpec(title="t")
 
 
-def test_all_targets_seeds_kernels_and_paddings_share_a_pass(found: list[StoreInfo]) -> None:
+def test_all_targets_seeds_kernels_and_paddings_share_a_pass(stores: list[StoreInfo]) -> None:
     spec = replace(SPEC, train=("photos",), kernels=(1, 3), paddings=(0, 1), protocols=("report-2020", "ridge"))
-    plan = plan_sweep(spec, found, Path())
-    assert [(one.protocol.name, len(one.cells)) for one in plan.passes] == [("report-2020", 5 * 3 * 4), ("ridge", 5 * 4)]
+    plan = plan_sweep(spec, stores, Path())
+    assert [(task.protocol.name, len(task.cells)) for task in plan.passes] == [("report-2020", 5 * 3 * 4), ("ridge", 5 * 4)]
     assert len({cell.id for cell in plan.cells}) == 80
     assert plan.notes == ()
 
 
-def test_probes_test_and_never_train(found: list[StoreInfo]) -> None:
-    (one,) = plan_sweep(replace(SPEC, train=("photos",)), found, Path()).passes
-    assert [path.name.split("-")[1] for path in one.tests] == ["probes"]
-    assert one.cells[0].train_rows == 5  # of 6, a fifth is held out
+def test_probes_test_and_never_train(stores: list[StoreInfo]) -> None:
+    (task,) = plan_sweep(replace(SPEC, train=("photos",)), stores, Path()).passes
+    assert [path.name.split("-")[1] for path in task.tests] == ["probes"]
+    assert task.cells[0].train_rows == 5  # of 6, a fifth is held out
 
 
-def test_a_small_set_tests_heads_unless_it_is_named(found: list[StoreInfo]) -> None:
-    large, photo = entry(found, "duts", "/s/duts"), entry(found, "bear", "/s/bear", rows=1)
-    (one,) = plan_sweep(SPEC, [large, photo, *found], Path()).passes
-    assert one.train == large.path
-    assert photo.path in one.tests
-    named = plan_sweep(replace(SPEC, train=("bear",)), [large, photo, *found], Path()).passes
+def test_a_small_set_tests_heads_unless_it_is_named(stores: list[StoreInfo]) -> None:
+    large, photo = entry(stores, "duts", "/s/duts"), entry(stores, "bear", "/s/bear", rows=1)
+    (task,) = plan_sweep(SPEC, [large, photo, *stores], Path()).passes
+    assert task.train == large.path
+    assert photo.path in task.tests
+    named = plan_sweep(replace(SPEC, train=("bear",)), [large, photo, *stores], Path()).passes
     assert [p.train for p in named] == [photo.path]
 
 
-def test_of_the_same_features_one_store_is_used(found: list[StoreInfo]) -> None:
-    half = entry(found, "duts", "/s/half", dtype="float16")
-    whole = entry(found, "duts", "/s/whole", dtype="float32", layout="aligned")
-    (one,) = plan_sweep(SPEC, [whole, half, *found], Path()).passes
-    assert one.train == whole.path
-    (one,) = plan_sweep(replace(SPEC, inputs=("full",)), [whole, half, *found], Path()).passes
-    assert one.train == half.path  # only it keeps all channels
+def test_of_the_same_features_one_store_is_used(stores: list[StoreInfo]) -> None:
+    half = entry(stores, "duts", "/s/half", dtype="float16")
+    aligned = entry(stores, "duts", "/s/whole", dtype="float32", layout="aligned")
+    (task,) = plan_sweep(SPEC, [aligned, half, *stores], Path()).passes
+    assert task.train == aligned.path
+    (task,) = plan_sweep(replace(SPEC, inputs=("full",)), [aligned, half, *stores], Path()).passes
+    assert task.train == half.path  # only it keeps all channels
 
 
-def test_another_networks_store_is_no_test_set(found: list[StoreInfo]) -> None:
-    other = entry(found, "duts", "/s/other", weights_sha256="f" * 64)
-    plan = plan_sweep(SPEC, [other, *found], Path())
+def test_another_networks_store_is_no_test_set(stores: list[StoreInfo]) -> None:
+    other = entry(stores, "duts", "/s/other", weights_sha256="f" * 64)
+    plan = plan_sweep(SPEC, [other, *stores], Path())
     assert plan.passes[0].tests == ()
     assert any("no store of 'probes'" in note for note in plan.notes)
 
 
-def test_unsealed_stores_and_impossible_inputs_are_said(found: list[StoreInfo]) -> None:
-    unsealed = replace(entry(found, "big", "/s/unsealed"), sealed=False, committed=2)
-    plan = plan_sweep(replace(SPEC, inputs=("aligned", "full:f9")), [unsealed, entry(found, "duts"), *found], Path())
+def test_unsealed_stores_and_impossible_inputs_are_said(stores: list[StoreInfo]) -> None:
+    unsealed = replace(entry(stores, "big", "/s/unsealed"), sealed=False, committed=2)
+    plan = plan_sweep(replace(SPEC, inputs=("aligned", "full:f9")), [unsealed, entry(stores, "duts"), *stores], Path())
     assert any("unsealed is not sealed (2 of" in note for note in plan.notes)
     assert any("left out: 1 inputs that stores of" in note and "'full:f9'" in note for note in plan.notes)
     assert len(plan.passes) == 1
 
 
-def test_nothing_that_fits_is_an_error_that_lists_what_is_there(found: list[StoreInfo]) -> None:
+def test_nothing_that_fits_is_an_error_that_lists_what_is_there(stores: list[StoreInfo]) -> None:
     with pytest.raises(UsageError, match=r"tiny-random0 on photos.*build-store"):
-        plan_sweep(replace(SPEC, networks=("vgg*",)), found, Path("stores"))
+        plan_sweep(replace(SPEC, networks=("vgg*",)), stores, Path("stores"))
 
 
-def test_nothing_to_test_on_is_an_error(found: list[StoreInfo]) -> None:
+def test_nothing_to_test_on_is_an_error(stores: list[StoreInfo]) -> None:
     with pytest.raises(UsageError, match="nothing to test"):
-        plan_sweep(replace(SPEC, holdout=0.0, tests=("none",)), [entry(found, "duts")], Path())
+        plan_sweep(replace(SPEC, holdout=0.0, tests=("none",)), [entry(stores, "duts")], Path())
 
 
-def test_finished_cells_leave_the_plan(found: list[StoreInfo]) -> None:
-    plan = plan_sweep(replace(SPEC, train=("photos",)), found, Path())
+def test_finished_cells_leave_the_plan(stores: list[StoreInfo]) -> None:
+    plan = plan_sweep(replace(SPEC, train=("photos",)), stores, Path())
     left = plan.without([cell.id for cell in plan.cells[:14]])
     assert [cell.id for cell in left.cells] == [plan.cells[14].id]
     assert plan.without([cell.id for cell in plan.cells]).passes == ()
@@ -96,13 +96,13 @@ def test_finished_cells_leave_the_plan(found: list[StoreInfo]) -> None:
 @pytest.mark.parametrize(
     "change", [{"kernel": 5}, {"seed": 9}, {"train_rows": 4}, {"store": "x"}, {"tests": ()}, {"normalise": True}]
 )
-def test_everything_that_decides_a_cell_is_in_its_id(found: list[StoreInfo], change: dict[str, object]) -> None:
-    cell = plan_sweep(replace(SPEC, train=("photos",)), found, Path()).cells[0]
+def test_everything_that_decides_a_cell_is_in_its_id(stores: list[StoreInfo], change: dict[str, object]) -> None:
+    cell = plan_sweep(replace(SPEC, train=("photos",)), stores, Path()).cells[0]
     assert replace(cell, **change).id != cell.id  # type: ignore[arg-type]
 
 
-def test_fewer_training_images_are_tested_on_the_same_rows(found: list[StoreInfo]) -> None:
+def test_fewer_training_images_are_tested_on_the_same_rows(stores: list[StoreInfo]) -> None:
     spec = replace(SPEC, train=("photos",), train_images=(0, 3, 99), targets=("H",), seeds=(0,))
-    plan = plan_sweep(spec, found, Path())
-    assert [(one.cells[0].train_rows, one.cells[0].held_out) for one in plan.passes] == [(5, 5), (3, 5)]
+    plan = plan_sweep(spec, stores, Path())
+    assert [(task.cells[0].train_rows, task.cells[0].held_out) for task in plan.passes] == [(5, 5), (3, 5)]
     assert any("99 training images" in note for note in plan.notes)

@@ -96,26 +96,26 @@ def test_a_sweep_shows_how_it_stands_and_leaves_nothing_behind(
     files.progress.mkdir(parents=True)
     (files.progress / plan.passes[0].id).write_text(json.dumps({"images": 10**9, "bytes": 1}))  # of a driver that was killed
     outcome = run_sweep(SPEC, plan, files.root, scheduler=scheduler, workers=2, show=shown.append)
-    assert shown == sorted(shown, key=lambda one: (one.passes, one.seconds))
+    assert shown == sorted(shown, key=lambda state: (state.passes, state.seconds))
     last = shown[-1]
     size = row_bytes(open_store(plan.passes[0].train).spec, ["aligned"])
     # either pass reads 14 photographs once, to train or to test, and three probes
     assert (last.passes, last.cells, last.read) == (2, 4, ReadCounter(2 * 17, 2 * 17 * size))
-    assert max(one.read.images for one in shown) == 2 * 17
+    assert max(state.read.images for state in shown) == 2 * 17
     assert not files.progress.exists()
-    assert [len(done.cells) for done in outcome.passes] in ([1, 3], [3, 1])
-    assert all(0 < done.seconds < 60 for done in outcome.passes)
+    assert [len(result.cells) for result in outcome.passes] in ([1, 3], [3, 1])
+    assert all(0 < result.seconds < 60 for result in outcome.passes)
 
 
 def test_the_time_left_is_the_plan_at_the_pace_so_far(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
-    one = planned(root).passes[0]
-    passes: list[Pass] = [replace(one, cells=(replace(one.cells[0], seed=number),)) for number in range(4)]
-    monitor = ProgressMonitor(tmp_path, passes, {each.id: 10.0 for each in passes})
+    first = planned(root).passes[0]
+    passes: list[Pass] = [replace(first, cells=(replace(first.cells[0], seed=number),)) for number in range(4)]
+    monitor = ProgressMonitor(tmp_path, passes, {task.id: 10.0 for task in passes})
     assert monitor.state().left == 40
-    for each in passes[:2]:  # two workers, as it turns out
-        (tmp_path / each.id).write_text(json.dumps({"images": 3, "bytes": 30}))
+    for task in passes[:2]:  # two workers, as it turns out
+        (tmp_path / task.id).write_text(json.dumps({"images": 3, "bytes": 30}))
     assert monitor.state().left == 20
     clock[0] += 5
     state = monitor.state()
@@ -125,27 +125,27 @@ def test_the_time_left_is_the_plan_at_the_pace_so_far(tmp_path: Path, root: Path
     monitor.record_end(passes[1], None)
     assert monitor.state().left == 20
     assert ProgressMonitor(tmp_path, passes, {}).state().left is None
-    for each in passes[2:]:
-        monitor.record_end(each, None)
+    for task in passes[2:]:
+        monitor.record_end(task, None)
     assert monitor.state().left == 0
 
 
 def test_speeds_are_measured_only_for_what_takes_long_and_never_fail_a_sweep(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = list_stores(root)[0]
-    plan, specs, asked = planned(root), {entry.spec.fingerprint: entry.spec for entry in found}, []
+    entries = list_stores(root)[0]
+    plan, specs, calls = planned(root), {entry.spec.fingerprint: entry.spec for entry in entries}, []
 
     def measured(passes: object) -> Speeds:
-        asked.append(passes)
-        if len(asked) > 1:
+        calls.append(passes)
+        if len(calls) > 1:
             raise StoreError("gone")
         return Speeds(1, 1, 1, 1, 1, 1)
 
     monkeypatch.setattr(cost, "measure_speeds", measured)
     quick = estimate_seconds(plan.passes, specs)
-    assert set(quick) == {one.id for one in plan.passes}
-    assert not asked
+    assert set(quick) == {task.id for task in plan.passes}
+    assert not calls
     monkeypatch.setattr(cost, "LONG", 0.0)
     assert estimate_seconds(plan.passes, specs)[plan.passes[0].id] > 1000
     assert estimate_seconds(plan.passes, specs) == quick

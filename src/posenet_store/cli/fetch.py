@@ -12,7 +12,7 @@ from posenet_store.errors import UsageError
 STEPS = (("downloading", "MB"), ("unpacking", "files"))
 
 
-def _digest(_context: click.Context, _option: click.Parameter, text: str | None) -> str | None:
+def _check_digest(_context: click.Context, _option: click.Parameter, text: str | None) -> str | None:
     if text is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", text):
         raise UsageError(f"--sha256 {text!r} is not accepted; give 64 hexadecimal digits")
     return text and text.lower()
@@ -23,26 +23,29 @@ def _digest(_context: click.Context, _option: click.Parameter, text: str | None)
 @data_root_option
 @click.option("--url", help="Another URL of the zip archive.  [default: saliencydetection.net]")
 @click.option(
-    "--sha256", metavar="HEX", callback=_digest, help="Expected digest of the archive. The actual one is recorded in any case."
+    "--sha256",
+    metavar="HEX",
+    callback=_check_digest,
+    help="Expected digest of the archive. The actual one is recorded in any case.",
 )
 def fetch(name: str, data_root: Path | None, url: str | None, sha256: str | None) -> None:
     """Download DUT-S and unpack it where --images duts-te and duts-tr expect it.
 
     A rerun continues an interrupted download. The last line printed is the folder.
     """
-    from posenet_store.images.duts import fetch_duts as fetched
+    from posenet_store.images.duts import fetch_duts
     from posenet_store.images.sources import find_duts_root
 
     with progress() as bars:
         line, files = (bars.add_task(f"{word} {name}", total=None, unit=unit, start=False) for word, unit in STEPS)
 
-        def downloaded(have: int, size: int | None) -> None:
+        def show_download(have: int, size: int | None) -> None:
             bars.start_task(line)
             bars.update(line, completed=have // 1_000_000, total=size and size // 1_000_000)
 
-        def unpacked(done: int, count: int | None) -> None:
+        def show_unpacking(done: int, count: int | None) -> None:
             bars.start_task(files)
             bars.update(files, completed=done, total=count)
 
-        folder = fetched(name, find_duts_root(name, data_root), url, sha256, downloaded, unpacked)
+        folder = fetch_duts(name, find_duts_root(name, data_root), url, sha256, show_download, show_unpacking)
     click.echo(folder)

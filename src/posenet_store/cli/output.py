@@ -1,4 +1,4 @@
-"""How results and progress are shown: tables, JSON, sizes, durations, progress bars."""
+"""Print results and progress: tables, JSON, sizes, durations, progress bars."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def describe_speed(speed: Mapping[str, Any]) -> str:
-    """Return a build's speed, the stages' shares of its time and what bound it, for people.
+    """Format a build's speed, the stages' shares of its time and the stage that limits it.
 
     >>> stages = {"read": 0.0, "decode": 0.4, "forward": 9.6, "copy": 0.1, "encode": 0.3, "write": 0.2}
     >>> describe_speed({"images_per_s": 6.1, "seconds": 10.0, "stages": stages, "bound_by": "forward", "processors": 0.98})
@@ -116,7 +116,7 @@ def printable(text: str) -> str:
 
 
 def format_bytes(count: float) -> str:
-    """Return a size for people.
+    """Format a size in bytes.
 
     >>> format_bytes(1536), format_bytes(53e9)
     ('1.5 kB', '53.0 GB')
@@ -129,14 +129,14 @@ def format_bytes(count: float) -> str:
 
 
 def format_time(seconds: float) -> str:
-    """Return a duration for people.
+    """Format a duration in seconds.
 
     >>> format_time(8), format_time(150), format_time(7500)
     ('8 s', '2 min 30 s', '2 h 5 min')
     """
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 1:
+        return f"{rest} s"
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from posenet_store.cli.options import json_option, stores_option
-from posenet_store.cli.output import format_bytes, print_json, print_table
+from posenet_store.cli.output import format_bytes, print_json, print_table, printable
 
 
 @click.command()
@@ -15,10 +15,10 @@ def stores(root: Path, as_json: bool) -> None:
     """List the stores of a folder: network, images, size, state, fingerprint."""
     from posenet_store.store.catalogue import list_stores
 
-    found, damaged = list_stores(root)
+    entries, damaged = list_stores(root)
     for line in damaged:
-        click.echo(f"damaged: {line}", err=True)
-    facts = [entry.to_dict() for entry in found]
+        click.echo(f"damaged: {printable(line)}", err=True)
+    facts = [entry.to_dict() for entry in entries]
     if as_json:
         print_json(facts)
         return

@@ -90,12 +90,12 @@ def _run_with_progress(
         return f"{name}: {before + passes}/{len(plan.passes)} passes"
 
     expected = estimate_seconds(left, {entry.spec.fingerprint: entry.spec for entry in entries})
-    last: list[SweepProgress] = []
+    states: list[SweepProgress] = []
     with progress(coarse=True) as bars:
         bar = bars.add_task(title(0), total=len(plan.cells), completed=len(finished), left=None, unit="heads")
 
         def show(state: "SweepProgress") -> None:
-            last[:] = [state]
+            states[:] = [state]
             speed = f"heads  {state.read.images / state.seconds:,.0f} images/s  {format_bytes(state.read.bytes)} read"
             done = len(finished) + state.cells
             bars.update(bar, completed=done, description=title(state.passes), left=state.left, unit=speed)
@@ -104,7 +104,7 @@ def _run_with_progress(
             spec, plan, files.root,
             scheduler=scheduler, workers=workers, expected=expected, show=show, announce=print_above(bars),
         )  # fmt: skip
-    for state in last:
+    for state in states:
         click.echo(
             f"{state.passes:,} passes, {state.cells:,} heads, {state.read.images:,} images, "
             f"{format_bytes(state.read.bytes)} read in {format_time(state.seconds)}", err=True,

@@ -42,12 +42,14 @@ def table(
         return
     if lacking := len(record.cells) - len(results):
         click.echo(f"{lacking} of {len(record.cells)} cells are not finished and left out", err=True)
-    chosen = select_results(results, conditions)
-    columns = choose_columns(chosen, tests or list(choose_columns(chosen))[:1])
+    selected = select_results(results, conditions)
+    columns = choose_columns(selected, tests or list(choose_columns(selected))[:1])
     for shown, test in columns.items():
-        if untested := sum(test not in result.scores for result in chosen):
-            click.echo(f"{shown}: {untested} of {len(chosen)} heads were not tested on it, its means leave them out", err=True)
+        if untested := sum(test not in result.scores for result in selected):
+            click.echo(
+                f"{shown}: {untested} of {len(selected)} heads were not tested on it, its means leave them out", err=True
+            )
     remark = (
         "natural: held-out images. Mean over heads ± deviation over the seeds of a head; undef.: images without a rank order."
     )
-    print_listing(rank_heads(chosen, by, columns, sort or BEST_FIRST, top), record.title, remark, form, as_json, ruled=False)
+    print_listing(rank_heads(selected, by, columns, sort or BEST_FIRST, top), record.title, remark, form, as_json, ruled=False)

@@ -1,4 +1,4 @@
-"""What a run keeps: run.json, and for each finished cell a Result, a head and per-image scores; and the table made of them.
+"""The files of a run: run.json, a Result, a head and per-image scores for each finished cell, and the tables of results.
 
 A cell is finished when its record exists; the record is written last. Everything is written atomically, so a rerun
 finds complete cells or none.
@@ -71,7 +71,7 @@ class RunFiles:
         return self.root / "scores" / f"{cell}.safetensors"
 
     def create(self) -> None:
-        """Make the folders."""
+        """Create the folders."""
         for path in (self.record(""), self.head(""), self.scores("")):
             path.parent.mkdir(parents=True, exist_ok=True)
 
@@ -84,7 +84,7 @@ class RunFiles:
 
 @dataclass(frozen=True)
 class Labels:
-    """What the training store's network and images are called, and what kind of network it is (see `StoreSpec`)."""
+    """Names of the training store's network and images, and the kind of network (see `StoreSpec`)."""
 
     network: str
     backbone: str
@@ -181,7 +181,7 @@ class PassResult:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What was asked of a run: the sweep's settings, the ids of its cells in order, the stores, and notes on their choice."""
+    """A run's sweep: its settings, the ids of its cells in order, its stores, and notes on their choice."""
 
     sweep: dict[str, Any]
     cells: tuple[str, ...]
@@ -205,12 +205,12 @@ class RunRecord:
 
 
 def write_result(files: RunFiles, result: Result) -> None:
-    """Write the record that makes a cell count; its head and scores must be there already."""
+    """Write the record that makes a cell finished; its head and scores must be there already."""
     write_json(files.record(result.id), result.to_dict())
 
 
 def write_run(files: RunFiles, run: RunRecord) -> None:
-    """Write run.json, and make the run's folders."""
+    """Create the run's folders and write run.json."""
     files.create()
     write_json(files.run, asdict(run))
 
@@ -234,10 +234,10 @@ def damaged_scores(path: Path, why: object) -> StoreError:
 
 
 def load_run(root: Path) -> tuple[RunRecord, list[Result]]:
-    """Return run.json and the results of its finished cells in order; raises UsageError if `root` is no run."""
+    """Load run.json and the results of its finished cells in order; raises UsageError if `root` is no run."""
     files = RunFiles(root)
     if not files.run.is_file():
-        raise UsageError(f"{root} is not a run: it has no run.json; `sweep` makes one")
+        raise UsageError(f"{root} is not a run: it has no run.json; `sweep` creates one")
     run = RunRecord.from_dict(read_json(files.run), files.run)
     results = [_read_result(files, cell) for cell in run.cells if files.record(cell).is_file()]
     if not results:
@@ -257,7 +257,7 @@ COLUMNS = ("id", "network", "images", "input", "target", "kernel", "padding", "p
 
 
 def make_row(result: Result) -> dict[str, Any]:
-    """Return one cell as a flat row: what it is, then spc, mae and counts of each test, then how it was fitted."""
+    """Return a result as a flat row: its cell, then spc, mae and counts of each test, then how it was fitted."""
     known = vars(result.cell) | vars(result.labels) | {"id": result.id, "protocol": result.cell.protocol.name}
     row = {name: known[name] for name in COLUMNS}
     for test, score in result.scores.items():
