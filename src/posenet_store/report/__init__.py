@@ -1,4 +1,4 @@
-"""What a person looks at: Table 2 with published numbers beside ours, the figures, the page."""
+"""Table 2 with the published numbers, the figures and the HTML page of finished sweeps."""
 
 import lazy_loader
 

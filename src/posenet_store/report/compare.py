@@ -57,7 +57,7 @@ class Difference:
 
 
 def _format(number: float | None) -> str:
-    """Three decimals; what rounds to nothing has no sign."""
+    """Return three decimals, without a sign where they round to zero."""
     return format_number(number).replace("-.000", ".000")
 
 

@@ -7,7 +7,7 @@ from statistics import mean, variance
 from typing import Any
 
 from posenet_store.errors import unknown
-from posenet_store.report.records import FIELDS, format_field, get_fields, list_values, list_varying, name_networks
+from posenet_store.report.records import FIELDS, format_field, get_fields, group_by, list_values, list_varying, name_networks
 from posenet_store.report.scores import MeanScore, defined_scores
 from posenet_store.report.text_table import Entry, Listing
 from posenet_store.sweep.results import Result
@@ -42,16 +42,17 @@ def choose_fields(results: Sequence[Result], texts: Iterable[str]) -> list[str]:
 
 def group_heads(results: Iterable[Result], by: Sequence[str], columns: Mapping[str, str]) -> list[Group]:
     """Return one group a combination of the fields `by`, in the results' order; `columns` are shown name -> test."""
-    groups: dict[tuple[Any, ...], list[Result]] = {}
-    for result in results:
-        values = get_fields(result)
-        groups.setdefault(tuple(values[name] for name in by), []).append(result)
     rows = []
-    for key, heads in groups.items():
+    for key, heads in group_by(results, lambda result: _list_fields(result, by)).items():
         tested = {shown: [head for head in heads if test in head.scores] for shown, test in columns.items()}
-        scores = {shown: _pool_heads(some, columns[shown]) for shown, some in tested.items() if some}
+        scores = {shown: _pool_heads(group, columns[shown]) for shown, group in tested.items() if group}
         rows.append(Group(dict(zip(by, key, strict=True)), len(heads), scores))
     return rows
+
+
+def _list_fields(result: Result, names: Iterable[str]) -> tuple[Any, ...]:
+    values = get_fields(result)
+    return tuple(values[name] for name in names)
 
 
 def _pool_heads(heads: Sequence[Result], test: str) -> MeanScore:
@@ -68,13 +69,10 @@ def _pool_heads(heads: Sequence[Result], test: str) -> MeanScore:
 
 
 def _find_spread(heads: Iterable[Result], test: str, score: str) -> float | None:
-    """The deviation of heads that differ in their seed only, pooled: a group of many targets must not spread by them."""
-    groups: dict[tuple[Any, ...], list[float]] = {}
-    for head in heads:
-        values, number = get_fields(head), getattr(head.scores[test], score)
-        if number is not None:
-            groups.setdefault(tuple(values[name] for name in FIELDS if name != "seed"), []).append(number)
-    repeated = [numbers for numbers in groups.values() if len(numbers) > 1]
+    """Return the pooled deviation of heads that differ in their seed only: different targets must not count as spread."""
+    defined = [head for head in heads if getattr(head.scores[test], score) is not None]
+    groups = group_by(defined, lambda head: _list_fields(head, (name for name in FIELDS if name != "seed")))
+    repeated = [[getattr(head.scores[test], score) for head in group] for group in groups.values() if len(group) > 1]
     freedom = sum(len(numbers) - 1 for numbers in repeated)
     return sqrt(sum(variance(numbers) * (len(numbers) - 1) for numbers in repeated) / freedom) if repeated else None
 

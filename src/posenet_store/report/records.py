@@ -1,9 +1,9 @@
 """The fields by which people tell cells apart, and the choice of cells by them."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from math import inf
-from typing import Any
+from typing import Any, TypeVar
 
 from posenet_store.errors import UsageError, unknown
 from posenet_store.heads.protocols import PROTOCOLS
@@ -99,16 +99,30 @@ def select_results(results: Sequence[Result], conditions: Iterable[str]) -> list
 
     Raises UsageError for a field or value that no result has, and if no result meets all.
     """
-    wanted: dict[str, list[str]] = {}
-    for text in conditions:
-        field, value = split_condition(text, "--where")
-        wanted.setdefault(field, []).append(value)
+    pairs = group_by((split_condition(text, "--where") for text in conditions), lambda pair: pair[0])
+    wanted = {field: [value for _, value in group] for field, group in pairs.items()}
     accepted = [{result.id for result in select_values(results, field, values)} for field, values in wanted.items()]
     selected = [result for result in results if all(result.id in ids for ids in accepted)]
     if not selected:
         asked = ", ".join(f"{field} {' or '.join(values)}" for field, values in wanted.items())
         raise UsageError(f"no cell has all of {asked}; leave a --where out")
     return selected
+
+
+Item = TypeVar("Item")
+Key = TypeVar("Key")
+
+
+def group_by(items: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, list[Item]]:
+    """Return items by their key, keys and items in the order of their first appearance.
+
+    >>> group_by(["f1", "g", "f2"], lambda name: name[0])
+    {'f': ['f1', 'f2'], 'g': ['g']}
+    """
+    groups: dict[Key, list[Item]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return groups
 
 
 CellGrid = dict[tuple[str, str], list[Result]]
@@ -120,25 +134,18 @@ def group_alike(results: Iterable[Result], free: Sequence[str] = ()) -> list[lis
 
     The group with most combinations of these comes first; among equals, the one of the least mean error.
     """
-    ignored = {"target", "network", "seed", *free}
-    groups: dict[tuple[Any, ...], list[Result]] = {}
-    combinations: dict[tuple[Any, ...], set[tuple[str, ...]]] = {}
-    for result in results:
-        values = get_fields(result)
-        key = tuple(value for name, value in values.items() if name not in ignored)
-        groups.setdefault(key, []).append(result)
-        combinations.setdefault(key, set()).add(tuple(str(values.get(name)) for name in ignored - {"seed"}))
+    counted = ("target", "network", *free)
+    ignored = {*counted, "seed"}
 
-    def mean_error(group: list[Result]) -> float:
+    def order(group: list[Result]) -> tuple[int, float]:
+        combinations = {tuple(str(get_fields(result).get(name)) for name in counted) for result in group}
         errors = [score.mae for result in group for score in result.scores.values()]
-        return sum(inf if error is None else error for error in errors) / max(len(errors), 1)
+        return -len(combinations), sum(inf if error is None else error for error in errors) / max(len(errors), 1)
 
-    return [groups[key] for key in sorted(groups, key=lambda key: (-len(combinations[key]), mean_error(groups[key])))]
+    groups = group_by(results, lambda result: tuple(v for name, v in get_fields(result).items() if name not in ignored))
+    return sorted(groups.values(), key=order)
 
 
 def arrange_cells(results: Iterable[Result]) -> CellGrid:
     """Return results by their target and network."""
-    grid: CellGrid = {}
-    for result in results:
-        grid.setdefault((result.cell.target, result.labels.network), []).append(result)
-    return grid
+    return group_by(results, lambda result: (result.cell.target, result.labels.network))

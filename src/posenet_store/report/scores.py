@@ -37,15 +37,18 @@ class ScoreArchive:
 
     def mean(self, results: Sequence[Result], name: str) -> NDArray[np.float64] | None:
         """Return an array's mean over cells that differ in their seeds only, None where a cell has none."""
-        arrays = [array for result in results if (array := self.array(result.id, name)) is not None]
-        return np.mean(arrays, axis=0, dtype=np.float64) if arrays and len(arrays) == len(results) else None
+        arrays = self._list_arrays(results, name)
+        return np.mean(arrays, axis=0, dtype=np.float64) if arrays else None
 
     def interval(self, results: Sequence[Result], name: str) -> Bounds:
         """Return the 95 % interval of a mean score over images and seeds, None where a cell has no scores."""
+        arrays = self._list_arrays(results, name)
+        return find_interval(np.stack(arrays, axis=1)) if len({len(array) for array in arrays}) == 1 else None
+
+    def _list_arrays(self, results: Sequence[Result], name: str) -> list[NDArray[Any]]:
+        """Return an array of each cell, nothing where a cell has none."""
         arrays = [array for result in results if (array := self.array(result.id, name)) is not None]
-        if len(arrays) < len(results) or len({len(array) for array in arrays}) != 1:
-            return None
-        return find_interval(np.stack(arrays, axis=1))
+        return arrays if len(arrays) == len(results) else []
 
 
 EMPTY = ScoreArchive()

@@ -26,7 +26,7 @@ _CHUNK = 2**22  # numbers of permuted targets in memory at a time: 32 MiB
 
 @lru_cache(maxsize=4)
 def _draw_resamples(images: int) -> NDArray[np.float64]:
-    """How often each resample draws each image, [RESAMPLES, images]; always the same draws."""
+    """Return how often each resample draws each image, [RESAMPLES, images]; always the same draws."""
     drawn = np.random.default_rng(0).integers(0, images, (RESAMPLES, images))
     drawn += np.arange(RESAMPLES)[:, None] * images
     counts = np.bincount(drawn.ravel(), minlength=RESAMPLES * images).reshape(RESAMPLES, images)
@@ -86,20 +86,20 @@ def permuted_p(ranks: NDArray[np.floating], target: NDArray[np.float64]) -> NDAr
     pieces = _cut_blocks(ranks.astype(np.float64), block)
     goal = _cut_blocks(rank_maps(target.reshape(1, -1)).reshape(1, *target.shape), block)[0]
     observed, counts = (pieces * goal).sum(axis=(1, 2)) - SAME, np.ones(len(pieces))
-    draw, places = np.random.default_rng(0), np.arange(len(goal))
+    draw, positions = np.random.default_rng(0), np.arange(len(goal))
     chunk = max(1, _CHUNK // max(pieces.shape[:2]))
     for first in range(0, PERMUTATIONS, chunk):
-        drawn = draw.permuted(np.tile(places, (min(chunk, PERMUTATIONS - first), 1)), axis=1)
+        drawn = draw.permuted(np.tile(positions, (min(chunk, PERMUTATIONS - first), 1)), axis=1)
         if block == 1:
             counts += (goal[drawn, 0] @ pieces[:, :, 0].T >= observed).sum(axis=0)
         else:
             for number, piece in enumerate(pieces):
-                counts[number] += ((piece @ goal.T)[places, drawn].sum(axis=1) >= observed[number]).sum()
+                counts[number] += ((piece @ goal.T)[positions, drawn].sum(axis=1) >= observed[number]).sum()
     return counts / (1 + PERMUTATIONS)
 
 
 def _score_placements(ranks: NDArray[np.float64], goal: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The dot products of maps [m, h, h] with the goal [h, h] in all cyclic shifts, flips and quarter turns, [m, 8 h h]."""
+    """Return the products of maps [m, h, h] with the goal [h, h] in all cyclic shifts, flips and quarter turns, [m, 8 h h]."""
     spectrum = np.fft.rfft2(ranks)
     turned = [np.rot90(flip, turns) for flip in (goal, goal.T) for turns in range(4)]
     products = [np.fft.irfft2(spectrum * np.fft.rfft2(turn).conj(), s=goal.shape) for turn in turned]

@@ -7,7 +7,7 @@ from typing import Any
 from posenet_store.errors import unknown
 from posenet_store.heads.targets import TARGETS
 from posenet_store.report.published import COLUMNS, MODELS, TABLES
-from posenet_store.report.records import SETTINGS, get_fields, list_varying, name_network
+from posenet_store.report.records import SETTINGS, get_fields, group_by, list_varying, name_network
 from posenet_store.report.scores import EMPTY, MeanScore, ScoreArchive, find_chances, pool_seeds
 from posenet_store.report.significance import constant_error
 from posenet_store.report.text_table import Listing, format_p
@@ -18,7 +18,7 @@ from posenet_store.sweep.results import Labels, Result
 BASE = "k=3"
 CONSTANT = "best constant"
 NATURAL = COLUMNS[0]
-"""What the column of held-out images is called."""
+"""The name of the column of held-out images."""
 
 
 @dataclass(frozen=True)
@@ -76,9 +76,7 @@ def _protocol_key(result: Result) -> tuple[str, ...]:
 
 def _list_sources(results: Sequence[Result]) -> list[str]:
     """Return whose numbers each result's are: "ours", its protocol, and the settings that vary for its network and protocol."""
-    groups: dict[tuple[str, ...], list[Result]] = {}
-    for result in results:
-        groups.setdefault(_protocol_key(result), []).append(result)
+    groups = group_by(results, _protocol_key)
     varying = {
         key: [name for name in list_varying(group) if name in (*SETTINGS, "train_rows")] for key, group in groups.items()
     }
@@ -134,7 +132,7 @@ def _add_chances(lines: Sequence[Line], archive: ScoreArchive) -> list[Line]:
 
 
 def _constant_lines(lines: Sequence[Line]) -> list[Line]:
-    """The best constant map of each of these lines' targets: its MAE is what a head without any position reaches."""
+    """Return the best constant map of each line's target: its MAE is what a head without any position reaches."""
     columns_of: dict[tuple[str, float], list[str]] = {}
     for line in lines:
         cell = line.results[0].cell

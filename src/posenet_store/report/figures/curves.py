@@ -23,7 +23,7 @@ from posenet_store.report.figures.drawing import (
 )
 from posenet_store.report.figures.maps import show_row_of_maps
 from posenet_store.report.published import KERNELS, LAYERS, MODELS, NONE, PADDINGS, STAGES, UNPADDED, Published, Setting
-from posenet_store.report.records import group_alike, name_network
+from posenet_store.report.records import group_alike, group_by, name_network
 from posenet_store.report.scores import MeanScore, ScoreArchive, pool_seeds
 from posenet_store.report.table import order_targets
 from posenet_store.report.text_table import format_interval, format_number, join_entry
@@ -91,10 +91,9 @@ def find_curves(results: Sequence[Result], axis: Axis) -> CurveCells:
 
     Networks and targets at one setting only are left out.
     """
-    kinds: dict[str, list[Result]] = {}  # heads on all channels and on three a tap are not on one axis
-    for result in results:
-        if HELD_OUT in result.scores and axis.setting(result) is not None:
-            kinds.setdefault(result.cell.input.partition(":")[0], []).append(result)
+    tested = [result for result in results if HELD_OUT in result.scores and axis.setting(result) is not None]
+    # heads on all channels and on three a tap are not on one axis
+    kinds = group_by(tested, lambda result: result.cell.input.partition(":")[0])
     best: CurveCells = {}
     for group in (group for kind in kinds.values() for group in group_alike(kind, (axis.field,))):
         cells: CurveCells = {}

@@ -24,7 +24,7 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 GREY = "#7f7f7f"
 """The colour of the pixels, which are no network."""
 MARKERS = "osD^vP"
-MANY = 8
+MAX_NETWORKS = 8
 """Networks that one figure can show apart."""
 WIDTH = 7.2
 """Inches: the width of a printed page between its margins."""
@@ -101,7 +101,7 @@ def _render(figure: Figure, form: str, facecolor: str = "white") -> bytes:
     return data.getvalue()
 
 
-def first_networks(networks: Iterable[str], most: int = MANY) -> tuple[list[str], str]:
+def first_networks(networks: Iterable[str], most: int = MAX_NETWORKS) -> tuple[list[str], str]:
     """Return the first networks, each once, as many as a figure can show, and what its caption says if there are more.
 
     >>> first_networks(["a", "b", "a"]), first_networks("abc", most=2)

@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import PurePath
 from typing import Any
 
@@ -14,13 +15,14 @@ from posenet_store.sweep.results import COLUMNS, Result, RunRecord
 
 DIGITS = 4
 ALWAYS = ("network", "target")
+NUMBERS = ("spc", "spc_low", "spc_high", "mae", "mae_low", "mae_high", "p", "p_corrected", "p_shifted")
 
 
 def format_command(command: str) -> str:
-    """Return a recorded command line as a person types it.
+    """Return a recorded command line without the path of its program.
 
-    >>> format_command("/somewhere/cli.py sweep demo.toml"), format_command("/usr/bin/posenet-store sweep demo.toml")
-    ('python cli.py sweep demo.toml', 'posenet-store sweep demo.toml')
+    >>> format_command("/home/me/study.py sweep demo.toml"), format_command("/usr/bin/posenet-store sweep demo.toml")
+    ('python study.py sweep demo.toml', 'posenet-store sweep demo.toml')
     """
     program, *words = shlex.split(command) or [""]
     name = PurePath(program).name
@@ -30,7 +32,7 @@ def format_command(command: str) -> str:
 def evaluate_command(run: RunRecord, folder: str, result: Result) -> str:
     """Return the command that scores a cell's head again, on the store that it was trained from."""
     words = shlex.split(format_command(run.provenance["command"]))
-    program = words[: words.index("sweep")] if "sweep" in words else ["python", "cli.py"]
+    program = words[: words.index("sweep")] if "sweep" in words else ["posenet-store"]
     root = words[words.index("--stores") + 1] if "--stores" in words[:-1] else "stores"
     store = next((name for name in run.stores if name.endswith(result.cell.store[:8])), "STORE")
     head = f"{folder}/heads/{result.id}.safetensors"
@@ -63,9 +65,8 @@ def list_cells(results: Sequence[Result], archive: ScoreArchive, command: Callab
 
 
 def _list_numbers(result: Result, test: str, archive: ScoreArchive, chance: Chance | None) -> list[Any]:
-    value = pool_seeds([result], test, archive)
-    spc, mae = value.spc_bounds or (None, None), value.mae_bounds or (None, None)
-    p = (chance.permuted, chance.corrected, chance.shifted) if chance else (None, None, None)
-    numbers = [value.spc, *spc, value.mae, *mae, *p]
+    value = replace(pool_seeds([result], test, archive), chance=chance)
+    facts = value.to_dict()
+    numbers = [facts[name] for name in NUMBERS]
     warnings = "; ".join(list_warnings([result], test, value, archive))
     return [None if n is None else float(f"{n:.{DIGITS}g}") for n in numbers] + [value.images, value.undefined, warnings]

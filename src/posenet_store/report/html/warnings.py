@@ -1,4 +1,4 @@
-"""Where a mean SPC is known to mislead: each warning is one short sentence."""
+"""Warnings about mean scores that can mislead, each a short sentence."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -24,7 +24,7 @@ SATURATED = 0.1
 
 
 def list_warnings(results: Sequence[Result], test: str, value: MeanScore, archive: ScoreArchive) -> list[str]:
-    """Return what can mislead in the mean over cells that differ in their seeds, on one test."""
+    """Return warnings about the mean over cells that differ in their seeds, on one test."""
     warnings = []
     if any(result.fit.get("diverged") or result.scores[test].nonfinite for result in results):
         warnings.append("a head diverged in training")

@@ -98,7 +98,7 @@
     const button = make("button", name, cell);
     button.type = "button";
     button.addEventListener("click", () => {
-      const up = ["SPC"].includes(name) ? state.sort === i && state.down : state.sort !== i || state.down;  // the best SPC first
+      const up = name === "SPC" ? state.sort === i && state.down : state.sort !== i || state.down;  // the best SPC first
       Object.assign(state, { sort: i, down: !up, shown: STEP });
       for (const other of head.children) if (other.hasAttribute("aria-sort")) other.setAttribute("aria-sort", "none");
       cell.setAttribute("aria-sort", up ? "ascending" : "descending");
