@@ -219,7 +219,7 @@ def test_text_is_readable_in_both_themes(browser: Any, page_file: Path, scheme: 
     opened = Tab(browser, page_file, color_scheme=scheme)
     paper = luminance(opened.page.evaluate("getComputedStyle(document.body).backgroundColor"))
     assert (paper < 0.05) == (scheme == "dark")
-    for place in ("body", "a", "tr.ours .n", ".mind", "figure svg text"):
+    for place in ("body", "a", "tr.ours .n", ".warning", "figure svg text"):
         node = opened.page.locator(place).first
         ink = luminance(node.evaluate("(n) => getComputedStyle(n)[n.localName === 'text' ? 'fill' : 'color']"))
         contrast = (max(ink, paper) + 0.05) / (min(ink, paper) + 0.05)
