@@ -285,13 +285,13 @@ def test_ctrl_c_stops_with_a_sentence_and_the_same_command_resumes(tmp_path: Pat
 def test_parts_meet_in_one_store(tmp_path: Path) -> None:
     write_images(tmp_path / "photos", 150)
     words: Words = ["build-store", "--images", tmp_path / "photos", "--backbone", "pixels", "--no-probes"]
-    whole = json.loads(cli(*words, "--stores", tmp_path / "whole", "--json").stdout)
+    complete = json.loads(cli(*words, "--stores", tmp_path / "whole", "--json").stdout)
     missing = [
         json.loads(cli(*words, "--stores", tmp_path / "parts", "--json", "--part", part).stdout)["missing"]
         for part in ("2/2", "2/2", "1/2")
     ]
     assert missing == [2, 2, 0]
-    pair = [Path(whole["path"]), tmp_path / "parts" / Path(whole["path"]).name]
+    pair = [Path(complete["path"]), tmp_path / "parts" / Path(complete["path"]).name]
     files = [{p.relative_to(store): p.read_bytes() for p in store.rglob("*") if p.is_file()} for store in pair]
     assert files[0].keys() == files[1].keys()
     differing = [str(path) for path, data in files[0].items() if files[1][path] != data]
@@ -320,7 +320,7 @@ def test_sigterm_ends_with_143_and_the_same_command_resumes(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("file_format", ["zarr", "hdf5"])
 @pytest.mark.parametrize(
-    ("harm", "said"),
+    ("harm", "message"),
     [
         ("flip", "holds other bytes than were written"),
         ("truncate", "bytes instead of"),
@@ -330,15 +330,15 @@ def test_sigterm_ends_with_143_and_the_same_command_resumes(tmp_path: Path) -> N
         ("plan", "plan.json was edited or damaged"),
     ],
 )
-def test_verify_names_the_damage_and_repairs_it(tmp_path: Path, file_format: str, harm: str, said: str) -> None:
+def test_verify_names_the_damage_and_repairs_it(tmp_path: Path, file_format: str, harm: str, message: str) -> None:
     write_images(tmp_path / "photos", 150)
     images: Words = ["--images", tmp_path / "photos", "--stores", tmp_path / "stores"]
     built = cli("build-store", "--backbone", "pixels", *images, "--format", file_format, "--no-probes")
     store = Path(built.stdout.strip())
     assert cli("verify", store, "--deep").exit_code == 0
-    whole = {path: path.read_bytes() for path in store.rglob("*") if path.is_file()}
-    block = next(path for path in whole if path.name in ("c.1.0.0.0", "part-00001.h5"))
-    data = whole[block]
+    complete = {path: path.read_bytes() for path in store.rglob("*") if path.is_file()}
+    block = next(path for path in complete if path.name in ("c.1.0.0.0", "part-00001.h5"))
+    data = complete[block]
     match harm:
         case "flip":
             block.write_bytes(data[:5000] + bytes([data[5000] ^ 1]) + data[5001:])
@@ -349,17 +349,17 @@ def test_verify_names_the_damage_and_repairs_it(tmp_path: Path, file_format: str
         case "record":
             (store / "commits/b00001.json").unlink()
         case "manifest":
-            (store / "manifest.json").write_text(json.dumps(json.loads(whole[store / "manifest.json"]) | {"rows": 1}))
+            (store / "manifest.json").write_text(json.dumps(json.loads(complete[store / "manifest.json"]) | {"rows": 1}))
         case _:
-            (store / "plan.json").write_text(json.dumps(json.loads(whole[store / "plan.json"]) | {"provenance": {}}))
-    found = cli("verify", store, "--deep")
-    assert found.exit_code == 1
-    assert said in found.stdout
+            (store / "plan.json").write_text(json.dumps(json.loads(complete[store / "plan.json"]) | {"provenance": {}}))
+    result = cli("verify", store, "--deep")
+    assert result.exit_code == 1
+    assert message in result.stdout
     # A quick look sees everything but changed bytes of the same size.
     assert cli("verify", store).exit_code == (0 if harm == "flip" else 1)
     repaired = cli("verify", store, "--repair", "--images", tmp_path / "photos")
     assert repaired.exit_code == 0, repaired.output
-    for path, content in whole.items():
+    for path, content in complete.items():
         assert path.name in ("manifest.json", "plan.json", "whole.h5") or path.read_bytes() == content  # times, stray bytes
     assert cli("verify", store, "--deep").exit_code == 0
 

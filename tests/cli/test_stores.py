@@ -92,13 +92,13 @@ def test_inspect_shows_spread_and_compression_and_of_a_growing_store_too(store: 
 
 @pytest.fixture
 def url(store: Path) -> Iterator[str]:
-    with served(store) as place:
-        yield place
+    with served(store) as location:
+        yield location
 
 
 def test_convert_prints_the_copys_path(store: Path, url: str, tmp_path: Path) -> None:
-    for place in (str(store), url):
-        result = cli("convert", place, "--format", "hdf5", "--stores", tmp_path)
+    for location in (str(store), url):
+        result = cli("convert", location, "--format", "hdf5", "--stores", tmp_path)
         assert result.exit_code == 0, result.output
         assert open_store(result.stdout.splitlines()[-1]).spec.format == "hdf5"
     assert cli("convert", url, "--format", "zarr").exit_code == 2
@@ -106,7 +106,7 @@ def test_convert_prints_the_copys_path(store: Path, url: str, tmp_path: Path) ->
 
 
 def test_a_store_behind_a_url_is_inspected_and_verified(store: Path, url: str) -> None:
-    near, far = (json.loads(cli("inspect", place, "--json").stdout) for place in (store, url))
+    near, far = (json.loads(cli("inspect", location, "--json").stdout) for location in (store, url))
     assert near == far
     result = cli("verify", url, "--deep")
     assert (result.exit_code, result.stderr) == (0, f"{store.name}: 0 faults (every byte)\n")

@@ -59,9 +59,9 @@ LIMITS = Limits(1 << 30)
 
 
 def planned(root: Path, spec: SweepSpec, limits: Limits = LIMITS) -> tuple[Pass, Cost]:
-    found = list_stores(root)[0]
-    (one,) = plan_sweep(spec, found, root, keep_moments=False, limits=limits).passes
-    return one, estimate_cost(one, {entry.spec.fingerprint: entry.spec for entry in found}, SPEEDS)
+    entries = list_stores(root)[0]
+    (task,) = plan_sweep(spec, entries, root, keep_moments=False, limits=limits).passes
+    return task, estimate_cost(task, {entry.spec.fingerprint: entry.spec for entry in entries}, SPEEDS)
 
 
 @pytest.fixture
@@ -95,34 +95,34 @@ def test_the_bytes_read_are_those_that_were_said(
     inputs: tuple[str, ...], protocol: str, fits: bool, held: bool, way: str,
 ) -> None:  # fmt: skip
     limits = Decided(1 << 30, fits=fits, held=held)
-    one, said = planned(root, replace(SPEC, inputs=inputs, protocols=(protocol,), kernels=(1, 3)), limits)
+    task, estimate = planned(root, replace(SPEC, inputs=inputs, protocols=(protocol,), kernels=(1, 3)), limits)
     RunFiles(tmp_path).create()
-    run_pass(one, tmp_path, 1)
-    assert (said.reading, said.way) == (sum(read), way)
-    assert said.memory > 0
-    assert said.seconds > 0
+    run_pass(task, tmp_path, 1)
+    assert (estimate.reading, estimate.way) == (sum(read), way)
+    assert estimate.memory > 0
+    assert estimate.seconds > 0
 
 
 def test_streamed_iterations_read_at_most_what_was_said(root: Path, tmp_path: Path, read: list[int]) -> None:
     """How many steps it takes is not known before; nearly all that are allowed are taken for a penalty next to nothing."""
     ridge = RidgeProtocol(lambdas=(1e-12,), folds=3, iterations=5)
-    one, said = planned(
+    task, estimate = planned(
         root, replace(SPEC, inputs=("full",), protocols=("ridge",), recipes=(ridge,)), Decided(1, fits=False, held=False)
     )
     RunFiles(tmp_path).create()
-    run_pass(one, tmp_path, 1)
-    assert said.way == "conjugate gradients, streamed"
-    assert 0.9 * said.reading < sum(read) <= said.reading
+    run_pass(task, tmp_path, 1)
+    assert estimate.way == "conjugate gradients, streamed"
+    assert 0.9 * estimate.reading < sum(read) <= estimate.reading
 
 
 def test_folds_hold_a_set_of_sums_each(root: Path, tmp_path: Path, read: list[int]) -> None:
-    one, said = planned(root, replace(SPEC, protocols=("ridge",), recipes=(RidgeProtocol(folds=5),)))
+    task, estimate = planned(root, replace(SPEC, protocols=("ridge",), recipes=(RidgeProtocol(folds=5),)))
     RunFiles(tmp_path).create()
-    run_pass(one, tmp_path, 1)
-    assert said.reading == sum(read)
+    run_pass(task, tmp_path, 1)
+    assert estimate.reading == sum(read)
     _, more = planned(root, replace(SPEC, protocols=("ridge",), recipes=(RidgeProtocol(folds=10),)))
-    assert more.memory - said.memory == 5 * (81**2 + 81 * 26**2) * 8
-    assert more.seconds > said.seconds
+    assert more.memory - estimate.memory == 5 * (81**2 + 81 * 26**2) * 8
+    assert more.seconds > estimate.seconds
 
 
 def test_memory_is_bounded_whatever_is_asked(root: Path) -> None:
@@ -130,10 +130,10 @@ def test_memory_is_bounded_whatever_is_asked(root: Path) -> None:
     spec = replace(SPEC, kernels=(1, 3, 5, 7), paddings=(0, 1, 2, 3))
     _, before = planned(root, spec)
     limits = Limits(moment_bytes(11, 9, 7))
-    one, after = planned(root, spec, limits)
-    reader = Reader(one.train)
-    source = parse_input(one.input, reader.spec)
-    (gram,) = choose(group_cells(one.cells, source, reader.spec), one.protocol, source.channels, 11, limits)
+    task, after = planned(root, spec, limits)
+    reader = Reader(task.train)
+    source = parse_input(task.input, reader.spec)
+    (gram,) = choose(group_cells(task.cells, source, reader.spec), task.protocol, source.channels, 11, limits)
     assert isinstance(gram, GramSpace)
     runs = split_by_memory(gram.groups, 11, limits.memory)
     assert [[group.shape[0] for group in run] for run in runs] == [[1] * 4 + [3] * 4 + [5] * 3, [5], [7], [7], [7], [7]]
@@ -146,10 +146,10 @@ def test_turns_change_no_head(root: Path, tmp_path: Path) -> None:
     together, _ = planned(root, spec)
     in_turns, _ = planned(root, spec, Decided(1))
     weights = []
-    for name, one in (("together", together), ("in turns", in_turns)):
+    for name, task in (("together", together), ("in turns", in_turns)):
         RunFiles(tmp_path / name).create()
-        run_pass(one, tmp_path / name, 1)
-        weights.append([load_head(RunFiles(tmp_path / name).head(cell.id))[0].weight for cell in one.cells])
+        run_pass(task, tmp_path / name, 1)
+        weights.append([load_head(RunFiles(tmp_path / name).head(cell.id))[0].weight for cell in task.cells])
     assert all(torch.equal(first, second) for first, second in zip(*weights, strict=True))
 
 
@@ -163,8 +163,8 @@ def test_limits_decide_what_is_held() -> None:
 
 
 def test_speeds_are_measured_on_the_users_own_store(root: Path) -> None:
-    one, _ = planned(root, SPEC)
-    speeds = measure_speeds([one])
+    task, _ = planned(root, SPEC)
+    speeds = measure_speeds([task])
     assert 1e4 < speeds.read < 1e12
     assert 1e8 < speeds.multiply < 1e14
     assert 1e-6 < speeds.step < 1
@@ -179,14 +179,14 @@ def test_a_grid_of_a_hundred_thousand_heads_is_planned_in_passes_that_can_be_los
         for name in ("vgg16", "resnet152", "resnet50")
     ]
     names = [tap.name for tap in base.spec.taps]
-    subsets = [some for count in range(1, 4) for some in itertools.combinations(names, count)]
+    subsets = [subset for count in range(1, 4) for subset in itertools.combinations(names, count)]
     spec = SweepSpec(
-        title="grid", tests=(), inputs=tuple(f"aligned:{'+'.join(some)}" for some in subsets), kernels=(1, 3, 5, 7),
+        title="grid", tests=(), inputs=tuple(f"aligned:{'+'.join(subset)}" for subset in subsets), kernels=(1, 3, 5, 7),
         paddings=(0, 1, 2, 3), recipes=tuple(GradientProtocol(learning_rate=rate) for rate in (1e-4, 1e-3, 1e-2)),
         seeds=(0, 1, 2, 3, 4),
     )  # fmt: skip
     plan = plan_sweep(spec, entries, Path("/s"))
     assert len(plan.cells) == len({cell.id for cell in plan.cells}) == 5 * 4 * 4 * 3 * 7 * 3 * 5
-    assert max(len(one.cells) for one in plan.passes) == MAX_CELLS
+    assert max(len(task.cells) for task in plan.passes) == MAX_CELLS
     specs = {entry.spec.fingerprint: entry.spec for entry in entries}
-    assert np.isfinite([estimate_cost(one, specs, SPEEDS).seconds for one in plan.passes]).all()
+    assert np.isfinite([estimate_cost(task, specs, SPEEDS).seconds for task in plan.passes]).all()

@@ -42,7 +42,7 @@ def test_scores_are_those_of_the_convolution_itself(reader: Reader, tmp_path: Pa
     features = torch.from_numpy(reader.read("aligned", 0, 6).astype(np.float32))
     goal = make_target_map("V", 26)
     maps = conv(features).detach().numpy()[:, 0]
-    spc = [spearmanr(one.ravel(), goal.ravel()).statistic for one in maps]
+    spc = [spearmanr(values.ravel(), goal.ravel()).statistic for values in maps]
     assert row["spc"] == pytest.approx(np.mean(spc), abs=2e-4)  # a float32 convolution ranks near ties otherwise
     assert row["mae"] == pytest.approx(np.abs(maps - goal).mean(), rel=1e-5)
     assert (row["target"], row["images"]) == ("V", 6)
@@ -82,16 +82,16 @@ def test_code_in_a_file_is_never_run(reader: Reader, tmp_path: Path) -> None:
 def test_contributions_of_the_channels_sum_to_the_mean_map(reader: Reader, tmp_path: Path) -> None:
     torch.manual_seed(1)
     conv = nn.Conv2d(9, 1, 3, padding=1)
-    found = evaluate_external(saved(tmp_path / "a.pth", conv.state_dict()), reader, ExternalHead("G", padding=1))
-    assert found.contributions is not None and conv.bias is not None
+    evaluation = evaluate_external(saved(tmp_path / "a.pth", conv.state_dict()), reader, ExternalHead("G", padding=1))
+    assert evaluation.contributions is not None and conv.bias is not None
     features = torch.from_numpy(reader.read("aligned", 0, 6).astype(np.float64))
     mean = conv.double()(features).mean(dim=0)[0].detach().numpy()
-    np.testing.assert_allclose(found.contributions.maps.sum(axis=0) + conv.bias.item(), mean, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(evaluation.contributions.maps.sum(axis=0) + conv.bias.item(), mean, rtol=1e-9, atol=1e-12)
     goal = make_target_map("G", 28)
     expected = np.cov(mean.ravel(), goal.ravel(), bias=True)[0, 1] / goal.var()
-    assert found.contributions.share.sum() == pytest.approx(expected, rel=1e-9)
-    assert found.contributions.names[3] == "f2:0"
-    figure = draw_head_maps(found)
+    assert evaluation.contributions.share.sum() == pytest.approx(expected, rel=1e-9)
+    assert evaluation.contributions.names[3] == "f2:0"
+    figure = draw_head_maps(evaluation)
     assert [path.suffix for path in figure.save(tmp_path)] == [".png", ".svg"]
     assert len(figure.rows) == 8
 

@@ -75,9 +75,9 @@ def weights(root: Path, run: Path, spec: SweepSpec, limits: Limits = LIMITS) -> 
 
 def test_every_subset_and_rate_shares_one_pass(root: Path) -> None:
     spec = replace(SPEC, inputs=SUBSETS, recipes=recipes((1e-3, 1e-2), (0.0, 1e-4)), kernels=(1, 3))
-    (one,) = planned(root, spec).passes
-    assert len(one.cells) == len({cell.id for cell in one.cells}) == 4 * 2 * 2 * 2 * 2 * 2
-    assert one.input == "aligned"
+    (task,) = planned(root, spec).passes
+    assert len(task.cells) == len({cell.id for cell in task.cells}) == 4 * 2 * 2 * 2 * 2 * 2
+    assert task.input == "aligned"
     both = planned(root, replace(spec, inputs=(*SUBSETS, *FULL), protocols=("report-2020", "ridge"))).passes
     assert [(p.input, p.protocol.name) for p in both] == [
         ("aligned", "report-2020"), ("aligned", "ridge"), ("full", "report-2020"), ("full", "ridge")
@@ -90,10 +90,10 @@ def test_a_head_on_some_stages_is_the_same_alone_and_among_others(
     root: Path, tmp_path: Path, inputs: tuple[str, ...], protocol: str
 ) -> None:
     spec = replace(SPEC, inputs=inputs, protocols=(protocol,), kernels=(1, 3))
-    found = weights(root, tmp_path / "all", spec)
+    fitted = weights(root, tmp_path / "all", spec)
     for text in inputs:
         for cell, weight in weights(root, tmp_path / text, replace(spec, inputs=(text,), kernels=(3,))).items():
-            torch.testing.assert_close(found[cell], weight, rtol=1e-4 if protocol == "ridge" else RTOL, atol=1e-9)
+            torch.testing.assert_close(fitted[cell], weight, rtol=1e-4 if protocol == "ridge" else RTOL, atol=1e-9)
 
 
 def test_by_convolution_and_in_gram_space_subsets_are_the_same(root: Path, tmp_path: Path) -> None:
@@ -119,12 +119,12 @@ def test_where_the_whole_does_not_fit_each_family_has_its_own_moments(root: Path
 def test_every_head_has_its_own_rate_and_decay(root: Path, reader: Reader, tmp_path: Path) -> None:
     """Against torch's own Adam, one head at a time on the same batches."""
     spec = replace(SPEC, targets=("H",), seeds=(3,), recipes=recipes((1e-3, 1e-1), (0.0, 1e-2)))
-    found = weights(root, tmp_path, spec)
+    fitted = weights(root, tmp_path, spec)
     rows = planned(root, spec).cells[0].train_rows
     source, goal = parse_input("aligned", reader.spec), torch.from_numpy(make_target_map("H", 26).copy())
     for cell in planned(root, spec).cells:
         assert isinstance(cell.protocol, GradientProtocol)
-        weight, bias = (nn.Parameter(one[None]) for one in draw_head(9, 3, 3))
+        weight, bias = (nn.Parameter(value[None]) for value in draw_head(9, 3, 3))
         adam = torch.optim.Adam([weight, bias], lr=cell.protocol.learning_rate, weight_decay=cell.protocol.weight_decay)
         for epoch in range(2):
             for values in reader.batches(source.arrays, 0, rows, batch_size=4, seed=0, epoch=epoch):
@@ -132,7 +132,7 @@ def test_every_head_has_its_own_rate_and_decay(root: Path, reader: Reader, tmp_p
                 maps = nn.functional.conv2d(source.assemble(values).double(), weight, bias)[:, 0]
                 ((maps - goal) ** 2).mean().backward()
                 adam.step()
-        torch.testing.assert_close(found[cell.id], weight.detach(), rtol=RTOL, atol=1e-9)
+        torch.testing.assert_close(fitted[cell.id], weight.detach(), rtol=RTOL, atol=1e-9)
 
 
 @pytest.mark.parametrize("convolution", [True, False])

@@ -31,12 +31,12 @@ def tensors() -> dict[str, torch.Tensor]:
 
 
 def test_what_is_kept_is_found_and_nothing_else(tmp_path: Path) -> None:
-    cache, kept = MomentCache(tmp_path / "moments", "abc"), tensors()
+    cache, saved = MomentCache(tmp_path / "moments", "abc"), tensors()
     assert cache.load(WHAT) is None
-    cache.save(WHAT, kept)
-    found = cache.load(WHAT)
-    assert found is not None
-    assert all(torch.equal(found[name], tensor) for name, tensor in kept.items())
+    cache.save(WHAT, saved)
+    loaded = cache.load(WHAT)
+    assert loaded is not None
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in saved.items())
     assert cache.load(WHAT | {"rows": 5}) is None
     assert MomentCache(tmp_path / "moments", "of another store").load(WHAT) is None
     assert MomentCache(None, "abc").load(WHAT) is None
@@ -133,9 +133,9 @@ def test_folds_are_read_once_and_serve_other_targets_penalties_and_stages(root: 
 
 def test_moments_of_another_store_are_never_used(root: Path) -> None:
     first = swept(root, "first", BOTH)
-    kept = sorted((root / "moments").rglob("*.safetensors"))
-    assert len(kept) == 4
-    for path in kept:  # as if the store had been built anew with other content
+    paths = sorted((root / "moments").rglob("*.safetensors"))
+    assert len(paths) == 4
+    for path in paths:  # as if the store had been built anew with other content
         with pytest.MonkeyPatch.context():
             tensors = load_file(path)
         key = json.dumps({"store_id": "another"})

@@ -136,7 +136,7 @@ def _print_plan(plan: "SweepPlan", finished: "Sequence[str]", specs: "Mapping[st
         click.echo(f"{len(plan.cells):,} heads, all finished; nothing to do")
         return
     rows = [
-        [*list(map(str, task.values()))[:5], format_bytes(cost.reading), format_bytes(cost.memory), format_time(cost.seconds)]
+        [*map(str, list(task.values())[:5]), format_bytes(cost.reading), format_bytes(cost.memory), format_time(cost.seconds)]
         for task, cost in list(zip(passes, costs, strict=True))[:SHOWN]
     ]
     print_table(["store", "input", "protocol", "heads", "trained by", "reads", "memory", "time"], rows)
