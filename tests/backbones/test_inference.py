@@ -139,7 +139,7 @@ def test_the_way_to_compute_is_part_of_a_stores_identity_and_of_its_label() -> N
         "bfloat16": "vgg16-imagenet-bfloat16",
     }
     assert all(StoreSpec.from_dict(spec.to_dict()) == spec for spec in specs)
-    assert "compute" not in SPEC.to_dict()  # the first stores have none, and keep their fingerprints
+    assert SPEC.to_dict()["compute"] == "float32"  # a spec writes every field, defaults too
     with pytest.raises(UsageError, match="unknown way to compute 'float8'"):
         replace(SPEC, compute="float8")
 

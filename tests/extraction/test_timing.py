@@ -49,7 +49,7 @@ def slowed(function: Any, seconds: float = 0.02) -> Any:
     [
         ("posenet_store.extraction.prefetch.decode", "decode"),
         ("posenet_store.images.image_set.FileReader.fetch", "read"),
-        ("posenet_store.extraction.forward.stored", "forward"),
+        ("posenet_store.extraction.forward.resample_taps", "forward"),
         ("posenet_store.store.writer.StoreWriter.encode", "encode"),
         ("posenet_store.store.writer.StoreWriter.write", "write"),
     ],

@@ -90,12 +90,11 @@ def build_store(
             fingerprint=plan.spec.fingerprint,
         )  # fmt: skip
         _build_on_workers(build, len(plan.bounds), scheduler, workers)
-    sets = [images] if no_probes or source == "probes" else [load_probes(), images]
-    for one in sets:
-        chosen = plan if one is images else plan_store(one, backbone, layout, dtype, file_format=file_format)
-        outcome = build_with_progress(
-            one, backbone, chosen, root, batch_size, max_unreadable, part if one is images else (1, 1)
-        )
+    if not no_probes and source != "probes":
+        probes = load_probes()
+        probe_plan = plan_store(probes, backbone, layout, dtype, file_format=file_format)
+        build_with_progress(probes, backbone, probe_plan, root, batch_size, max_unreadable)
+    outcome = build_with_progress(images, backbone, plan, root, batch_size, max_unreadable, part)
     if as_json:
         print_json(outcome.to_dict() | {"fingerprint": plan.spec.fingerprint})
     else:
