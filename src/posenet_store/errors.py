@@ -3,7 +3,7 @@
 PosenetStoreError            exit code 1: the work failed
 ├── UsageError               exit code 2: a name, a path, an option or a TOML key is wrong
 ├── ImageError               one image can't be read (the build quarantines it and goes on)
-├── BuildError               the build stopped; what is committed stays, the same command resumes
+├── BuildError               the build stopped; finished blocks are kept; rerun the command to resume
 └── StoreError               a store is missing, unsealed, of another version, or damaged
 """
 

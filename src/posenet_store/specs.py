@@ -107,7 +107,7 @@ class Tap:
         return {self.name: small} if small == self.shape else {self.name: small, self.name + CORNERS_SUFFIX: small}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class StoreSpec:
     """Everything that decides a store's bytes; two stores of one fingerprint hold the same features."""
 
@@ -142,6 +142,10 @@ class StoreSpec:
             raise unknown("padding", self.padding, PADDINGS)
         if self.weights_kind not in WEIGHTS_KINDS:
             raise unknown("kind of weights", self.weights_kind, WEIGHTS_KINDS)
+
+    def __repr__(self) -> str:
+        kind = f"{self.layout}, {self.dtype}, {self.format}"
+        return f"<StoreSpec {self.folder}: {self.network}, {self.images}, {self.rows} rows, {kind}>"
 
     @cached_property
     def fingerprint(self) -> str:

@@ -19,9 +19,11 @@ def test_sealed_and_growing_stores_are_told_apart(tmp_path: Path) -> None:
     root = tmp_path / "stores"
     sealed = folder(built_store(root, images, backbone))
     half = build_store(images, backbone, plan_store(images, backbone, "aligned", "float32", 4), root, part=(1, 2)).path
-    found, damaged = list_stores(root)
+    infos, damaged = list_stores(root)
     assert damaged == []
-    assert {one.path: one.to_dict()["state"] for one in found} == {sealed: "sealed", half: "2 of 4 blocks"}
+    assert {info.path: info.to_dict()["state"] for info in infos} == {sealed: "sealed", half: "2 of 4 blocks"}
+    for info in infos:
+        assert all(fact in repr(info) for fact in (info.path.name, info.spec.images, info.state))
     files = [path for path in sealed.rglob("*") if path.name.startswith("c.")]
     assert describe_store(sealed).bytes == sum(path.stat().st_size for path in files)
 
@@ -34,8 +36,8 @@ def test_a_damaged_store_is_reported_and_hides_no_other(tmp_path: Path) -> None:
     (bad / "plan.json").write_text("{")
     (root / ".temporary").mkdir()
     (root / ".temporary/plan.json").write_text("{")
-    found, damaged = list_stores(root)
-    assert [one.path for one in found] == [good]
+    infos, damaged = list_stores(root)
+    assert [info.path for info in infos] == [good]
     assert len(damaged) == 1
     assert str(bad) in damaged[0]
 
@@ -65,8 +67,8 @@ def test_whatever_is_damaged_is_a_line_and_no_crash(probes: Path, tmp_path: Path
     if file.startswith("commits"):
         (store / "manifest.json").unlink()  # the records of a sealed store are not read
     (store / file).write_text(content)
-    found, damaged = list_stores(tmp_path)
-    assert found == []
+    infos, damaged = list_stores(tmp_path)
+    assert infos == []
     assert len(damaged) == 1
     assert str(store) in damaged[0]
     assert said in damaged[0]
@@ -78,8 +80,8 @@ def test_a_plan_with_a_value_that_nothing_accepts_is_a_line_and_no_crash(probes:
     plan = json.loads((store / "plan.json").read_text())
     plan["spec"][key] = "other"
     (store / "plan.json").write_text(json.dumps(plan))
-    found, (line,) = list_stores(tmp_path)
-    assert found == []
+    infos, (line,) = list_stores(tmp_path)
+    assert infos == []
     assert str(store) in line
 
 
@@ -113,8 +115,8 @@ def test_stores_come_by_name_and_other_folders_are_passed_over(probes: Path, tmp
     shutil.copytree(probes, tmp_path / f".{probes.name}.abc.tmp")
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes.txt").touch()
-    found, damaged = list_stores(tmp_path)
-    assert [one.path for one in found] == [a, b]
+    infos, damaged = list_stores(tmp_path)
+    assert [info.path for info in infos] == [a, b]
     assert damaged == []
 
 

@@ -101,6 +101,12 @@ def test_a_reader_shows_what_it_holds(reader: Reader) -> None:
     assert (len(reader), [tap.name for tap in reader.taps]) == (ROWS, ["f1", "f2", "f3"])
 
 
+def test_a_spec_and_a_plan_are_shown_in_one_line(reader: Reader) -> None:
+    for shown in (repr(reader.spec), repr(reader.plan)):
+        assert "\n" not in shown
+        assert all(fact in shown for fact in (reader.name, reader.spec.images, f"{ROWS} rows"))
+
+
 def test_a_readers_table_for_notebooks_is_escaped(reader: Reader) -> None:
     copy = open_store(folder(reader))
     copy.plan = replace(copy.plan, spec=replace(copy.spec, images="<b>"))

@@ -13,7 +13,7 @@ from posenet_store.store.plan import read_plan
 from posenet_store.store.records import read_committed_records, read_manifest
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class StoreInfo:
     """One store: its path, spec, whether it is sealed, and what is committed so far."""
 
@@ -24,6 +24,14 @@ class StoreInfo:
     committed: int
     bytes: int
     quarantined: int
+
+    def __repr__(self) -> str:
+        return f"<StoreInfo {self.path.name}: {self.spec.images}, {self.spec.rows} rows, {self.state}>"
+
+    @property
+    def state(self) -> str:
+        """How far the build is: "sealed", or "1 of 4 blocks"."""
+        return "sealed" if self.sealed else f"{self.committed} of {self.blocks} blocks"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the facts that `stores --json` prints."""
@@ -37,7 +45,7 @@ class StoreInfo:
             "dtype": spec.dtype,
             "bytes": self.bytes,
             "compression": round(row_bytes(spec) * spec.rows / self.bytes, 2) if self.sealed else None,
-            "state": "sealed" if self.sealed else f"{self.committed} of {self.blocks} blocks",
+            "state": self.state,
             "quarantined": self.quarantined,
             "fingerprint": spec.fingerprint,
         }
@@ -59,14 +67,27 @@ def describe_store(place: str | Path) -> StoreInfo:
     return StoreInfo(Path(str(files)), plan.spec, sealed, len(plan.bounds), committed, size, bad)
 
 
+def list_facts(spec: StoreSpec, readable: int, state: str) -> list[tuple[str, str]]:
+    """Return what a reader shows of a store with `readable` readable rows: (label, value) lines."""
+    mebibytes = row_bytes(spec) * spec.rows / 2**20
+    arrays = [f"{name} [{spec.rows}, {', '.join(map(str, shape))}]" for name, shape in spec.arrays.items()]
+    return [
+        ("network", spec.network),
+        ("images", f"{spec.images}, {readable} of {spec.rows} rows readable"),
+        ("arrays", f"{spec.dtype}, {mebibytes:,.1f} MiB uncompressed"),
+        *(("", array) for array in arrays),
+        ("state", state),
+    ]
+
+
 def list_stores(root: str | Path) -> tuple[list[StoreInfo], list[str]]:
     """Return the stores below `root` by name, and a line for every folder that claims to be one but is damaged."""
-    found, damaged = [], []
+    infos, damaged = [], []
     for plan in sorted(Path(root).expanduser().glob("*/plan.json")):
         if plan.parent.name.startswith("."):
             continue
         try:
-            found.append(describe_store(plan.parent))
+            infos.append(describe_store(plan.parent))
         except StoreError as error:
             damaged.append(str(error))
-    return found, damaged
+    return infos, damaged

@@ -9,9 +9,9 @@ from posenet_store.store.access import PLAN, Files, read_store_json
 from posenet_store.store.chunking import block_bounds
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Plan:
-    """What plan.json says: the spec, for each row its image's id and digest, and the format's files beside the blocks."""
+    """What plan.json says: the spec, for each row its image's id and digest, and the format's files outside the blocks."""
 
     spec: StoreSpec
     ids: tuple[str, ...]
@@ -19,6 +19,9 @@ class Plan:
     order: tuple[int, ...]
     provenance: dict[str, Any]
     files: tuple[dict[str, Any], ...] = ()
+
+    def __repr__(self) -> str:
+        return f"<Plan {self.spec.folder}: {self.spec.images}, {len(self.ids)} rows in {len(self.bounds)} blocks>"
 
     @property
     def bounds(self) -> list[tuple[int, int]]:

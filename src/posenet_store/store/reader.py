@@ -13,14 +13,21 @@ from numpy.typing import NDArray
 from posenet_store.errors import StoreError, UsageError, first_line, unknown
 from posenet_store.files import sha256
 from posenet_store.specs import StoreSpec, Tap
-from posenet_store.store.access import MANIFEST, PLAN, commit_name
+from posenet_store.store.access import MANIFEST, commit_name
 from posenet_store.store.access_remote import open_files
 from posenet_store.store.batching import Rows, draw_epoch_pools, iterate_batches
+from posenet_store.store.catalogue import list_facts
 from posenet_store.store.chunking import overlapping, row_bytes
-from posenet_store.store.feature_statistics import pool_statistics
 from posenet_store.store.formats import Arrays, load_format
 from posenet_store.store.plan import read_plan
-from posenet_store.store.records import RESTORE, find_fault, read_committed_records, read_manifest, read_record
+from posenet_store.store.records import (
+    RESTORE,
+    find_fault,
+    read_committed_records,
+    read_matching_manifest,
+    read_record,
+    summarize_records,
+)
 
 if TYPE_CHECKING:
     import dask.array
@@ -60,30 +67,14 @@ class Reader:
         self._records: dict[int, dict[str, Any]] = {}
         self._sound: set[str] = set()
         self.counter = ReadCounter()
-        self.manifest = self._checked_manifest() if self.files.size(MANIFEST) is not None or not unsealed else self._so_far()
+        if unsealed and self.files.size(MANIFEST) is None:
+            self._records = read_committed_records(self.files, self.plan)
+            self.manifest = summarize_records(self.spec, self._records.values())
+        else:
+            self.manifest = read_matching_manifest(self.files, self.spec)
         for entry in self.plan.files:
             if fault := find_fault(self.files, entry, deep=True):
                 raise StoreError(fault)
-
-    def _checked_manifest(self) -> dict[str, Any]:
-        manifest = read_manifest(self.files)
-        if manifest["fingerprint"] != self.spec.fingerprint:
-            raise StoreError(f"{self.files}/{MANIFEST} belongs to another store than {PLAN}; the folder was mixed up")
-        if manifest["plan_sha256"] != sha256(self.files.read(PLAN)):
-            raise StoreError(f"{self.files}/{PLAN} was edited or damaged since the store was sealed")
-        return manifest
-
-    def _so_far(self) -> dict[str, Any]:
-        """What a manifest would say of the blocks that are committed now; they are looked for once."""
-        self._records = read_committed_records(self.files, self.plan)
-        records = list(self._records.values())
-        return {
-            "fingerprint": self.spec.fingerprint,
-            "statistics": {
-                name: pool_statistics([record["statistics"][name] for record in records]) for name in self.spec.arrays
-            },
-            "quarantined": [entry for record in records for entry in record["quarantined"]],
-        }
 
     def __len__(self) -> int:
         """Return the number of rows, quarantined ones included."""
@@ -91,16 +82,8 @@ class Reader:
 
     def _facts(self) -> list[tuple[str, str]]:
         """What a reader shows of itself: (label, value) lines."""
-        mebibytes = sum(row_bytes(self.spec, [name]) for name in self.spec.arrays) * len(self) / 2**20
-        arrays = [f"{name} [{len(self)}, {', '.join(map(str, shape))}]" for name, shape in self.spec.arrays.items()]
         state = "sealed" if self._sealed else f"unsealed, {len(self._records)} of {len(self.bounds)} blocks"
-        return [
-            ("network", self.spec.network),
-            ("images", f"{self.spec.images}, {int(self.readable.sum())} of {len(self)} rows readable"),
-            ("arrays", f"{self.spec.dtype}, {mebibytes:,.1f} MiB uncompressed"),
-            *(("", array) for array in arrays),
-            ("state", state),
-        ]
+        return list_facts(self.spec, int(self.readable.sum()), state)
 
     def __repr__(self) -> str:
         return "\n".join([f"<Reader {self.name}>", *(f"  {label:8} {value}" for label, value in self._facts())])
@@ -219,9 +202,9 @@ class Reader:
             first, last = max(first, start), min(last, end)
             if self.readable[first:last].any():
                 # not held here: the next block is read into what this one frees
-                yield self._counted(self._kept(names, first, last))
+                yield self._counted(self._read_readable(names, first, last))
 
-    def _kept(self, names: Sequence[str], start: int, stop: int) -> dict[str, NDArray[Any]]:
+    def _read_readable(self, names: Sequence[str], start: int, stop: int) -> dict[str, NDArray[Any]]:
         """Return the readable rows of [start, stop)."""
         keep = self.readable[start:stop]
         values = {name: self.read(name, start, stop) for name in names}
@@ -270,9 +253,9 @@ class Reader:
         self._check_names(taps)
         span = rows or (0, self.spec.rows)
         order = partial(self._shuffled, tuple(taps), span, seed) if shuffle else partial(self._stored, span)
-        made = StoreDataset(self, taps, order, batch_size=batch_size, rank=rank)
-        made.set_epoch(epoch, position)
-        return made
+        dataset = StoreDataset(self, taps, order, batch_size=batch_size, rank=rank)
+        dataset.set_epoch(epoch, position)
+        return dataset
 
     def _shuffled(self, names: Sequence[str], span: tuple[int, int], seed: int, epoch: int) -> list[Rows]:
         return self.epoch(names, *span, seed=seed, epoch=epoch)
@@ -280,8 +263,8 @@ class Reader:
     def _stored(self, span: tuple[int, int], epoch: int) -> list[Rows]:
         """The stored order, a pool a block, the same in every epoch."""
         rows = np.arange(*span)
-        held = [rows[(rows >= first) & (rows < last)] for first, last in self.bounds]
-        return [kept for block in held if len(kept := block[self.readable[block]])]
+        pools = [rows[(rows >= first) & (rows < last) & self.readable[rows]] for first, last in self.bounds]
+        return [pool for pool in pools if len(pool)]
 
     def dask(self, name: str) -> "dask.array.Array":
         """Return one array [rows, C, H, W], lazily, a chunk a block; quarantined rows are NaN."""

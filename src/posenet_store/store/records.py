@@ -1,12 +1,14 @@
 """What is recorded of a store: its files with their digests, the commit of each block, and the manifest."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from posenet_store.errors import StoreError
 from posenet_store.files import canonical_json, sha256, sha256_file, sha256_pieces
-from posenet_store.store.access import MANIFEST, Files, commit_name, read_store_json
+from posenet_store.specs import StoreSpec
+from posenet_store.store.access import MANIFEST, PLAN, Files, commit_name, read_store_json
+from posenet_store.store.feature_statistics import pool_statistics
 from posenet_store.store.plan import Plan
 
 RESTORE = "rerun the store's build-store command to restore what is damaged"
@@ -54,6 +56,26 @@ def read_manifest(files: Files) -> dict[str, Any]:
     if not has_valid_digest(content):
         raise StoreError(f"{files}/{MANIFEST} was edited or damaged since the store was sealed; {RESTORE}")
     return content
+
+
+def read_matching_manifest(files: Files, spec: StoreSpec) -> dict[str, Any]:
+    """Read manifest.json; raises StoreError also if it does not belong to the store's spec and plan.json."""
+    manifest = read_manifest(files)
+    if manifest["fingerprint"] != spec.fingerprint:
+        raise StoreError(f"{files}/{MANIFEST} belongs to another store than {PLAN}; the folder was mixed up")
+    if manifest["plan_sha256"] != sha256(files.read(PLAN)):
+        raise StoreError(f"{files}/{PLAN} was edited or damaged since the store was sealed")
+    return manifest
+
+
+def summarize_records(spec: StoreSpec, records: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """Return what a manifest would say of these blocks: their pooled statistics and quarantined rows."""
+    records = list(records)
+    return {
+        "fingerprint": spec.fingerprint,
+        "statistics": {name: pool_statistics([record["statistics"][name] for record in records]) for name in spec.arrays},
+        "quarantined": [entry for record in records for entry in record["quarantined"]],
+    }
 
 
 def read_record(files: Files, block: int) -> dict[str, Any]:
