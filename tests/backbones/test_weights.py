@@ -46,6 +46,13 @@ def parameters(name: str, source: str) -> State:
     return dict(load_network(name, load_weights(source, name))[0].state_dict())
 
 
+@pytest.mark.parametrize("classifier", [True, False])
+def test_no_parameter_stays_on_meta(tmp_path: Path, state: State, classifier: bool) -> None:
+    content = {name: value for name, value in state.items() if classifier or not name.startswith("fc.")}
+    module = load_backbone(BackboneSpec("resnet18", str(saved(tmp_path / "a.pth", content)), device="cpu")).module
+    assert not [name for name, value in [*module.named_parameters(), *module.named_buffers()] if value.is_meta]
+
+
 def test_the_same_parameters_are_the_same_network_whatever_the_file(tmp_path: Path, state: State) -> None:
     save_file({name: value.contiguous() for name, value in state.items()}, tmp_path / "a.safetensors")
     files = [

@@ -134,7 +134,8 @@ def test_the_summary_is_kept_in_the_store_and_shown(images: ImageSet, tmp_path: 
     assert kept["extracted"] == ROWS
     assert 0 < kept["stages"]["forward"] < kept["seconds"]
     assert 0 < kept["processors"] < 1.5  # ticks of the processor's clock
-    assert kept["peak_memory"] <= peak_memory()
+    # Linux sums its counters of pages inexactly: VmHWM may fall by some hundred KiB though nothing resets it
+    assert 0 < kept["peak_memory"] <= 1.05 * peak_memory()
     shown = CliRunner().invoke(main, ["inspect", str(outcome.path)]).stdout
     assert f"build        {ROWS} images, " in shown
     assert "bound by " in shown
