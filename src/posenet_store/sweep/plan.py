@@ -1,6 +1,6 @@
 """Plan a sweep: expand it over the stores to cells, and merge cells into passes that share one stream each."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from itertools import groupby, product
@@ -151,6 +151,11 @@ def _make_no_store_error(spec: SweepSpec, stores: Sequence[StoreInfo], root: Pat
     )
 
 
+def _describe_lacking(network: str, reasons: Mapping[str, str]) -> str:
+    text, reason = next(iter(reasons.items()))
+    return f"left out: {len(reasons)} inputs that stores of {network} do not hold, such as {text!r}: {reason}"
+
+
 def plan_sweep(
     spec: SweepSpec, stores: Sequence[StoreInfo], root: Path, keep_moments: bool = True, limits: Limits | None = None
 ) -> SweepPlan:
@@ -186,12 +191,7 @@ def plan_sweep(
                     f"nothing to test {entry.spec.network} on: holdout is 0 and no store matches tests {spec.tests}"
                 )
             planned.append((entry, tests, cells))
-    notes += [
-        "left out: {} inputs that stores of {} do not hold, such as {!r}: {}".format(
-            len(reasons), network, *next(iter(reasons.items()))
-        )
-        for network, reasons in lacking.items()
-    ]
+    notes += [_describe_lacking(network, reasons) for network, reasons in lacking.items()]
     if not planned:
         raise _make_no_store_error(spec, stores, root)
     moments = root / "moments" if keep_moments else None
