@@ -18,7 +18,7 @@ Result = TypeVar("Result")
 
 
 def count_cpus() -> int:
-    """Return the processors that this process may use."""
+    """Return how many CPU cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

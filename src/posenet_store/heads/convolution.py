@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 STEP_BYTES = 4 << 20
-"""Neighbourhoods are made a few images at a time: what stays in the processor's cache is multiplied twice as fast."""
+"""Bytes unfolded at a time: a few images, since what stays in the CPU's cache is multiplied twice as fast."""
 
 
 def images_per_step(channels: int, kernel: int, positions: int) -> int:
@@ -16,7 +16,7 @@ def images_per_step(channels: int, kernel: int, positions: int) -> int:
 
 
 def count_positions(inputs: Tensor, kernel: int, padding: int) -> int:
-    """Return the positions of the map that a head paints on inputs [B, C, H, W]."""
+    """Return the positions of the map that a head predicts from inputs [B, C, H, W]."""
     height, width = inputs.shape[2:]
     return (height + 2 * padding - kernel + 1) * (width + 2 * padding - kernel + 1)
 

@@ -43,7 +43,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class MapSums:
-    """Sums over images of what a head paints, each float64 [h, w].
+    """Sums over images of the maps that a head predicts, each float64 [h, w].
 
     `maps` and `errors` (absolute differences from the target) are over images whose MAE is finite, `ranks` (centred, of
     unit length) over those whose SPC is defined.
@@ -64,7 +64,7 @@ class MapSums:
         """
         finite, defined = int(np.isfinite(scores.mae).sum()), int(np.isfinite(scores.spc).sum())
         kept = {"mean": (self.maps, finite), "error": (self.errors, finite), "ranks": (self.ranks, defined)}
-        with np.errstate(over="ignore"):  # a map beyond float32 is of a head that ran away
+        with np.errstate(over="ignore"):  # a map beyond float32 is of a head that diverged
             return {name: (total / count).astype(np.float32) for name, (total, count) in kept.items() if count}
 
 

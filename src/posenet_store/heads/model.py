@@ -1,7 +1,7 @@
 """Trained heads: one convolution or several, with what may follow, many heads applied as one; and their files.
 
 Everything here is float64: each head's result is then the same, to rounding far below any published digit, whether
-it is trained alone or beside a hundred others.
+it is trained alone or together with a hundred others.
 """
 
 from collections.abc import Sequence

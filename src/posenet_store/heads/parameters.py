@@ -92,7 +92,7 @@ class HeadArchitecture:
     def heads(self, rows: Tensor, running: Running, standard: Standardisation | None = None) -> Heads:
         """Return trained rows as Heads: normalisation by the running statistics is part of each convolution.
 
-        A head that ran away, beyond what float32 holds, is NaN whatever it came to a rest at.
+        A head that diverged beyond the range of float32 is NaN, whatever its final values.
         """
         rows = torch.where(rows.float().isfinite().all(dim=1, keepdim=True), rows, torch.nan)
         layers = []

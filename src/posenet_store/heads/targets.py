@@ -1,4 +1,4 @@
-"""The position maps that a head must paint: H, V, G, HS, VS as functions of a size.
+"""The position maps that a head is trained to predict: H, V, G, HS, VS as functions of a size.
 
 Patterns with other numbers are spelled `ramp:30` (degrees from H to V), `gaussian:0.25` (sigma in sides, 0.5 is G) and
 `stripes:4:90` (periods, up to 13, which 26 positions still resolve; direction).

@@ -17,7 +17,7 @@ from posenet_store.heads.protocols import GradientProtocol
 
 @dataclass(frozen=True)
 class TrainingGroup:
-    """Heads of one shape: head i starts from `seeds[i]` and must paint `targets[target_indices[i]]` (float64 [T, h, w]).
+    """Heads of one shape: head i starts from `seeds[i]` and learns to predict `targets[target_indices[i]]` (float64 [T, h, w]).
 
     Without `target_indices` head i's target is the i-th. `rates` and `decays` are each head's own learning
     rate and weight decay; without them the protocol's are used.
@@ -37,7 +37,7 @@ class TrainingGroup:
         """Each head's place among the targets."""
         return list(self.target_indices or range(len(self.seeds)))
 
-    def decoder(self, channels: int) -> HeadArchitecture:
+    def architecture(self, channels: int) -> HeadArchitecture:
         """Return the shape of these heads on that many input channels."""
         return HeadArchitecture(channels, self.kernel, self.padding, self.protocol)
 
@@ -53,15 +53,15 @@ class _Training:
     """A group's parameters as torch sees them and as its optimiser does: the same memory."""
 
     def __init__(self, channels: int, group: TrainingGroup) -> None:
-        self._group, self._decoder = group, group.decoder(channels)
-        self._rows = torch.stack([self._decoder.initial(seed) for seed in group.seeds])
-        self._running: Running = self._decoder.running(len(group.seeds))
+        self._group, self._architecture = group, group.architecture(channels)
+        self._rows = torch.stack([self._architecture.initial(seed) for seed in group.seeds])
+        self._running: Running = self._architecture.running(len(group.seeds))
         self._optimizer = group.optimizer(self._rows.numpy())
         self._goals = group.targets[group.target_numbers]
 
     def step(self, inputs: Tensor, factor: float) -> None:
-        parts = [part.clone().requires_grad_() for part in self._decoder.split(self._rows)]
-        loss = self._loss(self._decoder.maps(parts, self._running, inputs))
+        parts = [part.clone().requires_grad_() for part in self._architecture.split(self._rows)]
+        loss = self._loss(self._architecture.maps(parts, self._running, inputs))
         gradients = torch.autograd.grad(loss, parts)
         self._optimizer.step(torch.cat([one.flatten(1) for one in gradients], dim=1).numpy(), factor)
 
@@ -78,7 +78,7 @@ class _Training:
         return (maps * (square @ maps @ square - 2 * goals)).sum(dim=(2, 3)).mean(dim=0).sum() / size**2
 
     def heads(self, standard: Standardisation | None) -> Heads:
-        return self._decoder.heads(self._rows, self._running, standard)
+        return self._architecture.heads(self._rows, self._running, standard)
 
 
 def train_by_convolution(

@@ -130,13 +130,13 @@ def _on_dask(
                 alive = looked if pool.look() else alive
             if looked - alive > PATIENCE:
                 raise PosenetStoreError(
-                    f"no worker of {pool.place} for {PATIENCE / 60:.0f} minutes; what is finished is safe: "
-                    "start workers and type the same command again to go on"
+                    f"no worker of {pool.place} for {PATIENCE / 60:.0f} minutes. Finished tasks are kept: "
+                    "start workers and rerun the command"
                 )
     except (CancelledError, OSError) as error:  # so Dask says that the scheduler went, and with it what it knew; or no answer
         raise PosenetStoreError(
-            f"the Dask scheduler of {pool.place} was lost or restarted; what is finished is safe: "
-            "see that it runs and type the same command again to go on"
+            f"the Dask scheduler of {pool.place} was lost or restarted. Finished tasks are kept: "
+            "check that it runs and rerun the command"
         ) from error
 
 
