@@ -87,7 +87,7 @@ def _make_head(kernel: int) -> TrainingGroup:
 
 def estimate_cost(task: Pass, specs: Mapping[str, StoreSpec], speeds: Speeds) -> Cost:
     """Return what a pass will cost; `specs` holds every store's spec by its fingerprint."""
-    spec = specs[task.cells[0].store]
+    spec = specs[task.store]
     source, rows = parse_input(task.input, spec), task.train_rows
     groups = group_cells(task.cells, source, spec)
     tests = [(specs[fingerprint], specs[fingerprint].rows) for fingerprint in task.cells[0].tests]

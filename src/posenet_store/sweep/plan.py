@@ -26,28 +26,29 @@ LAYOUTS = ("aligned", "native", "readout")  # from the slowest to read to the fa
 
 @dataclass(frozen=True)
 class Pass:
-    """Cells that are trained from one stream over one store, and scored on the same test stores (paths).
+    """Cells that are trained from one stream over the store `train`, and scored on the same `tests` (paths of stores).
 
-    `moments` is the folder in which moments are kept for later sweeps, None to keep none.
+    Rows [0, `train_rows`) of the store `store` (a fingerprint) train, those from `held_out` on test. `moments` is the folder
+    in which moments are kept for later sweeps, None to keep none. Raises ValueError if a cell has other rows or another store.
     """
 
     train: Path
     tests: tuple[Path, ...]
+    store: str
+    train_rows: int
+    held_out: int
     input: str
     protocol: Protocol
     cells: tuple[Cell, ...]
     moments: Path | None
     limits: Limits
 
-    @property
-    def train_rows(self) -> int:
-        """Rows [0, train_rows) of the store train."""
-        return self.cells[0].train_rows
-
-    @property
-    def held_out(self) -> int:
-        """Rows from here on test."""
-        return self.cells[0].held_out
+    def __post_init__(self) -> None:
+        """Check what all cells share."""
+        shared = (self.store, self.train_rows, self.held_out)
+        for cell in self.cells:
+            if (cell.store, cell.train_rows, cell.held_out) != shared:
+                raise ValueError(f"cell {cell.id} does not train on rows [0, {self.train_rows}) of store {self.store}")
 
     @property
     def id(self) -> str:
@@ -216,4 +217,16 @@ def _merge_cells(
         for start in range(0, len(cells), MAX_CELLS):
             chunk = tuple(cells[start : start + MAX_CELLS])
             text = join_inputs(dict.fromkeys(cell.input for cell in chunk), specs[path])
-            yield Pass(path, tests, text, chunk[0].protocol, chunk, moments, limits)
+            first = chunk[0]
+            yield Pass(
+                train=path,
+                tests=tests,
+                store=first.store,
+                train_rows=first.train_rows,
+                held_out=first.held_out,
+                input=text,
+                protocol=first.protocol,
+                cells=chunk,
+                moments=moments,
+                limits=limits,
+            )

@@ -51,7 +51,7 @@ def run_pass(task: Pass, run: Path, threads: int) -> PassResult:
     """Train, score and write all cells of a pass below the folder `run`, and report there what has been read."""
     prepare_worker(threads)
     began, clock = time.time(), time.perf_counter()
-    reader = _open_planned(task.train, task.cells[0].store)
+    reader = _open_planned(task.train, task.store)
     tests = [_open_planned(path, fingerprint) for path, fingerprint in zip(task.tests, task.cells[0].tests, strict=True)]
     counters, files = [store.counter for store in (reader, *tests)], RunFiles(run)
     with report_progress(files.progress / task.id, counters):
