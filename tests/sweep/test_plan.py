@@ -108,8 +108,8 @@ def test_fewer_training_images_are_tested_on_the_same_rows(stores: list[StoreInf
     assert any("99 training images" in note for note in plan.notes)
 
 
-def test_a_pass_has_cells_of_one_store_and_the_same_rows(found: list[StoreInfo]) -> None:
-    task = plan_sweep(replace(SPEC, train=("photos",)), found, Path()).passes[0]
+def test_a_pass_has_cells_of_one_store_and_the_same_rows(stores: list[StoreInfo]) -> None:
+    task = plan_sweep(replace(SPEC, train=("photos",)), stores, Path()).passes[0]
     for change in ({"store": "x"}, {"train_rows": 4}, {"held_out": 4}):
         with pytest.raises(ValueError, match=task.cells[0].id):
             replace(task, **change)
