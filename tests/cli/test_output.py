@@ -1,7 +1,9 @@
 """What the command line shows while it works."""
 
+import pytest
 from rich.progress import Progress
 
+from posenet_store.cli.build_store import Termination
 from posenet_store.cli.output import CoarseTimeLeft
 
 
@@ -25,3 +27,13 @@ def test_nothing_is_left_of_what_was_finished_before() -> None:
     bars.add_task("passes", total=10, completed=10)
     bars.advance(bars.task_ids[0], 0)
     assert CoarseTimeLeft().render(bars.tasks[0]).plain == "0 s"
+
+
+def test_a_termination_that_was_swallowed_is_raised_at_the_next_check() -> None:
+    """Python ignores what a signal raises inside a weak reference's callback."""
+    termination = Termination()
+    termination.check()
+    with pytest.raises(SystemExit, match="143"):
+        termination()
+    with pytest.raises(SystemExit, match="143"):
+        termination.check()

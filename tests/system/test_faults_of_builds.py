@@ -192,7 +192,7 @@ def test_another_input_on_resume_is_another_store(lab: Lab, changed: str) -> Non
 
 
 def test_a_wrong_clock_changes_no_data(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("posenet_store.extraction.build.provenance", lambda: {"time": "1970-01-01T00:00:00+00:00"})
+    monkeypatch.setattr("posenet_store.extraction.build.collect_provenance", lambda: {"time": "1970-01-01T00:00:00+00:00"})
     lab.build(lab.root)
     assert lab.whole(lab.root / lab.sound.name)
 

@@ -3,6 +3,7 @@
 import re
 import shutil
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,9 +72,7 @@ def build_store(
     from posenet_store.images.synthetic import load_probes
 
     images = load_image_set(source, data_root).limited(limit)
-    if images.ignored:
-        shown = ", ".join(map(printable, images.ignored[:3])) + (", ..." if len(images.ignored) > 3 else "")
-        click.echo(f"{len(images.ignored)} files are not images and are left out: {shown}", err=True)
+    _report_ignored(images.ignored)
     backbone = load_backbone(network)
     plan = plan_store(images, backbone, layout, dtype, file_format=file_format)
     if plan_only:
@@ -114,6 +113,13 @@ def _build_on_workers(build: "Part", blocks: int, scheduler: str, workers: int |
             bars.advance(bar)
 
 
+def _report_ignored(names: Sequence[str]) -> None:
+    """Name the first files that are not images."""
+    if names:
+        shown = ", ".join(map(printable, names[:3])) + (", ..." if len(names) > 3 else "")
+        click.echo(f"{len(names)} files are not images and are left out: {shown}", err=True)
+
+
 def _part(text: str) -> tuple[int, int]:
     """Parse I/N."""
     match = re.fullmatch(r"(\d+)/(\d+)", text)
@@ -122,10 +128,25 @@ def _part(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def handle_sigterm(*_: object) -> None:
-    """Stop on SIGTERM, as schedulers send it: finished blocks are kept; the exit code is the one that schedulers expect."""
-    click.echo("terminated; finished work is kept: rerun the command to continue", err=True)
-    raise SystemExit(128 + signal.SIGTERM)
+class Termination:
+    """Stops the program on SIGTERM, with the exit code that schedulers expect; finished work is kept.
+
+    Python swallows an exception that a signal raises inside a destructor or a weak reference's callback, so long work
+    also calls `check` now and then.
+    """
+
+    received = False
+
+    def __call__(self, *_: object) -> None:
+        """Handle the signal."""
+        self.received = True
+        click.echo("terminated; finished work is kept: rerun the command to continue", err=True)
+        self.check()
+
+    def check(self) -> None:
+        """Raise SystemExit if the signal came."""
+        if self.received:
+            raise SystemExit(128 + signal.SIGTERM)
 
 
 def build_with_progress(
@@ -141,12 +162,14 @@ def build_with_progress(
     from posenet_store.extraction.build import build_store, count_rows, select_part
     from posenet_store.extraction.timing import StageTimer
 
-    signal.signal(signal.SIGTERM, handle_sigterm)
+    termination = Termination()
+    signal.signal(signal.SIGTERM, termination)
     total, clock = count_rows(plan, select_part(range(len(plan.bounds)), part)), StageTimer()
     with progress() as bars:
         bar = bars.add_task(printable(f"{plan.spec.network} on {images.name}"), total=total, unit="images")
 
         def advance(count: int) -> None:
+            termination.check()
             speed = bars.tasks[bar].speed
             rate = f", {speed:.1f}/s: {clock.shares()}" if speed else ""
             bars.update(bar, advance=count, unit=f"images{rate}")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from posenet_store.cli.build_store import handle_sigterm
+from posenet_store.cli.build_store import Termination
 from posenet_store.cli.options import json_option, stores_option, workers_option
 from posenet_store.cli.output import format_bytes, format_time, print_above, print_json, print_table, printable, progress
 
@@ -68,7 +68,7 @@ def sweep(
     if plan_only:
         _print_plan(plan, finished, {entry.spec.fingerprint: entry.spec for entry in entries}, as_json)
         return
-    signal.signal(signal.SIGTERM, handle_sigterm)
+    signal.signal(signal.SIGTERM, Termination())
     outcome = _run_with_progress(name, sweep_spec, plan, entries, files, scheduler, workers, finished)
     _print_outcome(outcome, files, as_json)
     if outcome.failures:
