@@ -21,7 +21,7 @@ NUMBERS = ("spc", "spc_low", "spc_high", "mae", "mae_low", "mae_high", "p", "p_c
 def format_command(command: str) -> str:
     """Return a recorded command line without the path of its program.
 
-    >>> format_command("/home/me/study.py sweep demo.toml"), format_command("/usr/bin/posenet-store sweep demo.toml")
+    >>> format_command("/data/study.py sweep demo.toml"), format_command("/usr/bin/posenet-store sweep demo.toml")
     ('python study.py sweep demo.toml', 'posenet-store sweep demo.toml')
     """
     program, *words = shlex.split(command) or [""]
