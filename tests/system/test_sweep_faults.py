@@ -166,7 +166,7 @@ def test_a_killed_scheduler_is_one_sentence_and_the_same_command_does_the_rest(l
             dask.running[0].kill()
             _, errors = sweep.communicate(timeout=240)
     assert sweep.returncode == 1
-    assert errors.splitlines()[-1].startswith(f"error: the Dask scheduler of {dask.address} was lost or restarted;")
+    assert errors.splitlines()[-1].startswith(f"error: the Dask scheduler of {dask.address} was lost or restarted.")
     assert "Traceback" not in errors
     assert len(records(run)) < CELLS
     completed(lab, "some", run)
