@@ -11,8 +11,6 @@ SHARE = 0.5
 """Of a worker's memory a pass may hold: the rest is for libraries, blocks that are read, and the system's cache of files."""
 CGROUP_LIMITS = ("sys/fs/cgroup/memory.max", "sys/fs/cgroup/memory/memory.limit_in_bytes")
 MIB = 1 << 20
-
-
 MIN_MEMORY = 1_000_000  # bytes
 
 
