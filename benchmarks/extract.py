@@ -183,7 +183,7 @@ def in_process(work: Callable[..., Any], *words: Any) -> Any:
 
 def one_part(photos: Path, weights: str, root: Path, part: tuple[int, int]) -> str:
     """Build a part of a store with blocks of one batch; two of these run at once."""
-    images, backbone = load_image_set(str(photos)).limited(64), load_backbone(BackboneSpec("resnet152", weights, device="cpu"))
+    images, backbone = load_image_set(str(photos)).take(64), load_backbone(BackboneSpec("resnet152", weights, device="cpu"))
     plan = plan_store(images, backbone, "native", "float16", BATCH)
     return str(build_store(images, backbone, plan, root, batch_size=BATCH, part=part).path)
 
@@ -207,7 +207,7 @@ def parts_are_identical(photos: Path, weights: str, root: Path) -> bool:
 def peak_of(photos: Path, count: int, root: Path) -> int:
     """Peak bytes of a process that builds."""
     outcome = built(
-        load_image_set(str(photos)).limited(count),
+        load_image_set(str(photos)).take(count),
         load_backbone(BackboneSpec("vgg16", "hed", "report", "cpu", "bfloat16")),
         root,
     )
@@ -241,7 +241,7 @@ def simulated(photos: Path, cores: int, root: Path) -> dict[str, Any]:
 def measured(count: int, root: Path) -> tuple[Figures, Figures]:
     """Return ratios, and the figures behind them."""
     photos = photographs(root / "photos", 2 * count)
-    images = load_image_set(str(photos)).limited(count)
+    images = load_image_set(str(photos)).take(count)
     vgg = load_backbone(BackboneSpec("vgg16", "hed", device="cpu"))
     some = torch.from_numpy(np.stack([images.read(index, 224) for index in range(BATCH)]))
     resnet152 = calibrated(

@@ -33,12 +33,12 @@ from torch.utils.data import DataLoader, Dataset
 from command import report_step, run
 from posenet_store.backbones.load import load_backbone
 from posenet_store.extraction.build import build_store, plan_store
-from posenet_store.extraction.timing import peak_memory
+from posenet_store.extraction.timing import get_peak_memory
 from posenet_store.images.sources import load_image_set
 from posenet_store.specs import BackboneSpec
-from posenet_store.store.chunking import row_bytes
+from posenet_store.store.chunking import count_row_bytes
 from posenet_store.store.formats import zarr_shards as shards
-from posenet_store.store.formats.zarr import block_files
+from posenet_store.store.formats.zarr import list_block_files
 from posenet_store.store.reader import Reader, open_store
 from posenet_store.store.writer import StoreWriter
 from posenet_store.threads import count_cpus, map_on_threads
@@ -68,10 +68,10 @@ def bare_codec(reader: Reader) -> Callable[[], None]:
     root, codec = Path(str(reader.files)), Zstd()
     places = []
     for block, (start, stop) in enumerate(reader.bounds):
-        for name, file in zip(reader.spec.arrays, block_files(reader.spec, block), strict=True):
+        for name, file in zip(reader.spec.arrays, list_block_files(reader.spec, block), strict=True):
             chunk = chunk_rows_of(root, name)
             with (root / file).open("rb") as opened:
-                index = shards.index_of(opened, reader.spec.block_rows // chunk)
+                index = shards.read_index(opened, reader.spec.block_rows // chunk)
             used = index[: -(-(stop - start) // chunk)]
             places.append((root / file, [(int(o), int(n)) for o, n in used], (chunk, *reader.spec.arrays[name])))
     buffers = {shape: np.empty(shape, reader.spec.dtype) for _, _, shape in places}
@@ -128,13 +128,13 @@ def drained(loader: Any) -> Callable[[], None]:
 
 def _process(path: str, rank: tuple[int, int], barrier: Barrier, seconds: Any) -> None:
     torch.set_num_threads(1)
-    reader, before = open_store(path), peak_memory()
+    reader, before = open_store(path), get_peak_memory()
     all_batches(reader, rank)  # warm
     barrier.wait()
     began = time.perf_counter()
     for _ in range(REPEATS):
         all_batches(reader, rank)
-    seconds.put((time.perf_counter() - began, peak_memory() - before))
+    seconds.put((time.perf_counter() - began, get_peak_memory() - before))
 
 
 def in_processes(path: str, count: int) -> tuple[float, int]:
@@ -179,7 +179,7 @@ def measured(images: int, root: Path) -> tuple[dict[str, float], dict[str, float
     """Return ratios, and the figures behind them."""
     report_step("build")
     reader, share = built(images, root)
-    size = row_bytes(reader.spec) * reader.spec.rows
+    size = count_row_bytes(reader.spec) * reader.spec.rows
     all_batches(reader)
     report_step("read")
     codec = best(bare_codec(reader))
@@ -195,7 +195,7 @@ def measured(images: int, root: Path) -> tuple[dict[str, float], dict[str, float
     (one, peak), (two, _) = in_processes(str(reader.files), 1), in_processes(str(reader.files), 2)
     report_step("write")
     seconds = dict(writing(reader, root / "written"))
-    block = row_bytes(reader.spec) * (reader.bounds[0][1] - reader.bounds[0][0])
+    block = count_row_bytes(reader.spec) * (reader.bounds[0][1] - reader.bounds[0][0])
     ratios = {
         "read_vs_codec": codec / ours,
         "read_vs_h5py_loader": per_image / ours,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from posenet_store.backbones.backbone import Backbone, preprocess, run_taps
 from posenet_store.backbones.load import load_backbone, parse_device
-from posenet_store.backbones.taps import tap_modules
+from posenet_store.backbones.taps import list_tap_modules
 from posenet_store.backbones.weights import load_weights
 from posenet_store.errors import UsageError
 from posenet_store.specs import BackboneSpec
@@ -79,7 +79,7 @@ def assert_same(backbone: Backbone, expected: list[Tensor]) -> None:
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "densenet121", "convnext_tiny"])
 def test_features_equal_plain_hooks(name: str) -> None:
-    expected = plain_hooks(plain_network(name, 3), tap_modules(name), imagenet_inputs(pixels()))
+    expected = plain_hooks(plain_network(name, 3), list_tap_modules(name), imagenet_inputs(pixels()))
     assert_same(load_backbone(BackboneSpec(name, "random:3", device="cpu")), expected)
 
 
@@ -91,7 +91,7 @@ def test_trained_vgg_features_equal_plain_hooks(tap_set: str) -> None:
     assert trained is not None
     module.load_state_dict(dict(trained), strict=False, assign=True)
     module.classifier = nn.Identity()
-    assert_same(backbone, plain_hooks(module, tap_modules("vgg16", tap_set), hed_inputs(pixels())))
+    assert_same(backbone, plain_hooks(module, list_tap_modules("vgg16", tap_set), hed_inputs(pixels())))
 
 
 def test_preprocessing_is_torchvisions(resnet: Backbone) -> None:

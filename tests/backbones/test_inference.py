@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from posenet_store.backbones.backbone import run_taps
 from posenet_store.backbones.inference import check_compute, fold_batch_norm, prepare_network
 from posenet_store.backbones.load import load_backbone
-from posenet_store.backbones.taps import tap_modules
+from posenet_store.backbones.taps import list_tap_modules
 from posenet_store.errors import PosenetStoreError, UsageError
 from posenet_store.extraction.build import build_store, plan_store
 from posenet_store.images.sources import load_image_set
@@ -56,9 +56,9 @@ def assert_close(found: dict[str, Tensor], expected: dict[str, Tensor], toleranc
 def test_a_folded_network_is_the_plain_one(name: str) -> None:
     """To 1e-4 of the root mean square: rounding of some hundred layers in another order."""
     module, inputs = lively(plain_network(name)), torch.randn(2, 3, 96, 96)
-    named = [(path, path) for path in tap_modules(name)]
+    named = [(path, path) for path in list_tap_modules(name)]
     expected = {path: value.clone() for path, value in run_taps(module, named, inputs).items()}
-    prepare_network(module, tap_modules(name), "float32")
+    prepare_network(module, list_tap_modules(name), "float32")
     assert_close(run_taps(module, named, inputs), expected, 1e-4)
     assert norms(module) == UNFOLDED.get(name, 0)
 

@@ -11,7 +11,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 from posenet_store.backbones.backbone import run_taps
 from posenet_store.backbones.load import load_backbone, parse_device
 from posenet_store.backbones.padding import check_padding, replace_padding
-from posenet_store.backbones.taps import tap_modules
+from posenet_store.backbones.taps import list_tap_modules
 from posenet_store.errors import UsageError
 from posenet_store.specs import PADDINGS, BackboneSpec
 from tests.backbones.test_backbone import imagenet_inputs, pixels, plain_hooks, plain_network
@@ -48,7 +48,7 @@ def by_hand(mode: str) -> Callable[[nn.Module, tuple[Tensor]], Tensor]:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_vgg_is_the_network_of_torchs_own_padded_convolutions(mode: str) -> None:
-    expected = plain_hooks(plain_padded("vgg11", mode), tap_modules("vgg11"), imagenet_inputs(pixels()).double())
+    expected = plain_hooks(plain_padded("vgg11", mode), list_tap_modules("vgg11"), imagenet_inputs(pixels()).double())
     network = load_backbone(BackboneSpec("vgg11", "random:0", device="cpu", padding=mode))
     for found, wanted in zip(network.features(pixels()).values(), expected, strict=True):
         torch.testing.assert_close(found.double(), wanted, rtol=1e-4, atol=1e-5 * wanted.abs().max().item())
@@ -60,7 +60,7 @@ def test_resnet_is_the_network_of_torchs_own_padded_convolutions_and_a_pool_padd
     pool = plain.get_submodule("maxpool")
     pool.padding = 0  # type: ignore[assignment]
     pool.register_forward_pre_hook(by_hand(mode))
-    expected = plain_hooks(plain, tap_modules("resnet18"), imagenet_inputs(pixels()).double())
+    expected = plain_hooks(plain, list_tap_modules("resnet18"), imagenet_inputs(pixels()).double())
     network = load_backbone(BackboneSpec("resnet18", "random:0", device="cpu", padding=mode))
     for found, wanted in zip(network.features(pixels()).values(), expected, strict=True):
         torch.testing.assert_close(found.double(), wanted, rtol=1e-4, atol=1e-5 * wanted.abs().max().item())
@@ -143,7 +143,7 @@ def shifted(name: str, tap: str, step: int, size: int, padding: str) -> tuple[Te
     torch.manual_seed(1)
     scene = torch.randn(1, 3, size + step, size + step, dtype=torch.float64)
     module = replace_padding(plain_network(name).double(), padding)
-    path = tap_modules(name)[int(tap[1]) - 1]
+    path = list_tap_modules(name)[int(tap[1]) - 1]
     found = []
     for start in (0, step):
         with torch.no_grad():

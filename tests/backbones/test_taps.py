@@ -10,8 +10,8 @@ import torchvision
 from torch import Tensor, nn
 
 from posenet_store.backbones.backbone import run_taps
-from posenet_store.backbones.load import load_backbone, tap_shapes
-from posenet_store.backbones.taps import tap_modules
+from posenet_store.backbones.load import load_backbone, measure_taps
+from posenet_store.backbones.taps import list_tap_modules
 from posenet_store.errors import UsageError
 from posenet_store.specs import BackboneSpec, Tap
 
@@ -85,7 +85,7 @@ def network(name: str) -> nn.Module:
 
 def taps_at_224(name: str, tap_set: str = "report") -> tuple[Tap, ...]:
     with torch.device("meta"):
-        return tap_shapes(network(name), tap_modules(name, tap_set), 224)
+        return measure_taps(network(name), list_tap_modules(name, tap_set), 224)
 
 
 @pytest.mark.parametrize("name", SIZES)
@@ -99,7 +99,7 @@ def test_taps_exist_and_shrink_as_stages_do(name: str) -> None:
 
 @pytest.mark.parametrize("name", SIZES)
 def test_nothing_writes_into_a_tap_after_it_was_kept(name: str) -> None:
-    assert not overwritten(name, tap_modules(name))
+    assert not overwritten(name, list_tap_modules(name))
 
 
 def test_an_in_place_operation_behind_a_tap_would_be_seen() -> None:
@@ -127,11 +127,11 @@ def overwritten(name: str, paths: tuple[str, ...]) -> set[str]:
 @pytest.mark.parametrize("name", VGGS)
 def test_vgg_is_cut_after_pooling_or_at_the_relu_before(name: str) -> None:
     module = network(name)
-    for path in tap_modules(name, "report"):
+    for path in list_tap_modules(name, "report"):
         assert isinstance(module.get_submodule(path), nn.MaxPool2d)
-    for path in tap_modules(name, "official"):
+    for path in list_tap_modules(name, "official"):
         assert isinstance(module.get_submodule(path), nn.ReLU)
-    pools, relus = ([int(path.split(".")[1]) for path in tap_modules(name, tap_set)] for tap_set in ("report", "official"))
+    pools, relus = ([int(path.split(".")[1]) for path in list_tap_modules(name, tap_set)] for tap_set in ("report", "official"))
     assert [pool - 1 for pool in pools] == relus  # each block has several ReLUs; only the last is before its pooling
     assert len(pools) == 5
 
@@ -139,7 +139,7 @@ def test_vgg_is_cut_after_pooling_or_at_the_relu_before(name: str) -> None:
 def test_the_official_taps_are_the_authors() -> None:
     channels = [tap.shape for tap in taps_at_224("vgg16", "official")]
     assert channels == [(64, 224, 224), (128, 112, 112), (256, 56, 56), (512, 28, 28), (512, 14, 14)]  # 1,472 channels
-    assert tap_modules("resnet152", "official") == ("layer1", "layer2", "layer3", "layer4")
+    assert list_tap_modules("resnet152", "official") == ("layer1", "layer2", "layer3", "layer4")
 
 
 @pytest.mark.parametrize("name", LISTED)
@@ -155,7 +155,7 @@ def test_every_network_of_torchvision_has_taps_or_a_sentence() -> None:
     refused = []
     for name in torchvision.models.list_models(module=torchvision.models):
         try:
-            assert len(tap_modules(name)) in (4, 5), name
+            assert len(list_tap_modules(name)) in (4, 5), name
         except UsageError:
             refused.append(name)
     assert refused
@@ -165,13 +165,13 @@ def test_every_network_of_torchvision_has_taps_or_a_sentence() -> None:
 def test_every_regnet_is_cut_at_its_blocks() -> None:
     regnets = [n for n in torchvision.models.list_models(module=torchvision.models) if n.startswith("regnet")]
     assert len(regnets) == 15
-    assert len({tap_modules(name) for name in regnets}) == 1
+    assert len({list_tap_modules(name) for name in regnets}) == 1
 
 
 @pytest.mark.parametrize("name", ["alexnet", "inception_v3", "vit_b_16", "googlenet", "vgg61", ""])
 def test_a_network_without_an_entry_is_answered_with_those_that_have_one(name: str) -> None:
     with pytest.raises(UsageError, match=r"unknown backbone.*accepted: pixels, vgg16, resnet152"):
-        tap_modules(name)
+        list_tap_modules(name)
 
 
 def test_an_unknown_tap_set_names_the_known() -> None:

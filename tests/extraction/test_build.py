@@ -79,7 +79,7 @@ def test_a_changed_input_gets_another_store(images: ImageSet, tmp_path: Path) ->
         plan_store(images, backbone, "native", "float32"),
         plan_store(other_bytes, backbone, "native", "float32"),
         plan_store(other_name, backbone, "native", "float32"),
-        plan_store(images.limited(13), backbone, "native", "float32"),
+        plan_store(images.take(13), backbone, "native", "float32"),
         plan_store(images, tiny_backbone(seed=1), "native", "float32"),
         plan_store(images, backbone, "aligned", "float32"),
         plan_store(images, backbone, "native", "float16"),
@@ -207,7 +207,7 @@ def test_ctrl_c_leaves_what_is_committed(images: ImageSet, tmp_path: Path) -> No
 
     with pytest.raises(KeyboardInterrupt):
         build_store(images, backbone, plan, tmp_path, batch_size=2, advance=interrupt)
-    assert StoreWriter.open(tmp_path, plan).missing() == [1, 2, 3]
+    assert StoreWriter.open(tmp_path, plan).list_missing() == [1, 2, 3]
     outcome = build_store(images, backbone, plan, tmp_path, batch_size=2)
     assert outcome.extracted == 10
     assert contents(outcome.path) == contents(folder(built_store(tmp_path / "other", images, backbone)))
@@ -233,7 +233,7 @@ def test_a_full_disk_commits_nothing_half(images: ImageSet, tmp_path: Path, monk
     store = tmp_path / plan.spec.folder
     assert not list(store.rglob("*.tmp"))
     assert not list((store / "commits").iterdir())
-    assert StoreWriter.open(tmp_path, plan).missing() == [0, 1, 2, 3]
+    assert StoreWriter.open(tmp_path, plan).list_missing() == [0, 1, 2, 3]
     build_store(images, backbone, plan, tmp_path, batch_size=2)
     assert contents(store) == contents(folder(built_store(tmp_path / "other", images, backbone)))
 
@@ -250,7 +250,7 @@ def test_a_disk_that_really_is_full(images: ImageSet, tmp_path: Path) -> None:
     try:
         with pytest.raises(OSError, match="No space left on device"):
             build_store(images, backbone, plan, disk, batch_size=2)
-        committed = [block for block in range(4) if block not in StoreWriter.open(disk, plan).missing()]
+        committed = [block for block in range(4) if block not in StoreWriter.open(disk, plan).list_missing()]
         # a disk that is full from the start, or only at the end, would show nothing
         assert 0 < len(committed) < 4
         assert [f"b{block:05d}.json" for block in committed] == sorted(p.name for p in disk.glob("*/commits/*"))
@@ -330,7 +330,7 @@ def test_images_of_earlier_runs_count_towards_what_may_be_unreadable(tmp_path: P
     for _ in range(2):  # the first run commits the first two blocks, the second has but the last image left to read
         with pytest.raises(BuildError, match=rf"2 of 10 images are unreadable.*\({ids[0]}: .*; {ids[9]}: "):
             build_store(images, backbone, plan, tmp_path / "stores", batch_size=2, max_unreadable=0.1)
-    assert StoreWriter.open(tmp_path / "stores", plan).missing() == [2]
+    assert StoreWriter.open(tmp_path / "stores", plan).list_missing() == [2]
 
 
 def test_too_many_unreadable_images_stop_the_build(tmp_path: Path) -> None:

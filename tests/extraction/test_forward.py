@@ -12,7 +12,7 @@ from posenet_store.backbones.backbone import Backbone
 from posenet_store.backbones.load import load_backbone
 from posenet_store.errors import BuildError
 from posenet_store.extraction.build import build_store, plan_store
-from posenet_store.extraction.forward import Forward, allocate_arrays, default_batch_size
+from posenet_store.extraction.forward import Forward, allocate_arrays, choose_batch_size
 from posenet_store.extraction.timing import StageTimer
 from posenet_store.images.sources import load_image_set
 from posenet_store.specs import BackboneSpec, Preprocess, Tap
@@ -103,8 +103,8 @@ def test_rows_without_an_image_are_not_judged(memory: torch.memory_format) -> No
 
 def test_a_batch_is_sixteen_on_a_processor_and_a_block_on_cuda() -> None:
     backbone, _ = small(room=1)
-    assert default_batch_size(backbone, 64) == 16
-    assert default_batch_size(replace(backbone, device=torch.device("cuda")), 64) == 64
+    assert choose_batch_size(backbone, 64) == 16
+    assert choose_batch_size(replace(backbone, device=torch.device("cuda")), 64) == 64
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA device")

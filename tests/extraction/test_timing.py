@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from posenet_store.cli import main
 from posenet_store.extraction.build import BuildResult, build_store, plan_store
 from posenet_store.extraction.plan import estimate_build
-from posenet_store.extraction.timing import STAGES, StageTimer, peak_memory
+from posenet_store.extraction.timing import STAGES, StageTimer, get_peak_memory
 from posenet_store.images.image_set import ImageSet
 from posenet_store.images.sources import load_image_set
 from posenet_store.store.reader import open_store
@@ -135,7 +135,7 @@ def test_the_summary_is_kept_in_the_store_and_shown(images: ImageSet, tmp_path: 
     assert 0 < kept["stages"]["forward"] < kept["seconds"]
     assert 0 < kept["processors"] < 1.5  # ticks of the processor's clock
     # Linux sums its counters of pages inexactly: VmHWM may fall by some hundred KiB though nothing resets it
-    assert 0 < kept["peak_memory"] <= 1.05 * peak_memory()
+    assert 0 < kept["peak_memory"] <= 1.05 * get_peak_memory()
     shown = CliRunner().invoke(main, ["inspect", str(outcome.path)]).stdout
     assert f"build        {ROWS} images, " in shown
     assert "bound by " in shown
@@ -145,17 +145,17 @@ def test_the_summary_is_kept_in_the_store_and_shown(images: ImageSet, tmp_path: 
 
 def test_workers_of_a_stage_count_their_mean() -> None:
     clock = StageTimer()
-    with clock.busy("decode", workers=4):
+    with clock.measure("decode", workers=4):
         time.sleep(0.04)
     assert 0.01 <= clock.seconds()["decode"] < 0.04
-    assert clock.bound_by() == "decode"
+    assert clock.find_bottleneck() == "decode"
 
 
 def test_reading_and_decoding_are_the_same_workers() -> None:
     clock = StageTimer()
     for stage, seconds in (("read", 2.0), ("decode", 3.0), ("forward", 4.0)):
         clock.add(stage, seconds)
-    assert clock.bound_by() == "decode"
+    assert clock.find_bottleneck() == "decode"
 
 
 def test_a_plan_says_memory_and_bytes_of_a_build(images: ImageSet, tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ class Official(nn.Module):
 
     def __init__(self, recipe: GradientProtocol, padding: int, seed: int) -> None:
         super().__init__()
-        row = HeadArchitecture(CHANNELS, 3, padding, recipe).initial(seed)
+        row = HeadArchitecture(CHANNELS, 3, padding, recipe).draw_parameters(seed)
         layers: list[nn.Module] = []
         widths = [CHANNELS, *[recipe.hidden or CHANNELS] * (recipe.layers - 1), 1]
         for inputs, outputs in pairwise(widths):

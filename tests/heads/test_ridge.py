@@ -14,7 +14,7 @@ from torch import Tensor
 from posenet_store.errors import PosenetStoreError
 from posenet_store.heads.moments import Moments, compute_moments, shares
 from posenet_store.heads.protocols import RidgeProtocol
-from posenet_store.heads.ridge import RidgeHead, mean_squared_error, solve_ridge
+from posenet_store.heads.ridge import RidgeHead, compute_mean_squared_error, solve_ridge
 from posenet_store.heads.targets import make_target_map
 
 LAMBDAS = (1e-10, 1e-6, 1e-3, 1e-1)
@@ -108,7 +108,7 @@ def test_the_error_from_moments_is_the_error_on_the_images() -> None:
     fit = moments(fitting)
     (found,) = solve(fit, [target], [1e-4])
     direct = ((predictions(held, found.weight, found.bias) - target) ** 2).mean().item()
-    from_moments = mean_squared_error(moments(held), found.weight.flatten(), found.bias, target.flatten())
+    from_moments = compute_mean_squared_error(moments(held), found.weight.flatten(), found.bias, target.flatten())
     assert from_moments == pytest.approx(direct, rel=1e-9)
 
 
@@ -119,7 +119,9 @@ def test_the_penalty_is_the_best_on_validation_and_the_fit_uses_all_images() -> 
     held = moments(validation)
     (found,) = solve([fit, held], [target], LAMBDAS)
     errors = {p: solve(fit, [target], [p])[0] for p in LAMBDAS}
-    best = min(LAMBDAS, key=lambda p: mean_squared_error(held, errors[p].weight.flatten(), errors[p].bias, target.flatten()))
+    best = min(
+        LAMBDAS, key=lambda p: compute_mean_squared_error(held, errors[p].weight.flatten(), errors[p].bias, target.flatten())
+    )
     assert found.facts["penalty"] == best != min(LAMBDAS)
     (everything,) = solve(moments(torch.cat([fitting, validation])), [target], [best])
     torch.testing.assert_close(found.weight, everything.weight, rtol=1e-7, atol=1e-12)

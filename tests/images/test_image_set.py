@@ -475,7 +475,7 @@ def test_a_limit_keeps_the_first_images(tmp_path: Path) -> None:
     write_images(tmp_path, 5)
     put(tmp_path / "notes.txt")
     images = load_folder(tmp_path)
-    few = images.limited(2)
+    few = images.take(2)
     assert (few.ids, few.digests, few.name, few.ignored) == (images.ids[:2], images.digests[:2], images.name, ("notes.txt",))
     assert (few.read(1, SIDE) == images.read(1, SIDE)).all()
     assert few.sha256 != images.sha256
@@ -484,14 +484,14 @@ def test_a_limit_keeps_the_first_images(tmp_path: Path) -> None:
 @pytest.mark.parametrize("limit", [None, 3, 4, 1000])
 def test_a_limit_beyond_the_set_changes_nothing(limit: int | None) -> None:
     images = ImageSet("s", ("a", "b", "c"), ("1", "2", "3"), lambda index, size: np.zeros((size, size, 3), dtype=np.uint8))
-    assert images.limited(limit).ids == images.ids
-    assert images.limited(limit).sha256 == images.sha256
+    assert images.take(limit).ids == images.ids
+    assert images.take(limit).sha256 == images.sha256
 
 
 @pytest.mark.parametrize("limit", [0, -1])
 def test_a_limit_below_one_is_refused(tmp_path: Path, limit: int) -> None:
     with pytest.raises(UsageError, match=f"--limit {limit} leaves no image; give 1 or more"):
-        load_folder(write_images(tmp_path, 2)).limited(limit)
+        load_folder(write_images(tmp_path, 2)).take(limit)
 
 
 def test_a_pipe_is_left_out_and_does_not_block(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from posenet_store.errors import StoreError
 from posenet_store.extraction.build import build_store, plan_store
 from posenet_store.images.sources import load_image_set
 from posenet_store.store.catalogue import describe_store, list_stores
-from posenet_store.store.chunking import row_bytes
+from posenet_store.store.chunking import count_row_bytes
 from tests.support.small import built_store, folder, tiny_backbone, write_images
 
 
@@ -103,7 +103,7 @@ def test_an_entry_counts_rows_bytes_and_what_is_quarantined(tmp_path: Path, seal
         "layout": "native",
         "dtype": "float16",
         "bytes": size,
-        "compression": round(14 * row_bytes(plan.spec) / size, 2) if seal else None,
+        "compression": round(14 * count_row_bytes(plan.spec) / size, 2) if seal else None,
         "state": "sealed" if seal else "4 of 4 blocks",
         "quarantined": 1,
         "fingerprint": plan.spec.fingerprint,

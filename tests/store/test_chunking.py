@@ -16,12 +16,12 @@ from posenet_store.store.chunking import (
     ALIGNED_BLOCK_ROWS,
     CHUNK_BYTES,
     TAPS_BLOCK_ROWS,
-    block_bounds,
-    chunk_rows,
-    default_block_rows,
+    choose_block_rows,
+    choose_chunk_rows,
+    compute_block_bounds,
+    count_row_bytes,
+    draw_row_order,
     overlapping,
-    row_bytes,
-    row_order,
 )
 from posenet_store.store.writer import count_files
 from tests.support.small import built_store, folder, tiny_backbone, write_images
@@ -41,7 +41,7 @@ def spec_of(layout: str, dtype: str, rows: int = 10, block_rows: int = 4) -> Sto
 def epochs(draw: st.DrawFn) -> Case:
     """Draw block bounds, a mask of readable rows, a span of rows, and a pool's size."""
     rows = draw(st.integers(1, 90))
-    bounds = block_bounds(rows, draw(st.integers(1, 30)))
+    bounds = compute_block_bounds(rows, draw(st.integers(1, 30)))
     readable = np.array(draw(st.lists(st.booleans(), min_size=rows, max_size=rows)))
     start = draw(st.integers(0, rows))
     return bounds, readable, (start, draw(st.integers(start, rows))), draw(st.integers(1, 60))
@@ -50,7 +50,7 @@ def epochs(draw: st.DrawFn) -> Case:
 @unhurried
 @given(rows=st.integers(0, 5000), block_rows=st.integers(1, 700))
 def test_blocks_partition_the_rows(rows: int, block_rows: int) -> None:
-    bounds = block_bounds(rows, block_rows)
+    bounds = compute_block_bounds(rows, block_rows)
     assert [row for start, stop in bounds for row in range(start, stop)] == list(range(rows))
     assert all(stop - start == block_rows for start, stop in bounds[:-1])
     assert all(0 < stop - start <= block_rows for start, stop in bounds)
@@ -59,36 +59,36 @@ def test_blocks_partition_the_rows(rows: int, block_rows: int) -> None:
 @unhurried
 @given(block_rows=st.integers(1, 2000), size=st.integers(1, 3 << 20))
 def test_chunks_divide_the_block_and_are_the_largest_within_two_mebibytes(block_rows: int, size: int) -> None:
-    rows = chunk_rows(block_rows, size)
+    rows = choose_chunk_rows(block_rows, size)
     divisors = [n for n in range(1, block_rows + 1) if block_rows % n == 0]
     assert rows == max([n for n in divisors if n * size <= CHUNK_BYTES], default=1)
 
 
 def test_a_row_beyond_two_mebibytes_is_a_chunk_of_its_own() -> None:
     assert CHUNK_BYTES == 2 * 1024**2
-    assert (chunk_rows(64, CHUNK_BYTES // 64), chunk_rows(64, CHUNK_BYTES // 64 + 1)) == (64, 32)
-    assert (chunk_rows(64, CHUNK_BYTES), chunk_rows(64, CHUNK_BYTES + 1)) == (1, 1)
+    assert (choose_chunk_rows(64, CHUNK_BYTES // 64), choose_chunk_rows(64, CHUNK_BYTES // 64 + 1)) == (64, 32)
+    assert (choose_chunk_rows(64, CHUNK_BYTES), choose_chunk_rows(64, CHUNK_BYTES + 1)) == (1, 1)
 
 
 @unhurried
 @given(rows=st.integers(0, 3000), seed=seeds)
 def test_the_row_order_is_a_permutation_and_depends_on_the_seed_only(rows: int, seed: int) -> None:
-    order = row_order(rows, seed)
+    order = draw_row_order(rows, seed)
     assert sorted(order) == list(range(rows))
     np.random.default_rng().random()
-    assert row_order(rows, seed) == order
+    assert draw_row_order(rows, seed) == order
     assert all(type(index) is int for index in order)  # the plan is written as JSON
 
 
 def test_the_row_order_of_existing_stores_is_kept() -> None:
     # A store's plan records it, but a resumed build and a second machine recompute it.
-    assert row_order(8, 0) == [2, 4, 3, 6, 5, 0, 1, 7]
-    assert row_order(8, 1) != row_order(8, 0)
+    assert draw_row_order(8, 0) == [2, 4, 3, 6, 5, 0, 1, 7]
+    assert draw_row_order(8, 1) != draw_row_order(8, 0)
 
 
 def test_row_order_leaves_no_long_run_of_neighbours() -> None:
     # Image folders are sorted by name; a block must be a sample of all of them.
-    order = np.array(row_order(1000, 0))
+    order = np.array(draw_row_order(1000, 0))
     assert (np.abs(np.diff(order)) == 1).mean() < 0.02
     assert abs(order[:100].mean() - 499.5) < 120
 
@@ -96,7 +96,7 @@ def test_row_order_leaves_no_long_run_of_neighbours() -> None:
 @unhurried
 @given(rows=st.integers(0, 300), block_rows=st.integers(1, 50), data=st.data())
 def test_overlapping_finds_the_blocks_that_hold_a_row_of_the_span(rows: int, block_rows: int, data: st.DataObject) -> None:
-    bounds = block_bounds(rows, block_rows)
+    bounds = compute_block_bounds(rows, block_rows)
     start = data.draw(st.integers(0, rows))
     stop = data.draw(st.integers(start, rows))
     expected = sorted({row // block_rows for row in range(start, stop)})
@@ -138,19 +138,19 @@ def test_an_epochs_order_is_a_function_of_its_arguments(case: Case, seed: int, e
 @given(one=st.tuples(seeds, st.integers(0, 50)), other=st.tuples(seeds, st.integers(0, 50)))
 def test_epochs_and_seeds_have_orders_of_their_own(one: tuple[int, int], other: tuple[int, int]) -> None:
     assume(one != other)
-    bounds, readable = block_bounds(64, 8), np.ones(64, dtype=bool)
+    bounds, readable = compute_block_bounds(64, 8), np.ones(64, dtype=bool)
     orders = [np.concatenate(draw_epoch_pools(bounds, readable, (0, 64), 24, *key)).tolist() for key in (one, other)]
     assert orders[0] != orders[1]  # by chance once in 8! * (24!)^2 * 16!
 
 
 def test_swapping_seed_and_epoch_gives_another_order() -> None:
-    bounds, readable = block_bounds(64, 8), np.ones(64, dtype=bool)
+    bounds, readable = compute_block_bounds(64, 8), np.ones(64, dtype=bool)
     orders = [np.concatenate(draw_epoch_pools(bounds, readable, (0, 64), 24, *key)).tolist() for key in ((0, 1), (1, 0))]
     assert orders[0] != orders[1]
 
 
 def test_the_blocks_of_a_pool_are_mixed() -> None:
-    (pool,) = draw_epoch_pools(block_bounds(200, 50), np.ones(200, dtype=bool), (0, 200), 200, seed=0, epoch=0)
+    (pool,) = draw_epoch_pools(compute_block_bounds(200, 50), np.ones(200, dtype=bool), (0, 200), 200, seed=0, epoch=0)
     blocks = pool // 50
     assert 120 < int((blocks[1:] != blocks[:-1]).sum()) < 180  # three of four neighbours, had it been drawn at random
     assert all(set(blocks[part]) == {0, 1, 2, 3} for part in (slice(0, 50), slice(150, 200)))
@@ -158,7 +158,7 @@ def test_the_blocks_of_a_pool_are_mixed() -> None:
 
 def test_blocks_come_in_random_order() -> None:
     firsts = {
-        int(draw_epoch_pools(block_bounds(80, 8), np.ones(80, dtype=bool), (0, 80), 8, 0, epoch)[0][0]) // 8
+        int(draw_epoch_pools(compute_block_bounds(80, 8), np.ones(80, dtype=bool), (0, 80), 8, 0, epoch)[0][0]) // 8
         for epoch in range(100)
     }
     assert firsts == set(range(10))
@@ -166,22 +166,22 @@ def test_blocks_come_in_random_order() -> None:
 
 def test_pools_are_filled() -> None:
     # Small pools would mix little.
-    pools = draw_epoch_pools(block_bounds(96, 8), np.ones(96, dtype=bool), (0, 96), 24, seed=0, epoch=0)
+    pools = draw_epoch_pools(compute_block_bounds(96, 8), np.ones(96, dtype=bool), (0, 96), 24, seed=0, epoch=0)
     assert [len(pool) for pool in pools] == [24, 24, 24, 24]
 
 
 @pytest.mark.parametrize("span", [(0, 0), (5, 5), (10, 10)])
 def test_an_empty_span_has_no_pool(span: tuple[int, int]) -> None:
-    assert draw_epoch_pools(block_bounds(10, 4), np.ones(10, dtype=bool), span, 8, seed=0, epoch=0) == []
+    assert draw_epoch_pools(compute_block_bounds(10, 4), np.ones(10, dtype=bool), span, 8, seed=0, epoch=0) == []
 
 
 def test_an_epoch_with_no_readable_row_visits_none() -> None:
-    pools = draw_epoch_pools(block_bounds(10, 4), np.zeros(10, dtype=bool), (0, 10), 8, seed=0, epoch=0)
+    pools = draw_epoch_pools(compute_block_bounds(10, 4), np.zeros(10, dtype=bool), (0, 10), 8, seed=0, epoch=0)
     assert sum(map(len, pools)) == 0
 
 
 def test_default_blocks() -> None:
-    assert (default_block_rows("native"), default_block_rows("aligned")) == (TAPS_BLOCK_ROWS, ALIGNED_BLOCK_ROWS) == (64, 256)
+    assert (choose_block_rows("native"), choose_block_rows("aligned")) == (TAPS_BLOCK_ROWS, ALIGNED_BLOCK_ROWS) == (64, 256)
 
 
 @pytest.mark.parametrize(
@@ -194,7 +194,7 @@ def test_default_blocks() -> None:
     ],
 )
 def test_row_bytes(layout: str, dtype: str, expected: int) -> None:
-    assert row_bytes(spec_of(layout, dtype)) == expected
+    assert count_row_bytes(spec_of(layout, dtype)) == expected
 
 
 @pytest.mark.parametrize("layout", ["native", "aligned"])

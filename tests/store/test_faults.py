@@ -184,12 +184,12 @@ def test_a_damaged_record_is_never_sealed(lab: Lab, harm: Callable[[Path], objec
 
 def test_data_files_of_one_size_are_not_exchanged_unnoticed(lab: Lab) -> None:
     """Blocks of one number compress to one size, so that only the digests differ."""
-    plan = plan_store(lab.images.limited(8), tiny_backbone(), "native", "float16", 4, lab.name)
+    plan = plan_store(lab.images.take(8), tiny_backbone(), "native", "float16", 4, lab.name)
     writer = StoreWriter.open(lab.root, plan)
     for block in range(2):
         writer.commit(block, {key: np.full((4, *shape), block + 1, "float16") for key, shape in plan.spec.arrays.items()}, [])
     writer.seal({})
-    for path in (writer.files.root / file for file in load_format(lab.name).block_files(plan.spec, 1)):
+    for path in (writer.files.root / file for file in load_format(lab.name).list_block_files(plan.spec, 1)):
         before = path.stat().st_size
         swap(path)
         assert path.stat().st_size == before
@@ -200,7 +200,7 @@ def test_data_files_of_one_size_are_not_exchanged_unnoticed(lab: Lab) -> None:
 @pytest.fixture
 def bad_file(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> str:
     """A data file whose bytes the disk does not give back."""
-    real, bad = Path.open, load_format(lab.name).block_files(open_store(lab.sound).spec, 1)[0]
+    real, bad = Path.open, load_format(lab.name).list_block_files(open_store(lab.sound).spec, 1)[0]
 
     def opened(path: Path, *words: Any, **options: Any) -> Any:
         if path == lab.sound / bad:

@@ -44,7 +44,7 @@ def copied(reader: Reader, root: Path) -> Path:
 
 
 def files_of(store: Path, reader: Reader, block: int) -> list[Path]:
-    return [store / name for name in load_format(reader.spec.format).block_files(reader.spec, block)]
+    return [store / name for name in load_format(reader.spec.format).list_block_files(reader.spec, block)]
 
 
 def write_block(store: Path, reader: Reader, block: int, arrays: dict[str, NDArray[Any]]) -> None:

@@ -12,7 +12,7 @@ from posenet_store.extraction.build import plan_store
 from posenet_store.images.sources import load_image_set
 from posenet_store.resampling import resize_to_grid
 from posenet_store.specs import DTYPES, LAYOUTS, Tap
-from posenet_store.store.chunking import row_bytes
+from posenet_store.store.chunking import count_row_bytes
 from posenet_store.store.reader import Reader
 from posenet_store.sweep.inputs import parse_input
 from tests.support.small import built_store, tiny_backbone, write_images
@@ -67,7 +67,7 @@ def test_readout_keeps_what_is_small_as_it_is(readers: dict[str, Reader]) -> Non
     assert list(spec.arrays) == ["f1", "f1_corners", "f2", "f3", "aligned"]
     for name in ("f2", "f3"):
         np.testing.assert_array_equal(readers["readout"].read(name, 0, ROWS), readers["native"].read(name, 0, ROWS))
-    assert row_bytes(spec) < row_bytes(readers["native"].spec)
+    assert count_row_bytes(spec) < count_row_bytes(readers["native"].spec)
 
 
 @pytest.mark.parametrize("text", ["full", "corners"])
@@ -81,5 +81,5 @@ def test_readout_of_vgg_is_less_than_half_of_native() -> None:
     shapes = ((64, 112, 112), (128, 56, 56), (256, 28, 28), (512, 14, 14), (512, 7, 7))
     plan = plan_store(load_image_set("probes"), tiny_backbone(), "native", "float16")
     taps = tuple(Tap(f"f{number}", "", shape) for number, shape in enumerate(shapes, 1))
-    sizes = {layout: row_bytes(replace(plan.spec, taps=taps, layout=layout)) for layout in LAYOUTS}
+    sizes = {layout: count_row_bytes(replace(plan.spec, taps=taps, layout=layout)) for layout in LAYOUTS}
     assert sizes["readout"] < 0.42 * sizes["native"]

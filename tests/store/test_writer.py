@@ -111,7 +111,7 @@ def test_a_block_is_on_disk_before_its_record(
     with monkeypatch.context() as patch:
         events = synced_and_renamed(patch)
         writer.commit(1, arrays_of(plan, 1), [])
-    data = [writer.files.root / name for name in load_format(file_format).block_files(plan.spec, 1)]
+    data = [writer.files.root / name for name in load_format(file_format).list_block_files(plan.spec, 1)]
     expected = [*data, writer.files.commit(1)]
     renamed = [path for what, path in events if what == "rename"]
     assert (set(renamed), renamed[-1]) == (set(expected), expected[-1])  # data in any order, then the record
@@ -152,7 +152,7 @@ def test_a_block_that_is_written_again_stays_committed_throughout(
     fsync = os.fsync
 
     def looking(descriptor: int) -> None:
-        states.append((writer.record(1) is not None, writer.sealed))
+        states.append((writer.find_record(1) is not None, writer.sealed))
         fsync(descriptor)
 
     monkeypatch.setattr(os, "fsync", looking)
@@ -222,7 +222,7 @@ def test_the_builder_whose_rename_comes_second_takes_the_firsts_store(
         writer = StoreWriter.open(tmp_path, plan)
     assert [path.name for path in tmp_path.iterdir()] == [plan.spec.folder]
     assert (writer.files.root / "winner").exists()
-    assert writer.missing() == [0, 1, 2]
+    assert writer.list_missing() == [0, 1, 2]
     assert rebuilt(images, tmp_path).missing == 0
 
 
@@ -260,7 +260,7 @@ def test_a_block_counts_only_with_its_record_and_all_its_data(
     if not with_manifest:
         (copy / "manifest.json").unlink()
     harm(copy)
-    assert StoreWriter.open(copy.parent, plan_of(images)).missing() == [1]
+    assert StoreWriter.open(copy.parent, plan_of(images)).list_missing() == [1]
     assert rebuilt(images, copy.parent).extracted == 4
     after = contents(copy)
     assert {name for name in before if after.get(name) != before[name]} == {"manifest.json"}  # it holds times
@@ -365,7 +365,7 @@ def test_leftovers_of_killed_writes_do_no_harm(images: ImageSet, sealed: Path, t
     for name in ("commits/.b00000.json.abc.tmp", "data.zarr/f1/.c.0.0.0.0.abc.tmp", ".manifest.json.abc.tmp"):
         (writer.files.root / name).write_bytes(b"half of it")
     (tmp_path / f".{plan.spec.folder}.abc.tmp/commits").mkdir(parents=True)
-    assert writer.missing() == [0, 1, 2]
+    assert writer.list_missing() == [0, 1, 2]
     store = rebuilt(images, tmp_path).path
     found = {name: data for name, data in contents(store).items() if not name.endswith(".tmp")}
     expected = contents(sealed)
@@ -387,7 +387,7 @@ def test_the_manifest_goes_before_the_records_it_names(images: ImageSet, copy: P
     writer = StoreWriter.open(copy.parent, plan_of(images))
     writer.unseal([0, 2])
     assert gone == ["manifest.json", "b00000.json", "b00002.json"]
-    assert writer.missing() == [0, 2]
+    assert writer.list_missing() == [0, 2]
 
 
 def test_the_manifest_says_what_the_records_say(sealed: Path) -> None:
@@ -426,8 +426,8 @@ def test_a_quarantined_image_is_in_the_record_and_not_in_the_statistics(images: 
         values[1] = np.nan
     bad = QuarantinedImage(9, plan.ids[9], "torn")
     writer.commit(2, arrays, [bad])
-    assert StoreWriter.open(tmp_path, plan).quarantined() == [bad]
-    found = writer.records()[0]["statistics"]["f1"]
+    assert StoreWriter.open(tmp_path, plan).list_quarantined() == [bad]
+    found = writer.list_records()[0]["statistics"]["f1"]
     assert (found["count"], found["max"]) == (arrays["f1"][0].size, float(arrays["f1"][0].max()))
 
 

@@ -26,7 +26,7 @@ def features(rows: int, dtype: str) -> NDArray[Any]:
 
 
 def ours(values: NDArray[Any]) -> bytes:
-    return b"".join(shards.encoded(values, CHUNK, CHUNKS))
+    return b"".join(shards.encode(values, CHUNK, CHUNKS))
 
 
 def zarrs(values: NDArray[Any]) -> bytes:
@@ -56,7 +56,7 @@ def test_a_shard_is_what_zarr_writes_to_the_byte(rows: int, dtype: str) -> None:
 def test_any_rows_are_decoded(rows: int) -> None:
     values = features(rows, "float16")
     file = io.BytesIO(ours(values))
-    index = shards.index_of(file, CHUNKS)
+    index = shards.read_index(file, CHUNKS)
     for start in range(rows):
         for stop in range(start + 1, rows + 1):
             out = np.empty((stop - start, *SHAPE), "float16")
@@ -67,7 +67,7 @@ def test_any_rows_are_decoded(rows: int) -> None:
 def test_an_absent_chunk_is_an_error_not_a_fill_value() -> None:
     file = io.BytesIO(ours(features(5, "float16")))
     with pytest.raises(ValueError, match="absent"):
-        shards.decode(file, shards.index_of(file, CHUNKS), CHUNK, 4, np.empty((4, *SHAPE), "float16"))
+        shards.decode(file, shards.read_index(file, CHUNKS), CHUNK, 4, np.empty((4, *SHAPE), "float16"))
 
 
 def test_every_flipped_byte_of_a_shard_is_an_error() -> None:
@@ -78,7 +78,7 @@ def test_every_flipped_byte_of_a_shard_is_an_error() -> None:
         file = io.BytesIO(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
         out = np.empty_like(values)
         try:
-            shards.decode(file, shards.index_of(file, CHUNKS), CHUNK, 0, out)
+            shards.decode(file, shards.read_index(file, CHUNKS), CHUNK, 0, out)
         except (ValueError, RuntimeError):
             continue
         np.testing.assert_array_equal(out, values)
@@ -88,7 +88,7 @@ def test_every_flipped_byte_of_a_shard_is_an_error() -> None:
 
 def test_a_shard_that_was_cut_short_is_an_error() -> None:
     whole = ours(features(8, "float16"))
-    index = shards.index_of(io.BytesIO(whole), CHUNKS)
+    index = shards.read_index(io.BytesIO(whole), CHUNKS)
     with pytest.raises(ValueError, match="bytes early"):
         shards.decode(io.BytesIO(whole[: len(whole) // 2]), index, CHUNK, 0, np.empty((8, *SHAPE), "float16"))
 

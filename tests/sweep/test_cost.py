@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from posenet_store.heads.file import load_head
-from posenet_store.heads.moments import moment_bytes
+from posenet_store.heads.moments import count_moment_bytes
 from posenet_store.heads.protocols import GradientProtocol, RidgeProtocol
 from posenet_store.store.catalogue import StoreInfo, list_stores
 from posenet_store.store.reader import Reader
@@ -129,7 +129,7 @@ def test_memory_is_bounded_whatever_is_asked(root: Path) -> None:
     """Sixteen kernels and paddings would hold sixteen sets of moments: they are taken in turns, each a scan."""
     spec = replace(SPEC, kernels=(1, 3, 5, 7), paddings=(0, 1, 2, 3))
     _, before = planned(root, spec)
-    limits = Limits(moment_bytes(11, 9, 7))
+    limits = Limits(count_moment_bytes(11, 9, 7))
     task, after = planned(root, spec, limits)
     reader = Reader(task.train)
     source = parse_input(task.input, reader.spec)

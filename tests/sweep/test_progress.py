@@ -12,7 +12,7 @@ import pytest
 from posenet_store.errors import StoreError
 from posenet_store.heads.protocols import GradientProtocol
 from posenet_store.store.catalogue import list_stores
-from posenet_store.store.chunking import row_bytes
+from posenet_store.store.chunking import count_row_bytes
 from posenet_store.store.reader import ReadCounter, open_store
 from posenet_store.sweep import cost, progress
 from posenet_store.sweep.cost import estimate_seconds
@@ -80,11 +80,13 @@ def test_what_is_read_is_counted_once(root: Path) -> None:
     reader = open_store(planned(root).passes[0].train)
     for _ in reader.scan(["aligned"], 0, 11):
         pass
-    assert reader.counter == ReadCounter(11, 11 * row_bytes(reader.spec, ["aligned"]))
+    assert reader.counter == ReadCounter(11, 11 * count_row_bytes(reader.spec, ["aligned"]))
     for _ in reader.batches(["f1", "f2"], 0, 5, batch_size=2, seed=0, epoch=0):
         pass
     assert reader.counter.images == 16
-    assert reader.counter.bytes >= 11 * row_bytes(reader.spec, ["aligned"]) + 5 * row_bytes(reader.spec, ["f1", "f2"])
+    assert reader.counter.bytes >= 11 * count_row_bytes(reader.spec, ["aligned"]) + 5 * count_row_bytes(
+        reader.spec, ["f1", "f2"]
+    )
 
 
 @pytest.mark.parametrize("scheduler", ["inline", pytest.param("local", marks=pytest.mark.system)])
@@ -98,7 +100,7 @@ def test_a_sweep_shows_how_it_stands_and_leaves_nothing_behind(
     outcome = run_sweep(SPEC, plan, files.root, scheduler=scheduler, workers=2, show=shown.append)
     assert shown == sorted(shown, key=lambda state: (state.passes, state.seconds))
     last = shown[-1]
-    size = row_bytes(open_store(plan.passes[0].train).spec, ["aligned"])
+    size = count_row_bytes(open_store(plan.passes[0].train).spec, ["aligned"])
     # either pass reads 14 photographs once, to train or to test, and three probes
     assert (last.passes, last.cells, last.read) == (2, 4, ReadCounter(2 * 17, 2 * 17 * size))
     assert max(state.read.images for state in shown) == 2 * 17

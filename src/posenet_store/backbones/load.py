@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from posenet_store.backbones.backbone import Backbone, run_taps
 from posenet_store.backbones.inference import autocast, check_compute, is_compiled, prepare_network
 from posenet_store.backbones.padding import check_padding, replace_padding
-from posenet_store.backbones.taps import tap_modules
+from posenet_store.backbones.taps import list_tap_modules
 from posenet_store.backbones.torchvision_models import check_backbone_name, cut_at_taps, drop_classifier, load_network
-from posenet_store.backbones.weights import IMAGENET, change_input, load_weights, state_digest
+from posenet_store.backbones.weights import IMAGENET, change_input, compute_state_digest, load_weights
 from posenet_store.errors import PosenetStoreError, UsageError, first_line, unknown
 from posenet_store.specs import PIXELS, TAP_SETS, TRAINED, WEIGHTS_KINDS, BackboneSpec, Preprocess, Tap
 
@@ -40,7 +40,7 @@ def order_modules(module: nn.Module, modules: Sequence[str], size: int) -> tuple
     return tuple(passed)
 
 
-def tap_shapes(module: nn.Module, modules: Sequence[str], size: int) -> tuple[Tap, ...]:
+def measure_taps(module: nn.Module, modules: Sequence[str], size: int) -> tuple[Tap, ...]:
     """Return the taps f1, f2, ... with the shapes that a size x size image gives."""
     named = [(f"f{number}", path) for number, path in enumerate(modules, 1)]
     with torch.inference_mode():
@@ -51,9 +51,9 @@ def tap_shapes(module: nn.Module, modules: Sequence[str], size: int) -> tuple[Ta
 
 
 def _list_taps(name: str, module: nn.Module, modules: Sequence[str], size: int) -> tuple[Tap, ...]:
-    """Return `tap_shapes`; raises UsageError if the image is too small to reach the last tap."""
+    """Return `measure_taps`; raises UsageError if the image is too small to reach the last tap."""
     try:
-        return tap_shapes(module, modules, size)
+        return measure_taps(module, modules, size)
     except RuntimeError as error:
         if "input size" not in str(error):
             raise
@@ -107,7 +107,7 @@ def load_backbone(spec: BackboneSpec) -> Backbone:
     name, device = spec.name or "", parse_device(spec.device)
     check_compute(spec.compute, device)
     compute = "float32" if name == PIXELS else spec.compute  # pixels: nothing is computed
-    modules = tap_modules(name, spec.taps)
+    modules = list_tap_modules(name, spec.taps)
     check_backbone_name(name)
     check_padding(name, spec.padding)
     weights = change_input(load_weights(spec.weights, name), spec.preprocess, spec.size)
@@ -159,10 +159,10 @@ def wrap_backbone(
         raise UsageError(f"name {name!r} and weights {weights!r} become a folder's: letters, digits, dots and dashes only")
     if weights_kind not in WEIGHTS_KINDS:
         raise unknown("kind of weights", weights_kind, WEIGHTS_KINDS)
-    where, digest = parse_device(device), state_digest(module.state_dict())
+    where, digest = parse_device(device), compute_state_digest(module.state_dict())
     frozen = deepcopy(module).cpu().eval().requires_grad_(False)
     modules = order_modules(frozen, list(taps), preprocess.size)
-    found = tap_shapes(frozen, modules, preprocess.size)
+    found = measure_taps(frozen, modules, preprocess.size)
     tap_set = ",".join(modules)
     prepared = prepare_network(frozen.to(where), modules, "float32")
     return Backbone(name, weights, digest, tap_set, found, preprocess, prepared, where, weights_kind=weights_kind)

@@ -54,16 +54,16 @@ _FAMILIES: tuple[tuple[str, dict[str, str]], ...] = (
 )
 
 
-def tap_modules(backbone: str, tap_set: str = "report") -> tuple[str, ...]:
+def list_tap_modules(backbone: str, tap_set: str = "report") -> tuple[str, ...]:
     """Return the module names of the taps f1, f2, ... of a torchvision model.
 
     A tap set may also be modules of the user's choice, separated by commas. Raises UsageError for a model without an entry.
 
-    >>> tap_modules("resnet152")
+    >>> list_tap_modules("resnet152")
     ('maxpool', 'layer1', 'layer2', 'layer3', 'layer4')
-    >>> tap_modules("vgg16", "official")
+    >>> list_tap_modules("vgg16", "official")
     ('features.3', 'features.8', 'features.15', 'features.22', 'features.29')
-    >>> tap_modules("resnet18", "layer1.0,layer1.1")
+    >>> list_tap_modules("resnet18", "layer1.0,layer1.1")
     ('layer1.0', 'layer1.1')
     """
     if backbone == PIXELS:

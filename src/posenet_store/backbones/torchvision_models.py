@@ -12,7 +12,7 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models.feature_extraction import create_feature_extractor
 
-from posenet_store.backbones.weights import Weights, state_digest
+from posenet_store.backbones.weights import Weights, compute_state_digest
 from posenet_store.errors import PosenetStoreError, UsageError, first_line, unknown
 from posenet_store.specs import PIXELS, Tap
 from posenet_store.state_dicts import unwrap_state_dict
@@ -87,19 +87,19 @@ def load_network(name: str, weights: Weights) -> tuple[nn.Module, str]:
     classifier that the weights lack stays on `meta`: remove it with `drop_classifier`.
     """
     if name == PIXELS:
-        return _Pixels(), state_digest({})
+        return _Pixels(), compute_state_digest({})
     if weights.seed is not None:
         with torch.random.fork_rng():
             torch.manual_seed(weights.seed)
             module = _build(name)
-        return module, state_digest(module.state_dict())
+        return module, compute_state_digest(module.state_dict())
     loaded = _imagenet_state(name) if weights.state is None else weights.state
     # torchvision's DenseNet files still say `denselayer1.norm.1.weight`, its modules `denselayer1.norm1.weight`
     state = {re.sub(r"(\.denselayer\d+\.(?:norm|conv))\.([12]\.)", r"\1\2", key): value for key, value in loaded.items()}
     with torch.device("meta"):
         module = _build(name)
     _load(module, state, name)
-    return module, state_digest(state)
+    return module, compute_state_digest(state)
 
 
 def drop_classifier(module: nn.Module) -> nn.Module:

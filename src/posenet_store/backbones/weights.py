@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from posenet_store.backbones.hed import hed_file, hed_state
+from posenet_store.backbones.hed import find_hed_file, read_hed_state
 from posenet_store.errors import UsageError, unknown
 from posenet_store.files import canonical_json, sha256
 from posenet_store.specs import NO_WEIGHTS, PIXELS, PREPROCESSINGS, RANDOM, TRAINED, Preprocess, unit
@@ -40,11 +40,11 @@ class Weights:
     kind: str = TRAINED
 
 
-def state_digest(state: Mapping[str, Tensor]) -> str:
+def compute_state_digest(state: Mapping[str, Tensor]) -> str:
     """Return the SHA-256 over names, dtypes, shapes and bytes of a state dict, whatever file it came from.
 
-    >>> one = {"w": torch.ones(2)}
-    >>> state_digest(one) == state_digest({"w": torch.ones(2)}), state_digest(one) == state_digest({"w": torch.zeros(2)})
+    >>> ones, same, zeros = (compute_state_digest({"w": value}) for value in (torch.ones(2), torch.ones(2), torch.zeros(2)))
+    >>> ones == same, ones == zeros
     (True, False)
     """
     entries = []
@@ -68,7 +68,7 @@ def load_weights(source: str, backbone: str) -> Weights:
     if source == "hed":
         if backbone != "vgg16":
             raise UsageError(f"the weights `hed` are for vgg16, not {backbone}; accepted here: imagenet, a file, random:SEED")
-        return Weights("hed", HED, hed_state(hed_file()))
+        return Weights("hed", HED, read_hed_state(find_hed_file()))
     if match := re.fullmatch(r"random:(\d+)", source):
         return Weights(f"random{match[1]}", IMAGENET, seed=int(match[1]), kind=RANDOM)
     path = Path(source).expanduser()

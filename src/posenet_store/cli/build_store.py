@@ -13,7 +13,7 @@ from posenet_store.cli.options import backbone_options, image_options, json_opti
 from posenet_store.cli.output import describe_speed, format_bytes, format_time, print_above, print_json, printable, progress
 from posenet_store.errors import PosenetStoreError, UsageError
 from posenet_store.specs import DTYPES, FORMATS, LAYOUTS
-from posenet_store.store.chunking import row_bytes
+from posenet_store.store.chunking import count_row_bytes
 
 if TYPE_CHECKING:  # the real imports are in the commands: --help must not load torch
     from posenet_store.backbones.backbone import Backbone
@@ -66,17 +66,17 @@ def build_store(
     from posenet_store.backbones.load import load_backbone
     from posenet_store.extraction.build import plan_store
     from posenet_store.extraction.distributed import Part
-    from posenet_store.extraction.forward import default_batch_size
+    from posenet_store.extraction.forward import choose_batch_size
     from posenet_store.extraction.plan import estimate_build
     from posenet_store.images.sources import load_image_set
     from posenet_store.images.synthetic import load_probes
 
-    images = load_image_set(source, data_root).limited(limit)
+    images = load_image_set(source, data_root).take(limit)
     _report_ignored(images.ignored)
     backbone = load_backbone(network)
     plan = plan_store(images, backbone, layout, dtype, file_format=file_format)
     if plan_only:
-        size = batch_size or default_batch_size(backbone, plan.spec.block_rows)
+        size = batch_size or choose_batch_size(backbone, plan.spec.block_rows)
         facts = _planned(plan, root, estimate_build(images, backbone, plan, size))
         print_json(facts) if as_json else _print_plan(facts)
         return
@@ -171,7 +171,7 @@ def build_with_progress(
         def advance(count: int) -> None:
             termination.check()
             speed = bars.tasks[bar].speed
-            rate = f", {speed:.1f}/s: {clock.shares()}" if speed else ""
+            rate = f", {speed:.1f}/s: {clock.describe_shares()}" if speed else ""
             bars.update(bar, advance=count, unit=f"images{rate}")
 
         outcome = build_store(
@@ -199,7 +199,7 @@ def _planned(plan: "Plan", root: Path, expected: "Estimate") -> dict[str, Any]:
         "store": str(root / spec.folder),
         "images": spec.rows,
         "taps": {tap.name: {"module": tap.module, "shape": list(tap.shape)} for tap in spec.taps},
-        "bytes": row_bytes(spec) * spec.rows,
+        "bytes": count_row_bytes(spec) * spec.rows,
         "bytes_on_disk": expected.bytes,
         "files": count_files(plan),
         "blocks": len(plan.bounds),

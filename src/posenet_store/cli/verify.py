@@ -92,4 +92,4 @@ def _repair(
     images = load_image_set(source, data_root)
     backbone = load_backbone(spec.backbone_spec(weights, device))
     plan = prepare_repair(store, images, backbone, damage)
-    build_with_progress(images.limited(spec.rows), backbone, plan, store.parent, batch_size=batch_size, max_unreadable=1.0)
+    build_with_progress(images.take(spec.rows), backbone, plan, store.parent, batch_size=batch_size, max_unreadable=1.0)

@@ -17,7 +17,7 @@ from typing import Any
 from posenet_store.backbones.backbone import Backbone
 from posenet_store.errors import BuildError
 from posenet_store.extraction.commit import BUFFERS, Buffer, Committer
-from posenet_store.extraction.forward import Forward, PendingBatch, default_batch_size
+from posenet_store.extraction.forward import Forward, PendingBatch, choose_batch_size
 from posenet_store.extraction.prefetch import Batch, decode_batches
 from posenet_store.extraction.reference_check import compare_samples, describe_drift, sample_taps
 from posenet_store.extraction.timing import StageTimer
@@ -25,7 +25,7 @@ from posenet_store.images.image_set import ImageSet
 from posenet_store.images.synthetic import load_probes
 from posenet_store.provenance import collect_provenance
 from posenet_store.specs import StoreSpec
-from posenet_store.store.chunking import default_block_rows, row_order
+from posenet_store.store.chunking import choose_block_rows, draw_row_order
 from posenet_store.store.plan import Plan
 from posenet_store.store.writer import QuarantinedImage, StoreWriter
 
@@ -34,7 +34,7 @@ from posenet_store.store.writer import QuarantinedImage, StoreWriter
 class BuildResult:
     """What a build did: the store's path, images extracted now, blocks still missing (0: sealed), seconds, quarantine.
 
-    `speed` is `StageTimer.summary`: the stages' seconds and which one binds.
+    `speed` is `StageTimer.summarize`: the stages' seconds and which one binds.
     """
 
     path: Path
@@ -65,13 +65,13 @@ def plan_store(
         rows=len(images),
         layout=layout,
         dtype=dtype,
-        block_rows=block_rows or default_block_rows(layout),
+        block_rows=block_rows or choose_block_rows(layout),
         format=file_format,
         compute=backbone.compute,
         padding=backbone.padding,
         weights_kind=backbone.weights_kind,
     )
-    order = row_order(spec.rows, spec.permutation_seed)
+    order = draw_row_order(spec.rows, spec.permutation_seed)
     ids, digests = (tuple(entries[index] for index in order) for entries in (images.ids, images.digests))
     return Plan(spec, ids, digests, tuple(order), collect_provenance() | {"probe": sample_taps(backbone)})
 
@@ -159,22 +159,22 @@ def build_store(
 
     `part` (i, n) extracts every n-th block from the i-th: parts may run in any order, on several machines, even twice.
     `advance(n)` is called after n more images are computed or found in the store. Complete blocks are committed even if
-    the build is interrupted. `batch_size` None is `default_batch_size`. Raises BuildError if features do not fit the dtype
+    the build is interrupted. `batch_size` None is `choose_batch_size`. Raises BuildError if features do not fit the dtype
     or more than `max_unreadable` of the images can't be read; what is committed stays.
     """
     watch = clock or StageTimer()
     writer = StoreWriter.open(Path(root), plan)
     mine = select_part(range(len(plan.bounds)), part)
-    missing = select_part(writer.missing(), part)
+    missing = select_part(writer.list_missing(), part)
     if missing:
         writer.unseal(missing)
         _check_drift(writer.plan, plan)
-    rows, bad = count_rows(plan, missing), writer.quarantined()
+    rows, bad = count_rows(plan, missing), writer.list_quarantined()
     advance(count_rows(plan, mine) - rows)
     if missing:
-        size = batch_size or default_batch_size(backbone, plan.spec.block_rows)
+        size = batch_size or choose_batch_size(backbone, plan.spec.block_rows)
         bad = _extract(images, backbone, writer, missing, size, max_unreadable, bad, advance, watch)
-    left, speed = len(writer.missing()), watch.summary(rows)
+    left, speed = len(writer.list_missing()), watch.summarize(rows)
     if not left and not writer.sealed:
         writer.seal(speed | collect_provenance())
     return BuildResult(writer.files.root, rows, left, speed["seconds"], tuple(bad), speed)

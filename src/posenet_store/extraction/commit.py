@@ -23,7 +23,7 @@ class Buffer:
     def free(self, clock: StageTimer) -> None:
         """Wait until the buffer may be filled again; raises the error of encoding its last block."""
         if self.done is not None:
-            with clock.busy("buffers"):
+            with clock.measure("buffers"):
                 self.done.result()
 
 
@@ -56,7 +56,7 @@ class Committer:
 
     def _encode(self, block: int, arrays: Mapping[str, Tensor], quarantined: Sequence[QuarantinedImage]) -> None:
         start, stop = self._writer.plan.bounds[block]
-        with self._clock.busy("encode"):
+        with self._clock.measure("encode"):
             values = {name: array[: stop - start].numpy() for name, array in arrays.items()}
             encoded = self._writer.encode(block, values, quarantined)
         if self._written is not None:
@@ -64,5 +64,5 @@ class Committer:
         self._written = self._writing.submit(self._write, encoded)
 
     def _write(self, encoded: EncodedBlock) -> None:
-        with self._clock.busy("write"):
+        with self._clock.measure("write"):
             self._writer.write(encoded)

@@ -19,7 +19,7 @@ from posenet_store.store.writer import check_range
 CPU_BATCH = 16
 
 
-def default_batch_size(backbone: Backbone, block_rows: int) -> int:
+def choose_batch_size(backbone: Backbone, block_rows: int) -> int:
     """Return the default number of images a batch: 16 on a CPU, a block on CUDA (halved if memory runs out)."""
     return block_rows if backbone.device.type == "cuda" else CPU_BATCH
 
@@ -103,9 +103,9 @@ class Forward:
 
     @torch.inference_mode()
     def _on_cpu(self, pixels: Tensor, valid: Tensor, targets: Mapping[str, Tensor]) -> PendingBatch:
-        with self._clock.busy("forward"):
+        with self._clock.measure("forward"):
             values = resample_taps(self._backbone.features(pixels), self._arrays)
-        with self._clock.busy("copy"):
+        with self._clock.measure("copy"):
             extremes = torch.stack([_extremes(value, valid) for value in values.values()])
             for name, target in targets.items():
                 target.copy_(values[name].to(target.dtype))  # cast where it lies, then half as much to lay out channels first

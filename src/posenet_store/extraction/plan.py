@@ -9,9 +9,9 @@ from posenet_store.errors import ImageError
 from posenet_store.extraction.commit import BUFFERS
 from posenet_store.extraction.forward import Forward, allocate_arrays
 from posenet_store.extraction.prefetch import BATCHES_AHEAD
-from posenet_store.extraction.timing import StageTimer, forget_peak, peak_memory
+from posenet_store.extraction.timing import StageTimer, get_peak_memory, reset_peak_memory
 from posenet_store.images.image_set import ImageSet
-from posenet_store.store.chunking import row_bytes
+from posenet_store.store.chunking import count_row_bytes
 from posenet_store.store.formats import load_format
 from posenet_store.store.plan import Plan
 from posenet_store.threads import count_cpus
@@ -31,8 +31,8 @@ def estimate_build(images: ImageSet, backbone: Backbone, plan: Plan, batch_size:
 
     On CUDA the stages overlap and the slowest counts; on a CPU they share the cores and add up.
     """
-    clock, spec, loading = StageTimer(), plan.spec, peak_memory()
-    forget_peak()  # what loading held for a moment is free by now
+    clock, spec, loading = StageTimer(), plan.spec, get_peak_memory()
+    reset_peak_memory()  # what loading held for a moment is free by now
     count = min(batch_size, spec.block_rows, len(images))
     forward = Forward(backbone, spec.arrays, StageTimer())
     pixels = torch.zeros((count, spec.preprocess.size, spec.preprocess.size, 3), dtype=torch.uint8)
@@ -40,15 +40,15 @@ def estimate_build(images: ImageSet, backbone: Backbone, plan: Plan, batch_size:
     valid = torch.ones(count, dtype=torch.bool)
     for index in range(count):
         try:
-            with clock.busy("decode", count_cpus()):
+            with clock.measure("decode", count_cpus()):
                 pixels[index] = torch.from_numpy(images.read(index, spec.preprocess.size).copy())
         except ImageError:
             continue  # the build itself quarantines and reports it
     for watch in (StageTimer(), clock):  # the first pass sets up kernels
-        with watch.busy("forward"):
+        with watch.measure("forward"):
             for batch in forward.launch(pixels, valid, targets):
                 batch.wait()
-    with clock.busy("encode"):
+    with clock.measure("encode"):
         arrays = {name: target.numpy() for name, target in targets.items()}
         files = load_format(spec.format).encode_block(spec, 0, arrays, plan.ids[:count])
     size = sum(len(piece) for pieces in files.values() for piece in pieces)
@@ -56,6 +56,6 @@ def estimate_build(images: ImageSet, backbone: Backbone, plan: Plan, batch_size:
     stages = [busy["decode"], busy["forward"], busy["encode"]]
     seconds = (max if backbone.device.type == "cuda" else sum)(stages) / count * spec.rows
     # one block encoded and one at the disk; where features hardly compress they are as large as the buffers
-    block = min(spec.block_rows, spec.rows) * (BUFFERS * row_bytes(spec) + 2 * size // count)
+    block = min(spec.block_rows, spec.rows) * (BUFFERS * count_row_bytes(spec) + 2 * size // count)
     ahead = (BATCHES_AHEAD + 1) * pixels.numel()
-    return Estimate(seconds, max(loading, peak_memory() + block + ahead), size * spec.rows // count)
+    return Estimate(seconds, max(loading, get_peak_memory() + block + ahead), size * spec.rows // count)

@@ -39,12 +39,12 @@ def _read(images: ImageSet, plan: Plan, clock: StageTimer, target: Tensor, row: 
     index, size, workers = plan.order[row], plan.spec.preprocess.size, count_cpus()
     try:
         if isinstance(images.read, FileReader):
-            with clock.busy("read", workers):
+            with clock.measure("read", workers):
                 data = images.read.fetch(index)
-            with clock.busy("decode", workers):
+            with clock.measure("decode", workers):
                 target.numpy()[:] = decode(data, size)
         else:
-            with clock.busy("decode", workers):
+            with clock.measure("decode", workers):
                 target.numpy()[:] = images.read(index, size)
     except ImageError as error:
         return QuarantinedImage(row, plan.ids[row], str(error))
@@ -66,7 +66,7 @@ def decode_batches(
 
         def collect() -> Batch:
             block, start, pixels, futures = waiting.popleft()
-            with watch.busy("images"):
+            with watch.measure("images"):
                 results = [future.result() for future in futures]
             valid = torch.tensor([result is None for result in results])
             return Batch(block, start, pixels, valid, tuple(result for result in results if result is not None))

@@ -22,7 +22,7 @@ def repair_store(store: Path, images: ImageSet, backbone: Backbone, *, batch_siz
     `batch_size` the features are the same to the last bit.
     """
     plan = prepare_repair(store, images, backbone, list(find_damage(store, deep=True)))
-    return build_store(images.limited(plan.spec.rows), backbone, plan, store.parent, batch_size=batch_size, max_unreadable=1.0)
+    return build_store(images.take(plan.spec.rows), backbone, plan, store.parent, batch_size=batch_size, max_unreadable=1.0)
 
 
 def prepare_repair(store: Path, images: ImageSet, backbone: Backbone, damage: Iterable[Damage]) -> Plan:
@@ -32,7 +32,7 @@ def prepare_repair(store: Path, images: ImageSet, backbone: Backbone, damage: It
     """
     recorded = read_plan(StoreFiles(store)).spec
     layout, dtype = recorded.layout, recorded.dtype
-    plan = plan_store(images.limited(recorded.rows), backbone, layout, dtype, recorded.block_rows, recorded.format)
+    plan = plan_store(images.take(recorded.rows), backbone, layout, dtype, recorded.block_rows, recorded.format)
     if plan.spec.fingerprint != recorded.fingerprint:
         differing = [name for name, field in INPUTS.items() if getattr(plan.spec, field) != getattr(recorded, field)]
         reason = ", ".join(f"the {name} differ" for name in differing) or "the fingerprints differ"

@@ -16,7 +16,7 @@ WAITS = ("images", "buffers")
 """What the network stands still for: decoded images, or a block's buffer that is still being encoded."""
 
 
-def peak_memory() -> int:
+def get_peak_memory() -> int:
     """Return the most bytes that this process has held; getrusage would, on Linux, count its parent's before it began."""
     try:
         return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) * 1024
@@ -24,7 +24,7 @@ def peak_memory() -> int:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def forget_peak() -> None:
+def reset_peak_memory() -> None:
     """Let `peak_memory` begin again at what is held now, where the system can."""
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
@@ -38,7 +38,7 @@ class StageTimer:
 
     >>> clock = StageTimer()
     >>> clock.add("forward", 2.0); clock.add("decode", 3.0)
-    >>> clock.bound_by()
+    >>> clock.find_bottleneck()
     'decode'
     """
 
@@ -53,7 +53,7 @@ class StageTimer:
             self._seconds[name] += seconds
 
     @contextmanager
-    def busy(self, name: str, workers: int = 1) -> Iterator[None]:
+    def measure(self, name: str, workers: int = 1) -> Iterator[None]:
         """Count the time inside as that of one of the stage's `workers`."""
         began = time.perf_counter()
         try:
@@ -66,21 +66,21 @@ class StageTimer:
         with self._lock:
             return dict(self._seconds)
 
-    def bound_by(self) -> str:
+    def find_bottleneck(self) -> str:
         """Return the busiest stage; read and decode are one, as the same workers do both."""
         seconds = self.seconds()
         decoders = {"read": seconds["read"] + seconds["decode"], "decode": seconds["read"] + seconds["decode"]}
         # of two that are the same workers, the longer one
         return max(STAGES, key=lambda stage: (decoders.get(stage, seconds[stage]), seconds[stage]))
 
-    def shares(self) -> str:
+    def describe_shares(self) -> str:
         """Return the stages' shares of the time so far, the busiest first, those below half a percent left out."""
         passed = max(time.perf_counter() - self._began, 1e-9)
         shares = {stage: self.seconds()[stage] / passed for stage in STAGES}
         named = sorted(shares, key=lambda stage: -shares[stage])
         return ", ".join(f"{stage} {100 * shares[stage]:.0f} %" for stage in named if shares[stage] > 0.005)
 
-    def summary(self, images: int) -> dict[str, Any]:
+    def summarize(self, images: int) -> dict[str, Any]:
         """Return what a store keeps of its build: rates, seconds of each stage and of waiting, processors, memory in bytes."""
         passed, seconds = max(time.perf_counter() - self._began, 1e-9), self.seconds()
         return {
@@ -89,7 +89,7 @@ class StageTimer:
             "images_per_s": round(images / passed, 2),
             "stages": {stage: round(seconds[stage], 3) for stage in STAGES},
             "waited_for": {wait: round(seconds[wait], 3) for wait in WAITS},
-            "bound_by": self.bound_by(),
+            "bound_by": self.find_bottleneck(),
             "processors": round((time.process_time() - self._processor) / passed / count_cpus(), 3),
-            "peak_memory": peak_memory(),
+            "peak_memory": get_peak_memory(),
         }

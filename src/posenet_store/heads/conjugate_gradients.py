@@ -238,7 +238,7 @@ def solve_by_conjugate_gradients(
     lambdas = torch.tensor(sorted(protocol.lambdas), dtype=torch.float64)
     trials = {
         left_out: _Problem.pool([group for group in range(groups) if group != left_out], sums, kernel, padding)
-        for left_out in protocol.left_out_groups(groups)
+        for left_out in protocol.list_left_out_groups(groups)
     }
     errors, residuals, steps = solver.validate(trials, lambdas)
     images = [sums[left_out].images for left_out in trials]

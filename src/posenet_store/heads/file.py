@@ -16,7 +16,7 @@ from posenet_store.heads.model import Heads, Standardisation
 def save_head(path: Path, heads: Heads, place: int, metadata: dict[str, Any]) -> None:
     """Write the head at `place` as safetensors (see `Heads.tensors`), how it was made as metadata, atomically."""
     described = metadata | {"padding": heads.padding, "sigmoid": heads.sigmoid, "size": heads.size}
-    write_atomic(path, save(heads.tensors(place), metadata={key: json.dumps(value) for key, value in described.items()}))
+    write_atomic(path, save(heads.get_tensors(place), metadata={key: json.dumps(value) for key, value in described.items()}))
 
 
 def load_head(path: Path) -> tuple[Heads, dict[str, Any]]:

@@ -59,7 +59,7 @@ class Heads:
         matrix = make_upsampling_matrix(maps.shape[2], self.size)
         return matrix @ maps @ matrix.T
 
-    def tensors(self, place: int) -> dict[str, Tensor]:
+    def get_tensors(self, place: int) -> dict[str, Tensor]:
         """Return the head at `place` as named tensors, for its file."""
         found = {"weight": self.weight[place][None], "bias": self.bias[place].reshape(1)}
         for layer, (weight, bias) in enumerate(self.hidden):

@@ -17,7 +17,7 @@ from posenet_store.threads import limit_to_one_thread, limit_torch_to_one_thread
 
 DEAD_DEVIATION = 1e-6
 """A feature is dead if its standard deviation is below 1e-6 of its root mean square: float16 resolves 5e-4."""
-TOGETHER = 8
+PRODUCT_ROWS = 8
 
 
 @dataclass
@@ -161,14 +161,14 @@ def shares(size: int, positions: int, threads: int, memory: int) -> int:
 
 
 @cache
-def packing_indices(size: int) -> NDArray[np.intp]:
+def make_packing_indices(size: int) -> NDArray[np.intp]:
     """Places of a matrix's lower triangle, row by row, in the flat matrix."""
     rows, columns = np.tril_indices(size)
     return np.asarray(rows * size + columns)
 
 
 @cache
-def unpacking_indices(size: int) -> NDArray[np.intp]:
+def make_unpacking_indices(size: int) -> NDArray[np.intp]:
     """Places of every entry of a symmetric matrix [D, D] among those of its lower triangle."""
     rows, columns = np.indices((size, size))
     high = np.maximum(rows, columns)
@@ -191,11 +191,11 @@ class ImageMoments:
         if features is None:
             return self
         kept = torch.cat([features, features.new_tensor([self.cross.shape[2] - 1])]).numpy()
-        places = unpacking_indices(self.cross.shape[2])[np.ix_(kept, kept)].ravel()[packing_indices(len(kept))]
+        places = make_unpacking_indices(self.cross.shape[2])[np.ix_(kept, kept)].ravel()[make_packing_indices(len(kept))]
         return ImageMoments(self.second[:, torch.from_numpy(places)], self.cross[:, :, kept], self.positions)
 
 
-def moment_bytes(images: int, channels: int, kernel: int) -> int:
+def count_moment_bytes(images: int, channels: int, kernel: int) -> int:
     """Return the bytes of the second moments of that many images."""
     size = channels * kernel**2 + 1
     return images * size * (size + 1) // 2 * 8
@@ -210,9 +210,9 @@ class ImageMomentAccumulator:
     def __init__(self, images: int, kernel: int, padding: int, targets: Tensor) -> None:
         self._images, self._kernel, self._padding, self._held = images, kernel, padding, 0
         goals = targets.flatten(1)
-        idle = goals.new_zeros(-len(goals) % TOGETHER, goals.shape[1])  # a target is rounded alike whatever its company
+        idle = goals.new_zeros(-len(goals) % PRODUCT_ROWS, goals.shape[1])  # a target is rounded alike whatever its company
         self._targets, self._positions = goals.shape
-        self._eights = [some.T.contiguous().numpy() for some in torch.cat([goals, idle]).split(TOGETHER)]
+        self._eights = [some.T.contiguous().numpy() for some in torch.cat([goals, idle]).split(PRODUCT_ROWS)]
         self._moments: ImageMoments | None = None
 
     def add(self, block: Tensor) -> None:
@@ -231,7 +231,7 @@ class ImageMomentAccumulator:
         """Write the moments of some images [n, C, 28, 28] to `second` and `cross`."""
         size, few = cross.shape[2], images_per_step(images.shape[1], self._kernel, self._positions)
         ones = torch.ones(min(few, len(images)), size, self._positions, dtype=torch.float64)  # the last feature is the bias
-        product, lower = np.empty((size, size)), packing_indices(size)
+        product, lower = np.empty((size, size)), make_packing_indices(size)
         for part, seconds, crosses in zip(images.split(few), second.split(few), cross.split(few), strict=True):
             features = unfold_neighbourhoods(part, self._kernel, self._padding, ones[: len(part)]).numpy()
             for image, packed, crossed in zip(features, seconds.numpy(), crosses.numpy(), strict=True):

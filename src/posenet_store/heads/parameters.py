@@ -27,17 +27,17 @@ Running = list[tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class HeadArchitecture:
-    """The shape of a head that reads `channels` inputs by the convolutions that a recipe asks for."""
+    """The shape of a head that reads `channels` inputs by the convolutions that a protocol asks for."""
 
     channels: int
     kernel: int
     padding: int
-    recipe: GradientProtocol
+    protocol: GradientProtocol
 
     @property
     def _layers(self) -> list[tuple[int, int]]:
         """(inputs, outputs) of each convolution."""
-        hidden = [self.recipe.hidden or self.channels] * (self.recipe.layers - 1)
+        hidden = [self.protocol.hidden or self.channels] * (self.protocol.layers - 1)
         return list(pairwise([self.channels, *hidden, 1]))
 
     def _shapes(self) -> list[tuple[int, ...]]:
@@ -45,20 +45,20 @@ class HeadArchitecture:
         shapes: list[tuple[int, ...]] = []
         for inputs, outputs in self._layers:
             shapes += [(outputs, inputs, self.kernel, self.kernel), (outputs,)]
-            shapes += [(outputs,), (outputs,)] if self.recipe.sigmoid else []
+            shapes += [(outputs,), (outputs,)] if self.protocol.sigmoid else []
         return shapes
 
-    def initial(self, seed: int) -> Tensor:
+    def draw_parameters(self, seed: int) -> Tensor:
         """Draw a head: its parameters as a row, float64 [D]."""
         generator = torch.Generator().manual_seed(seed)
         row = []
         for inputs, outputs in self._layers:
             weight, bias = draw_convolution(outputs, inputs, self.kernel, generator)
-            row += [weight.flatten(), torch.zeros_like(bias) if self.recipe.zero_bias else bias]
-            row += [torch.ones_like(bias), torch.zeros_like(bias)] if self.recipe.sigmoid else []
+            row += [weight.flatten(), torch.zeros_like(bias) if self.protocol.zero_bias else bias]
+            row += [torch.ones_like(bias), torch.zeros_like(bias)] if self.protocol.sigmoid else []
         return torch.cat(row)
 
-    def split(self, rows: Tensor) -> list[Tensor]:
+    def split_parameters(self, rows: Tensor) -> list[Tensor]:
         """Return rows [n, D] as their parameters, views [n, *shape]."""
         shapes = self._shapes()
         sizes = [torch.Size(shape).numel() for shape in shapes]
@@ -66,15 +66,15 @@ class HeadArchitecture:
 
     def _by_layer(self, parts: Sequence[Tensor]) -> list[Sequence[Tensor]]:
         """Return the parameters of each convolution: weight and bias, then gain and offset if normalised."""
-        each = 4 if self.recipe.sigmoid else 2
+        each = 4 if self.protocol.sigmoid else 2
         return [parts[first : first + each] for first in range(0, len(parts), each)]
 
-    def running(self, heads: int) -> Running:
+    def make_running_statistics(self, heads: int) -> Running:
         """Return the running statistics of new heads; none if they are not normalised."""
-        widths = [heads * outputs for _, outputs in self._layers] if self.recipe.sigmoid else []
+        widths = [heads * outputs for _, outputs in self._layers] if self.protocol.sigmoid else []
         return [(torch.zeros(n, dtype=torch.float64), torch.ones(n, dtype=torch.float64)) for n in widths]
 
-    def maps(self, parts: list[Tensor], running: Running, inputs: Tensor) -> Tensor:
+    def predict(self, parts: list[Tensor], running: Running, inputs: Tensor) -> Tensor:
         """Return the maps [B, n, h, w] of a training step on inputs [B, C, 28, 28], before upsampling; updates `running`."""
         values, groups = inputs, 1
         layers = self._by_layer(parts)
@@ -87,16 +87,16 @@ class HeadArchitecture:
             groups = len(weight)
             if layer + 1 < len(layers):
                 values = values.relu()
-        return values.sigmoid() if self.recipe.sigmoid else values
+        return values.sigmoid() if self.protocol.sigmoid else values
 
-    def heads(self, rows: Tensor, running: Running, standard: Standardisation | None = None) -> Heads:
+    def make_heads(self, rows: Tensor, running: Running, standard: Standardisation | None = None) -> Heads:
         """Return trained rows as Heads: normalisation by the running statistics is part of each convolution.
 
         A head that diverged beyond the range of float32 is NaN, whatever its final values.
         """
         rows = torch.where(rows.float().isfinite().all(dim=1, keepdim=True), rows, torch.nan)
         layers = []
-        for layer, (weight, bias, *gains) in enumerate(self._by_layer(self.split(rows))):
+        for layer, (weight, bias, *gains) in enumerate(self._by_layer(self.split_parameters(rows))):
             if gains:
                 mean, variance = (one.view_as(bias) for one in running[layer])
                 scale = gains[0] / (variance + EPSILON).sqrt()
@@ -104,5 +104,5 @@ class HeadArchitecture:
             else:
                 layers.append((weight, bias))
         *hidden, (weight, bias) = layers
-        recipe = self.recipe
-        return Heads(weight[:, 0], bias[:, 0], self.padding, tuple(hidden), recipe.sigmoid, recipe.size, standard)
+        protocol = self.protocol
+        return Heads(weight[:, 0], bias[:, 0], self.padding, tuple(hidden), protocol.sigmoid, protocol.size, standard)

@@ -55,10 +55,10 @@ class GradientProtocol:
         """Return the steps of one epoch over that many images."""
         return -(-images // self.batch_size)
 
-    def rate_factor(self, epoch: int, epochs: int) -> float:
+    def compute_rate_factor(self, epoch: int, epochs: int) -> float:
         """Return what the learning rate is multiplied by in one of `epochs` epochs, counted from 0.
 
-        >>> [GradientProtocol(drop=10).rate_factor(epoch, 15) for epoch in (9, 10)]
+        >>> [GradientProtocol(drop=10).compute_rate_factor(epoch, 15) for epoch in (9, 10)]
         [1.0, 0.1]
         """
         return DROP if self.drop and epoch * self.epochs >= self.drop * epochs else 1.0
@@ -95,7 +95,7 @@ class RidgeProtocol:
         cuts = [round(fold * rows / self.folds) for fold in range(self.folds)] or [0, rows - round(self.validation * rows)]
         return list(zip(cuts, [*cuts[1:], rows], strict=True))
 
-    def left_out_groups(self, groups: int) -> range:
+    def list_left_out_groups(self, groups: int) -> range:
         """Return which of so many groups are left out in turn: each fold, else the last; none if there is one group."""
         return range(0 if self.folds else 1, groups)
 

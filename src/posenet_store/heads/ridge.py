@@ -48,7 +48,7 @@ def _solve(moments: Moments, spectrum: _Spectrum, target: Tensor, penalty: float
     return weights, target.mean() - weights @ (moments.mean + moments.shift)
 
 
-def mean_squared_error(moments: Moments, weights: Tensor, bias: Tensor, target: Tensor) -> float:
+def compute_mean_squared_error(moments: Moments, weights: Tensor, bias: Tensor, target: Tensor) -> float:
     """Return the mean squared error of a head on the images behind `moments`, without reading them again."""
     offset = bias + weights @ moments.shift
     linear = moments.position.sum(1) @ weights
@@ -98,12 +98,12 @@ def choose_penalty(
 def solve_ridge(groups: Sequence[Moments], targets: Sequence[Tensor], protocol: RidgeProtocol) -> list[RidgeHead]:
     """Return the exact head for each target map [h, w]: penalty by the error on groups left out, then refitted on all.
 
-    Which groups of images are left out, `protocol.left_out_groups` says.
+    Which groups of images are left out, `protocol.list_left_out_groups` says.
     """
     flat, lambdas, left_out = (
         [target.flatten() for target in targets],
         sorted(protocol.lambdas),
-        protocol.left_out_groups(len(groups)),
+        protocol.list_left_out_groups(len(groups)),
     )
     errors = torch.zeros(len(flat), len(lambdas), len(left_out), dtype=torch.float64)
     for place, left in enumerate(left_out):
@@ -112,7 +112,7 @@ def solve_ridge(groups: Sequence[Moments], targets: Sequence[Tensor], protocol: 
         for number, target in enumerate(flat):
             for step, penalty in enumerate(lambdas):
                 head = _solve(rest, spectrum, target, penalty)
-                errors[number, step, place] = mean_squared_error(groups[left], *head, target)
+                errors[number, step, place] = compute_mean_squared_error(groups[left], *head, target)
     everything = reduce(add, groups)
     spectrum, found = _spectrum(everything), []
     images = [groups[left].images for left in left_out]

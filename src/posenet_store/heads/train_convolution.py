@@ -54,14 +54,14 @@ class _Training:
 
     def __init__(self, channels: int, group: TrainingGroup) -> None:
         self._group, self._architecture = group, group.architecture(channels)
-        self._rows = torch.stack([self._architecture.initial(seed) for seed in group.seeds])
-        self._running: Running = self._architecture.running(len(group.seeds))
+        self._rows = torch.stack([self._architecture.draw_parameters(seed) for seed in group.seeds])
+        self._running: Running = self._architecture.make_running_statistics(len(group.seeds))
         self._optimizer = group.optimizer(self._rows.numpy())
         self._goals = group.targets[group.target_numbers]
 
     def step(self, inputs: Tensor, factor: float) -> None:
-        parts = [part.clone().requires_grad_() for part in self._architecture.split(self._rows)]
-        loss = self._loss(self._architecture.maps(parts, self._running, inputs))
+        parts = [part.clone().requires_grad_() for part in self._architecture.split_parameters(self._rows)]
+        loss = self._loss(self._architecture.predict(parts, self._running, inputs))
         gradients = torch.autograd.grad(loss, parts)
         self._optimizer.step(torch.cat([one.flatten(1) for one in gradients], dim=1).numpy(), factor)
 
@@ -78,7 +78,7 @@ class _Training:
         return (maps * (square @ maps @ square - 2 * goals)).sum(dim=(2, 3)).mean(dim=0).sum() / size**2
 
     def heads(self, standard: Standardisation | None) -> Heads:
-        return self._architecture.heads(self._rows, self._running, standard)
+        return self._architecture.make_heads(self._rows, self._running, standard)
 
 
 def train_by_convolution(
@@ -102,7 +102,7 @@ def train_by_convolution(
             for batch in batches(epoch):
                 inputs = batch.to(torch.float64)
                 for training, group, mine in zip(trainings, groups, places, strict=True):
-                    factor = group.protocol.rate_factor(epoch, epochs)
+                    factor = group.protocol.compute_rate_factor(epoch, epochs)
                     training.step(inputs if len(mine) == channels else inputs[:, mine], factor)
     of_each = [standard and standard.select(None if len(mine) == channels else mine) for mine in places]
     return [training.heads(one) for training, one in zip(trainings, of_each, strict=True)]

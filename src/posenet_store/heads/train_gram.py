@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from posenet_store.heads.model import Heads, Standardisation
-from posenet_store.heads.moments import TOGETHER, ImageMoments, unpacking_indices
+from posenet_store.heads.moments import PRODUCT_ROWS, ImageMoments, make_unpacking_indices
 from posenet_store.heads.train_convolution import TrainingGroup
 from posenet_store.threads import limit_to_one_thread
 
@@ -43,12 +43,12 @@ def train_in_gram_space(
     """
     architecture, protocol, targets = group.architecture(channels), group.protocol, np.array(group.target_numbers)
     heads, size = len(targets), moments.cross.shape[2]
-    parameters = np.zeros((-(-heads // TOGETHER), TOGETHER, size))  # eights of heads, idle ones at the end
+    parameters = np.zeros((-(-heads // PRODUCT_ROWS), PRODUCT_ROWS, size))  # eights of heads, idle ones at the end
     rows = parameters.reshape(-1, size)  # the same memory: a row a head
-    rows[:heads] = torch.stack([architecture.initial(seed) for seed in group.seeds]).numpy()
+    rows[:heads] = torch.stack([architecture.draw_parameters(seed) for seed in group.seeds]).numpy()
     optimizer, gradient = group.optimizer(rows), np.zeros_like(parameters)
     gradient_rows = gradient.reshape(-1, size)  # the same memory
-    unpacked, symmetric, cross_of_heads = unpacking_indices(size), np.empty((size, size)), np.empty((heads, size))
+    unpacked, symmetric, cross_of_heads = make_unpacking_indices(size), np.empty((size, size)), np.empty((heads, size))
     images = len(moments.second)
     epochs, steps = protocol.count_epochs(images), protocol.count_steps(images)
     stream = chain.from_iterable(batches(epoch) for epoch in range(epochs))
@@ -59,8 +59,8 @@ def train_in_gram_space(
             np.take(cross, targets, axis=0, out=cross_of_heads, mode="clip")
             gradient_rows[:heads] -= cross_of_heads
             gradient *= 2 / (count * moments.positions)
-            optimizer.step(gradient_rows, protocol.rate_factor(step // steps, epochs))
-    return architecture.heads(torch.from_numpy(rows[:heads]), [], standard)
+            optimizer.step(gradient_rows, protocol.compute_rate_factor(step // steps, epochs))
+    return architecture.make_heads(torch.from_numpy(rows[:heads]), [], standard)
 
 
 def _sum_steps(moments: ImageMoments, steps: Iterable[Images]) -> Iterator[StepSums]:

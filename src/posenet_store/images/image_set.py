@@ -39,7 +39,7 @@ class ImageSet:
         lines = (f"{digest} {name}\n" for digest, name in zip(self.digests, self.ids, strict=True))
         return sha256("".join(lines).encode())
 
-    def limited(self, limit: int | None) -> "ImageSet":
+    def take(self, limit: int | None) -> "ImageSet":
         """Return the first `limit` images (all for None); raises UsageError if the limit is below 1."""
         if limit is not None and limit < 1:
             raise UsageError(f"--limit {limit} leaves no image; give 1 or more")

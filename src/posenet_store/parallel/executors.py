@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from posenet_store.errors import PosenetStoreError, UsageError, first_line
 from posenet_store.parallel.machine import SHARE, parse_memory, share_memory
-from posenet_store.parallel.slurm import SLURM_FILE, load_slurm_settings, slurm_jobs
+from posenet_store.parallel.slurm import SLURM_FILE, load_slurm_settings, submit_slurm_jobs
 from posenet_store.threads import count_cpus
 
 if TYPE_CHECKING:
@@ -247,7 +247,7 @@ def _slurm(path: Path, tasks: int, workers: int | None, announce: Announce) -> I
 
     settings = load_slurm_settings(path)
     count = min(workers or settings.workers, tasks)
-    with _quiet(), slurm_jobs(path, settings, count, DASHBOARD) as jobs, Client(jobs.cluster) as client:
+    with _quiet(), submit_slurm_jobs(path, settings, count, DASHBOARD) as jobs, Client(jobs.cluster) as client:
         announce(f"{count} Slurm jobs submitted (squeue --me); their output: {Path(settings.log_directory).resolve()}")
         _announce_dashboard(jobs.cluster, announce)
         yield _Pool(client, settings.cores, "Slurm", lambda: jobs.renew(bool(_nthreads(client))))

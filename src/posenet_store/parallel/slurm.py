@@ -116,7 +116,7 @@ class Jobs:
 
 
 @contextmanager
-def slurm_jobs(path: Path, settings: SlurmSettings, count: int, dashboard: str) -> Iterator[Jobs]:
+def submit_slurm_jobs(path: Path, settings: SlurmSettings, count: int, dashboard: str) -> Iterator[Jobs]:
     """Submit `count` jobs that are cancelled at the end; raises UsageError if Slurm, or Dask, refuses the settings."""
     with _cluster(path, settings, dashboard) as cluster:
         jobs = Jobs(cluster, count)

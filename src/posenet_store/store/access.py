@@ -11,7 +11,7 @@ PLAN = "plan.json"
 MANIFEST = "manifest.json"
 
 
-def commit_name(block: int) -> str:
+def name_record(block: int) -> str:
     """Return the place of the record that makes a block count."""
     return f"commits/b{block:05d}.json"
 
@@ -60,7 +60,7 @@ class StoreFiles:
 
     def commit(self, block: int) -> Path:
         """The record that makes a block count."""
-        return self.root / commit_name(block)
+        return self.root / name_record(block)
 
     def __str__(self) -> str:
         return str(self.root)

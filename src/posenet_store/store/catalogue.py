@@ -8,7 +8,7 @@ from posenet_store.errors import StoreError
 from posenet_store.specs import StoreSpec
 from posenet_store.store.access import MANIFEST
 from posenet_store.store.access_remote import open_files
-from posenet_store.store.chunking import row_bytes
+from posenet_store.store.chunking import count_row_bytes
 from posenet_store.store.plan import read_plan
 from posenet_store.store.records import read_committed_records, read_manifest
 
@@ -44,7 +44,7 @@ class StoreInfo:
             "layout": spec.layout,
             "dtype": spec.dtype,
             "bytes": self.bytes,
-            "compression": round(row_bytes(spec) * spec.rows / self.bytes, 2) if self.sealed else None,
+            "compression": round(count_row_bytes(spec) * spec.rows / self.bytes, 2) if self.sealed else None,
             "state": self.state,
             "quarantined": self.quarantined,
             "fingerprint": spec.fingerprint,
@@ -69,7 +69,7 @@ def describe_store(place: str | Path) -> StoreInfo:
 
 def list_facts(spec: StoreSpec, readable: int, state: str) -> list[tuple[str, str]]:
     """Return what a reader shows of a store with `readable` readable rows: (label, value) lines."""
-    mebibytes = row_bytes(spec) * spec.rows / 2**20
+    mebibytes = count_row_bytes(spec) * spec.rows / 2**20
     arrays = [f"{name} [{spec.rows}, {', '.join(map(str, shape))}]" for name, shape in spec.arrays.items()]
     return [
         ("network", spec.network),

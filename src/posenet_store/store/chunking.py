@@ -12,40 +12,40 @@ ALIGNED_BLOCK_ROWS = 256
 CHUNK_BYTES = 2 << 20
 
 
-def default_block_rows(layout: str) -> int:
+def choose_block_rows(layout: str) -> int:
     """Return the rows of a block: 64 images with taps (about 200 MB if native), 256 without (6 MB)."""
     return ALIGNED_BLOCK_ROWS if layout == "aligned" else TAPS_BLOCK_ROWS
 
 
-def row_order(rows: int, seed: int) -> list[int]:
+def draw_row_order(rows: int, seed: int) -> list[int]:
     """Return the image index of every row: one seeded permutation, so that each block is a random sample.
 
-    >>> sorted(row_order(5, seed=0)), row_order(5, seed=0) == row_order(5, seed=0)
+    >>> sorted(draw_row_order(5, seed=0)), draw_row_order(5, seed=0) == draw_row_order(5, seed=0)
     ([0, 1, 2, 3, 4], True)
     """
     return [int(index) for index in np.random.default_rng(seed).permutation(rows)]
 
 
-def block_bounds(rows: int, block_rows: int) -> list[tuple[int, int]]:
+def compute_block_bounds(rows: int, block_rows: int) -> list[tuple[int, int]]:
     """Return (start, stop) of every block; the last one may be shorter.
 
-    >>> block_bounds(5, 2)
+    >>> compute_block_bounds(5, 2)
     [(0, 2), (2, 4), (4, 5)]
     """
     return [(start, min(start + block_rows, rows)) for start in range(0, rows, block_rows)]
 
 
-def chunk_rows(block_rows: int, row_bytes: int) -> int:
+def choose_chunk_rows(block_rows: int, row_bytes: int) -> int:
     """Return the rows of an inner chunk: the largest divisor of the block that stays within 2 MiB.
 
-    >>> chunk_rows(64, 401_408), chunk_rows(64, 5_000_000)
+    >>> choose_chunk_rows(64, 401_408), choose_chunk_rows(64, 5_000_000)
     (4, 1)
     """
     fitting = (n for n in range(block_rows, 0, -1) if block_rows % n == 0 and n * row_bytes <= CHUNK_BYTES)
     return next(fitting, 1)
 
 
-def row_bytes(spec: StoreSpec, names: Iterable[str] | None = None) -> int:
+def count_row_bytes(spec: StoreSpec, names: Iterable[str] | None = None) -> int:
     """Return the uncompressed bytes of one image in the arrays `names` of a store, in all of them for None."""
     item = np.dtype(spec.dtype).itemsize
     chosen = spec.arrays if names is None else names

@@ -24,7 +24,7 @@ def convert_store(reader: Reader, file_format: str, root: Path, advance: Callabl
         "converted": collect_provenance() | {"from": reader.name, "store_id": reader.manifest["store_id"]}
     }
     writer = StoreWriter.open(root, replace(reader.plan, spec=spec, provenance=made, files=()))
-    missing = writer.missing()
+    missing = writer.list_missing()
     if missing:
         writer.unseal(missing)
     for block, (start, stop) in enumerate(reader.bounds):
@@ -39,7 +39,7 @@ def convert_store(reader: Reader, file_format: str, root: Path, advance: Callabl
 def _copy(reader: Reader, writer: StoreWriter, block: int) -> None:
     start, stop = reader.bounds[block]
     arrays = {name: reader.read(name, start, stop) for name in reader.spec.arrays}
-    writer.commit(block, arrays, [QuarantinedImage(**entry) for entry in reader.record(block)["quarantined"]])
+    writer.commit(block, arrays, [QuarantinedImage(**entry) for entry in reader.read_record(block)["quarantined"]])
     written = load_format(writer.plan.spec.format).open_arrays(writer.files, writer.plan.spec)
     for name, values in arrays.items():
         found = np.empty_like(values)

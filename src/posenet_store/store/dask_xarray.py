@@ -17,7 +17,7 @@ def _block(source: Source, name: str, start: int, stop: int) -> NDArray[Any]:
     return source.read(name, start, stop)
 
 
-def dask_array(source: Source, name: str) -> "dask.array.Array":
+def make_dask_array(source: Source, name: str) -> "dask.array.Array":
     """Return one array [rows, C, H, W] of a store, a chunk a block; nothing is read until it is computed."""
     import dask.array as da
     from dask.delayed import delayed
@@ -38,7 +38,8 @@ def dataset(source: Source, ids: tuple[str, ...], readable: NDArray[np.bool_]) -
     except ImportError:
         raise UsageError("xarray is not installed; install it: pip install xarray") from None
     arrays = {
-        name: (("image", f"channel_{name}", f"y_{name}", f"x_{name}"), dask_array(source, name)) for name in source.spec.arrays
+        name: (("image", f"channel_{name}", f"y_{name}", f"x_{name}"), make_dask_array(source, name))
+        for name in source.spec.arrays
     }
     return xarray.Dataset(
         arrays,

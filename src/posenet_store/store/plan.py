@@ -6,7 +6,7 @@ from typing import Any
 from posenet_store.errors import StoreError
 from posenet_store.specs import FORMAT_VERSION, StoreSpec
 from posenet_store.store.access import PLAN, Files, read_store_json
-from posenet_store.store.chunking import block_bounds
+from posenet_store.store.chunking import compute_block_bounds
 
 
 @dataclass(frozen=True, repr=False)
@@ -26,7 +26,7 @@ class Plan:
     @property
     def bounds(self) -> list[tuple[int, int]]:
         """(start, stop) of every block."""
-        return block_bounds(self.spec.rows, self.spec.block_rows)
+        return compute_block_bounds(self.spec.rows, self.spec.block_rows)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the content of plan.json."""

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from posenet_store.errors import StoreError, UsageError, first_line, unknown
 from posenet_store.files import sha256
 from posenet_store.specs import StoreSpec, Tap
-from posenet_store.store.access import MANIFEST, commit_name
+from posenet_store.store.access import MANIFEST, name_record
 from posenet_store.store.access_remote import open_files
 from posenet_store.store.batching import Rows, draw_epoch_pools, iterate_batches
 from posenet_store.store.catalogue import list_facts
-from posenet_store.store.chunking import overlapping, row_bytes
+from posenet_store.store.chunking import count_row_bytes, overlapping
 from posenet_store.store.formats import Arrays, load_format
 from posenet_store.store.plan import read_plan
 from posenet_store.store.records import (
@@ -138,14 +138,14 @@ class Reader:
     def _arrays(self) -> Arrays:
         return load_format(self.spec.format).open_arrays(self.files, self.spec)
 
-    def record(self, block: int) -> dict[str, Any]:
+    def read_record(self, block: int) -> dict[str, Any]:
         """Return the record of a block that the manifest vouches for; raises StoreError if it is missing or another."""
         if block not in self._records:
-            where = f"{self.files}/{commit_name(block)}"
+            where = f"{self.files}/{name_record(block)}"
             if not self._sealed:
                 raise StoreError(f"{where} was not there when the store was opened; its build has not ended")
             try:
-                digest = sha256(self.files.read(commit_name(block)))
+                digest = sha256(self.files.read(name_record(block)))
             except FileNotFoundError:
                 raise StoreError(f"{where} is missing; {RESTORE}") from None
             if digest != self.manifest["commits_sha256"][block]:
@@ -160,8 +160,8 @@ class Reader:
 
     def _check(self, name: str, block: int) -> None:
         """Compare the files of one array in a block with their digests, once."""
-        record = self.record(block)
-        for path in self._arrays.files_of(name, block):
+        record = self.read_record(block)
+        for path in self._arrays.list_files(name, block):
             if path not in self._sound:
                 entry = next((file for file in record["files"] if file["path"] == path), None)
                 fault = find_fault(self.files, entry, deep=True) if entry else f"{self.files}/{path} is in no record"
@@ -217,7 +217,7 @@ class Reader:
     def epoch(self, names: Sequence[str], start: int, stop: int, *, seed: int, epoch: int) -> list[Rows]:
         """Return the rows that `batches` visits, pool by pool; a pool is at most 256 MiB of the arrays `names`, or a block."""
         self._check_names(names)
-        pool_rows = max(1, POOL_BYTES // row_bytes(self.spec, names))
+        pool_rows = max(1, POOL_BYTES // count_row_bytes(self.spec, names))
         return draw_epoch_pools(self.bounds, self.readable, (start, stop), pool_rows, seed, epoch)
 
     def batches(
@@ -268,10 +268,10 @@ class Reader:
 
     def dask(self, name: str) -> "dask.array.Array":
         """Return one array [rows, C, H, W], lazily, a chunk a block; quarantined rows are NaN."""
-        from posenet_store.store.dask_xarray import dask_array
+        from posenet_store.store.dask_xarray import make_dask_array
 
         self._check_names([name])
-        return dask_array(self, name)
+        return make_dask_array(self, name)
 
     def xarray(self) -> "xarray.Dataset":
         """Return all arrays as one lazy Dataset with `image_id` and `readable`; needs xarray."""

@@ -7,7 +7,7 @@ from typing import Any
 from posenet_store.errors import StoreError
 from posenet_store.files import canonical_json, sha256, sha256_file, sha256_pieces
 from posenet_store.specs import StoreSpec
-from posenet_store.store.access import MANIFEST, PLAN, Files, commit_name, read_store_json
+from posenet_store.store.access import MANIFEST, PLAN, Files, name_record, read_store_json
 from posenet_store.store.feature_statistics import pool_statistics
 from posenet_store.store.plan import Plan
 
@@ -80,7 +80,7 @@ def summarize_records(spec: StoreSpec, records: Iterable[dict[str, Any]]) -> dic
 
 def read_record(files: Files, block: int) -> dict[str, Any]:
     """Read a block's record; raises StoreError if it is missing, damaged, or of another block."""
-    name = commit_name(block)
+    name = name_record(block)
     content = read_store_json(files, name)
     if content.get("block") != block or not has_valid_digest(content):
         raise StoreError(f"{files}/{name} was edited or damaged since it was written")
@@ -89,5 +89,5 @@ def read_record(files: Files, block: int) -> dict[str, Any]:
 
 def read_committed_records(files: Files, plan: Plan) -> dict[int, dict[str, Any]]:
     """Return the records of the blocks that are committed now; raises StoreError if one is damaged."""
-    committed = [block for block in range(len(plan.bounds)) if files.size(commit_name(block)) is not None]
+    committed = [block for block in range(len(plan.bounds)) if files.size(name_record(block)) is not None]
     return {block: read_record(files, block) for block in committed}

@@ -9,7 +9,7 @@ import numpy as np
 
 from posenet_store.errors import StoreError
 from posenet_store.files import sha256
-from posenet_store.store.access import PLAN, Files, commit_name
+from posenet_store.store.access import PLAN, Files, name_record
 from posenet_store.store.access_remote import open_files
 from posenet_store.store.formats import Arrays, load_format
 from posenet_store.store.plan import Plan, read_plan
@@ -36,7 +36,7 @@ def _of_the_whole(files: Files, plan: Plan) -> Iterator[Damage]:
     if manifest["plan_sha256"] != sha256(files.read(PLAN)):
         yield Damage(None, f"{files}/{PLAN} was edited or damaged since the store was sealed")
     for block, digest in enumerate(manifest["commits_sha256"]):
-        name = commit_name(block)
+        name = name_record(block)
         if files.size(name) is not None and sha256(files.read(name)) != digest:
             yield Damage(block, f"{files}/{name} is not the record that the manifest names")
 
@@ -46,7 +46,7 @@ def _of_a_block(files: Files, plan: Plan, block: int, arrays: Callable[[], Array
     try:
         faults = [find_fault(files, entry, arrays is not None) for entry in read_record(files, block)["files"]]
     except (StoreError, KeyError, TypeError) as error:
-        yield Damage(block, f"{files}/{commit_name(block)}: {error}")
+        yield Damage(block, f"{files}/{name_record(block)}: {error}")
         return
     found = [fault for fault in faults if fault]
     yield from (Damage(block, fault) for fault in found)

@@ -70,7 +70,7 @@ def check_range(name: str, low: float, high: float, dtype: str) -> None:
 def count_files(plan: Plan) -> int:
     """Return the number of files of the sealed store, plan and manifest included."""
     kind = load_format(plan.spec.format)
-    blocks, each = len(plan.bounds), len(kind.block_files(plan.spec, 0))
+    blocks, each = len(plan.bounds), len(kind.list_block_files(plan.spec, 0))
     return blocks * (each + 1) + kind.count_other_files(plan.spec) + 2
 
 
@@ -171,7 +171,7 @@ class StoreWriter:
         except (StoreError, OSError):
             return False
 
-    def record(self, block: int) -> dict[str, Any] | None:
+    def find_record(self, block: int) -> dict[str, Any] | None:
         """Return the block's record if it is readable and its files have the recorded sizes, else None."""
         try:
             found = read_record(self.files, block)
@@ -185,9 +185,9 @@ class StoreWriter:
         for block in blocks:
             self.files.commit(block).unlink(missing_ok=True)
 
-    def missing(self) -> list[int]:
+    def list_missing(self) -> list[int]:
         """Return the blocks still to be extracted."""
-        return [block for block in range(len(self.plan.bounds)) if self.record(block) is None]
+        return [block for block in range(len(self.plan.bounds)) if self.find_record(block) is None]
 
     def encode(self, block: int, arrays: Mapping[str, NDArray[Any]], quarantined: Sequence[QuarantinedImage]) -> "EncodedBlock":
         """Encode a block's arrays to the files and the record for `write`; rows of quarantined images are set to NaN."""
@@ -223,21 +223,21 @@ class StoreWriter:
         """Encode one block and write it."""
         self.write(self.encode(block, arrays, quarantined))
 
-    def records(self) -> list[dict[str, Any]]:
+    def list_records(self) -> list[dict[str, Any]]:
         """Return the records of all committed blocks."""
-        found = (self.record(block) for block in range(len(self.plan.bounds)))
+        found = (self.find_record(block) for block in range(len(self.plan.bounds)))
         return [record for record in found if record is not None]
 
-    def quarantined(self) -> list[QuarantinedImage]:
+    def list_quarantined(self) -> list[QuarantinedImage]:
         """Return every image that could not be read so far."""
-        return [QuarantinedImage(**entry) for record in self.records() for entry in record["quarantined"]]
+        return [QuarantinedImage(**entry) for record in self.list_records() for entry in record["quarantined"]]
 
     def seal(self, summary: Mapping[str, Any]) -> None:
         """Write manifest.json, which makes the store readable; raises BuildError while blocks are missing."""
-        if missing := self.missing():
+        if missing := self.list_missing():
             raise BuildError(f"{self.files.root} can't be sealed: {len(missing)} blocks are missing, the first is {missing[0]}")
         load_format(self.plan.spec.format).finish(self.files.root, self.plan.spec)
-        records = self.records()
+        records = self.list_records()
         digests = [sha256(self.files.commit(block).read_bytes()) for block in range(len(records))]
         content = add_digest(
             {

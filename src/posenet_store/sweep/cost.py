@@ -19,7 +19,7 @@ from posenet_store.heads.protocols import GradientProtocol
 from posenet_store.heads.train_convolution import TrainingGroup, train_by_convolution
 from posenet_store.heads.train_gram import train_in_gram_space
 from posenet_store.specs import GRID, StoreSpec
-from posenet_store.store.chunking import row_bytes
+from posenet_store.store.chunking import count_row_bytes
 from posenet_store.store.reader import open_store
 from posenet_store.sweep.cell import output_size
 from posenet_store.sweep.grouping import HeadGroup, group_cells
@@ -61,9 +61,9 @@ def _seconds(work: Callable[[], object]) -> float:
 def measure_speeds(passes: Sequence[Pass]) -> Speeds:
     """Measure the speeds in about a second: one block of the first pass's store, one product, a few steps, a few maps."""
     reader = open_store(passes[0].train)
-    name = min(reader.spec.arrays, key=lambda array: row_bytes(reader.spec, [array]))
+    name = min(reader.spec.arrays, key=lambda array: count_row_bytes(reader.spec, [array]))
     stop = reader.bounds[0][1]
-    read = row_bytes(reader.spec, [name]) * stop / _seconds(lambda: reader.read(name, 0, stop))
+    read = count_row_bytes(reader.spec, [name]) * stop / _seconds(lambda: reader.read(name, 0, stop))
     wide = torch.randn(8, 136, 676, dtype=torch.float64)
     multiply = 2 * 8 * 136**2 * 676 / _seconds(lambda: wide @ wide.transpose(1, 2))
     maps = torch.randn(8, 512, GRID, GRID)
@@ -92,14 +92,14 @@ def estimate_cost(task: Pass, specs: Mapping[str, StoreSpec], speeds: Speeds) ->
     groups = group_cells(task.cells, source, spec)
     tests = [(specs[fingerprint], specs[fingerprint].rows) for fingerprint in task.cells[0].tests]
     tests.append((spec, spec.rows - task.held_out))
-    reading = sum(row_bytes(store, source.arrays) * count for store, count in tests)
+    reading = sum(count_row_bytes(store, source.arrays) * count for store, count in tests)
     # of what is stored, a block decoded and as it lies in its file; of what heads read, one held while another is made
-    image = 2 * row_bytes(spec, source.arrays) + source.channels * GRID**2 * 8
+    image = 2 * count_row_bytes(spec, source.arrays) + source.channels * GRID**2 * 8
     scoring = max(store.block_rows for store, count in tests if count) * (image + max(map(_scoring_numbers, groups)) * 8)
     strategies = choose(groups, task.protocol, source.channels, rows, task.limits)
     fits = [strategy.cost(rows, speeds) for strategy in strategies]
     scans = sum(fit.scans for fit in fits) + int(isinstance(task.protocol, GradientProtocol) and task.protocol.standardise)
-    reading += scans * row_bytes(spec, source.arrays) * rows
+    reading += scans * count_row_bytes(spec, source.arrays) * rows
     memory = max(max(fit.memory for fit in fits) + spec.block_rows * image, scoring)  # training ends before scoring begins
     scored = sum(count for _, count in tests) * len(task.cells)
     seconds = sum(fit.seconds for fit in fits) + scored * speeds.score + reading / speeds.read

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from posenet_store.files import sha256
 from posenet_store.heads.model import Heads
-from posenet_store.heads.moments import ImageMomentAccumulator, ImageMoments, moment_bytes
+from posenet_store.heads.moments import ImageMomentAccumulator, ImageMoments, count_moment_bytes
 from posenet_store.heads.protocols import GradientProtocol
 from posenet_store.heads.train_convolution import train_by_convolution
 from posenet_store.heads.train_gram import STEP_BYTES, train_in_gram_space
@@ -61,7 +61,7 @@ class GramSpace:
         runs = split_by_memory(self.groups, rows, self.limits.memory)
         memory = 2 * STEP_BYTES + max(sum(_moment_bytes(group, rows) for group in run) for run in runs)
         partial_groups = [heads for group in self.groups for heads in group.members if group.feature_indices(heads) is not None]
-        memory += max((moment_bytes(rows, heads.width, heads.shape[0]) for heads in partial_groups), default=0)
+        memory += max((count_moment_bytes(rows, heads.width, heads.shape[0]) for heads in partial_groups), default=0)
         return FitCost(len(runs), memory, seconds)
 
     def fit(self, inputs: TrainingInputs, cache: MomentCache) -> list[FittedHeads]:
@@ -123,7 +123,7 @@ class Convolution:
 
 
 def _moment_bytes(group: MomentGroup, rows: int) -> int:
-    return moment_bytes(rows, group.width, group.shape[0]) + rows * len(group.target_cells()) * group.unknowns * 8
+    return count_moment_bytes(rows, group.width, group.shape[0]) + rows * len(group.target_cells()) * group.unknowns * 8
 
 
 def _count_operations(heads: HeadGroup) -> int:
@@ -175,5 +175,5 @@ def _digest(target: Tensor) -> str:
 
 def _mark(group: HeadGroup, heads: Heads) -> FittedHeads:
     """Mark the heads that diverged; their neighbours are as they would be without them."""
-    finite = [all(bool(tensor.isfinite().all()) for tensor in heads.tensors(n).values()) for n in range(len(heads.weight))]
+    finite = [all(bool(tensor.isfinite().all()) for tensor in heads.get_tensors(n).values()) for n in range(len(heads.weight))]
     return FittedHeads(group, heads, tuple({} if sound else {"diverged": 1.0} for sound in finite))

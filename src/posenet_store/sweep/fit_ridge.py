@@ -44,7 +44,7 @@ class NormalEquations:
     def cost(self, rows: int, speeds: Speeds) -> FitCost:
         """Price one product an image, and an eigendecomposition of each trial and of all rows."""
         spans = len(self.protocol.split_rows(rows))
-        trials = len(self.protocol.left_out_groups(spans))
+        trials = len(self.protocol.list_left_out_groups(spans))
         seconds, memory, solving = 0.0, 0, 0
         for group in self.groups:
             size, positions = group.unknowns - 1, output_size(*group.shape) ** 2
@@ -105,7 +105,7 @@ class ConjugateGradients:
     def cost(self, rows: int, speeds: Speeds) -> FitCost:
         """Price two products an image for each head that is iterated, and widening and reading the images in every scan."""
         spans, steps, lambdas = len(self.protocol.split_rows(rows)), self.protocol.iterations, len(self.protocol.lambdas)
-        trials = len(self.protocol.left_out_groups(spans))
+        trials = len(self.protocol.list_left_out_groups(spans))
         scans_each = steps * (1 + (trials > 0)) + 1 + (trials > 0)  # of the trials and the refit, the sums and the errors
         seconds, solving = 0.0, 0
         for heads in self.groups:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from posenet_store.heads.model import Heads
-from posenet_store.heads.moments import moment_bytes
+from posenet_store.heads.moments import count_moment_bytes
 from posenet_store.heads.protocols import GradientProtocol, Protocol
 from posenet_store.heads.train_convolution import TrainingGroup
 from posenet_store.specs import StoreSpec
@@ -134,7 +134,7 @@ def split_by_memory(groups: Sequence[MomentGroup], images: int, memory: int) -> 
     runs: list[list[MomentGroup]] = []
     total = 0
     for group in groups:
-        size = moment_bytes(images, group.width, group.shape[0])
+        size = count_moment_bytes(images, group.width, group.shape[0])
         if not runs or total + size > memory:
             runs.append([])
             total = 0

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from posenet_store.heads.convolution import WIDE_CHANNELS
-from posenet_store.heads.moments import moment_bytes
+from posenet_store.heads.moments import count_moment_bytes
 from posenet_store.specs import GRID
 from posenet_store.sweep.grouping import FittedHeads
 from posenet_store.sweep.moment_cache import MomentCache
@@ -24,7 +24,7 @@ class Limits:
 
     def holds_moments(self, rows: int, channels: int, kernel: int) -> bool:
         """Return whether the second moments of each of that many images can be held."""
-        return moment_bytes(rows, channels, kernel) <= self.memory
+        return count_moment_bytes(rows, channels, kernel) <= self.memory
 
     def solves(self, channels: int, kernel: int) -> bool:
         """Return whether a head has few enough unknowns to be solved exactly."""

@@ -19,7 +19,7 @@ from posenet_store.store.records import EncodedFiles
 class Arrays(Protocol):
     """Open arrays of a store, for reading; every byte is checked against its checksum as it is decoded."""
 
-    def files_of(self, name: str, block: int) -> list[str]:
+    def list_files(self, name: str, block: int) -> list[str]:
         """Return the files that rows of one array in a block are read from."""
         ...
 
@@ -35,12 +35,12 @@ class Format(Protocol):
         """Create what a store needs before its first block."""
         ...
 
-    def block_files(self, spec: StoreSpec, block: int) -> list[str]:
+    def list_block_files(self, spec: StoreSpec, block: int) -> list[str]:
         """Return the files that hold one block of all arrays."""
         ...
 
     def encode_block(self, spec: StoreSpec, block: int, arrays: Mapping[str, NDArray[Any]], ids: Sequence[str]) -> EncodedFiles:
-        """Return the bytes of one block of all arrays: for each of `block_files`, the pieces it is made of, in order."""
+        """Return the bytes of one block of all arrays: for each of `list_block_files`, the pieces it is made of, in order."""
         ...
 
     def open_arrays(self, files: Files, spec: StoreSpec) -> Arrays:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from posenet_store.files import fsync, write_atomic
 from posenet_store.specs import StoreSpec
 from posenet_store.store.access import Files, StoreFiles
-from posenet_store.store.chunking import block_bounds, chunk_rows, overlapping, row_bytes
+from posenet_store.store.chunking import choose_chunk_rows, compute_block_bounds, count_row_bytes, overlapping
 from posenet_store.store.records import EncodedFiles
 
 PARTS = "parts"
@@ -40,7 +40,7 @@ def _part(block: int) -> str:
     return f"{PARTS}/part-{block:05d}.h5"
 
 
-def block_files(spec: StoreSpec, block: int) -> list[str]:
+def list_block_files(spec: StoreSpec, block: int) -> list[str]:
     """Return the part that holds one block."""
     return [_part(block)]
 
@@ -51,7 +51,7 @@ def encode_block(spec: StoreSpec, block: int, arrays: Mapping[str, NDArray[Any]]
     part = io.BytesIO()  # HDF5 itself would take the process down with it on a full disk
     with h5py.File(part, "w", libver=("earliest", "v110")) as file:
         for name, values in arrays.items():
-            rows = min(chunk_rows(spec.block_rows, row_bytes(spec, [name])), len(values))
+            rows = min(choose_chunk_rows(spec.block_rows, count_row_bytes(spec, [name])), len(values))
             dataset = file.create_dataset(name, data=values, chunks=(rows, *values.shape[1:]), fletcher32=True)
             dataset.attrs["module"] = modules.get(name, "all taps, trilinear to [3, 28, 28] each")
             for axis, label in enumerate(("image", "channel", "y", "x")):
@@ -65,9 +65,9 @@ class _Arrays:
 
     def __init__(self, files: Files, spec: StoreSpec) -> None:
         self._files = files
-        self._bounds = block_bounds(spec.rows, spec.block_rows)
+        self._bounds = compute_block_bounds(spec.rows, spec.block_rows)
 
-    def files_of(self, name: str, block: int) -> list[str]:
+    def list_files(self, name: str, block: int) -> list[str]:
         """Return the part that an array's rows in a block are read from."""
         return [_part(block)]
 
@@ -97,7 +97,7 @@ def finish(folder: Path, spec: StoreSpec) -> None:
 
     Readers of this package never open it: HDF5 has no error for a missing part of such a view.
     """
-    bounds = block_bounds(spec.rows, spec.block_rows)
+    bounds = compute_block_bounds(spec.rows, spec.block_rows)
     text = h5py.string_dtype()
     view = io.BytesIO()
     with h5py.File(view, "w", libver=("earliest", "v110")) as file:

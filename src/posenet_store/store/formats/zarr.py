@@ -19,7 +19,7 @@ from posenet_store.errors import StoreError
 from posenet_store.files import fsync
 from posenet_store.specs import StoreSpec
 from posenet_store.store.access import Files, read_store_json
-from posenet_store.store.chunking import block_bounds, chunk_rows, overlapping, row_bytes
+from posenet_store.store.chunking import choose_chunk_rows, compute_block_bounds, count_row_bytes, overlapping
 from posenet_store.store.formats import zarr_shards as shards
 from posenet_store.store.records import EncodedFiles
 
@@ -33,7 +33,7 @@ def _properties(spec: StoreSpec, name: str) -> dict[str, Any]:
     return {
         "shape": (spec.rows, *shape),
         "dtype": spec.dtype,
-        "chunks": (chunk_rows(spec.block_rows, row_bytes(spec, [name])), *shape),
+        "chunks": (choose_chunk_rows(spec.block_rows, count_row_bytes(spec, [name])), *shape),
         "shards": (spec.block_rows, *shape),
         "compressors": (ZstdCodec(level=1, checksum=True),),
         "fill_value": float("nan"),
@@ -65,16 +65,16 @@ def _shard(name: str, block: int) -> str:
     return f"{GROUP}/{name}/c.{block}.0.0.0"
 
 
-def block_files(spec: StoreSpec, block: int) -> list[str]:
+def list_block_files(spec: StoreSpec, block: int) -> list[str]:
     """Return the shards that hold one block."""
     return [_shard(name, block) for name in spec.arrays]
 
 
 def encode_block(spec: StoreSpec, block: int, arrays: Mapping[str, NDArray[Any]], ids: Sequence[str]) -> EncodedFiles:
     """Compress one block of all arrays, chunks on all processors; the row names are in the group already."""
-    rows = {name: chunk_rows(spec.block_rows, row_bytes(spec, [name])) for name in arrays}
+    rows = {name: choose_chunk_rows(spec.block_rows, count_row_bytes(spec, [name])) for name in arrays}
     return {
-        _shard(name, block): [*shards.encoded(values, rows[name], spec.block_rows // rows[name])]
+        _shard(name, block): [*shards.encode(values, rows[name], spec.block_rows // rows[name])]
         for name, values in arrays.items()
     }
 
@@ -82,10 +82,10 @@ def encode_block(spec: StoreSpec, block: int, arrays: Mapping[str, NDArray[Any]]
 class _Arrays:
     def __init__(self, files: Files, spec: StoreSpec) -> None:
         self._files, self._spec = files, spec
-        self._bounds = block_bounds(spec.rows, spec.block_rows)
+        self._bounds = compute_block_bounds(spec.rows, spec.block_rows)
         self._chunks = {name: _chunk_rows_of(files, spec, name) for name in spec.arrays}
 
-    def files_of(self, name: str, block: int) -> list[str]:
+    def list_files(self, name: str, block: int) -> list[str]:
         """Return the files that rows of one array in a block are read from."""
         return [_shard(name, block)]
 
@@ -96,7 +96,7 @@ class _Arrays:
             first, end = self._bounds[block]
             low, high = max(first, start), min(end, stop)
             with self._files.open(_shard(name, block)) as file:
-                index = shards.index_of(file, self._spec.block_rows // chunk)
+                index = shards.read_index(file, self._spec.block_rows // chunk)
                 shards.decode(file, index, chunk, low - first, out[low - start : high - start])
 
 

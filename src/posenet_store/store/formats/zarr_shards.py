@@ -21,7 +21,7 @@ ABSENT = 2**64 - 1
 ENTRY = np.dtype("<u8")
 
 
-def encoded(values: NDArray[Any], chunk: int, chunks: int) -> list[bytes]:
+def encode(values: NDArray[Any], chunk: int, chunks: int) -> list[bytes]:
     """Return the pieces of a shard of `chunks` chunks of `chunk` rows that holds `values` in its first rows.
 
     The last chunk of a shorter `values` is filled up with NaN, the array's fill value; chunks behind it are absent.
@@ -46,7 +46,7 @@ def _checksum(index: bytes) -> bytes:
     return crc32c(index).to_bytes(4, "little")
 
 
-def index_of(file: BinaryIO, chunks: int) -> NDArray[np.uint64]:
+def read_index(file: BinaryIO, chunks: int) -> NDArray[np.uint64]:
     """Read the index of a shard, uint64 [chunks, 2]; raises ValueError if it is damaged."""
     size = 16 * chunks + 4
     file.seek(-size, 2)
