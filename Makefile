@@ -22,8 +22,8 @@ demo: $(STAMP)  ## Table 2 and Figures 3-5 from real trained features, in under 
 	@set -e; for sweep in $(DEMO_SWEEPS); do \
 	  $(BIN)/python cli.py sweep pipeline/experiments/$$sweep.toml --stores stores/demo --run runs/$$sweep; done
 	@$(BIN)/python cli.py table runs/demo
-	@$(BIN)/python cli.py report $(addprefix runs/,$(DEMO_SWEEPS)) --out runs/demo/report.html
-	@echo "Open runs/demo/report.html in a browser."
+	@$(BIN)/python cli.py report $(addprefix runs/,$(DEMO_SWEEPS)) --out runs/demo.html
+	@echo "Open runs/demo.html in a browser."
 
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadgroup --cov --cov-report=
 

@@ -1,6 +1,6 @@
 """Threads: how many the arithmetic takes, and doing a list of independent things in threads of our own.
 
-torch and the BLAS of NumPy and SciPy each have threads of their own; they are told together.
+torch and the BLAS of NumPy and SciPy each have threads of their own; they are told together, and imported only then.
 """
 
 import os
@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from functools import lru_cache
 from typing import TypeVar
 
-import torch
 from threadpoolctl import ThreadpoolController
 
 Item = TypeVar("Item")
@@ -31,6 +30,8 @@ def _blas() -> ThreadpoolController:
 
 def set_threads(threads: int) -> None:
     """Let arithmetic take that many threads from now on, whatever the environment said (Dask's nanny says one)."""
+    import torch
+
     torch.set_num_threads(threads)
     _blas().limit(limits=threads)
 
@@ -41,6 +42,8 @@ def limit_torch_to_one_thread() -> Iterator[int]:
 
     For work that BLAS does: torch's threads look for more to do for a while before they sleep, and keep BLAS's from working.
     """
+    import torch
+
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

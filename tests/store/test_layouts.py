@@ -14,6 +14,7 @@ from posenet_store.resampling import resize_to_grid
 from posenet_store.specs import DTYPES, LAYOUTS, Tap
 from posenet_store.store.chunking import count_row_bytes
 from posenet_store.store.reader import Reader
+from posenet_store.sweep.assemble import assemble_input
 from posenet_store.sweep.inputs import parse_input
 from tests.support.small import built_store, tiny_backbone, write_images
 
@@ -32,7 +33,7 @@ def readers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 def assembled(reader: Reader, text: str) -> torch.Tensor:
     source = parse_input(text, reader.spec)
-    return source.assemble({name: reader.read(name, 0, ROWS) for name in source.arrays})
+    return assemble_input(source, {name: reader.read(name, 0, ROWS) for name in source.arrays})
 
 
 @pytest.mark.parametrize("text", INPUTS)

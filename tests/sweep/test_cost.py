@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from posenet_store.heads.file import load_head
-from posenet_store.heads.moments import count_moment_bytes
 from posenet_store.heads.protocols import GradientProtocol, RidgeProtocol
+from posenet_store.heads.sizes import count_moment_bytes
 from posenet_store.store.catalogue import StoreInfo, list_stores
 from posenet_store.store.reader import Reader
 from posenet_store.sweep.cost import Cost, estimate_cost, measure_speeds

@@ -16,6 +16,7 @@ from posenet_store.heads.protocols import GradientProtocol
 from posenet_store.heads.targets import make_target_map
 from posenet_store.store.catalogue import list_stores
 from posenet_store.store.reader import Reader
+from posenet_store.sweep.assemble import assemble_input
 from posenet_store.sweep.fit_gradient import Convolution, GramSpace
 from posenet_store.sweep.grouping import group_cells, make_training_group
 from posenet_store.sweep.inputs import join_inputs, parse_input
@@ -129,7 +130,7 @@ def test_every_head_has_its_own_rate_and_decay(root: Path, reader: Reader, tmp_p
         for epoch in range(2):
             for values in reader.batches(source.arrays, 0, rows, batch_size=4, seed=0, epoch=epoch):
                 adam.zero_grad()
-                maps = nn.functional.conv2d(source.assemble(values).double(), weight, bias)[:, 0]
+                maps = nn.functional.conv2d(assemble_input(source, values).double(), weight, bias)[:, 0]
                 ((maps - goal) ** 2).mean().backward()
                 adam.step()
         torch.testing.assert_close(fitted[cell.id], weight.detach(), rtol=RTOL, atol=1e-9)
@@ -175,8 +176,8 @@ def test_a_stream_serves_all_its_inputs(reader: Reader, texts: list[str], expect
     values = {name: reader.read(name, 0, 3) for name in whole.arrays}
     for text in texts:
         part = parse_input(text, reader.spec)
-        own = part.assemble({name: reader.read(name, 0, 3) for name in part.arrays})
-        assert torch.equal(whole.assemble(values)[:, list(whole.places(part))], own)
+        own = assemble_input(part, {name: reader.read(name, 0, 3) for name in part.arrays})
+        assert torch.equal(assemble_input(whole, values)[:, list(whole.places(part))], own)
 
 
 @pytest.mark.parametrize(

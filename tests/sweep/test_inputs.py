@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 from posenet_store.errors import UsageError
 from posenet_store.store.reader import Reader
+from posenet_store.sweep.assemble import assemble_input
 from posenet_store.sweep.inputs import parse_input
 from tests.support.small import store_with_probes
 
@@ -23,14 +24,14 @@ def test_aligned_is_three_channels_a_tap(reader: Reader) -> None:
     source = parse_input("aligned", reader.spec)
     values = {"aligned": reader.read("aligned", 0, 5)}
     assert source.channels == 9
-    assert torch.equal(source.assemble(values), torch.from_numpy(values["aligned"]))
+    assert torch.equal(assemble_input(source, values), torch.from_numpy(values["aligned"]))
 
 
 def test_a_stage_of_aligned_is_its_channels(reader: Reader) -> None:
     values = {"aligned": reader.read("aligned", 0, 5)}
     source = parse_input("aligned:f3+f1", reader.spec)
     stored = torch.from_numpy(values["aligned"])
-    assert torch.equal(source.assemble(values), torch.cat([stored[:, 6:9], stored[:, :3]], dim=1))
+    assert torch.equal(assemble_input(source, values), torch.cat([stored[:, 6:9], stored[:, :3]], dim=1))
 
 
 def test_full_keeps_every_channel_and_resizes_bilinearly(reader: Reader) -> None:
@@ -39,12 +40,12 @@ def test_full_keeps_every_channel_and_resizes_bilinearly(reader: Reader) -> None
     assert source.arrays == ("f1", "f3")
     values = {name: reader.read(name, 0, 2) for name in source.arrays}
     expected = torch.cat([F.interpolate(torch.from_numpy(values[n]), (28, 28), mode="bilinear") for n in source.arrays], 1)
-    assert torch.equal(source.assemble(values), expected)
+    assert torch.equal(assemble_input(source, values), expected)
 
 
 def test_half_precision_is_widened(reader: Reader) -> None:
     source = parse_input("aligned", reader.spec)
-    assert source.assemble({"aligned": np.ones((1, 9, 28, 28), np.float16)}).dtype == torch.float32
+    assert assemble_input(source, {"aligned": np.ones((1, 9, 28, 28), np.float16)}).dtype == torch.float32
 
 
 @pytest.mark.parametrize(("text", "message"), [("everything", "accepted: aligned"), ("full:f9", "accepted: f1, f2, f3")])
@@ -72,7 +73,7 @@ def test_threads_resize_shares_of_the_rows(reader: Reader, rows: int, threads: i
     ]
     torch.set_num_threads(threads)
     try:
-        assert torch.equal(source.assemble(values), torch.cat(resized, dim=1))
+        assert torch.equal(assemble_input(source, values), torch.cat(resized, dim=1))
         assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)

@@ -7,17 +7,20 @@ import click
 
 @click.command()
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), help="File of the page.  [default: report.html in the first run]")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="File of the page.  [default: report.html in the run; for several runs a file beside them]",
+)
 @click.option(
     "--figures", type=click.Path(path_type=Path), metavar="DIR", help="Also write every figure as PNG and SVG into DIR."
 )
 def report(runs: tuple[Path, ...], out: Path | None, figures: Path | None) -> None:
     """Write a self-contained HTML page about one or more runs: answers, Table 2, figures, all cells, provenance."""
-    from posenet_store.report.html.page import write_page
+    from posenet_store.report.html.page import choose_page, write_page
     from posenet_store.report.run import open_run
-    from posenet_store.sweep.results import RunFiles
 
-    click.echo(write_page(runs, out or RunFiles(runs[0]).page))
+    click.echo(write_page(runs, out or choose_page(runs)))
     if figures:
         for picture in open_run(*runs).pictures():
             for path in picture.save(figures):

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from posenet_store.specs import StoreSpec
     from posenet_store.store.catalogue import StoreInfo
+    from posenet_store.sweep.cost import Cost
     from posenet_store.sweep.plan import SweepPlan
     from posenet_store.sweep.progress import SweepProgress
     from posenet_store.sweep.results import RunFiles
@@ -52,6 +53,7 @@ def sweep(
     from posenet_store.sweep.limits import Limits
     from posenet_store.sweep.plan import plan_sweep
     from posenet_store.sweep.results import RunFiles
+    from posenet_store.sweep.run import run_sweep
     from posenet_store.sweep.spec import find_sweep, load_sweep
 
     sweep_spec = load_sweep(spec)
@@ -69,7 +71,10 @@ def sweep(
         _print_plan(plan, finished, {entry.spec.fingerprint: entry.spec for entry in entries}, as_json)
         return
     signal.signal(signal.SIGTERM, Termination())
-    outcome = _run_with_progress(name, sweep_spec, plan, entries, files, scheduler, workers, finished)
+    if len(finished) == len(plan.cells):
+        outcome = run_sweep(sweep_spec, plan, files.root)
+    else:
+        outcome = _run_with_progress(name, sweep_spec, plan, entries, files, scheduler, workers, finished)
     _print_outcome(outcome, files, as_json)
     if outcome.failures:
         raise click.exceptions.Exit(1)
@@ -114,11 +119,13 @@ def _run_with_progress(
 
 def _print_plan(plan: "SweepPlan", finished: "Sequence[str]", specs: "Mapping[str, StoreSpec]", as_json: bool) -> None:
     """Print the passes that are left, with the bytes, memory and time that each takes on this machine."""
-    from posenet_store.sweep.cost import estimate_cost, measure_speeds
-
     left = plan.without(finished).passes
-    speeds = measure_speeds(left) if left else None
-    costs = [estimate_cost(task, specs, speeds) for task in left if speeds]
+    costs: list[Cost] = []
+    if left:
+        from posenet_store.sweep.cost import estimate_cost, measure_speeds
+
+        speeds = measure_speeds(left)
+        costs = [estimate_cost(task, specs, speeds) for task in left]
     networks = {cell.store for cell in plan.cells}
     reading, memory = sum(cost.reading for cost in costs), max((cost.memory for cost in costs), default=0)
     seconds = round(sum(cost.seconds for cost in costs), 1)
@@ -151,14 +158,18 @@ def _print_plan(plan: "SweepPlan", finished: "Sequence[str]", specs: "Mapping[st
 
 
 def _print_outcome(outcome: "SweepResult", files: "RunFiles", as_json: bool) -> None:
+    """Print what failed and what was trained; write the page if the results are newer than it."""
+    from posenet_store.sweep.results import is_older
+
     for failure in outcome.failures:
         click.echo(f"failed: {failure}", err=True)
     if outcome.failures:
         click.echo("finished heads are kept; rerun the command to train those that failed", err=True)
     if outcome.before + outcome.now:
-        from posenet_store.report.html.page import write_page
+        if is_older(files.page, files.json):
+            from posenet_store.report.html.page import write_page
 
-        write_page([files.root], files.page)
+            write_page([files.root], files.page)
         done = f"{outcome.now} heads trained, {outcome.before} were finished before"
         click.echo(f"{done}; the page is {files.page}", err=True)
     if as_json:

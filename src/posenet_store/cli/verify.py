@@ -71,6 +71,9 @@ def _differences(store: str, weights: str, device: str) -> dict[str, float]:
 
 
 def _drifted(differences: dict[str, float]) -> bool:
+    """Return whether the probe image gives other features than those on record, and say so."""
+    if not differences:
+        return False
     from posenet_store.extraction.reference_check import describe_drift
 
     if beyond := describe_drift(differences):

@@ -195,12 +195,6 @@ class ImageMoments:
         return ImageMoments(self.second[:, torch.from_numpy(places)], self.cross[:, :, kept], self.positions)
 
 
-def count_moment_bytes(images: int, channels: int, kernel: int) -> int:
-    """Return the bytes of the second moments of that many images."""
-    size = channels * kernel**2 + 1
-    return images * size * (size + 1) // 2 * 8
-
-
 class ImageMomentAccumulator:
     """Gathers the moments of `images` images for target maps [T, h, w], in one allocation; blocks come in order.
 

@@ -10,7 +10,7 @@ from functools import reduce
 from operator import add
 
 import torch
-from scipy.stats import t as student
+from scipy.special import stdtrit
 from torch import Tensor
 
 from posenet_store.heads.moments import DEAD_DEVIATION, Moments
@@ -89,7 +89,7 @@ def choose_penalty(
     if not protocol.folds:
         return penalty, {"penalty": penalty, "validation_error": error}
     folds = errors.shape[1]
-    margin = float(student.ppf(0.975, folds - 1) * errors[best].std() / folds**0.5)
+    margin = float(stdtrit(folds - 1, 0.975) * errors[best].std() / folds**0.5)
     explained = 1 - error / float(target.var(correction=0))
     bounds = {"cv_low": max(0.0, error - margin), "cv_high": error + margin}
     return penalty, {"penalty": penalty, "cv_error": error, **bounds, "cv_explained": explained}

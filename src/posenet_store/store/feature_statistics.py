@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 SQUARED_SAFELY = 1e15  # the squares of a row of larger values might overflow float32
@@ -22,6 +21,8 @@ def compute_statistics(values: NDArray[Any], rows: Sequence[int]) -> dict[str, f
 
 def compute_row_statistics(stored: NDArray[Any]) -> dict[str, float]:
     """Return the same of one row; numpy's sums are pairwise on any number of threads, so records are the same everywhere."""
+    import torch  # converts float16 many times faster; pooling, all that readers need, does without
+
     values = torch.from_numpy(stored).to(torch.float32).numpy()
     low, high = float(values.min()), float(values.max())
     safe = values if max(-low, high) < SQUARED_SAFELY else values.astype(np.float64)

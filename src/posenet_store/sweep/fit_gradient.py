@@ -16,8 +16,9 @@ from torch import Tensor
 
 from posenet_store.files import sha256
 from posenet_store.heads.model import Heads
-from posenet_store.heads.moments import ImageMomentAccumulator, ImageMoments, count_moment_bytes
+from posenet_store.heads.moments import ImageMomentAccumulator, ImageMoments
 from posenet_store.heads.protocols import GradientProtocol
+from posenet_store.heads.sizes import count_moment_bytes
 from posenet_store.heads.train_convolution import train_by_convolution
 from posenet_store.heads.train_gram import STEP_BYTES, train_in_gram_space
 from posenet_store.specs import GRID

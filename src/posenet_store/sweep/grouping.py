@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from posenet_store.heads.model import Heads
-from posenet_store.heads.moments import count_moment_bytes
 from posenet_store.heads.protocols import GradientProtocol, Protocol
+from posenet_store.heads.sizes import count_moment_bytes
 from posenet_store.heads.train_convolution import TrainingGroup
 from posenet_store.specs import StoreSpec
 from posenet_store.sweep.cell import Cell, make_cell_target
@@ -172,11 +172,3 @@ def ignore_rates(protocol: Protocol) -> Protocol:
 def _shape_name(protocol: Protocol) -> str:
     """What sorts protocols by their shape; a hundred thousand cells share a few of them."""
     return repr(ignore_rates(protocol))
-
-
-def describe_stream(protocol: Protocol) -> tuple[object, ...]:
-    """Return what heads of a pass must agree in: the order and size of batches, and what is done to the inputs."""
-    if not isinstance(protocol, GradientProtocol):
-        return (protocol,)
-    order = protocol.batch_size, protocol.epochs, protocol.min_steps, protocol.order_seed
-    return (protocol.name, *order, protocol.standardise)

@@ -1,22 +1,14 @@
 """A head's input from a store, spelled as text: `aligned`, `aligned:f1+f5`, `full`, `full:f5`, `corners`, `corners:f5`."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any
-
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
 from posenet_store.errors import UsageError, unknown
-from posenet_store.resampling import resize_to_grid
-from posenet_store.specs import ALIGNED, ALIGNED_CHANNELS, CORNERS_SUFFIX, GRID, StoreSpec
-from posenet_store.threads import limit_torch_to_one_thread, map_on_threads
+from posenet_store.specs import ALIGNED, ALIGNED_CHANNELS, CORNERS_SUFFIX, StoreSpec
 
 FORMS = "aligned, aligned:f1+f2, full, full:f5, corners, corners:f5"
 CORNERS = "corners"
-ROWS_AT_A_TIME = 4
 
 
 @dataclass(frozen=True)
@@ -41,29 +33,6 @@ class Input:
         """Return the positions in this input of the channels of `part`, an input of the same kind from some of these taps."""
         starts = dict(zip(self.taps, accumulate([0, *self.widths]), strict=False))
         return tuple(starts[tap] + i for tap, width in zip(part.taps, part.widths, strict=True) for i in range(width))
-
-    def assemble(self, values: Mapping[str, NDArray[Any]]) -> Tensor:
-        """Make float32 [B, channels, 28, 28] of the arrays [B, ...] that a Reader yields."""
-        arrays = [torch.from_numpy(values[name]) for name in self.arrays]
-        if self.kind == ALIGNED:
-            arrays = [arrays[0][:, ALIGNED_CHANNELS * tap : ALIGNED_CHANNELS * (tap + 1)] for tap in self.taps]
-        output = torch.empty(len(arrays[0]), self.channels, GRID, GRID)
-        with limit_torch_to_one_thread() as threads:
-            count = threads if reads_all_channels(self.kind) else 1  # a few channels are copied sooner than threads start
-            shares = (tensor.tensor_split(count) for tensor in (output, *arrays))
-            map_on_threads(lambda share: self._fill(share[0], share[1:]), zip(*shares, strict=True), count)
-        return output
-
-    @torch.inference_mode()  # threads do not inherit it, and a tensor made in it can be filled in it only
-    def _fill(self, output: Tensor, arrays: Sequence[Tensor]) -> None:
-        """Convert to float32 and resize a few rows at a time, through one buffer: many allocations would fragment the heap."""
-        for tap, target in zip(arrays, output.split(self.widths, dim=1), strict=True):
-            if tap.shape == target.shape:
-                target.copy_(tap)
-                continue
-            wide = torch.empty(min(len(tap), ROWS_AT_A_TIME), *tap.shape[1:])
-            for rows, resized in zip(tap.split(ROWS_AT_A_TIME), target.split(ROWS_AT_A_TIME), strict=True):
-                resized.copy_(resize_to_grid(wide[: len(rows)].copy_(rows), self.kind == CORNERS))
 
 
 def reads_all_channels(text: str) -> bool:

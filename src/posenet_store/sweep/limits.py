@@ -2,14 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from posenet_store.heads.convolution import WIDE_CHANNELS
-from posenet_store.heads.moments import count_moment_bytes
+from posenet_store.heads.sizes import count_moment_bytes
 from posenet_store.specs import GRID
-from posenet_store.sweep.grouping import FittedHeads
-from posenet_store.sweep.moment_cache import MomentCache
-from posenet_store.sweep.training_inputs import TrainingInputs
+
+if TYPE_CHECKING:  # a plan needs the limits, and neither torch nor what trains
+    from posenet_store.sweep.grouping import FittedHeads
+    from posenet_store.sweep.moment_cache import MomentCache
+    from posenet_store.sweep.training_inputs import TrainingInputs
 
 
 @dataclass(frozen=True)
@@ -73,11 +74,13 @@ class Strategy(Protocol):
         """Return what it costs to fit the heads on that many training rows."""
         ...
 
-    def fit(self, inputs: TrainingInputs, cache: MomentCache) -> Sequence[FittedHeads]:
+    def fit(self, inputs: "TrainingInputs", cache: "MomentCache") -> "Sequence[FittedHeads]":
         """Fit the heads."""
         ...
 
 
 def unfolded_bytes(channels: int, kernel: int, positions: int) -> int:
     """Return the float64 bytes an image that a convolution reads: neighbourhoods, or many channels themselves."""
+    from posenet_store.heads.convolution import WIDE_CHANNELS
+
     return channels * (GRID**2 if channels >= WIDE_CHANNELS or kernel == 1 else kernel**2 * positions) * 8

@@ -13,7 +13,6 @@ from posenet_store.parallel.machine import share_memory
 from posenet_store.specs import PIXELS
 from posenet_store.store.catalogue import StoreInfo
 from posenet_store.sweep.cell import Cell
-from posenet_store.sweep.grouping import describe_stream
 from posenet_store.sweep.inputs import join_inputs, parse_input, reads_all_channels
 from posenet_store.sweep.limits import Limits
 from posenet_store.sweep.spec import SweepSpec
@@ -200,6 +199,14 @@ def plan_sweep(
     return SweepPlan(tuple(passes), tuple(dict.fromkeys(notes)))
 
 
+def _describe_stream(protocol: Protocol) -> tuple[object, ...]:
+    """Return what heads of a pass must agree in: the order and size of batches, and what is done to the inputs."""
+    if not isinstance(protocol, GradientProtocol):
+        return (protocol,)
+    order = protocol.batch_size, protocol.epochs, protocol.min_steps, protocol.order_seed
+    return (protocol.name, *order, protocol.standardise)
+
+
 def _merge_cells(
     planned: Sequence[tuple[StoreInfo, Sequence[StoreInfo], Sequence[Cell]]], moments: Path | None, limits: Limits
 ) -> Iterator[Pass]:
@@ -208,7 +215,7 @@ def _merge_cells(
     specs = {entry.path: entry.spec for entry, _, _ in planned}
     for entry, tests, cells in planned:
         first = cells[0]
-        shared = (first.input.partition(":")[0], describe_stream(first.protocol))
+        shared = (first.input.partition(":")[0], _describe_stream(first.protocol))
         key = (entry.path, tuple(test.path for test in tests), *shared)
         for rows, same_rows in groupby(cells, key=lambda cell: cell.train_rows):
             groups.setdefault((*key, rows), []).extend(same_rows)

@@ -215,6 +215,19 @@ def write_run(files: RunFiles, run: RunRecord) -> None:
     write_json(files.run, asdict(run))
 
 
+def is_older(path: Path, source: Path) -> bool:
+    """Return whether a file is missing, or was written before another file, or folder of files, changed last."""
+    return not path.is_file() or path.stat().st_mtime_ns < source.stat().st_mtime_ns
+
+
+def is_up_to_date(files: RunFiles, run: RunRecord) -> bool:
+    """Return whether run.json says the same as `run`, whatever its provenance, and the tables have every finished cell."""
+    if not files.run.is_file() or any(is_older(path, files.record("").parent) for path in (files.csv, files.json)):
+        return False
+    written = read_json(files.run) | {"provenance": run.provenance}
+    return bool(written == json.loads(json.dumps(asdict(run))))
+
+
 def write_scores(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
     """Write named arrays as safetensors, atomically."""
     write_atomic(path, save({name: np.ascontiguousarray(array) for name, array in arrays.items()}))

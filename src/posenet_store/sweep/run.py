@@ -10,8 +10,7 @@ from posenet_store.parallel.executors import run_tasks
 from posenet_store.provenance import collect_provenance
 from posenet_store.sweep.plan import Pass, SweepPlan
 from posenet_store.sweep.progress import ProgressMonitor, SweepProgress
-from posenet_store.sweep.results import PassResult, RunFiles, RunRecord, write_run, write_tables
-from posenet_store.sweep.run_pass import run_pass
+from posenet_store.sweep.results import PassResult, RunFiles, RunRecord, is_up_to_date, write_run, write_tables
 from posenet_store.sweep.spec import SweepSpec
 
 
@@ -28,6 +27,8 @@ class SweepResult:
 
 def _run_task(run: Path, task: Pass, threads: int) -> PassResult:
     """Run a pass, with the arguments in the order that `run_tasks` calls for."""
+    from posenet_store.sweep.run_pass import run_pass  # brings torch, which only those who train need
+
     return run_pass(task, run, threads)
 
 
@@ -48,7 +49,7 @@ def run_sweep(
     show: Callable[[SweepProgress], None] = lambda state: None,
     announce: Callable[[str], None] = lambda line: None,
 ) -> SweepResult:
-    """Run the unfinished cells of `plan` in the folder `run`.
+    """Run the unfinished cells of `plan` in the folder `run`; nothing is written if there are none and the tables are there.
 
     A failing pass does not stop the others; its error is in the result. `announce` gets lines for people; `show` gets
     the progress once a second, in a thread, and at the end. `expected` are the planned seconds of passes by their id.
@@ -61,9 +62,11 @@ def run_sweep(
         cells=tuple(cell.id for cell in plan.cells),
         stores=tuple(sorted({task.train.name for task in plan.passes})),
         notes=plan.notes,
-        provenance=collect_provenance(),
+        provenance={},
     )
-    write_run(files, record)
+    if not passes and is_up_to_date(files, record):
+        return SweepResult(run, len(finished), 0, ())
+    write_run(files, replace(record, provenance=collect_provenance()))
     failures, monitor = [], ProgressMonitor(files.progress, passes, expected or {})
     if passes:
         tasks = [_make_absolute(task) for task in passes]

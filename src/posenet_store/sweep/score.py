@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 from operator import add
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch import Tensor
 from posenet_store.heads.metrics import MapSums, Scores, score_with_map_sums
 from posenet_store.heads.model import Heads
 from posenet_store.store.reader import Reader
+from posenet_store.sweep.assemble import assemble_input
 from posenet_store.sweep.grouping import Channels, select_channels
 from posenet_store.sweep.inputs import Input
 
@@ -37,7 +38,8 @@ class Scored:
 def read_inputs(reader: Reader, source: Input, start: int, stop: int) -> Iterator[Tensor]:
     """Yield a head's input [B, C, 28, 28] for the readable rows of [start, stop), in stored order."""
     if start < stop:
-        yield from map(source.assemble, reader.scan(source.arrays, start, stop))  # holds no block while the next is read
+        # `map` holds no block while the next is read
+        yield from map(partial(assemble_input, source), reader.scan(source.arrays, start, stop))
 
 
 def iterate_columns(reader: Reader, source: Input) -> Iterator[tuple[str, Iterator[Tensor]]]:

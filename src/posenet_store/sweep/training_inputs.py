@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from posenet_store.heads.model import Standardisation
 from posenet_store.heads.moments import DEAD_DEVIATION
 from posenet_store.heads.protocols import GradientProtocol
 from posenet_store.store.reader import Reader
+from posenet_store.sweep.assemble import assemble_input
 from posenet_store.sweep.inputs import Input
 from posenet_store.sweep.moment_cache import MomentCache
 from posenet_store.sweep.score import read_inputs
@@ -47,7 +49,7 @@ class TrainingInputs:
     def read_batches(self, protocol: GradientProtocol, epoch: int) -> Iterator[Tensor]:
         """Yield the batches of an epoch, read from the store."""
         order = {"batch_size": protocol.batch_size, "seed": protocol.order_seed, "epoch": epoch}
-        batches = map(self.source.assemble, self.reader.batches(self.source.arrays, 0, self.rows, **order))
+        batches = map(partial(assemble_input, self.source), self.reader.batches(self.source.arrays, 0, self.rows, **order))
         return batches if self.standard is None else map(self.standard, batches)
 
     def cache_key(self, kind: str, subject: dict[str, Any]) -> dict[str, Any]:

@@ -181,6 +181,17 @@ def _list_facts(runs: Sequence[Path], out: Path) -> dict[str, Any]:
     }
 
 
+def choose_page(runs: Sequence[Path]) -> Path:
+    """Return where the page goes if nobody says: into a single run; of several beside them, where no sweep writes.
+
+    >>> str(choose_page([Path("runs/demo")])), str(choose_page([Path("runs/demo"), Path("runs/padding")]))
+    ('runs/demo/report.html', 'runs/demo+padding.html')
+    """
+    if len(runs) == 1:
+        return RunFiles(runs[0]).page
+    return runs[0].parent / f"{'+'.join(run.resolve().name for run in runs)}.html"
+
+
 def write_page(runs: Sequence[Path], out: Path) -> Path:
     """Write the page of one or more runs to `out`; raises UsageError if one is no run or has no cell."""
     write_atomic(out, _render(_list_facts(runs, out)).encode())

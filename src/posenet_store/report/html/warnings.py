@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import spearmanr
 
+from posenet_store.heads.metrics import rank_maps
 from posenet_store.report.scores import MeanScore, ScoreArchive
 from posenet_store.report.significance import constant_error
 from posenet_store.report.text_table import format_number
@@ -49,6 +49,7 @@ def _check_mean_map(values: NDArray[Any] | None, target: NDArray[np.float64]) ->
     span = float(np.ptp(values) / np.ptp(target))
     if span < FLAT:
         return [f"the mean map spans {span:.0%} of the target's range: SPC ranks small differences"]
-    order = float(spearmanr(values, target, axis=None).statistic)
+    ranks = rank_maps(np.stack([values.ravel(), target.ravel()]).astype(np.float64))
+    order = float(ranks[0] @ ranks[1])
     proportion = float(np.corrcoef(values.ravel(), target.ravel())[0, 1])
     return ["the mean map saturates, which SPC does not show"] if order - proportion > SATURATED else []
