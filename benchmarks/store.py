@@ -37,8 +37,8 @@ from posenet_store.extraction.timing import get_peak_memory
 from posenet_store.images.sources import load_image_set
 from posenet_store.specs import BackboneSpec
 from posenet_store.store.chunking import count_row_bytes
+from posenet_store.store.formats import list_block_files
 from posenet_store.store.formats import zarr_shards as shards
-from posenet_store.store.formats.zarr import list_block_files
 from posenet_store.store.reader import Reader, open_store
 from posenet_store.store.writer import StoreWriter
 from posenet_store.threads import count_cpus, map_on_threads

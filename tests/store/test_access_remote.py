@@ -90,7 +90,7 @@ def test_memory_for_files_is_bounded(url: str, monkeypatch: pytest.MonkeyPatch) 
     for name in far.spec.arrays:
         far.read(name, 0, ROWS)
     assert isinstance(far.files, remote.RemoteFiles)
-    kept = list(map(len, far.files._kept.values()))
+    kept = list(map(len, far.files._cache.values()))
     assert sum(kept) <= 100_000 or len(kept) == 1
 
 

@@ -21,7 +21,7 @@ from posenet_store.store.chunking import (
     compute_block_bounds,
     count_row_bytes,
     draw_row_order,
-    overlapping,
+    split_at_blocks,
 )
 from posenet_store.store.writer import count_files
 from tests.support.small import built_store, folder, tiny_backbone, write_images
@@ -95,12 +95,13 @@ def test_row_order_leaves_no_long_run_of_neighbours() -> None:
 
 @unhurried
 @given(rows=st.integers(0, 300), block_rows=st.integers(1, 50), data=st.data())
-def test_overlapping_finds_the_blocks_that_hold_a_row_of_the_span(rows: int, block_rows: int, data: st.DataObject) -> None:
+def test_a_span_is_split_at_the_bounds_of_its_blocks(rows: int, block_rows: int, data: st.DataObject) -> None:
     bounds = compute_block_bounds(rows, block_rows)
     start = data.draw(st.integers(0, rows))
     stop = data.draw(st.integers(start, rows))
-    expected = sorted({row // block_rows for row in range(start, stop)})
-    assert list(overlapping(bounds, start, stop)) == expected
+    parts = list(split_at_blocks(bounds, start, stop))
+    assert [(row, row // block_rows) for row in range(start, stop)] == [(row, b) for b, *part in parts for row in range(*part)]
+    assert all(first < last for _, first, last in parts)
 
 
 @unhurried

@@ -18,7 +18,7 @@ import pytest
 from posenet_store.errors import StoreError
 from posenet_store.extraction.build import plan_store
 from posenet_store.specs import FORMATS
-from posenet_store.store.formats import load_format
+from posenet_store.store.formats import list_block_files
 from posenet_store.store.reader import open_store
 from posenet_store.store.verify import find_damage
 from posenet_store.store.writer import StoreWriter
@@ -189,7 +189,7 @@ def test_data_files_of_one_size_are_not_exchanged_unnoticed(lab: Lab) -> None:
     for block in range(2):
         writer.commit(block, {key: np.full((4, *shape), block + 1, "float16") for key, shape in plan.spec.arrays.items()}, [])
     writer.seal({})
-    for path in (writer.files.root / file for file in load_format(lab.name).list_block_files(plan.spec, 1)):
+    for path in (writer.files.root / file for file in list_block_files(plan.spec, 1)):
         before = path.stat().st_size
         swap(path)
         assert path.stat().st_size == before
@@ -200,7 +200,7 @@ def test_data_files_of_one_size_are_not_exchanged_unnoticed(lab: Lab) -> None:
 @pytest.fixture
 def bad_file(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> str:
     """A data file whose bytes the disk does not give back."""
-    real, bad = Path.open, load_format(lab.name).list_block_files(open_store(lab.sound).spec, 1)[0]
+    real, bad = Path.open, list_block_files(open_store(lab.sound).spec, 1)[0]
 
     def opened(path: Path, *words: Any, **options: Any) -> Any:
         if path == lab.sound / bad:

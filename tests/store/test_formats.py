@@ -16,7 +16,7 @@ from posenet_store.files import sha256_file
 from posenet_store.images.sources import load_image_set
 from posenet_store.specs import FORMATS
 from posenet_store.store.access import StoreFiles
-from posenet_store.store.formats import load_format
+from posenet_store.store.formats import list_block_files, load_format
 from posenet_store.store.reader import Reader, open_store
 from posenet_store.store.writer import StoreWriter
 from tests.support.small import built_store, folder, tiny_backbone, write_images
@@ -44,7 +44,7 @@ def copied(reader: Reader, root: Path) -> Path:
 
 
 def files_of(store: Path, reader: Reader, block: int) -> list[Path]:
-    return [store / name for name in load_format(reader.spec.format).list_block_files(reader.spec, block)]
+    return [store / name for name in list_block_files(reader.spec, block)]
 
 
 def write_block(store: Path, reader: Reader, block: int, arrays: dict[str, NDArray[Any]]) -> None:

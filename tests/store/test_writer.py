@@ -20,7 +20,7 @@ from posenet_store.images.sources import load_image_set
 from posenet_store.specs import FORMATS
 from posenet_store.store.access import StoreFiles
 from posenet_store.store.feature_statistics import compute_statistics, pool_statistics
-from posenet_store.store.formats import load_format
+from posenet_store.store.formats import list_block_files
 from posenet_store.store.plan import Plan
 from posenet_store.store.reader import open_store
 from posenet_store.store.writer import QuarantinedImage, StoreWriter, check_range
@@ -111,7 +111,7 @@ def test_a_block_is_on_disk_before_its_record(
     with monkeypatch.context() as patch:
         events = synced_and_renamed(patch)
         writer.commit(1, arrays_of(plan, 1), [])
-    data = [writer.files.root / name for name in load_format(file_format).list_block_files(plan.spec, 1)]
+    data = [writer.files.root / name for name in list_block_files(plan.spec, 1)]
     expected = [*data, writer.files.commit(1)]
     renamed = [path for what, path in events if what == "rename"]
     assert (set(renamed), renamed[-1]) == (set(expected), expected[-1])  # data in any order, then the record

@@ -1,4 +1,4 @@
-"""The files of a store, by name, and reading them from a folder; `access_remote` reads them from elsewhere."""
+"""Name the files of a store, and read them from a folder; `access_remote` reads them from a URL."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +12,12 @@ MANIFEST = "manifest.json"
 
 
 def name_record(block: int) -> str:
-    """Return the place of the record that makes a block count."""
+    """Return the name of the record that commits a block."""
     return f"commits/b{block:05d}.json"
 
 
 class Files(Protocol):
-    """The files of a store, wherever they are, for reading; `name` is relative to the store, with "/"."""
+    """The files of a store in a folder or behind a URL, for reading; `name` is relative to the store, with "/"."""
 
     def __str__(self) -> str:
         """The store's path or URL."""
@@ -28,7 +28,7 @@ class Files(Protocol):
         ...
 
     def size(self, name: str) -> int | None:
-        """Return a file's bytes, None if it is not there."""
+        """Return a file's size in bytes, None if it does not exist."""
         ...
 
     def sha256(self, name: str) -> str:
@@ -36,13 +36,13 @@ class Files(Protocol):
         ...
 
     def open(self, name: str) -> BinaryIO:
-        """Open a data file for reading at any place; raises FileNotFoundError."""
+        """Open a data file for reading, seekable; raises FileNotFoundError."""
         ...
 
 
 @dataclass(frozen=True)
 class StoreFiles:
-    """Every path of a store at the folder `root`."""
+    """The files and paths of a store in the folder `root`."""
 
     root: Path
 
@@ -59,7 +59,7 @@ class StoreFiles:
         return self.root / "commits"
 
     def commit(self, block: int) -> Path:
-        """The record that makes a block count."""
+        """Return the path of the record that commits a block."""
         return self.root / name_record(block)
 
     def __str__(self) -> str:
@@ -70,7 +70,7 @@ class StoreFiles:
         return (self.root / name).read_bytes()
 
     def size(self, name: str) -> int | None:
-        """Return a file's bytes, None if it is not there."""
+        """Return a file's size in bytes, None if it does not exist."""
         path = self.root / name
         return path.stat().st_size if path.is_file() else None
 
@@ -84,7 +84,7 @@ class StoreFiles:
 
 
 def read_store_json(files: Files, name: str) -> dict[str, Any]:
-    """Read one of a store's JSON files; raises StoreError that names it if it is missing or damaged."""
+    """Read a JSON file of a store; raises StoreError that names the file if it is missing or damaged."""
     where = f"{files}/{name}"
     try:
         return parse_json(files.read(name), where)

@@ -1,4 +1,4 @@
-"""The files of a store, from where it is: a folder, any static web server, S3, Google Cloud or Azure. The owner of obstore."""
+"""Read the files of a store from any static web server, S3, Google Cloud or Azure. The owner of obstore."""
 
 import io
 import os
@@ -20,9 +20,10 @@ CACHE_BYTES = 512 << 20
 
 
 class RemoteFiles:
-    """Reads whole files, since the record of a file has a digest of all of it; keeps the last ones, 512 MiB or one file.
+    """The files of a store behind a URL; each is read as a whole, since its record has a digest of all of it.
 
-    Credentials and regions come from the environment variables of the cloud in question.
+    The files read last stay in memory, up to 512 MiB or one file. Credentials and regions come from the cloud's own
+    environment variables.
     """
 
     def __init__(self, url: str) -> None:
@@ -32,10 +33,10 @@ class RemoteFiles:
 
         self._url = url.rstrip("/")
         self._process = os.getpid()
-        self._kept: OrderedDict[str, bytes] = OrderedDict()
-        plain: ClientConfig | None = {"allow_http": True} if url.startswith("http://") else None
+        self._cache: OrderedDict[str, bytes] = OrderedDict()
+        options: ClientConfig | None = {"allow_http": True} if url.startswith("http://") else None
         try:
-            self._store: Any = obstore.store.from_url(self._url, client_options=plain)
+            self._store: Any = obstore.store.from_url(self._url, client_options=options)
         except Exception as error:  # obstore raises its own types, and ValueError for a malformed URL
             raise UsageError(f"{url} can't be opened: {first_line(error)}") from None
 
@@ -52,45 +53,45 @@ class RemoteFiles:
             return getattr(self._store, method)(name)
         except FileNotFoundError:
             raise
-        except Exception as error:  # connection refused, forbidden, time out: obstore has retried already
+        except Exception as error:  # connection refused, forbidden, timed out; obstore has retried already
             raise StoreError(f"{self._url}/{name} can't be read: {first_line(error)}") from None
 
     def read(self, name: str) -> bytes:
-        """Return a file's bytes as they are now."""
+        """Return a file's bytes, never from memory."""
         return bytes(self._call("get", name).bytes())
 
     def size(self, name: str) -> int | None:
-        """Return a file's bytes, None if it is not there."""
+        """Return a file's size in bytes, None if it does not exist."""
         try:
             return int(self._call("head", name)["size"])
         except FileNotFoundError:
             return None
 
     def sha256(self, name: str) -> str:
-        """Return a file's digest; the file is kept, since it will be read next."""
-        return sha256(self._whole(name))
+        """Return a file's digest; the file stays in memory, since it is usually read next."""
+        return sha256(self._read_cached(name))
 
     def open(self, name: str) -> BinaryIO:
         """Return a file in memory."""
-        return io.BytesIO(self._whole(name))
+        return io.BytesIO(self._read_cached(name))
 
-    def _whole(self, name: str) -> bytes:
-        if name not in self._kept:
+    def _read_cached(self, name: str) -> bytes:
+        if name not in self._cache:
             data = self.read(name)
-            while self._kept and sum(map(len, self._kept.values())) + len(data) > CACHE_BYTES:
-                self._kept.popitem(last=False)
-            self._kept[name] = data
-        self._kept.move_to_end(name)
-        return self._kept[name]
+            while self._cache and sum(map(len, self._cache.values())) + len(data) > CACHE_BYTES:
+                self._cache.popitem(last=False)
+            self._cache[name] = data
+        self._cache.move_to_end(name)
+        return self._cache[name]
 
 
-def open_files(place: str | Path) -> Files:
+def open_files(location: str | Path) -> Files:
     """Return the files of the store at a path (`~` is expanded) or URL; raises UsageError for an unknown scheme."""
-    parts = urlsplit(str(place))
-    if isinstance(place, Path) or "://" not in place:
-        return StoreFiles(Path(place).expanduser())
-    if parts.scheme == "file":
-        return StoreFiles(Path(unquote(parts.path)))
-    if parts.scheme in SCHEMES:
-        return RemoteFiles(place)
-    raise UsageError(f"unknown kind of URL {place!r}; accepted: a path, file://, {', '.join(f'{s}://' for s in SCHEMES)}")
+    if isinstance(location, Path) or "://" not in location:
+        return StoreFiles(Path(location).expanduser())
+    url = urlsplit(location)
+    if url.scheme == "file":
+        return StoreFiles(Path(unquote(url.path)))
+    if url.scheme in SCHEMES:
+        return RemoteFiles(location)
+    raise UsageError(f"unknown kind of URL {location!r}; accepted: a path, file://, {', '.join(f'{s}://' for s in SCHEMES)}")

@@ -1,4 +1,4 @@
-"""The stores below a root: which there are, and in what state."""
+"""Describe stores: what they hold and in what state they are; list those below a root."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from posenet_store.store.records import read_committed_records, read_manifest
 
 @dataclass(frozen=True, repr=False)
 class StoreInfo:
-    """One store: its path, spec, whether it is sealed, and what is committed so far."""
+    """A store's path and spec, whether it is sealed, and how many blocks, bytes and quarantined rows are committed."""
 
     path: Path
     spec: StoreSpec
@@ -51,24 +51,24 @@ class StoreInfo:
         }
 
 
-def describe_store(place: str | Path) -> StoreInfo:
+def describe_store(location: str | Path) -> StoreInfo:
     """Describe the store at a path or URL; raises StoreError if it is not one."""
-    files = open_files(place)
+    files = open_files(location)
     plan = read_plan(files)
     sealed = files.size(MANIFEST) is not None
     if sealed:
         manifest = read_manifest(files)
-        committed, size, bad = len(plan.bounds), int(manifest["bytes"]), len(manifest["quarantined"])
+        committed, size, quarantined = len(plan.bounds), int(manifest["bytes"]), len(manifest["quarantined"])
     else:
         records = list(read_committed_records(files, plan).values())
         committed = len(records)
         size = sum(file["bytes"] for record in records for file in record["files"])
-        bad = sum(len(record["quarantined"]) for record in records)
-    return StoreInfo(Path(str(files)), plan.spec, sealed, len(plan.bounds), committed, size, bad)
+        quarantined = sum(len(record["quarantined"]) for record in records)
+    return StoreInfo(Path(str(files)), plan.spec, sealed, len(plan.bounds), committed, size, quarantined)
 
 
 def list_facts(spec: StoreSpec, readable: int, state: str) -> list[tuple[str, str]]:
-    """Return what a reader shows of a store with `readable` readable rows: (label, value) lines."""
+    """Return the (label, value) lines with which a reader describes a store of `readable` readable rows."""
     mebibytes = count_row_bytes(spec) * spec.rows / 2**20
     arrays = [f"{name} [{spec.rows}, {', '.join(map(str, shape))}]" for name, shape in spec.arrays.items()]
     return [
@@ -81,7 +81,7 @@ def list_facts(spec: StoreSpec, readable: int, state: str) -> list[tuple[str, st
 
 
 def list_stores(root: str | Path) -> tuple[list[StoreInfo], list[str]]:
-    """Return the stores below `root` by name, and a line for every folder that claims to be one but is damaged."""
+    """Return the stores below `root`, sorted by name, and an error message for each damaged one."""
     infos, damaged = [], []
     for plan in sorted(Path(root).expanduser().glob("*/plan.json")):
         if plan.parent.name.startswith("."):

@@ -1,7 +1,7 @@
-"""Rows, blocks and chunks as pure integers: which row is where, and how large everything gets."""
+"""Compute the order of rows, the bounds of blocks and the sizes of rows and chunks; pure integer arithmetic."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -41,21 +41,20 @@ def choose_chunk_rows(block_rows: int, row_bytes: int) -> int:
     >>> choose_chunk_rows(64, 401_408), choose_chunk_rows(64, 5_000_000)
     (4, 1)
     """
-    fitting = (n for n in range(block_rows, 0, -1) if block_rows % n == 0 and n * row_bytes <= CHUNK_BYTES)
-    return next(fitting, 1)
+    return next((n for n in range(block_rows, 0, -1) if block_rows % n == 0 and n * row_bytes <= CHUNK_BYTES), 1)
 
 
 def count_row_bytes(spec: StoreSpec, names: Iterable[str] | None = None) -> int:
-    """Return the uncompressed bytes of one image in the arrays `names` of a store, in all of them for None."""
-    item = np.dtype(spec.dtype).itemsize
-    chosen = spec.arrays if names is None else names
-    return sum(math.prod(spec.arrays[name]) for name in chosen) * item
+    """Return the uncompressed bytes of one image in the arrays `names` of a store; None is all of them."""
+    values = sum(math.prod(spec.arrays[name]) for name in (spec.arrays if names is None else names))
+    return values * np.dtype(spec.dtype).itemsize
 
 
-def overlapping(bounds: list[tuple[int, int]], start: int, stop: int) -> Iterator[int]:
-    """Yield the number of every block that holds a row of [start, stop).
+def split_at_blocks(bounds: Sequence[tuple[int, int]], start: int, stop: int) -> Iterator[tuple[int, int, int]]:
+    """Split the rows [start, stop) at the bounds of blocks: yield (block, first row, last row + 1) of each part.
 
-    >>> list(overlapping([(0, 2), (2, 4), (4, 5)], 1, 3))
-    [0, 1]
+    >>> list(split_at_blocks([(0, 2), (2, 4), (4, 5)], 1, 3))
+    [(0, 1, 2), (1, 2, 3)]
     """
-    return (i for i, (first, end) in enumerate(bounds) if max(first, start) < min(end, stop))
+    parts = ((block, max(first, start), min(last, stop)) for block, (first, last) in enumerate(bounds))
+    return (part for part in parts if part[1] < part[2])

@@ -1,4 +1,4 @@
-"""Lazy views of a store for other libraries: dask arrays and an xarray Dataset, read through the same checks as all else."""
+"""Make lazy views of a store: dask arrays and an xarray Dataset; every read is checked as in the reader."""
 
 from typing import TYPE_CHECKING, Any, cast
 
@@ -13,17 +13,17 @@ if TYPE_CHECKING:
     import xarray
 
 
-def _block(source: Source, name: str, start: int, stop: int) -> NDArray[Any]:
+def _read_block(source: Source, name: str, start: int, stop: int) -> NDArray[Any]:
     return source.read(name, start, stop)
 
 
 def make_dask_array(source: Source, name: str) -> "dask.array.Array":
-    """Return one array [rows, C, H, W] of a store, a chunk a block; nothing is read until it is computed."""
+    """Return an array [rows, C, H, W] of a store with one chunk per block; nothing is read until it is computed."""
     import dask.array as da
     from dask.delayed import delayed
 
     shape = source.spec.arrays[name]
-    read = delayed(_block, pure=True)
+    read = delayed(_read_block, pure=True)
     parts = [
         da.from_delayed(read(source, name, start, stop), (stop - start, *shape), np.dtype(source.spec.dtype))
         for start, stop in source.bounds
@@ -31,8 +31,8 @@ def make_dask_array(source: Source, name: str) -> "dask.array.Array":
     return cast("dask.array.Array", da.concatenate(parts))
 
 
-def dataset(source: Source, ids: tuple[str, ...], readable: NDArray[np.bool_]) -> "xarray.Dataset":
-    """Return all arrays as one lazy Dataset with the coordinates `image_id` and `readable`; needs xarray."""
+def make_dataset(source: Source, ids: tuple[str, ...], readable: NDArray[np.bool_]) -> "xarray.Dataset":
+    """Return all arrays as a lazy Dataset with the coordinates `image_id` and `readable`; needs xarray."""
     try:
         import xarray
     except ImportError:

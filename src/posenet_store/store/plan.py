@@ -1,4 +1,4 @@
-"""What plan.json says: the spec of a store, and which image each row is."""
+"""Plan: the content of plan.json, which is the spec of a store and the image of each row."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +11,10 @@ from posenet_store.store.chunking import compute_block_bounds
 
 @dataclass(frozen=True, repr=False)
 class Plan:
-    """What plan.json says: the spec, for each row its image's id and digest, and the format's files outside the blocks."""
+    """The content of plan.json: a store's spec, each row's image id and digest, and the format's files outside the blocks.
+
+    `order` is the index of each row's image in the image set.
+    """
 
     spec: StoreSpec
     ids: tuple[str, ...]

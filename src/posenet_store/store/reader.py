@@ -1,4 +1,4 @@
-"""The reading side of a store: what training opens. Needs neither the images nor the backbone, and never writes."""
+"""Reader: read a store's arrays, in order or in shuffled batches; needs neither the images nor the network, never writes."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from posenet_store.store.access import MANIFEST, name_record
 from posenet_store.store.access_remote import open_files
 from posenet_store.store.batching import Rows, draw_epoch_pools, iterate_batches
 from posenet_store.store.catalogue import list_facts
-from posenet_store.store.chunking import count_row_bytes, overlapping
+from posenet_store.store.chunking import count_row_bytes, split_at_blocks
 from posenet_store.store.formats import Arrays, load_format
 from posenet_store.store.plan import read_plan
 from posenet_store.store.records import (
@@ -40,7 +40,7 @@ POOL_BYTES = 256 << 20
 
 @dataclass
 class ReadCounter:
-    """What has been read of a store: images (counted again in every epoch) and the bytes decoded for them.
+    """Images read from a store (again in every epoch) and the bytes decoded for them.
 
     >>> ReadCounter(2, 30) + ReadCounter(1, 4)
     ReadCounter(images=3, bytes=34)
@@ -54,18 +54,18 @@ class ReadCounter:
 
 
 class Reader:
-    """A store, read-only: rows in the stored (permuted) order, quarantined rows skipped by the iterators.
+    """A store, read-only: rows in the stored (permuted) order; the iterators skip quarantined rows.
 
-    The first time that a file is touched its digest is compared with the record of its block, after that each chunk with
-    its checksum. With `unsealed`, a store that is still being built opens too, and shows the blocks committed by then.
+    When a file is first read its digest is compared with its block's record; each chunk is compared with its checksum
+    whenever it is decoded. With `unsealed`, a store that is still being built opens too, with the blocks committed so far.
     """
 
-    def __init__(self, place: str | Path, unsealed: bool = False) -> None:
-        self.files = open_files(place)
+    def __init__(self, location: str | Path, unsealed: bool = False) -> None:
+        self.files = open_files(location)
         self.plan = read_plan(self.files)
         self._unsealed = unsealed
         self._records: dict[int, dict[str, Any]] = {}
-        self._sound: set[str] = set()
+        self._verified: set[str] = set()
         self.counter = ReadCounter()
         if unsealed and self.files.size(MANIFEST) is None:
             self._records = read_committed_records(self.files, self.plan)
@@ -81,7 +81,7 @@ class Reader:
         return self.spec.rows
 
     def _facts(self) -> list[tuple[str, str]]:
-        """What a reader shows of itself: (label, value) lines."""
+        """Return the (label, value) lines that describe the store."""
         state = "sealed" if self._sealed else f"unsealed, {len(self._records)} of {len(self.bounds)} blocks"
         return list_facts(self.spec, int(self.readable.sum()), state)
 
@@ -89,7 +89,7 @@ class Reader:
         return "\n".join([f"<Reader {self.name}>", *(f"  {label:8} {value}" for label, value in self._facts())])
 
     def _repr_html_(self) -> str:
-        """Return the same as a table for notebooks."""
+        """Return the description as a table, for notebooks."""
         lines = "".join(f"<tr><th>{escape(label)}</th><td>{escape(value)}</td></tr>" for label, value in self._facts())
         return f"<table><caption>{escape(self.name)}</caption>{lines}</table>"
 
@@ -127,7 +127,7 @@ class Reader:
 
     @cached_property
     def readable(self) -> NDArray[np.bool_]:
-        """bool [rows]: False where the image was quarantined, or is not committed yet."""
+        """bool [rows]: False where the image is quarantined or not committed yet."""
         mask = np.full(self.spec.rows, self._sealed)
         for block in () if self._sealed else self._records:
             mask[slice(*self.bounds[block])] = True
@@ -139,7 +139,7 @@ class Reader:
         return load_format(self.spec.format).open_arrays(self.files, self.spec)
 
     def read_record(self, block: int) -> dict[str, Any]:
-        """Return the record of a block that the manifest vouches for; raises StoreError if it is missing or another."""
+        """Return a block's record; raises StoreError if it is missing or not the one that the manifest names."""
         if block not in self._records:
             where = f"{self.files}/{name_record(block)}"
             if not self._sealed:
@@ -158,22 +158,22 @@ class Reader:
             if name not in self.spec.arrays:
                 raise unknown(f"array of {self.name}", name, self.spec.arrays)
 
-    def _check(self, name: str, block: int) -> None:
-        """Compare the files of one array in a block with their digests, once."""
-        record = self.read_record(block)
-        for path in self._arrays.list_files(name, block):
-            if path not in self._sound:
-                entry = next((file for file in record["files"] if file["path"] == path), None)
-                fault = find_fault(self.files, entry, deep=True) if entry else f"{self.files}/{path} is in no record"
-                if fault:
-                    raise StoreError(f"{fault}; block {block} is damaged; {RESTORE}")
-                self._sound.add(path)
+    def _check_file(self, name: str, block: int) -> None:
+        """Compare the file of an array's block with its digest, once."""
+        path = load_format(self.spec.format).name_file(name, block)
+        if path in self._verified:
+            return
+        entry = next((entry for entry in self.read_record(block)["files"] if entry["path"] == path), None)
+        fault = find_fault(self.files, entry, deep=True) if entry else f"{self.files}/{path} is in no record"
+        if fault:
+            raise StoreError(f"{fault}; block {block} is damaged; {RESTORE}")
+        self._verified.add(path)
 
     def read(self, name: str, start: int, stop: int, out: NDArray[Any] | None = None) -> NDArray[Any]:
-        """Return rows [start, stop) of the array `name` in the stored dtype, quarantined rows (NaN) included.
+        """Return rows [start, stop) of the array `name` in the stored dtype; quarantined rows are NaN.
 
         They are decoded into `out` if it is given (contiguous, of that shape and dtype). Raises UsageError for an unknown
-        array, foreign rows or another `out`, StoreError naming the file if a piece is missing or damaged.
+        array, rows out of range or an unsuitable `out`, StoreError that names the file if a chunk is missing or damaged.
         """
         self._check_names([name])
         if not 0 <= start <= stop <= self.spec.rows:
@@ -185,8 +185,8 @@ class Reader:
                 f"`out` is {out.dtype} {out.shape}; rows {start}-{stop} of {name} are {self.spec.dtype} {shape}, contiguous"
             )
         try:
-            for block in overlapping(self.bounds, start, stop):
-                self._check(name, block)
+            for block, *_ in split_at_blocks(self.bounds, start, stop):
+                self._check_file(name, block)
             self._arrays.read(name, start, out)
             self.counter.bytes += out.nbytes
         except (ValueError, RuntimeError, OSError, KeyError) as error:
@@ -196,26 +196,23 @@ class Reader:
 
     def scan(self, names: Sequence[str], start: int = 0, stop: int | None = None) -> Iterator[Mapping[str, NDArray[Any]]]:
         """Yield the readable rows of [start, stop) in stored order, block by block, as {name: [n, C, H, W]}."""
-        end = self.spec.rows if stop is None else stop
-        for block in overlapping(self.bounds, start, end):
-            first, last = self.bounds[block]
-            first, last = max(first, start), min(last, end)
+        for _, first, last in split_at_blocks(self.bounds, start, self.spec.rows if stop is None else stop):
             if self.readable[first:last].any():
-                # not held here: the next block is read into what this one frees
-                yield self._counted(self._read_readable(names, first, last))
+                # without a reference here, the next block is read into the memory that this one frees
+                yield self._count_images(self._read_readable(names, first, last))
 
     def _read_readable(self, names: Sequence[str], start: int, stop: int) -> dict[str, NDArray[Any]]:
         """Return the readable rows of [start, stop)."""
-        keep = self.readable[start:stop]
+        readable = self.readable[start:stop]
         values = {name: self.read(name, start, stop) for name in names}
-        return values if keep.all() else {name: value[keep] for name, value in values.items()}
+        return values if readable.all() else {name: value[readable] for name, value in values.items()}
 
-    def _counted(self, values: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
+    def _count_images(self, values: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
         self.counter.images += len(next(iter(values.values())))
         return values
 
     def epoch(self, names: Sequence[str], start: int, stop: int, *, seed: int, epoch: int) -> list[Rows]:
-        """Return the rows that `batches` visits, pool by pool; a pool is at most 256 MiB of the arrays `names`, or a block."""
+        """Return the rows that `batches` visits, pool by pool; a pool is a block, or several of at most 256 MiB together."""
         self._check_names(names)
         pool_rows = max(1, POOL_BYTES // count_row_bytes(self.spec, names))
         return draw_epoch_pools(self.bounds, self.readable, (start, stop), pool_rows, seed, epoch)
@@ -223,14 +220,14 @@ class Reader:
     def batches(
         self, names: Sequence[str], start: int, stop: int, *, batch_size: int, seed: int, epoch: int
     ) -> Iterator[Mapping[str, NDArray[Any]]]:
-        """Yield every readable row of [start, stop) once, in batches whose order depends on (seed, epoch) only.
+        """Yield every readable row of [start, stop) once, in batches whose order depends on `seed` and `epoch` only.
 
-        Whole blocks are decoded and mixed in a pool (see `batching.draw_epoch_pools`); memory is a pool and a batch.
+        Whole blocks are decoded and shuffled in pools (see `batching.draw_epoch_pools`). Memory: a pool and a batch.
         """
         pools = self.epoch(names, start, stop, seed=seed, epoch=epoch)
         rows = sum(map(len, pools))
         sizes = [min(batch_size, rows - first) for first in range(0, rows, batch_size)]
-        return map(self._counted, (values for _, values in iterate_batches(self, names, pools, sizes)))
+        return map(self._count_images, (values for _, values in iterate_batches(self, names, pools, sizes)))
 
     def torch(
         self,
@@ -244,47 +241,46 @@ class Reader:
         rows: tuple[int, int] | None = None,
         rank: tuple[int, int] | None = None,
     ) -> "StoreDataset":
-        """Return a torch IterableDataset of batches, right under DataLoader workers and ranks: a `StoreDataset`.
+        """Return a `StoreDataset`: a torch IterableDataset of batches that DataLoader workers and ranks share.
 
-        `rows` is a span [start, stop), all by default; `rank` is (rank, ranks), by default that of torch.distributed.
+        `rows` is a span [start, stop), by default all rows; `rank` is (rank, ranks), by default that of torch.distributed.
         """
         from posenet_store.store.torch_dataset import StoreDataset
 
         self._check_names(taps)
         span = rows or (0, self.spec.rows)
-        order = partial(self._shuffled, tuple(taps), span, seed) if shuffle else partial(self._stored, span)
+        order = partial(self._draw_order, tuple(taps), span, seed) if shuffle else partial(self._list_stored_order, span)
         dataset = StoreDataset(self, taps, order, batch_size=batch_size, rank=rank)
         dataset.set_epoch(epoch, position)
         return dataset
 
-    def _shuffled(self, names: Sequence[str], span: tuple[int, int], seed: int, epoch: int) -> list[Rows]:
+    def _draw_order(self, names: Sequence[str], span: tuple[int, int], seed: int, epoch: int) -> list[Rows]:
         return self.epoch(names, *span, seed=seed, epoch=epoch)
 
-    def _stored(self, span: tuple[int, int], epoch: int) -> list[Rows]:
-        """The stored order, a pool a block, the same in every epoch."""
-        rows = np.arange(*span)
-        pools = [rows[(rows >= first) & (rows < last) & self.readable[rows]] for first, last in self.bounds]
+    def _list_stored_order(self, span: tuple[int, int], epoch: int) -> list[Rows]:
+        """Return the readable rows in stored order, one pool per block, the same in every epoch."""
+        pools = [first + np.flatnonzero(self.readable[first:stop]) for _, first, stop in split_at_blocks(self.bounds, *span)]
         return [pool for pool in pools if len(pool)]
 
     def dask(self, name: str) -> "dask.array.Array":
-        """Return one array [rows, C, H, W], lazily, a chunk a block; quarantined rows are NaN."""
+        """Return an array [rows, C, H, W], lazily, with one chunk per block; quarantined rows are NaN."""
         from posenet_store.store.dask_xarray import make_dask_array
 
         self._check_names([name])
         return make_dask_array(self, name)
 
     def xarray(self) -> "xarray.Dataset":
-        """Return all arrays as one lazy Dataset with `image_id` and `readable`; needs xarray."""
-        from posenet_store.store.dask_xarray import dataset
+        """Return all arrays as a lazy Dataset with `image_id` and `readable`; needs xarray."""
+        from posenet_store.store.dask_xarray import make_dataset
 
-        return dataset(self, self.ids, self.readable)
+        return make_dataset(self, self.ids, self.readable)
 
 
-def open_store(place: str | Path, unsealed: bool = False) -> Reader:
+def open_store(location: str | Path, unsealed: bool = False) -> Reader:
     """Open a store for reading; neither the images nor the network are needed.
 
-    `place` is a folder (`~` is expanded) or a URL: file://, http://, https://, s3://, gs:// or az://. With `unsealed`, a
-    store that is still being built opens too and shows the blocks that are finished.
+    `location` is a folder (`~` is expanded) or a URL: file://, http://, https://, s3://, gs:// or az://. With `unsealed`, a
+    store that is still being built opens too, with the blocks committed so far.
 
         reader = open_store("stores/vgg16-photos-1a2b3c4d")
         reader.taps                                     # names, modules and shapes
@@ -294,4 +290,4 @@ def open_store(place: str | Path, unsealed: bool = False) -> Reader:
     Raises UsageError for an unknown kind of URL or a missing package, and StoreError if the store is missing, damaged, of
     another format version or (without `unsealed`) not sealed.
     """
-    return Reader(place, unsealed)
+    return Reader(location, unsealed)

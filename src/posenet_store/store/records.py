@@ -1,4 +1,4 @@
-"""What is recorded of a store: its files with their digests, the commit of each block, and the manifest."""
+"""Read and check a store's records: the digests of its files, the commit record of each block, and the manifest."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -13,21 +13,21 @@ from posenet_store.store.plan import Plan
 
 RESTORE = "rerun the store's build-store command to restore what is damaged"
 EncodedFiles = dict[str, list[bytes | memoryview]]
-"""Files by name, relative to the store, as pieces one after another."""
+"""File name, relative to the store -> the file's bytes as consecutive pieces."""
 
 
 def describe_file(root: Path, path: Path) -> dict[str, Any]:
-    """Return what a record says of a file: its path below `root`, its bytes, its SHA-256."""
+    """Return a record's entry for a file: its path below `root`, its size in bytes and its SHA-256."""
     return {"path": path.relative_to(root).as_posix(), "bytes": path.stat().st_size, "sha256": sha256_file(path)}
 
 
 def describe_pieces(name: str, pieces: Sequence[bytes | memoryview]) -> dict[str, Any]:
-    """Return the same of a file that is still in memory."""
+    """Return a record's entry for a file that is not written yet."""
     return {"path": name, "bytes": sum(map(len, pieces)), "sha256": sha256_pieces(pieces)}
 
 
 def find_fault(files: Files, entry: dict[str, Any], deep: bool) -> str | None:
-    """Return how a file differs from its entry, None if it does not; only `deep` reads its bytes."""
+    """Return how a file differs from its entry, None if it does not; its bytes are read only with `deep`."""
     where, size = f"{files}/{entry['path']}", files.size(entry["path"])
     if size != entry["bytes"]:
         return f"{where} is missing" if size is None else f"{where} has {size} bytes instead of {entry['bytes']}"
@@ -39,17 +39,17 @@ def find_fault(files: Files, entry: dict[str, Any], deep: bool) -> str | None:
 
 
 def add_digest(content: dict[str, Any]) -> dict[str, Any]:
-    """Return `content` with the digest of itself."""
+    """Return `content` with its own digest."""
     return content | {"sha256": sha256(canonical_json(content))}
 
 
 def has_valid_digest(content: dict[str, Any]) -> bool:
-    """True if `content` is what was signed."""
+    """Return whether `content` matches the digest that `add_digest` gave it."""
     return add_digest({key: value for key, value in content.items() if key != "sha256"}) == content
 
 
 def read_manifest(files: Files) -> dict[str, Any]:
-    """Read manifest.json; raises StoreError if it is missing, or is not what was sealed."""
+    """Read manifest.json; raises StoreError if it is missing or damaged."""
     if files.size(MANIFEST) is None:
         raise StoreError(f"{files} is not sealed: its build has not finished; rerun the build-store command to resume it")
     content = read_store_json(files, MANIFEST)
@@ -59,7 +59,7 @@ def read_manifest(files: Files) -> dict[str, Any]:
 
 
 def read_matching_manifest(files: Files, spec: StoreSpec) -> dict[str, Any]:
-    """Read manifest.json; raises StoreError also if it does not belong to the store's spec and plan.json."""
+    """Read manifest.json; raises StoreError also if it does not match the store's spec and plan.json."""
     manifest = read_manifest(files)
     if manifest["fingerprint"] != spec.fingerprint:
         raise StoreError(f"{files}/{MANIFEST} belongs to another store than {PLAN}; the folder was mixed up")
@@ -69,7 +69,7 @@ def read_matching_manifest(files: Files, spec: StoreSpec) -> dict[str, Any]:
 
 
 def summarize_records(spec: StoreSpec, records: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """Return what a manifest would say of these blocks: their pooled statistics and quarantined rows."""
+    """Return the part of a manifest that depends on records only: pooled statistics and quarantined rows."""
     records = list(records)
     return {
         "fingerprint": spec.fingerprint,
@@ -79,7 +79,7 @@ def summarize_records(spec: StoreSpec, records: Iterable[dict[str, Any]]) -> dic
 
 
 def read_record(files: Files, block: int) -> dict[str, Any]:
-    """Read a block's record; raises StoreError if it is missing, damaged, or of another block."""
+    """Read a block's record; raises StoreError if it is missing, damaged or of another block."""
     name = name_record(block)
     content = read_store_json(files, name)
     if content.get("block") != block or not has_valid_digest(content):

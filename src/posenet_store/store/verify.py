@@ -1,4 +1,4 @@
-"""Checking a store against its records, and naming what is damaged."""
+"""Compare a store with its records and name the damaged files."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,13 +18,14 @@ from posenet_store.store.records import find_fault, read_manifest, read_record
 
 @dataclass(frozen=True)
 class Damage:
-    """One thing that is wrong; `block` is None if it concerns the whole store."""
+    """A damaged part of a store; `block` is None if it does not belong to a block."""
 
     block: int | None
     what: str
 
 
-def _of_the_whole(files: Files, plan: Plan) -> Iterator[Damage]:
+def _check_store(files: Files, plan: Plan) -> Iterator[Damage]:
+    """Check what belongs to no block: the format's own files, the plan and the manifest."""
     for entry in plan.files:
         if fault := find_fault(files, entry, deep=True):
             yield Damage(None, fault)
@@ -41,16 +42,16 @@ def _of_the_whole(files: Files, plan: Plan) -> Iterator[Damage]:
             yield Damage(block, f"{files}/{name} is not the record that the manifest names")
 
 
-def _of_a_block(files: Files, plan: Plan, block: int, arrays: Callable[[], Arrays] | None) -> Iterator[Damage]:
-    """`arrays` opens the store's arrays for a deep look; None is a quick one."""
+def _check_block(files: Files, plan: Plan, block: int, arrays: Callable[[], Arrays] | None) -> Iterator[Damage]:
+    """Check a block: quickly for None, else deeply with the store's arrays, which `arrays` opens."""
     try:
-        faults = [find_fault(files, entry, arrays is not None) for entry in read_record(files, block)["files"]]
+        entries = read_record(files, block)["files"]
+        faults = [fault for entry in entries if (fault := find_fault(files, entry, arrays is not None))]
     except (StoreError, KeyError, TypeError) as error:
         yield Damage(block, f"{files}/{name_record(block)}: {error}")
         return
-    found = [fault for fault in faults if fault]
-    yield from (Damage(block, fault) for fault in found)
-    if arrays is not None and not found:
+    yield from (Damage(block, fault) for fault in faults)
+    if arrays is not None and not faults:
         start, stop = plan.bounds[block]
         for name in plan.spec.arrays:
             try:
@@ -60,13 +61,13 @@ def _of_a_block(files: Files, plan: Plan, block: int, arrays: Callable[[], Array
 
 
 def find_damage(store: str | Path, deep: bool = False) -> Iterator[Damage]:
-    """Yield everything that is wrong with a store (a path or URL), block by block; raises StoreError without a readable plan.
+    """Yield the damage of a store (a path or URL), block by block; raises StoreError if its plan can't be read.
 
-    Quick: records, names and sizes of all files. `deep`: every byte is hashed and every chunk decoded too.
+    By default records, names and sizes of files are checked. With `deep` every byte is hashed and every chunk decoded, too.
     """
     files = open_files(store)
     plan = read_plan(files)
-    yield from _of_the_whole(files, plan)
-    opened = cache(partial(load_format(plan.spec.format).open_arrays, files, plan.spec)) if deep else None
+    yield from _check_store(files, plan)
+    arrays = cache(partial(load_format(plan.spec.format).open_arrays, files, plan.spec)) if deep else None
     for block in range(len(plan.bounds)):
-        yield from _of_a_block(files, plan, block, opened)
+        yield from _check_block(files, plan, block, arrays)

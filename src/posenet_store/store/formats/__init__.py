@@ -1,8 +1,9 @@
-"""The files of a store: one module a format, none of which knows another, all behind one contract.
+"""The array files of a store: one module per format, all with the functions of `Format`; none knows another.
 
-A format owns the arrays of a store and nothing else; plan, records and manifest are the same for all of them.
+Plan, records and manifest are the same for all formats and do not belong here.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -13,34 +14,40 @@ from numpy.typing import NDArray
 from posenet_store.errors import unknown
 from posenet_store.specs import FORMATS, StoreSpec
 from posenet_store.store.access import Files
+from posenet_store.store.chunking import compute_block_bounds, split_at_blocks
 from posenet_store.store.records import EncodedFiles
 
 
-class Arrays(Protocol):
-    """Open arrays of a store, for reading; every byte is checked against its checksum as it is decoded."""
+class Arrays(ABC):
+    """The arrays of a store, opened for reading; every byte is compared with its checksum while it is decoded."""
 
-    def list_files(self, name: str, block: int) -> list[str]:
-        """Return the files that rows of one array in a block are read from."""
-        ...
+    def __init__(self, files: Files, spec: StoreSpec) -> None:
+        self._files, self._spec = files, spec
+        self._bounds = compute_block_bounds(spec.rows, spec.block_rows)
 
     def read(self, name: str, start: int, out: NDArray[Any]) -> None:
-        """Decode rows [start, start + len(out)) of one array into `out`, contiguous and of the stored dtype."""
-        ...
+        """Decode rows [start, start + len(out)) of an array into `out`, which is contiguous and of the stored dtype."""
+        for block, first, stop in split_at_blocks(self._bounds, start, start + len(out)):
+            self._read_block(name, block, first - self._bounds[block][0], out[first - start : stop - start])
+
+    @abstractmethod
+    def _read_block(self, name: str, block: int, start: int, out: NDArray[Any]) -> None:
+        """Decode rows of one block into `out`; `start` counts from the block's first row."""
 
 
 class Format(Protocol):
-    """What a format module provides; files are named relative to the store."""
+    """The functions of a format module; files are named relative to the store."""
 
     def create(self, folder: Path, spec: StoreSpec, ids: Sequence[str]) -> None:
-        """Create what a store needs before its first block."""
+        """Create the files that a store needs before its first block."""
         ...
 
-    def list_block_files(self, spec: StoreSpec, block: int) -> list[str]:
-        """Return the files that hold one block of all arrays."""
+    def name_file(self, array: str, block: int) -> str:
+        """Return the file that holds an array's rows of a block."""
         ...
 
     def encode_block(self, spec: StoreSpec, block: int, arrays: Mapping[str, NDArray[Any]], ids: Sequence[str]) -> EncodedFiles:
-        """Return the bytes of one block of all arrays: for each of `list_block_files`, the pieces it is made of, in order."""
+        """Encode a block of all arrays: return the pieces of each of its files, in order."""
         ...
 
     def open_arrays(self, files: Files, spec: StoreSpec) -> Arrays:
@@ -48,11 +55,11 @@ class Format(Protocol):
         ...
 
     def count_other_files(self, spec: StoreSpec) -> int:
-        """Return how many files a sealed store has beside its blocks, records, plan and manifest."""
+        """Return how many files of a sealed store belong to the format and to no block."""
         ...
 
     def finish(self, folder: Path, spec: StoreSpec) -> None:
-        """Add what helps people once all blocks are there; no reader depends on it."""
+        """Write what makes a complete store easier to use for people; no reader depends on it."""
         ...
 
 
@@ -61,3 +68,9 @@ def load_format(name: str) -> Format:
     if name not in FORMATS:
         raise unknown("format", name, FORMATS)
     return cast(Format, import_module(f"posenet_store.store.formats.{name}"))
+
+
+def list_block_files(spec: StoreSpec, block: int) -> list[str]:
+    """Return the files that hold a block of all arrays of a store."""
+    name_file = load_format(spec.format).name_file
+    return list(dict.fromkeys(name_file(array, block) for array in spec.arrays))

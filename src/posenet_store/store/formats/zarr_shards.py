@@ -1,9 +1,9 @@
-"""The bytes of a Zarr v3 shard: compressed chunks one after another, then an index of where each lies.
+"""Encode and decode Zarr v3 shards: compressed chunks one after another, then an index of their offsets.
 
-Chunks are zstd level 1 with zstd's own checksum; the index is one (offset, length) of two little-endian uint64 a chunk,
-both 2^64 - 1 where a chunk is absent, then its CRC-32C (Zarr's `sharding_indexed` codec, index at the end). Written and
-read here instead of by zarr because zarr moves a block at half the speed and keeps an event loop that does not survive a
-fork; the tests hold both to the same bytes.
+Chunks are zstd level 1 with zstd's own checksum. The index has one (offset, length) per chunk, two little-endian uint64,
+both 2^64 - 1 where a chunk is absent; its CRC-32C follows (Zarr's `sharding_indexed` codec, index at the end). This module
+does it instead of zarr because zarr needs twice the time and has an event loop that does not survive a fork; the tests
+require the same bytes from both.
 """
 
 from collections.abc import Sequence
@@ -24,17 +24,17 @@ ENTRY = np.dtype("<u8")
 def encode(values: NDArray[Any], chunk: int, chunks: int) -> list[bytes]:
     """Return the pieces of a shard of `chunks` chunks of `chunk` rows that holds `values` in its first rows.
 
-    The last chunk of a shorter `values` is filled up with NaN, the array's fill value; chunks behind it are absent.
+    If `values` has fewer rows, NaN (the array's fill value) fills the last chunk, and the chunks behind it are absent.
     """
     codec = Zstd(level=LEVEL, checksum=True)
 
-    def compressed(start: int) -> bytes:
-        part = values[start : start + chunk]
-        if len(part) < chunk:
-            part = np.concatenate([part, np.full((chunk - len(part), *part.shape[1:]), np.nan, part.dtype)])
-        return bytes(codec.encode(np.ascontiguousarray(part)))
+    def compress(start: int) -> bytes:
+        rows = values[start : start + chunk]
+        if len(rows) < chunk:
+            rows = np.concatenate([rows, np.full((chunk - len(rows), *rows.shape[1:]), np.nan, rows.dtype)])
+        return bytes(codec.encode(np.ascontiguousarray(rows)))
 
-    pieces = map_on_threads(compressed, range(0, len(values), chunk))
+    pieces = map_on_threads(compress, range(0, len(values), chunk))
     index = np.full((chunks, 2), ABSENT, ENTRY)
     lengths = [len(piece) for piece in pieces]
     index[: len(pieces), 0] = np.cumsum([0, *lengths[:-1]])
@@ -63,20 +63,20 @@ def decode(file: BinaryIO, index: NDArray[np.uint64], chunk: int, start: int, ou
     """
     codec, row, stop = Zstd(), start, start + len(out)
     while row < stop:
-        place = row // chunk
-        first, end = place * chunk, min((place + 1) * chunk, stop)
+        number = row // chunk
+        first, end = number * chunk, min((number + 1) * chunk, stop)
         target = out[row - start : end - start]
-        piece = _piece(file, index[place])
-        if row == first and end == first + chunk:
+        piece = _read_piece(file, index[number])
+        if len(target) == chunk:
             codec.decode(piece, target)
         else:
-            whole = np.empty((chunk, *out.shape[1:]), out.dtype)
-            codec.decode(piece, whole)
-            target[...] = whole[row - first : end - first]
+            rows = np.empty((chunk, *out.shape[1:]), out.dtype)
+            codec.decode(piece, rows)
+            target[...] = rows[row - first : end - first]
         row = end
 
 
-def _piece(file: BinaryIO, entry: Sequence[np.uint64] | NDArray[np.uint64]) -> bytes:
+def _read_piece(file: BinaryIO, entry: Sequence[np.uint64] | NDArray[np.uint64]) -> bytes:
     offset, length = int(entry[0]), int(entry[1])
     if offset == ABSENT:
         raise ValueError("a chunk is absent from its shard")
