@@ -42,12 +42,13 @@ import json, sys, tempfile, time
 from pathlib import Path
 from posenet_store.heads.protocols import GradientProtocol, RidgeProtocol
 from posenet_store.store.catalogue import list_stores
-from posenet_store.sweep.cost import estimate_cost, measure_speeds
+from posenet_store.sweep.cost import estimate_cost
 from posenet_store.sweep.limits import Limits
 from posenet_store.sweep.plan import plan_sweep
 from posenet_store.sweep.results import RunFiles
 from posenet_store.sweep.run_pass import run_pass
 from posenet_store.sweep.spec import SweepSpec
+from posenet_store.sweep.stopwatch import Stopwatch
 from posenet_store.threads import count_cpus
 root, case = Path(sys.argv[1]), json.loads(sys.argv[2])
 def read_status(key):
@@ -58,8 +59,9 @@ options = {key: tuple(value) for key, value in case.items()}
 spec = SweepSpec(title="plan", tests=(), holdout=0.05, seeds=(0,), recipes=protocols, **options)
 stores = list_stores(root)[0]
 (task,) = plan_sweep(spec, stores, root, keep_moments=False, limits=limits).passes
-speeds = measure_speeds([task])  # loads what the libraries load on first use
-cost = estimate_cost(task, {entry.spec.fingerprint: entry.spec for entry in stores}, speeds)
+began = time.perf_counter()
+cost = estimate_cost(task, {entry.spec.fingerprint: entry.spec for entry in stores}, Stopwatch())
+print("planned in", time.perf_counter() - began, file=sys.stderr)
 before = read_status("VmRSS:")
 run = Path(tempfile.mkdtemp(dir=root.parent))
 RunFiles(run).create()

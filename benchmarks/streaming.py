@@ -31,19 +31,20 @@ import sys, time
 from pathlib import Path
 import torch
 from posenet_store.store.catalogue import list_stores
-from posenet_store.sweep.cost import estimate_cost, measure_speeds
+from posenet_store.sweep.cost import estimate_cost
 from posenet_store.sweep.plan import plan_sweep
 from posenet_store.sweep.run import run_sweep
 from posenet_store.sweep.spec import SweepSpec
+from posenet_store.sweep.stopwatch import Stopwatch
 root, run = Path(sys.argv[1]), Path(sys.argv[2])
 def held(key):
     return int(Path("/proc/self/status").read_text().split(key)[1].split()[0]) * 1024
 found = list_stores(root)[0]
 spec = SweepSpec(title="t", inputs=("full",), kernels=(1,), protocols=("ridge", "report-2020"), seeds=(0,), tests=())
 plan = plan_sweep(spec, found, root, keep_moments=False)
-speeds = measure_speeds(plan.passes)  # loads what the libraries load on first use
+specs, stopwatch = {entry.spec.fingerprint: entry.spec for entry in found}, Stopwatch()
+costs = [estimate_cost(task, specs, stopwatch) for task in plan.passes]  # loads what the libraries load on first use
 before = held("VmRSS:")
-costs = [estimate_cost(one, {e.spec.fingerprint: e.spec for e in found}, speeds) for one in plan.passes]
 began = time.perf_counter()
 outcome = run_sweep(spec, plan, run, scheduler="inline")
 assert not outcome.failures, outcome.failures

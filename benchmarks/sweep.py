@@ -1,8 +1,7 @@
-"""What a sweep costs a head, beside the report's training loop and beside the best plain loop, on the report's own amounts.
+"""What does a head cost in a sweep, compared with the report's training loop and with the best plain loop?
 
 5,019 images (nine tenths of --images), aligned features [15, 28, 28], Adam, 15 epochs, batches of 4, kernel 3, five targets.
-All in one run. The
-features are those of a small untrained zero-padded network (timing does not depend on them; its heads do find position).
+The features are those of a small untrained zero-padded network (timing does not depend on them; its heads do find position).
 
 report_5        the report's loop, seconds a head : ours, five heads (reading, moments and steps)
 report_15       the same : ours, fifteen heads (three seeds)
@@ -10,13 +9,12 @@ report_15_warm  the same : ours, fifteen heads, the moments kept from before
 inmemory_15     features in memory, one plain torch loop a head, no DataLoader : ours, fifteen heads
 heads60_vs_5    ours, 60 heads : ours, 5 heads (cost, not speed: 1 would be free)
 ridge_vs_adam   exact ridge of five targets with ten penalties : one Adam head of the plain loop in memory
-workers2_vs_1   a sweep of four passes of all channels on two worker processes : on one, each with one processor (speed)
-workers2_vs_machine  the same two : one worker that has both processors
+workers2_vs_1   a sweep of four passes of all channels on two worker processes : on one, each with one CPU core (speed)
+workers2_vs_machine  the same two : one worker that has both cores
 scheduling_share   of that sweep on two workers, from the first pass's start to the last one's end: the share of the workers'
                 time that was spent in no pass (hand-over, waiting, an uneven end; their start is a figure of its own)
-plan_seconds    to plan the grid of a long week, without the second that measures the machine: three networks, all 31 subsets of
+plan_seconds    to plan the grid of a long week, without its cost: three networks, all 31 subsets of
                 their stages, four kernels, four paddings, five targets, three learning rates, five seeds
-plan_memory_error  the memory that the plan said of fifteen heads, against the peak that was measured (0.1 is 10 %)
 
 The loops are run for two epochs and counted 7.5 times; the loop of the report draws its target from an image file for
 every item, as published.
@@ -25,8 +23,6 @@ every item, as published.
 """
 
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -51,7 +47,6 @@ from posenet_store.images.image_set import ImageSet
 from posenet_store.specs import Preprocess
 from posenet_store.store.catalogue import list_stores
 from posenet_store.store.reader import Reader, open_store
-from posenet_store.sweep.cost import TYPICAL, estimate_cost, measure_speeds
 from posenet_store.sweep.grouping import FittedHeads
 from posenet_store.sweep.inputs import parse_input
 from posenet_store.sweep.moment_cache import MomentCache
@@ -162,37 +157,6 @@ def spc(reader: Reader, task: Pass, heads: list[FittedHeads]) -> dict[str, float
     return {cell.target: value for cell, value in zip(heads[0].group.cells, found, strict=True)}
 
 
-PEAK = """
-import sys
-from pathlib import Path
-from posenet_store.store.catalogue import list_stores
-from posenet_store.sweep.cost import measure_speeds
-from posenet_store.sweep.plan import plan_sweep
-from posenet_store.sweep.run_pass import run_pass
-from posenet_store.sweep.spec import SweepSpec
-from posenet_store.sweep.results import RunFiles
-root = Path(sys.argv[1])
-def held(key):
-    return int(Path("/proc/self/status").read_text().split(key)[1].split()[0]) * 1024
-spec = SweepSpec(title="bench", train=("noise",), tests=(), holdout=0.1, seeds=(0, 1, 2))
-(task,) = plan_sweep(spec, list_stores(root)[0], root, keep_moments=False).passes
-RunFiles(root / "run").create()
-measure_speeds([task])  # loads what the libraries load on first use
-before = held("VmRSS:")
-run_pass(task, root / "run", 2)
-print(held("VmHWM:") - before, before)
-"""
-
-
-def memory_error(root: Path, reader: Reader) -> tuple[float, float, float]:
-    """How far the planned memory is from the measured one, both with what the process holds anyway; and both."""
-    task = one_pass(root, reader, replace(SPEC, seeds=(0, 1, 2)))
-    planned = estimate_cost(task, {reader.spec.fingerprint: reader.spec}, measure_speeds([task])).memory
-    done = subprocess.run([sys.executable, "-c", PEAK, str(root)], capture_output=True, text=True, check=True)
-    grown, before = map(int, done.stdout.split())
-    return abs(planned - grown) / (grown + before), planned / 1e6, grown / 1e6
-
-
 def idle(passes: Sequence[PassResult], workers: int) -> float:
     """The share of its workers' time, from the first pass's start to the last one's end, that a run spent in no pass."""
     span = max(one.began + one.seconds for one in passes) - min(one.began for one in passes)
@@ -200,7 +164,7 @@ def idle(passes: Sequence[PassResult], workers: int) -> float:
 
 
 def workers(root: Path) -> tuple[float, float, float, float]:
-    """Speed of two workers over one with one processor, and over one with both; idle share and seconds to start of the two."""
+    """Return the speed of two workers over one with one CPU core, and over one with both; their idle share and start-up."""
     for seed in range(4):
         built(root / "stores", 2400, seed, "native", (32, 64, 96, 128, 128))
     spec = replace(SPEC, inputs=("full",), kernels=(1,), protocols=("ridge",))
@@ -217,7 +181,7 @@ def workers(root: Path) -> tuple[float, float, float, float]:
 
 
 def planning(root: Path) -> tuple[float, int]:
-    """Seconds to plan a large grid over three of the stores below `root`, what each pass costs included; and its heads."""
+    """Return the seconds that planning a large grid over three of the stores below `root` takes, and its heads."""
     found = list_stores(root)[0][:3]
     names = [tap.name for tap in found[0].spec.taps]
     subsets = tuple("aligned:" + "+".join(some) for size in range(1, 6) for some in combinations(names, size))
@@ -225,9 +189,6 @@ def planning(root: Path) -> tuple[float, int]:
     grid = replace(SPEC, inputs=subsets, kernels=(1, 3, 5, 7), paddings=(0, 1, 2, 3), seeds=tuple(range(5)), recipes=rates)
     began = time.perf_counter()
     plan = plan_sweep(grid, found, root)
-    specs = {entry.spec.fingerprint: entry.spec for entry in found}
-    for task in plan.passes:
-        estimate_cost(task, specs, TYPICAL)
     return time.perf_counter() - began, len(plan.cells)
 
 
@@ -249,8 +210,6 @@ def all_measured(images: int, root: Path) -> tuple[dict[str, float], dict[str, f
     lambdas = tuple(10.0**power for power in range(-9, 1))
     ridge_task = one_pass(root / "one", reader, replace(SPEC, protocols=("ridge",), recipes=(RidgeProtocol(lambdas=lambdas),)))
     ridge, exact = fitted(reader, ridge_task, none)
-    report_step("memory against the plan")
-    error, planned, grown = memory_error(root / "one", reader)
     report_step("one and two workers")
     faster, than_machine, share, start = workers(root / "many")
     report_step("planning a large grid")
@@ -266,11 +225,10 @@ def all_measured(images: int, root: Path) -> tuple[dict[str, float], dict[str, f
         "workers2_vs_machine": than_machine,
         "scheduling_share": share,
         "plan_seconds": planned_in,
-        "plan_memory_error": error,
     }
     seconds = {"report's loop, a head": report, "plain loop, a head": plain, "ours, 5 heads": five, "ours, 15 heads": fifteen}
     facts = seconds | {"ours, 15 heads, warm": warm, "ours, 60 heads": sixty, "ridge, 5 targets": ridge}
-    facts |= {"planned MB": planned, "measured MB": grown, "two workers' start": start, "heads planned": heads}
+    facts |= {"two workers' start": start, "heads planned": heads}
     scores = spc(reader, tasks[5], adam), spc(reader, ridge_task, exact)
     facts |= {f"SPC {name}, {way}": one[name] for way, one in zip(("Adam", "ridge"), scores, strict=True) for name in TARGETS}
     return ratios, facts

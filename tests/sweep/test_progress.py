@@ -9,14 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from posenet_store.errors import StoreError
 from posenet_store.heads.protocols import GradientProtocol
 from posenet_store.store.catalogue import list_stores
 from posenet_store.store.chunking import count_row_bytes
 from posenet_store.store.reader import ReadCounter, open_store
-from posenet_store.sweep import cost, progress
+from posenet_store.sweep import progress
 from posenet_store.sweep.cost import estimate_seconds
-from posenet_store.sweep.limits import Speeds
 from posenet_store.sweep.plan import Pass, SweepPlan, plan_sweep
 from posenet_store.sweep.progress import ProgressMonitor, SweepProgress, read_progress, report_progress
 from posenet_store.sweep.results import PassResult, RunFiles
@@ -132,25 +130,13 @@ def test_the_time_left_is_the_plan_at_the_pace_so_far(tmp_path: Path, root: Path
     assert monitor.state().left == 0
 
 
-def test_speeds_are_measured_only_for_what_takes_long_and_never_fail_a_sweep(
-    root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    entries = list_stores(root)[0]
-    plan, specs, calls = planned(root), {entry.spec.fingerprint: entry.spec for entry in entries}, []
-
-    def measured(passes: object) -> Speeds:
-        calls.append(passes)
-        if len(calls) > 1:
-            raise StoreError("gone")
-        return Speeds(1, 1, 1, 1, 1, 1)
-
-    monkeypatch.setattr(cost, "measure_speeds", measured)
-    quick = estimate_seconds(plan.passes, specs)
-    assert set(quick) == {task.id for task in plan.passes}
-    assert not calls
-    monkeypatch.setattr(cost, "LONG", 0.0)
-    assert estimate_seconds(plan.passes, specs)[plan.passes[0].id] > 1000
-    assert estimate_seconds(plan.passes, specs) == quick
+def test_a_pass_whose_store_is_gone_has_no_seconds_and_fails_no_sweep(root: Path) -> None:
+    plan = planned(root)
+    specs = {entry.spec.fingerprint: entry.spec for entry in list_stores(root)[0]}
+    gone = replace(plan.passes[0], train=root / "gone", cells=(replace(plan.passes[0].cells[0], seed=9),))
+    seconds = estimate_seconds((*plan.passes, gone), specs)
+    assert set(seconds) == {task.id for task in plan.passes}
+    assert min(seconds.values()) > 0
 
 
 def test_the_terminal_sums_up(root: Path, tmp_path: Path) -> None:

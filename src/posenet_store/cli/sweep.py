@@ -122,10 +122,11 @@ def _print_plan(plan: "SweepPlan", finished: "Sequence[str]", specs: "Mapping[st
     left = plan.without(finished).passes
     costs: list[Cost] = []
     if left:
-        from posenet_store.sweep.cost import estimate_cost, measure_speeds
+        from posenet_store.sweep.cost import estimate_cost
+        from posenet_store.sweep.stopwatch import Stopwatch
 
-        speeds = measure_speeds(left)
-        costs = [estimate_cost(task, specs, speeds) for task in left]
+        stopwatch = Stopwatch()
+        costs = [estimate_cost(task, specs, stopwatch) for task in left]
     networks = {cell.store for cell in plan.cells}
     reading, memory = sum(cost.reading for cost in costs), max((cost.memory for cost in costs), default=0)
     seconds = round(sum(cost.seconds for cost in costs), 1)

@@ -1,40 +1,32 @@
-"""What a pass will cost, said before it runs: bytes read, memory, seconds, and how its heads will be trained.
+"""What a pass will cost, told before it runs: bytes read, memory, seconds, and how its heads will be trained.
 
-Counts come from the shapes; speeds from a second's measurement on the user's own disk and processor.
+Bytes and memory follow from the shapes. Seconds are extrapolated from a few units of the real work on the user's own machine.
 """
 
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-
-import numpy as np
-import torch
+from pathlib import Path
 
 from posenet_store.errors import PosenetStoreError
 from posenet_store.heads.convolution import WIDE_CHANNELS
-from posenet_store.heads.metrics import score_maps
-from posenet_store.heads.moments import ImageMoments, compute_moments
+from posenet_store.heads.parameters import HeadArchitecture
 from posenet_store.heads.protocols import GradientProtocol
-from posenet_store.heads.train_convolution import TrainingGroup, train_by_convolution
-from posenet_store.heads.train_gram import train_in_gram_space
 from posenet_store.specs import GRID, StoreSpec
 from posenet_store.store.chunking import count_row_bytes
 from posenet_store.store.reader import open_store
-from posenet_store.sweep.cell import output_size
+from posenet_store.sweep.cell import make_cell_target, output_size
 from posenet_store.sweep.grouping import HeadGroup, group_cells
-from posenet_store.sweep.inputs import parse_input
-from posenet_store.sweep.limits import Speeds
+from posenet_store.sweep.inputs import Input, parse_input
 from posenet_store.sweep.plan import Pass
+from posenet_store.sweep.score import Scorable, read_inputs, score_heads
+from posenet_store.sweep.stopwatch import Stopwatch, repeat_random_image
 from posenet_store.sweep.strategy import choose
 
-LONG = 60.0  # seconds
 RANKED = 6
 """Maps of one head while it is scored: its own, its flat copy, its ranks and what ranking needs."""
-
-
-TYPICAL = Speeds(read=1e9, multiply=3e10, square=6e10, unfold=4e9, step=1e-4, score=1e-4)
-"""A desk computer's, where a rough idea will do."""
+FEW_HEADS = 32
+"""Of a group, whose scoring is timed for a plan."""
 
 
 @dataclass(frozen=True)
@@ -47,63 +39,56 @@ class Cost:
     way: str
 
 
-def _seconds(work: Callable[[], object]) -> float:
-    """The least of three: what disturbs a measurement makes it longer."""
-    work()
-    found = []
-    for _ in range(3):
-        began = time.perf_counter()
-        work()
-        found.append(time.perf_counter() - began)
-    return min(found)
-
-
-def measure_speeds(passes: Sequence[Pass]) -> Speeds:
-    """Measure the speeds in about a second: one block of the first pass's store, one product, a few steps, a few maps."""
-    reader = open_store(passes[0].train)
-    name = min(reader.spec.arrays, key=lambda array: count_row_bytes(reader.spec, [array]))
-    stop = reader.bounds[0][1]
-    read = count_row_bytes(reader.spec, [name]) * stop / _seconds(lambda: reader.read(name, 0, stop))
-    wide = torch.randn(8, 136, 676, dtype=torch.float64)
-    multiply = 2 * 8 * 136**2 * 676 / _seconds(lambda: wide @ wide.transpose(1, 2))
-    maps = torch.randn(8, 512, GRID, GRID)
-    square = 2 * 8 * 512**2 * GRID**2 / _seconds(lambda: compute_moments([maps], 1, 0, 1 << 30))
-    second = torch.ones(4, 136 * 137 // 2, dtype=torch.float64)
-    moments = ImageMoments(second, torch.zeros(4, 1, 136, dtype=torch.float64), 676)
-    order = [np.arange(4)] * 500
-    step = _seconds(lambda: train_in_gram_space(moments, lambda epoch: order, 15, _make_head(3))) / len(order)
-    batches = [torch.randn(4, 15, GRID, GRID)] * 10
-    convolution = _seconds(lambda: train_by_convolution(lambda epoch: batches, 1, 15, [_make_head(5)])) / len(batches)
-    unfold = 4 * 15 * 25 * 24**2 * 8 / convolution
-    predicted = np.random.default_rng(0).normal(size=(100, 26, 26))
-    scored = _seconds(lambda: score_maps(predicted, predicted[0])) / len(predicted)
-    return Speeds(read, multiply, square, unfold, step, scored)
-
-
-def _make_head(kernel: int) -> TrainingGroup:
-    targets = torch.zeros(1, output_size(kernel, 0), output_size(kernel, 0), dtype=torch.float64)
-    return TrainingGroup(kernel, 0, GradientProtocol(epochs=1), (0,), targets)
-
-
-def estimate_cost(task: Pass, specs: Mapping[str, StoreSpec], speeds: Speeds) -> Cost:
+def estimate_cost(task: Pass, specs: Mapping[str, StoreSpec], stopwatch: Stopwatch) -> Cost:
     """Return what a pass will cost; `specs` holds every store's spec by its fingerprint."""
     spec = specs[task.store]
     source, rows = parse_input(task.input, spec), task.train_rows
     groups = group_cells(task.cells, source, spec)
     tests = [(specs[fingerprint], specs[fingerprint].rows) for fingerprint in task.cells[0].tests]
     tests.append((spec, spec.rows - task.held_out))
-    reading = sum(count_row_bytes(store, source.arrays) * count for store, count in tests)
+    strategies = choose(groups, task.protocol, source.channels, rows, task.limits)
+    fits = [strategy.cost(rows, stopwatch) for strategy in strategies]
+    scans = sum(fit.scans for fit in fits) + int(isinstance(task.protocol, GradientProtocol) and task.protocol.standardise)
     # of what is stored, a block decoded and as it lies in its file; of what heads read, one held while another is made
     image = 2 * count_row_bytes(spec, source.arrays) + source.channels * GRID**2 * 8
     scoring = max(store.block_rows for store, count in tests if count) * (image + max(map(_scoring_numbers, groups)) * 8)
-    strategies = choose(groups, task.protocol, source.channels, rows, task.limits)
-    fits = [strategy.cost(rows, speeds) for strategy in strategies]
-    scans = sum(fit.scans for fit in fits) + int(isinstance(task.protocol, GradientProtocol) and task.protocol.standardise)
-    reading += scans * count_row_bytes(spec, source.arrays) * rows
     memory = max(max(fit.memory for fit in fits) + spec.block_rows * image, scoring)  # training ends before scoring begins
-    scored = sum(count for _, count in tests) * len(task.cells)
-    seconds = sum(fit.seconds for fit in fits) + scored * speeds.score + reading / speeds.read
+    scored = sum(count for _, count in tests)
+    reading = scans * count_row_bytes(spec, source.arrays) * rows
+    reading += sum(count_row_bytes(store, source.arrays) * count for store, count in tests)
+    seconds = sum(fit.seconds for fit in fits) + sum(_time_scoring(group, scored, stopwatch) for group in groups)
+    first_block = task.train, source, min(spec.block_rows, spec.rows)
+    seconds += _time_reading(*first_block, scans, stopwatch) * rows + _time_reading(*first_block, 1, stopwatch) * scored
     return Cost(reading, memory, seconds, "+".join(strategy.name for strategy in strategies))
+
+
+def _time_reading(store: Path, source: Input, rows: int, scans: int, stopwatch: Stopwatch) -> float:
+    """Return the seconds that it takes to read an image so many times, timed on the first rows; at first files are checked."""
+
+    def scan(times: int) -> None:
+        reader = open_store(store)
+        for _ in range(times):
+            for block in read_inputs(reader, source, 0, rows):
+                block.sum()
+
+    return stopwatch.extrapolate(("reading", store, source), scan, scans) / rows
+
+
+def _time_scoring(group: HeadGroup, images: int, stopwatch: Stopwatch) -> float:
+    """Return the seconds that it takes to predict and score the maps of a group's heads for so many images."""
+    cells = group.cells[:FEW_HEADS]
+    protocol = group.cells[0].protocol
+    recipe = protocol if isinstance(protocol, GradientProtocol) else GradientProtocol()
+    architecture = HeadArchitecture(group.width, *group.shape, recipe)
+
+    def score(images: int) -> None:
+        parameters = architecture.draw_parameters(0).repeat(len(cells), 1)
+        heads = architecture.make_heads(parameters, architecture.make_running_statistics(len(cells)))
+        block = repeat_random_image(images, group.width)
+        score_heads([block], [Scorable(heads, [make_cell_target(cell) for cell in cells])])
+
+    kind = ("scoring", group.width, group.shape, len(cells), recipe)
+    return stopwatch.extrapolate(kind, score, images) * len(group.cells) / len(cells)
 
 
 def _scoring_numbers(group: HeadGroup) -> int:
@@ -124,12 +109,9 @@ def _scoring_numbers(group: HeadGroup) -> int:
 
 
 def estimate_seconds(passes: Sequence[Pass], specs: Mapping[str, StoreSpec]) -> dict[str, float]:
-    """Return the seconds of each pass by its id; speeds are measured only where it takes long enough to ask."""
-
-    def seconds(speeds: Speeds) -> dict[str, float]:
-        return {task.id: estimate_cost(task, specs, speeds).seconds for task in passes}
-
-    found = seconds(TYPICAL)
-    with suppress(PosenetStoreError):  # a store that can't be read: its pass will say so
-        return found if sum(found.values()) < LONG else seconds(measure_speeds(passes))
-    return found
+    """Return the seconds of each pass by its id; none of a pass whose store can't be read: the pass will say so."""
+    stopwatch, seconds = Stopwatch(), {}
+    for task in passes:
+        with suppress(PosenetStoreError):
+            seconds[task.id] = estimate_cost(task, specs, stopwatch).seconds
+    return seconds

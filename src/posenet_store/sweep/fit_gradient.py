@@ -6,23 +6,23 @@ channels, one core (AMD EPYC), milliseconds for 5 and 60 heads: Gram space 0.1 a
 recomputed in every step they would cost more than the convolution. So whatever fits in memory is trained in Gram space.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from posenet_store.files import sha256
-from posenet_store.heads.model import Heads
-from posenet_store.heads.moments import ImageMomentAccumulator, ImageMoments
+from posenet_store.heads.model import Heads, Standardisation
+from posenet_store.heads.moments import ImageMomentAccumulator, ImageMoments, compute_image_moments
 from posenet_store.heads.protocols import GradientProtocol
 from posenet_store.heads.sizes import count_moment_bytes
 from posenet_store.heads.train_convolution import train_by_convolution
 from posenet_store.heads.train_gram import STEP_BYTES, train_in_gram_space
 from posenet_store.specs import GRID
-from posenet_store.sweep.cell import output_size
 from posenet_store.sweep.grouping import (
     FittedHeads,
     HeadGroup,
@@ -32,11 +32,13 @@ from posenet_store.sweep.grouping import (
     select_channels,
     split_by_memory,
 )
-from posenet_store.sweep.limits import FitCost, Limits, Speeds, unfolded_bytes
+from posenet_store.sweep.limits import FitCost, Limits
 from posenet_store.sweep.moment_cache import MomentCache, Save
+from posenet_store.sweep.stopwatch import Stopwatch, repeat_random_image
 from posenet_store.sweep.training_inputs import TrainingInputs
+from posenet_store.threads import count_cpus
 
-HEADS_AT_ONCE = 8  # a step of a few heads takes as long as one of eight
+UNCACHED_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -48,17 +50,17 @@ class GramSpace:
     limits: Limits
     name: str = "gram"
 
-    def cost(self, rows: int, speeds: Speeds) -> FitCost:
-        """Price one product an image for its moments, then steps of small products."""
-        steps, seconds = self.protocol.count_epochs(rows) * self.protocol.count_steps(rows), 0.0
+    def cost(self, rows: int, stopwatch: Stopwatch) -> FitCost:
+        """Price the moments of every image and all steps of every group."""
+        seconds = 0.0
         for group in self.groups:
-            seconds += 2 * rows * group.unknowns**2 * output_size(*group.shape) ** 2 / speeds.square
+            targets = torch.stack(list(group.targets().values()))
+            summing = ("image moments", group.width, group.shape, len(targets))
+            seconds += stopwatch.extrapolate(summing, partial(_sum_random_images, group, targets), -(-rows // count_cpus()))
             for heads in group.members:
-                eights = -(-len(heads.cells) // HEADS_AT_ONCE)
-                products = (eights - 1) * 2 * HEADS_AT_ONCE * heads.unknowns**2 / speeds.multiply
-                # sums of a step's images and their symmetric matrix, beyond what the measured step of 136 unknowns moves
-                moved = (self.protocol.batch_size / 2 + 2) * heads.unknowns**2 * 8
-                seconds += steps * (speeds.step + products + moved / speeds.unfold / 4)
+                steps = self.protocol.count_epochs(rows) * self.protocol.count_steps(rows)
+                stepping = ("Gram steps", heads.width, heads.shape, len(heads.cells), self.protocol)
+                seconds += stopwatch.extrapolate(stepping, partial(_step_in_gram_space, heads), steps)
         runs = split_by_memory(self.groups, rows, self.limits.memory)
         memory = 2 * STEP_BYTES + max(sum(_moment_bytes(group, rows) for group in run) for run in runs)
         partial_groups = [heads for group in self.groups for heads in group.members if group.feature_indices(heads) is not None]
@@ -96,16 +98,24 @@ class Convolution:
         """What a plan calls it."""
         return f"convolution, {'in memory' if self.in_memory else 'streamed'}"
 
-    def cost(self, rows: int, speeds: Speeds) -> FitCost:
-        """Price products of each layer, and of each group the neighbourhoods that are copied and read in every step."""
+    def cost(self, rows: int, stopwatch: Stopwatch) -> FitCost:
+        """Price the steps of all groups."""
         epochs = self.protocol.count_epochs(rows)
-        seconds = len(self.groups) * epochs * self.protocol.count_steps(rows) * speeds.step
-        for heads in self.groups:
-            moved = unfolded_bytes(heads.width, heads.shape[0], output_size(*heads.shape) ** 2) / speeds.unfold
-            seconds += epochs * rows * (_count_operations(heads) / speeds.multiply + moved)
+        shapes = tuple((heads.width, heads.shape, len(heads.cells), heads.gradient_protocol) for heads in self.groups)
+        steps = epochs * self.protocol.count_steps(rows)
+        seconds = stopwatch.extrapolate(("convolution", self.channels, shapes), self._step_on_random_images, steps)
         number_bytes = 8 if self.protocol.standardise else 4
         memory = 2 * rows * self.channels * GRID**2 * number_bytes if self.in_memory else 0
         return FitCost(1 if self.in_memory else epochs, memory, seconds)
+
+    def _step_on_random_images(self, steps: int) -> None:
+        batches = [repeat_random_image(self.protocol.batch_size, self.channels)] * steps
+        self._train(lambda epoch: batches, 1, None)
+
+    def _train(self, batches: Callable[[int], Iterable[Tensor]], epochs: int, standard: Standardisation | None) -> list[Heads]:
+        training = [make_training_group(heads, heads.alone().targets()) for heads in self.groups]
+        channels = [heads.channels for heads in self.groups]
+        return train_by_convolution(batches, epochs, self.channels, training, channels, standard)
 
     def fit(self, inputs: TrainingInputs, cache: MomentCache) -> list[FittedHeads]:
         """Train all groups in one stream."""
@@ -116,10 +126,7 @@ class Convolution:
                 return (held[torch.from_numpy(batch)] for batch in inputs.batch_positions(self.protocol, epoch))
             return inputs.read_batches(self.protocol, epoch)
 
-        training = [make_training_group(heads, heads.alone().targets()) for heads in self.groups]
-        channels = [heads.channels for heads in self.groups]
-        epochs = self.protocol.count_epochs(inputs.images)
-        trained = train_by_convolution(batches, epochs, inputs.source.channels, training, channels, inputs.standard)
+        trained = self._train(batches, self.protocol.count_epochs(inputs.images), inputs.standard)
         return [_mark(group, heads) for group, heads in zip(self.groups, trained, strict=True)]
 
 
@@ -127,15 +134,20 @@ def _moment_bytes(group: MomentGroup, rows: int) -> int:
     return count_moment_bytes(rows, group.width, group.shape[0]) + rows * len(group.target_cells()) * group.unknowns * 8
 
 
-def _count_operations(heads: HeadGroup) -> int:
-    """Operations of one image in a step: of each layer a product forward, one back to its weights and one to its inputs."""
-    protocol, (kernel, padding) = heads.gradient_protocol, heads.shape
-    hidden = protocol.hidden or heads.width
-    total = 6 * heads.width * kernel**2 * output_size(kernel, padding) ** 2 * (hidden if protocol.layers > 1 else 1)
-    for layer in range(2, protocol.layers + 1):
-        outputs = 1 if layer == protocol.layers else hidden
-        total += 6 * hidden * outputs * kernel**2 * output_size(kernel, padding, layer) ** 2
-    return total * len(heads.cells)
+def _sum_random_images(group: MomentGroup, targets: Tensor, images_of_each_thread: int) -> None:
+    images = images_of_each_thread * count_cpus()
+    compute_image_moments([repeat_random_image(images, group.width)], images, *group.shape, targets)
+
+
+def _step_in_gram_space(heads: HeadGroup, steps: int) -> None:
+    """Take steps on moments of as many images as are too large for the CPU's cache, as real ones are."""
+    batch = heads.gradient_protocol.batch_size
+    images = max(batch, UNCACHED_BYTES // count_moment_bytes(1, heads.width, heads.shape[0]))
+    targets = heads.alone().targets()
+    second = torch.ones(images, heads.unknowns * (heads.unknowns + 1) // 2, dtype=torch.float64)
+    moments = ImageMoments(second, second.new_zeros(images, len(targets), heads.unknowns), 1)
+    order = [np.arange(first, first + batch) % images for first in range(0, steps * batch, batch)]
+    train_in_gram_space(moments, lambda epoch: order if epoch == 0 else [], heads.width, make_training_group(heads, targets))
 
 
 def _sum_moments(

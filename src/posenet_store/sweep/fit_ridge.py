@@ -1,7 +1,8 @@
 """Strategies of exact readouts: normal equations of sums that are read once or kept, or conjugate gradients without them."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -9,7 +10,7 @@ from torch import Tensor
 from posenet_store.errors import StoreError
 from posenet_store.heads.conjugate_gradients import solve_by_conjugate_gradients
 from posenet_store.heads.model import Heads
-from posenet_store.heads.moments import MomentAccumulator, Moments, shares
+from posenet_store.heads.moments import MomentAccumulator, Moments, compute_moments, shares
 from posenet_store.heads.protocols import RidgeProtocol
 from posenet_store.heads.ridge import RidgeHead, solve_ridge
 from posenet_store.specs import GRID
@@ -24,11 +25,14 @@ from posenet_store.sweep.grouping import (
     select_channels,
     target_indices,
 )
-from posenet_store.sweep.limits import FitCost, Limits, Speeds
+from posenet_store.sweep.limits import FitCost, Limits
 from posenet_store.sweep.moment_cache import MomentCache
+from posenet_store.sweep.stopwatch import Stopwatch, repeat_random_image
 from posenet_store.sweep.training_inputs import TrainingInputs
 from posenet_store.threads import count_cpus
 
+FEW_UNKNOWNS, FEW_IMAGES = 600, 8
+"""Of the problems that are timed for a plan."""
 Span = tuple[int, int]
 
 
@@ -41,20 +45,35 @@ class NormalEquations:
     limits: Limits
     name: str = "exact"
 
-    def cost(self, rows: int, speeds: Speeds) -> FitCost:
-        """Price one product an image, and an eigendecomposition of each trial and of all rows."""
+    def cost(self, rows: int, stopwatch: Stopwatch) -> FitCost:
+        """Price the moments of every image, and the solution of every head."""
         spans = len(self.protocol.split_rows(rows))
-        trials = len(self.protocol.list_left_out_groups(spans))
         seconds, memory, solving = 0.0, 0, 0
         for group in self.groups:
             size, positions = group.unknowns - 1, output_size(*group.shape) ** 2
             threads = shares(size, positions, count_cpus(), self.limits.memory)
             memory += ((spans - 1 + threads) * (size + positions) * size + (threads * size**2 if threads > 1 else 0)) * 8
             solving = max(solving, (8 * size**2 + 2 * size * positions) * 8)  # pooled groups and an eigendecomposition
-            seconds += 2 * rows * size**2 * positions / speeds.square
-            # measured: an eigendecomposition takes as long as a product of 11 n^3 operations
-            seconds += sum((trials + 1) * 11 * (heads.unknowns - 1) ** 3 / speeds.multiply for heads in group.members)
+            summing = ("moments", group.width, group.shape)
+            seconds += stopwatch.extrapolate(summing, partial(self._sum_random_images, group), -(-rows // count_cpus()))
+            for heads in group.members:
+                channels = min(heads.width, max(1, FEW_UNKNOWNS // heads.shape[0] ** 2))
+                equations = ("normal equations", channels, heads.shape, len(heads.cells), spans, self.protocol)
+                solve = partial(self._solve_random_moments, heads, channels, spans)
+                # an eigendecomposition takes the third power of its size
+                seconds += stopwatch.extrapolate(equations, solve, 1) * (heads.width / channels) ** 3
         return FitCost(1, memory + solving, seconds)
+
+    def _sum_random_images(self, group: MomentGroup, images_of_each_thread: int) -> None:
+        images = repeat_random_image(images_of_each_thread * count_cpus(), group.width)
+        compute_moments([images], *group.shape, self.limits.memory)
+
+    def _solve_random_moments(self, heads: HeadGroup, channels: int, spans: int, times: int) -> None:
+        sums = MomentAccumulator(*heads.shape, self.limits.memory)
+        sums.add(torch.rand(2, channels, GRID, GRID))
+        moments = [entry for entry in [sums.moments()] if entry is not None]
+        for _ in range(times):
+            solve_ridge(moments * spans, list(heads.alone().targets().values()), self.protocol)
 
     def fit(self, inputs: TrainingInputs, cache: MomentCache) -> list[FittedHeads]:
         """Sum the moments of every group of rows, then solve."""
@@ -102,8 +121,8 @@ class ConjugateGradients:
         """What a plan calls it."""
         return f"conjugate gradients, {'in memory' if self.in_memory else 'streamed'}"
 
-    def cost(self, rows: int, speeds: Speeds) -> FitCost:
-        """Price two products an image for each head that is iterated, and widening and reading the images in every scan."""
+    def cost(self, rows: int, stopwatch: Stopwatch) -> FitCost:
+        """Price the iterations of every group, as if all that are allowed were taken."""
         spans, steps, lambdas = len(self.protocol.split_rows(rows)), self.protocol.iterations, len(self.protocol.lambdas)
         trials = len(self.protocol.list_left_out_groups(spans))
         scans_each = steps * (1 + (trials > 0)) + 1 + (trials > 0)  # of the trials and the refit, the sums and the errors
@@ -114,11 +133,17 @@ class ConjugateGradients:
                 solving,
                 ((2 * lambdas + 8) * trials * targets * size + 2 * (spans + trials) * heads.width * GRID**2) * 8,
             )
-            seconds += 4 * steps * rows * (trials + 1) * targets * size * GRID**2 / speeds.multiply
-            seconds += 2 * lambdas * rows * targets * size * GRID**2 / speeds.multiply  # errors of each penalty
-            seconds += scans_each * rows * heads.width * GRID**2 * 8 / speeds.unfold
+            kind = ("conjugate gradients", heads.width, heads.shape, targets, spans, self.protocol)
+            iterate = partial(self._iterate_on_random_images, heads, spans)
+            seconds += stopwatch.extrapolate(kind, iterate, steps) * rows / (spans * FEW_IMAGES)
         memory = rows * self.channels * GRID**2 * 4 if self.in_memory else 0
         return FitCost(1 if self.in_memory else scans_each * len(self.groups), memory + solving, seconds)
+
+    def _iterate_on_random_images(self, heads: HeadGroup, spans: int, iterations: int) -> None:
+        images = repeat_random_image(FEW_IMAGES, heads.width)
+        maps = torch.stack(list(heads.alone().targets().values()))
+        protocol = replace(self.protocol, iterations=iterations)
+        solve_by_conjugate_gradients(lambda span: [images], spans, heads.shape, maps, protocol)
 
     def fit(self, inputs: TrainingInputs, cache: MomentCache) -> list[FittedHeads]:
         """Solve one group after another."""

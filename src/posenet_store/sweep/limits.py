@@ -1,4 +1,4 @@
-"""What strategies are chosen and priced by: the limits of a worker, the speeds of a machine, the cost of a fit."""
+"""What strategies are chosen by: the limits of a worker. What each answers: its cost, and the heads that it fits."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +10,7 @@ from posenet_store.specs import GRID
 if TYPE_CHECKING:  # a plan needs the limits, and neither torch nor what trains
     from posenet_store.sweep.grouping import FittedHeads
     from posenet_store.sweep.moment_cache import MomentCache
+    from posenet_store.sweep.stopwatch import Stopwatch
     from posenet_store.sweep.training_inputs import TrainingInputs
 
 
@@ -37,23 +38,6 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Speeds:
-    """A machine's speeds.
-
-    `read` is bytes decoded a second; `multiply` and `square` float64 operations a second of products and of sums of second
-    moments (whose symmetric half is not computed, but counted); `unfold` bytes of float64 neighbourhoods a second that a
-    convolution makes, multiplies and takes back; `step` and `score` seconds of a training step and of a scored map.
-    """
-
-    read: float
-    multiply: float
-    square: float
-    unfold: float
-    step: float
-    score: float
-
-
-@dataclass(frozen=True)
 class FitCost:
     """Of a fit: `scans` of the training rows (at most, where heads are iterated), bytes of `memory`, `seconds`."""
 
@@ -70,17 +54,10 @@ class Strategy(Protocol):
         """What a plan calls it."""
         ...
 
-    def cost(self, rows: int, speeds: Speeds) -> FitCost:
-        """Return what it costs to fit the heads on that many training rows."""
+    def cost(self, rows: int, stopwatch: "Stopwatch") -> FitCost:
+        """Return what it costs to fit the heads on that many training rows; a few units of the work are timed."""
         ...
 
     def fit(self, inputs: "TrainingInputs", cache: "MomentCache") -> "Sequence[FittedHeads]":
         """Fit the heads."""
         ...
-
-
-def unfolded_bytes(channels: int, kernel: int, positions: int) -> int:
-    """Return the float64 bytes an image that a convolution reads: neighbourhoods, or many channels themselves."""
-    from posenet_store.heads.convolution import WIDE_CHANNELS
-
-    return channels * (GRID**2 if channels >= WIDE_CHANNELS or kernel == 1 else kernel**2 * positions) * 8
