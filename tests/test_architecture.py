@@ -24,6 +24,8 @@ OWNERS = {
     "jinja2": {"report"},
     "click": {"cli"},
     "rich": {"cli"},
+    "IPython": {"notebook"},
+    "pandas": {"report"},
 }
 """Dependency -> the packages (or base modules) that import it, in functions too."""
 

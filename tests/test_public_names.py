@@ -40,13 +40,24 @@ else:
     assert_type(reader.read("f1", 0, 8), NDArray[Any])
     for batch in reader.batches(["f1"], 0, 8, batch_size=4, seed=0, epoch=0):
         assert_type(batch["f1"], NDArray[Any])
+    for batch in reader.batches("f1"):
+        assert_type(batch["f1"], NDArray[Any])
+    array = reader["f5"]
+    assert_type(array.shape, tuple[int, ...])
+    assert_type(array[3:5, 0], NDArray[Any])
+    assert_type(np.asarray(array), NDArray[Any])
+    assert_type(reader.rows_of("a.png", "b.png"), NDArray[np.int64])
+    assert_type(reader.taps[0].name, str)
 infos, damaged = posenet_store.list_stores("stores")
 assert_type(infos, list[StoreInfo])
 sweep = posenet_store.load_sweep("patterns.toml")
 assert_type(sweep, posenet_store.SweepSpec)
 for damage in posenet_store.find_damage("stores/x", deep=True):
     assert_type(damage.block, int | None)
-assert_type(posenet_store.open_run("runs/x"), posenet_store.Run)
+run = posenet_store.open_run("~/runs/x", Path("runs/y"))
+assert_type(run, posenet_store.Run)
+assert_type(len(run), int)
+run.to_pandas()
 """
 
 
@@ -75,7 +86,7 @@ def test_each_package_exports_its_names_and_none_hides_a_module(package: str) ->
 
 def test_completion_shows_the_public_names() -> None:
     assert set(posenet_store.__all__) <= set(dir(posenet_store))
-    assert {"read", "scan", "batches", "torch", "dask", "xarray", "taps", "spec"} <= set(dir(posenet_store.Reader))
+    assert {"read", "scan", "batches", "torch", "dask", "xarray", "taps", "spec", "rows_of"} <= set(dir(posenet_store.Reader))
 
 
 @pytest.mark.system

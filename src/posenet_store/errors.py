@@ -44,6 +44,16 @@ def first_line(error: BaseException) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)
 
 
+def suggest(got: object, known: Iterable[str]) -> str:
+    """Return a hint at the accepted name that is nearest to `got`, nothing if none is near.
+
+    >>> suggest("HH", ["H", "V"]), suggest("x", ["H", "V"])
+    (" (did you mean 'H'?)", '')
+    """
+    near = difflib.get_close_matches(str(got), list(known), n=1)
+    return f" (did you mean {near[0]!r}?)" if near else ""
+
+
 def unknown(kind: str, got: object, known: Iterable[str]) -> UsageError:
     """Build the error for a name outside a closed set, with the nearest accepted one first.
 
@@ -51,6 +61,4 @@ def unknown(kind: str, got: object, known: Iterable[str]) -> UsageError:
     "unknown target 'HH' (did you mean 'H'?); accepted: H, V"
     """
     names = list(known)
-    near = difflib.get_close_matches(str(got), names, n=1)
-    hint = f" (did you mean {near[0]!r}?)" if near else ""
-    return UsageError(f"unknown {kind} {got!r}{hint}; accepted: {', '.join(names)}")
+    return UsageError(f"unknown {kind} {got!r}{suggest(got, names)}; accepted: {', '.join(names)}")

@@ -1,5 +1,6 @@
 """Figures from runs with known numbers: what is drawn, what stands beside it, and the files and objects they come as."""
 
+import sys
 from itertools import product
 from pathlib import Path
 from xml.etree import ElementTree
@@ -213,7 +214,21 @@ def test_without_a_run_nothing_is_kept() -> None:
 
 def test_a_run_shows_itself_in_notebooks_with_text_escaped(tmp_path: Path) -> None:
     run = open_run(write(tmp_path / "run", [predicted(network="vgg16-random0")], title="<i>title</i>"))
-    assert repr(run) == "<Run '<i>title</i>': 1 cells, networks vgg16-random0 (untrained)>"
+    assert repr(run).startswith("<Run '<i>title</i>'>")
+    assert all(fact in repr(run) for fact in ("cells", "1", "vgg16-random0 (untrained)", "report-2020", "held-out"))
+    assert len(run) == 1
     assert "<i>" not in run._repr_html_()
     assert "&lt;i&gt;title" in run._repr_html_()
     assert set(FIGURES) <= set(dir(run.plot))
+
+
+def test_a_run_as_a_pandas_frame(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write(tmp_path / "run", [predicted(seed=0), predicted(seed=1)])
+    run = open_run("~/run")
+    frame = run.to_pandas()
+    assert frame["seed"].tolist() == [0, 1]
+    assert {"id", "network", "target", "held-out:spc", "held-out:mae", "seconds"} <= set(frame.columns)
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(UsageError, match="pip install 'posenet-store"):
+        run.to_pandas()

@@ -85,11 +85,14 @@ def test_a_reader_travels_as_its_path(reader: Reader) -> None:
         lambda reader: reader.batches(["f9"], 0, 8, batch_size=2, seed=0, epoch=0),
         lambda reader: reader.torch(["f9"], batch_size=2, shuffle=False),
         lambda reader: reader.dask("f9"),
+        lambda reader: reader["f9"],
+        lambda reader: reader[0:3],
+        lambda reader: reader.scan("f9"),
+        lambda reader: reader.batches([]),
     ],
-    ids=["read", "scan", "batches", "torch", "dask"],
 )
 def test_an_unknown_array_names_the_known(reader: Reader, use: Callable[[Reader], object]) -> None:
-    with pytest.raises(UsageError, match="accepted: f1, f2, f3, aligned"):
+    with pytest.raises(UsageError, match="f1, f2, f3, aligned"):
         use(reader)
 
 
@@ -112,6 +115,56 @@ def test_a_readers_table_for_notebooks_is_escaped(reader: Reader) -> None:
     copy.plan = replace(copy.plan, spec=replace(copy.spec, images="<b>"))
     assert "&lt;b&gt;" in copy._repr_html_()
     assert "<b>" not in copy._repr_html_()
+
+
+def test_by_default_everything_is_read(reader: Reader) -> None:
+    (batch, *_), rows = list(reader.batches()), int(reader.readable.sum())
+    assert set(batch) == set(reader.spec.arrays)
+    assert len(batch["f1"]) == rows < 32
+    assert sum(len(values["f2"]) for values in reader.batches("f2", 4, batch_size=3)) == reader.readable[4:].sum()
+    assert sum(len(values["f3"]) for values in reader.scan()) == rows
+    assert reader.read("f3").shape == (ROWS, 16, 4, 4)
+    assert sum(len(batch["row"]) for batch in reader.torch()) == rows
+
+
+@pytest.mark.parametrize(
+    ("use", "words"),
+    [
+        (lambda reader: reader.batches(batch_size=-1), ["batch_size", "-1", "at least 1"]),
+        (lambda reader: reader.batches(batch_size=2.5), ["batch_size", "2.5"]),
+        (lambda reader: reader.batches(stop=31), ["0-31", "0-30"]),
+        (lambda reader: reader.batches(start=-1), ["-1-30"]),
+        (lambda reader: reader.batches(seed=-1), ["seed", "-1"]),
+        (lambda reader: reader.batches(epoch=-1), ["epoch", "-1"]),
+        (lambda reader: reader.epoch(start=5, stop=4), ["5-4"]),
+        (lambda reader: reader.scan(stop=31), ["0-31", "0-30"]),
+        (lambda reader: reader.torch(batch_size=0), ["batch_size", "0", "at least 1"]),
+        (lambda reader: reader.torch(rows=(0, 31)), ["0-31", "0-30"]),
+        (lambda reader: reader.torch(rank=(2, 2)), ["rank", "(2, 2)"]),
+        (lambda reader: reader.torch(position=-1), ["position", "-1"]),
+        (lambda reader: reader.torch(seed=-1), ["seed", "-1"]),
+        (lambda reader: reader.read("f1", 0.5), ["0.5-30"]),
+        (lambda reader: reader.rows_of("image04.png"), ["image04.png", "did you mean 'image0", "30"]),
+    ],
+)
+def test_what_can_not_be_asked_is_refused_at_once(reader: Reader, use: Callable[[Reader], object], words: list[str]) -> None:
+    with pytest.raises(UsageError) as caught:
+        use(reader)
+    assert all(word in str(caught.value) for word in words), caught.value
+
+
+def test_rows_are_found_by_image(reader: Reader) -> None:
+    rows = reader.rows_of("image007.png", "image002.png")
+    assert [reader.ids[row] for row in rows] == ["image007.png", "image002.png"]
+    np.testing.assert_array_equal(reader["f3"][rows], reader.read("f3")[rows])
+
+
+def test_arrays_complete_by_name_and_a_reader_is_not_iterated(reader: Reader) -> None:
+    assert reader._ipython_key_completions_() == ["f1", "f2", "f3", "aligned"]
+    assert "f1" in reader
+    assert "f9" not in reader
+    with pytest.raises(TypeError, match="not iterable"):
+        iter(reader)  # type: ignore[call-overload]
 
 
 def test_a_home_folder_is_expanded(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:

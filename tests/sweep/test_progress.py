@@ -12,7 +12,8 @@ import pytest
 from posenet_store.heads.protocols import GradientProtocol
 from posenet_store.store.catalogue import list_stores
 from posenet_store.store.chunking import count_row_bytes
-from posenet_store.store.reader import ReadCounter, open_store
+from posenet_store.store.read_counter import ReadCounter
+from posenet_store.store.reader import open_store
 from posenet_store.sweep import progress
 from posenet_store.sweep.cost import estimate_seconds
 from posenet_store.sweep.plan import Pass, SweepPlan, plan_sweep

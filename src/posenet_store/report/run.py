@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from html import escape
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from posenet_store.errors import UsageError
+from posenet_store.notebook import format_html_table
 from posenet_store.report.figures.curves import AXES, draw_axis
 from posenet_store.report.figures.drawing import Drawing, Picture
 from posenet_store.report.figures.maps import draw_border, draw_error_maps, draw_predicted_maps
@@ -14,7 +15,10 @@ from posenet_store.report.records import name_networks, select_results
 from posenet_store.report.scores import ScoreArchive
 from posenet_store.report.table import make_table2
 from posenet_store.report.text_table import Listing
-from posenet_store.sweep.results import Result, load_run
+from posenet_store.sweep.results import Result, load_run, make_row
+
+if TYPE_CHECKING:
+    import pandas
 
 FIGURES: dict[str, Callable[[Sequence[Result], ScoreArchive], Picture | None]] = {
     "table2": draw_table2,
@@ -48,15 +52,34 @@ class Run:
         pictures = (draw(self.results, self.archive) for draw in FIGURES.values())
         return (picture for picture in pictures if picture is not None)
 
-    def _facts(self) -> str:
-        return f"{len(self.results)} cells, networks {', '.join(name_networks(self.results).values())}"
+    def to_pandas(self) -> "pandas.DataFrame":
+        """Return a row a cell: its fields, then SPC, MAE and counts of each test, as in results.csv; needs pandas."""
+        try:
+            import pandas
+        except ImportError:
+            raise UsageError("to_pandas needs pandas; install it: pip install 'posenet-store[pandas]'") from None
+        return pandas.DataFrame([make_row(result) for result in self.results])
+
+    def __len__(self) -> int:
+        """Return the number of cells."""
+        return len(self.results)
+
+    def _facts(self) -> list[tuple[str, str]]:
+        tests = dict.fromkeys(test for result in self.results for test in result.scores)
+        return [
+            ("cells", f"{len(self):,}"),
+            ("networks", ", ".join(name_networks(self.results).values())),
+            ("targets", ", ".join(dict.fromkeys(result.cell.target for result in self.results))),
+            ("protocols", ", ".join(dict.fromkeys(result.cell.protocol.name for result in self.results))),
+            ("tests", ", ".join(tests)),
+        ]
 
     def __repr__(self) -> str:
-        return f"<Run {self.title!r}: {self._facts()}>"
+        return "\n".join([f"<Run {self.title!r}>", *(f"  {label:10} {value}" for label, value in self._facts())])
 
     def _repr_html_(self) -> str:
-        """Return the same for a notebook, with all text escaped."""
-        return f"<p><strong>{escape(self.title)}</strong>: {escape(self._facts())}</p>"
+        """Return the same as a table for notebooks."""
+        return format_html_table(self._facts(), caption=self.title)
 
 
 class Plots:
@@ -121,7 +144,7 @@ def open_run(*folders: str | Path) -> Run:
     """
     if not folders:
         raise UsageError("open_run needs a run's folder, such as runs/demo")
-    paths = [Path(folder) for folder in folders]
+    paths = [Path(folder).expanduser() for folder in folders]
     loaded = [load_run(path) for path in paths]
     results = {result.id: result for _, of_run in loaded for result in of_run}
     return Run(loaded[0][0].title, list(results.values()), ScoreArchive(paths))

@@ -4,9 +4,10 @@ from .catalogue import list_stores as list_stores
 from .convert import convert_store as convert_store
 from .plan import Plan as Plan
 from .plan import read_plan as read_plan
-from .reader import ReadCounter as ReadCounter
+from .read_counter import ReadCounter as ReadCounter
 from .reader import Reader as Reader
 from .reader import open_store as open_store
+from .stored_array import StoredArray as StoredArray
 from .verify import Damage as Damage
 from .verify import find_damage as find_damage
 from .writer import QuarantinedImage as QuarantinedImage

@@ -1,33 +1,26 @@
 """Reader: read a store's arrays, in order or in shuffled batches; needs neither the images nor the network, never writes."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property, partial
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from posenet_store.errors import StoreError, UsageError, first_line, unknown
-from posenet_store.files import sha256
+from posenet_store.errors import StoreError, UsageError, first_line
+from posenet_store.notebook import format_html_table
 from posenet_store.specs import StoreSpec, Tap
-from posenet_store.store.access import MANIFEST, name_record
 from posenet_store.store.access_remote import open_files
 from posenet_store.store.batching import Rows, draw_epoch_pools, iterate_batches
+from posenet_store.store.block_records import BlockRecords
 from posenet_store.store.catalogue import list_facts
 from posenet_store.store.chunking import count_row_bytes, split_at_blocks
 from posenet_store.store.formats import Arrays, load_format
 from posenet_store.store.plan import read_plan
-from posenet_store.store.records import (
-    RESTORE,
-    find_fault,
-    read_committed_records,
-    read_matching_manifest,
-    read_record,
-    summarize_records,
-)
+from posenet_store.store.read_counter import ReadCounter
+from posenet_store.store.requests import check_count, check_span, choose_names, find_rows
+from posenet_store.store.stored_array import StoredArray
 
 if TYPE_CHECKING:
     import dask.array
@@ -36,21 +29,8 @@ if TYPE_CHECKING:
     from posenet_store.store.torch_dataset import StoreDataset
 
 POOL_BYTES = 256 << 20
-
-
-@dataclass
-class ReadCounter:
-    """Images read from a store (again in every epoch) and the bytes decoded for them.
-
-    >>> ReadCounter(2, 30) + ReadCounter(1, 4)
-    ReadCounter(images=3, bytes=34)
-    """
-
-    images: int = 0
-    bytes: int = 0
-
-    def __add__(self, other: "ReadCounter") -> "ReadCounter":
-        return ReadCounter(self.images + other.images, self.bytes + other.bytes)
+Names = str | Sequence[str] | None
+Batch = Mapping[str, NDArray[Any]]
 
 
 class Reader:
@@ -64,34 +44,36 @@ class Reader:
         self.files = open_files(location)
         self.plan = read_plan(self.files)
         self._unsealed = unsealed
-        self._records: dict[int, dict[str, Any]] = {}
-        self._verified: set[str] = set()
+        self._blocks = BlockRecords(self.files, self.plan, unsealed)
         self.counter = ReadCounter()
-        if unsealed and self.files.size(MANIFEST) is None:
-            self._records = read_committed_records(self.files, self.plan)
-            self.manifest = summarize_records(self.spec, self._records.values())
-        else:
-            self.manifest = read_matching_manifest(self.files, self.spec)
-        for entry in self.plan.files:
-            if fault := find_fault(self.files, entry, deep=True):
-                raise StoreError(fault)
 
     def __len__(self) -> int:
         """Return the number of rows, quarantined ones included."""
         return self.spec.rows
 
+    def __getitem__(self, name: str) -> StoredArray:
+        """Return one array, lazily: `reader["f5"][3:5]` reads two rows; raises UsageError for an unknown name."""
+        return StoredArray(self, *self._choose([name]))
+
+    __iter__ = None  # rows or arrays? `scan`, `batches` and `spec.arrays` say which
+
+    def __contains__(self, name: object) -> bool:
+        """Return whether there is an array of this name."""
+        return name in self.spec.arrays
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return list(self.spec.arrays)
+
     def _facts(self) -> list[tuple[str, str]]:
         """Return the (label, value) lines that describe the store."""
-        state = "sealed" if self._sealed else f"unsealed, {len(self._records)} of {len(self.bounds)} blocks"
-        return list_facts(self.spec, int(self.readable.sum()), state)
+        return list_facts(self.spec, int(self.readable.sum()), self._blocks.state)
 
     def __repr__(self) -> str:
         return "\n".join([f"<Reader {self.name}>", *(f"  {label:8} {value}" for label, value in self._facts())])
 
     def _repr_html_(self) -> str:
         """Return the description as a table, for notebooks."""
-        lines = "".join(f"<tr><th>{escape(label)}</th><td>{escape(value)}</td></tr>" for label, value in self._facts())
-        return f"<table><caption>{escape(self.name)}</caption>{lines}</table>"
+        return format_html_table(self._facts(), caption=self.name)
 
     def __reduce__(self) -> tuple[type["Reader"], tuple[str, bool]]:
         return Reader, (str(self.files), self._unsealed)
@@ -122,17 +104,14 @@ class Reader:
         return self.spec.taps
 
     @property
-    def _sealed(self) -> bool:
-        return "commits_sha256" in self.manifest
+    def manifest(self) -> dict[str, Any]:
+        """What the store was sealed with: statistics, quarantined images, digests of the records."""
+        return self._blocks.manifest
 
     @cached_property
     def readable(self) -> NDArray[np.bool_]:
         """bool [rows]: False where the image is quarantined or not committed yet."""
-        mask = np.full(self.spec.rows, self._sealed)
-        for block in () if self._sealed else self._records:
-            mask[slice(*self.bounds[block])] = True
-        mask[[entry["row"] for entry in self.manifest["quarantined"]]] = False
-        return mask
+        return self._blocks.find_readable()
 
     @cached_property
     def _arrays(self) -> Arrays:
@@ -140,44 +119,26 @@ class Reader:
 
     def read_record(self, block: int) -> dict[str, Any]:
         """Return a block's record; raises StoreError if it is missing or not the one that the manifest names."""
-        if block not in self._records:
-            where = f"{self.files}/{name_record(block)}"
-            if not self._sealed:
-                raise StoreError(f"{where} was not there when the store was opened; its build has not ended")
-            try:
-                digest = sha256(self.files.read(name_record(block)))
-            except FileNotFoundError:
-                raise StoreError(f"{where} is missing; {RESTORE}") from None
-            if digest != self.manifest["commits_sha256"][block]:
-                raise StoreError(f"{where} is not the record that the manifest names; {RESTORE}")
-            self._records[block] = read_record(self.files, block)
-        return self._records[block]
+        return self._blocks.read(block)
 
-    def _check_names(self, names: Sequence[str]) -> None:
-        for name in names:
-            if name not in self.spec.arrays:
-                raise unknown(f"array of {self.name}", name, self.spec.arrays)
+    def rows_of(self, *image_ids: str) -> NDArray[np.int64]:
+        """Return the row of each image id, to index arrays with; raises UsageError for an id that the store does not hold."""
+        return np.array(find_rows(self.ids, image_ids, self.name), np.int64)
 
-    def _check_file(self, name: str, block: int) -> None:
-        """Compare the file of an array's block with its digest, once."""
-        path = load_format(self.spec.format).name_file(name, block)
-        if path in self._verified:
-            return
-        entry = next((entry for entry in self.read_record(block)["files"] if entry["path"] == path), None)
-        fault = find_fault(self.files, entry, deep=True) if entry else f"{self.files}/{path} is in no record"
-        if fault:
-            raise StoreError(f"{fault}; block {block} is damaged; {RESTORE}")
-        self._verified.add(path)
+    def _choose(self, names: Names) -> tuple[str, ...]:
+        return choose_names(self.spec.arrays, names, self.name)
 
-    def read(self, name: str, start: int, stop: int, out: NDArray[Any] | None = None) -> NDArray[Any]:
-        """Return rows [start, stop) of the array `name` in the stored dtype; quarantined rows are NaN.
+    def _span(self, start: int, stop: int | None) -> tuple[int, int]:
+        return check_span(self.spec.rows, start, stop, self.name)
+
+    def read(self, name: str, start: int = 0, stop: int | None = None, out: NDArray[Any] | None = None) -> NDArray[Any]:
+        """Return rows [start, stop), by default all, of the array `name` in the stored dtype; quarantined rows are NaN.
 
         They are decoded into `out` if it is given (contiguous, of that shape and dtype). Raises UsageError for an unknown
         array, rows out of range or an unsuitable `out`, StoreError that names the file if a chunk is missing or damaged.
         """
-        self._check_names([name])
-        if not 0 <= start <= stop <= self.spec.rows:
-            raise UsageError(f"rows {start}-{stop} are not rows of {self.name}; it has rows 0-{self.spec.rows}")
+        self._choose([name])
+        start, stop = self._span(start, stop)
         shape = (stop - start, *self.spec.arrays[name])
         out = np.empty(shape, self.spec.dtype) if out is None else out
         if out.shape != shape or out.dtype != self.spec.dtype or not out.flags.c_contiguous:
@@ -186,7 +147,7 @@ class Reader:
             )
         try:
             for block, *_ in split_at_blocks(self.bounds, start, stop):
-                self._check_file(name, block)
+                self._blocks.check_file(block, load_format(self.spec.format).name_file(name, block))
             self._arrays.read(name, start, out)
             self.counter.bytes += out.nbytes
         except (ValueError, RuntimeError, OSError, KeyError) as error:
@@ -194,9 +155,15 @@ class Reader:
             raise StoreError(f"{where} can't be decoded: {first_line(error)}; `verify --deep` names the file") from None
         return out
 
-    def scan(self, names: Sequence[str], start: int = 0, stop: int | None = None) -> Iterator[Mapping[str, NDArray[Any]]]:
-        """Yield the readable rows of [start, stop) in stored order, block by block, as {name: [n, C, H, W]}."""
-        for _, first, last in split_at_blocks(self.bounds, start, self.spec.rows if stop is None else stop):
+    def scan(self, names: Names = None, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
+        """Yield the readable rows of [start, stop) in stored order, block by block, as {name: [n, C, H, W]}.
+
+        By default all rows of all arrays. Raises UsageError at once for an unknown array or rows out of range.
+        """
+        return self._scan(self._choose(names), *self._span(start, stop))
+
+    def _scan(self, names: Sequence[str], start: int, stop: int) -> Iterator[Batch]:
+        for _, first, last in split_at_blocks(self.bounds, start, stop):
             if self.readable[first:last].any():
                 # without a reference here, the next block is read into the memory that this one frees
                 yield self._count_images(self._read_readable(names, first, last))
@@ -207,32 +174,46 @@ class Reader:
         values = {name: self.read(name, start, stop) for name in names}
         return values if readable.all() else {name: value[readable] for name, value in values.items()}
 
-    def _count_images(self, values: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
+    def _count_images(self, values: Batch) -> Batch:
         self.counter.images += len(next(iter(values.values())))
         return values
 
-    def epoch(self, names: Sequence[str], start: int, stop: int, *, seed: int, epoch: int) -> list[Rows]:
+    def epoch(
+        self, names: Names = None, start: int = 0, stop: int | None = None, *, seed: int = 0, epoch: int = 0
+    ) -> list[Rows]:
         """Return the rows that `batches` visits, pool by pool; a pool is a block, or several of at most 256 MiB together."""
-        self._check_names(names)
-        pool_rows = max(1, POOL_BYTES // count_row_bytes(self.spec, names))
-        return draw_epoch_pools(self.bounds, self.readable, (start, stop), pool_rows, seed, epoch)
+        chosen, span = self._choose(names), self._span(start, stop)
+        check_count("seed", seed, 0)
+        check_count("epoch", epoch, 0)
+        pool_rows = max(1, POOL_BYTES // count_row_bytes(self.spec, chosen))
+        return draw_epoch_pools(self.bounds, self.readable, span, pool_rows, seed, epoch)
 
     def batches(
-        self, names: Sequence[str], start: int, stop: int, *, batch_size: int, seed: int, epoch: int
-    ) -> Iterator[Mapping[str, NDArray[Any]]]:
+        self,
+        names: Names = None,
+        start: int = 0,
+        stop: int | None = None,
+        *,
+        batch_size: int = 32,
+        seed: int = 0,
+        epoch: int = 0,
+    ) -> Iterator[Batch]:
         """Yield every readable row of [start, stop) once, in batches whose order depends on `seed` and `epoch` only.
 
-        Whole blocks are decoded and shuffled in pools (see `batching.draw_epoch_pools`). Memory: a pool and a batch.
+        By default all rows of all arrays. Whole blocks are decoded and shuffled in pools (see `batching.draw_epoch_pools`).
+        Memory: a pool and a batch. Raises UsageError for an unknown array, rows out of range or a batch of no rows.
         """
-        pools = self.epoch(names, start, stop, seed=seed, epoch=epoch)
+        check_count("batch_size", batch_size, 1)
+        chosen = self._choose(names)
+        pools = self.epoch(chosen, start, stop, seed=seed, epoch=epoch)
         rows = sum(map(len, pools))
         sizes = [min(batch_size, rows - first) for first in range(0, rows, batch_size)]
-        return map(self._count_images, (values for _, values in iterate_batches(self, names, pools, sizes)))
+        return map(self._count_images, (values for _, values in iterate_batches(self, chosen, pools, sizes)))
 
     def torch(
         self,
-        taps: Sequence[str],
-        batch_size: int,
+        names: Names = None,
+        batch_size: int = 32,
         shuffle: bool = True,
         seed: int = 0,
         epoch: int = 0,
@@ -243,14 +224,15 @@ class Reader:
     ) -> "StoreDataset":
         """Return a `StoreDataset`: a torch IterableDataset of batches that DataLoader workers and ranks share.
 
-        `rows` is a span [start, stop), by default all rows; `rank` is (rank, ranks), by default that of torch.distributed.
+        By default all rows of all arrays. `rows` is a span [start, stop); `rank` is (rank, ranks), by default that of
+        torch.distributed. Raises UsageError for an unknown array, rows out of range, or a batch or rank that is not possible.
         """
         from posenet_store.store.torch_dataset import StoreDataset
 
-        self._check_names(taps)
-        span = rows or (0, self.spec.rows)
-        order = partial(self._draw_order, tuple(taps), span, seed) if shuffle else partial(self._list_stored_order, span)
-        dataset = StoreDataset(self, taps, order, batch_size=batch_size, rank=rank)
+        chosen, span = self._choose(names), self._span(*(rows or (0, None)))
+        check_count("seed", seed, 0)
+        order = partial(self._draw_order, chosen, span, seed) if shuffle else partial(self._list_stored_order, span)
+        dataset = StoreDataset(self, chosen, order, batch_size=batch_size, rank=rank)
         dataset.set_epoch(epoch, position)
         return dataset
 
@@ -266,8 +248,7 @@ class Reader:
         """Return an array [rows, C, H, W], lazily, with one chunk per block; quarantined rows are NaN."""
         from posenet_store.store.dask_xarray import make_dask_array
 
-        self._check_names([name])
-        return make_dask_array(self, name)
+        return make_dask_array(self, *self._choose([name]))
 
     def xarray(self) -> "xarray.Dataset":
         """Return all arrays as a lazy Dataset with `image_id` and `readable`; needs xarray."""
@@ -284,7 +265,8 @@ def open_store(location: str | Path, unsealed: bool = False) -> Reader:
 
         reader = open_store("stores/vgg16-photos-1a2b3c4d")
         reader.taps                                     # names, modules and shapes
-        reader.read("f1", 0, 8)                         # rows 0 to 7 of an array, [8, C, H, W]
+        reader["f1"][0:8]                               # rows 0 to 7 of an array, [8, C, H, W]
+        reader["f1"][reader.rows_of("cat.jpg")]         # the row of an image
         reader.torch(["f1", "aligned"], batch_size=32)  # a dataset for torch's DataLoader
 
     Raises UsageError for an unknown kind of URL or a missing package, and StoreError if the store is missing, damaged, of

@@ -12,6 +12,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from posenet_store.errors import UsageError
 from posenet_store.store.batching import Rows, Source, iterate_batches, slice_pools
+from posenet_store.store.requests import check_count
 
 Order = Callable[[int], list[Rows]]
 """Epoch -> its rows in order, as pools."""
@@ -51,14 +52,17 @@ class StoreDataset(IterableDataset[dict[str, Tensor]]):
         self, source: Source, names: Sequence[str], order: Order, *, batch_size: int, rank: tuple[int, int] | None = None
     ) -> None:
         super().__init__()
-        if batch_size < 1:
-            raise UsageError(f"a batch of {batch_size} rows is not possible; give at least 1")
+        check_count("batch_size", batch_size, 1)
+        if rank is not None and not 0 <= rank[0] < rank[1]:
+            raise UsageError(f"rank = {rank} is not accepted; give (rank, ranks) with 0 <= rank < ranks, such as (0, 2)")
         self._source, self._names, self._order, self._size = source, tuple(names), order, batch_size
         self._rank, self._ranks = rank or _get_rank()
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int, position: int = 0) -> None:
         """Choose the epoch of the next iteration, and how many of its batches to skip."""
+        check_count("epoch", epoch, 0)
+        check_count("position", position, 0)
         self._epoch, self._position = epoch, position
 
     def _plan_batches(self) -> tuple[list[Rows], list[int]]:

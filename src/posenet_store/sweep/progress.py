@@ -15,7 +15,7 @@ from threading import Event, Thread
 
 from posenet_store.errors import StoreError
 from posenet_store.files import canonical_json, read_json, replace_unsynced
-from posenet_store.store.reader import ReadCounter
+from posenet_store.store.read_counter import ReadCounter
 from posenet_store.sweep.plan import Pass
 from posenet_store.sweep.results import PassResult
 

@@ -22,7 +22,7 @@ from posenet_store.errors import StoreError, UsageError
 from posenet_store.files import read_json, write_atomic, write_json
 from posenet_store.heads.metrics import Scores
 from posenet_store.specs import NO_WEIGHTS, TRAINED, StoreSpec
-from posenet_store.store.reader import ReadCounter
+from posenet_store.store.read_counter import ReadCounter
 from posenet_store.sweep.cell import Cell
 
 

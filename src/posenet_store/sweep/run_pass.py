@@ -11,7 +11,8 @@ from posenet_store.heads.file import save_head
 from posenet_store.heads.protocols import GradientProtocol
 from posenet_store.parallel.worker import prepare_worker, release_memory
 from posenet_store.provenance import collect_provenance
-from posenet_store.store.reader import ReadCounter, Reader, open_store
+from posenet_store.store.read_counter import ReadCounter
+from posenet_store.store.reader import Reader, open_store
 from posenet_store.sweep.cell import HELD_OUT, make_cell_target
 from posenet_store.sweep.grouping import FittedHeads, group_cells
 from posenet_store.sweep.inputs import Input, parse_input
