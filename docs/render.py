@@ -123,7 +123,10 @@ def render_costs(results: Mapping[str, Result]) -> str:
     ratios = {key: value for result in results.values() for key, value in result["ratios"].items()}
     sentences = (
         "Running the network for every head and epoch takes {recompute_vs_first_sweep} times as long as building a store and"
-        " training from it, and {recompute_vs_later_sweep} times as long as every later sweep (five heads, 15 epochs, VGG-16).",
+        " training from it, and {recompute_vs_later_sweep} times as long as training later heads from sums that are kept,"
+        " without the start of the program (five heads, 15 epochs, VGG-16).",
+        "A `sweep` with nothing left to train takes {command_nothing} times as long as `import torch`; one of sixty heads"
+        " whose sums are kept takes {sixty_to_tables} times as long to its tables, and {sixty_to_page} times to its page.",
         "A head costs {report_15} times less than in the report's own training loop on the same features"
         " (fifteen heads at once, 5,019 images).",
     )

@@ -125,7 +125,10 @@ def test_the_time_left_is_the_plan_at_the_pace_so_far(tmp_path: Path, root: Path
     assert monitor.state().left == (15 + 20 + 20) / 2  # twice as slow as planned
     monitor.record_end(passes[1], None)
     assert monitor.state().left == 20
-    assert ProgressMonitor(tmp_path, passes, {}).state().left is None
+    unplanned = ProgressMonitor(tmp_path, passes, {})
+    assert unplanned.state().left is None
+    unplanned.record_end(passes[0], PassResult((passes[0].id,), ReadCounter(7, 70), 0.0, 20.0))
+    assert unplanned.state().left == (20 + 20 + 20) / 2  # of two workers, by their files
     for task in passes[2:]:
         monitor.record_end(task, None)
     assert monitor.state().left == 0

@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 @click.argument("spec")
 @stores_option
 @click.option("--run", type=click.Path(path_type=Path), help="Folder of the results.  [default: runs/NAME]")
-@click.option("--scheduler", default="local", show_default=True, metavar="local|inline|slurm|ADDR",
-              help="local: worker processes here; inline: this process; slurm: jobs as pipeline/launch/slurm.toml says, "
+@click.option("--scheduler", default="auto", show_default=True, metavar="auto|local|inline|slurm|ADDR",
+              help="auto: this process, and what takes longer in worker processes; local: workers from the start; "
+                   "inline: this process; slurm: jobs as pipeline/launch/slurm.toml says, "
                    "slurm:FILE: as another file does; ADDR: a Dask scheduler, tcp://host:8786.")  # fmt: skip
 @workers_option
 @click.option("--memory", metavar="SIZE",
@@ -68,7 +69,7 @@ def sweep(
     files = RunFiles(run or Path("runs", name))
     finished = files.finished(plan.cells)
     if plan_only:
-        _print_plan(plan, finished, {entry.spec.fingerprint: entry.spec for entry in entries}, as_json)
+        _print_plan(plan, finished, {entry.spec.fingerprint: entry.spec for entry in entries}, scheduler, as_json)
         return
     signal.signal(signal.SIGTERM, Termination())
     if len(finished) == len(plan.cells):
@@ -85,16 +86,19 @@ def _run_with_progress(
     scheduler: str, workers: int | None, finished: "Sequence[str]",
 ) -> "SweepResult":  # fmt: skip
     """Run a sweep under a progress bar (passes, heads, images a second, bytes, time left), then print the totals."""
-    from posenet_store.sweep.cost import estimate_seconds
     from posenet_store.sweep.run import run_sweep
 
+    expected: Mapping[str, float] = {}
     left = plan.without(finished).passes
     before = len(plan.passes) - len(left)
 
     def title(passes: int) -> str:
         return f"{name}: {before + passes}/{len(plan.passes)} passes"
 
-    expected = estimate_seconds(left, {entry.spec.fingerprint: entry.spec for entry in entries})
+    if scheduler not in ("auto", "inline"):  # the estimate takes seconds, in which a small sweep is done
+        from posenet_store.sweep.cost import estimate_seconds
+
+        expected = estimate_seconds(left, {entry.spec.fingerprint: entry.spec for entry in entries})
     states: list[SweepProgress] = []
     with progress(coarse=True) as bars:
         bar = bars.add_task(title(0), total=len(plan.cells), completed=len(finished), left=None, unit="heads")
@@ -117,7 +121,9 @@ def _run_with_progress(
     return outcome
 
 
-def _print_plan(plan: "SweepPlan", finished: "Sequence[str]", specs: "Mapping[str, StoreSpec]", as_json: bool) -> None:
+def _print_plan(
+    plan: "SweepPlan", finished: "Sequence[str]", specs: "Mapping[str, StoreSpec]", scheduler: str, as_json: bool
+) -> None:
     """Print the passes that are left, with the bytes, memory and time that each takes on this machine."""
     left = plan.without(finished).passes
     costs: list[Cost] = []
@@ -153,9 +159,18 @@ def _print_plan(plan: "SweepPlan", finished: "Sequence[str]", specs: "Mapping[st
     click.echo(
         f"{len(plan.cells):,} heads, {len(finished):,} finished; {len(passes)} passes to go: they read "
         f"{format_bytes(reading)}, hold up to {format_bytes(memory)} besides the libraries, and take about "
-        f"{format_time(seconds)} on this machine, one after another"
+        f"{format_time(seconds)} on this machine, one after another{_describe_start(passes, scheduler)}"
     )
     click.echo(f"a network ran once for each of {len(networks)} stores, not for each of {len(plan.cells):,} heads")
+
+
+def _describe_start(passes: "Sequence[object]", scheduler: str) -> str:
+    """Return when `auto` starts workers for these passes, nothing for other schedulers."""
+    from posenet_store.parallel.executors import START_SECONDS
+
+    if scheduler != "auto" or len(passes) == 1:
+        return ""
+    return f"; worker processes, which take {START_SECONDS:.0f} s to start, do what is not done by then"
 
 
 def _print_outcome(outcome: "SweepResult", files: "RunFiles", as_json: bool) -> None:

@@ -19,8 +19,12 @@ from posenet_store.heads.protocols import RidgeProtocol
 
 @dataclass(frozen=True)
 class _Spectrum:
-    """The standardised problem of some moments: eigenvectors and eigenvalues of the live features' correlation."""
+    """The standardised problem of some moments: eigenvectors and eigenvalues of the live features' correlation.
 
+    `centre` [D] is the mean of the unshifted features.
+    """
+
+    centre: Tensor
     live: Tensor
     deviation: Tensor
     values: Tensor
@@ -28,24 +32,31 @@ class _Spectrum:
 
 
 def _spectrum(moments: Moments) -> _Spectrum:
-    covariance = moments.second / moments.count - torch.outer(moments.mean, moments.mean)
+    mean = moments.mean
+    centre = mean + moments.shift
+    covariance = moments.second / moments.count - torch.outer(mean, mean)
     variance = covariance.diagonal().clamp(min=0)
-    magnitude = variance + (moments.mean + moments.shift) ** 2
+    magnitude = variance + centre**2
     live = variance > DEAD_DEVIATION**2 * magnitude
     deviation = variance[live].sqrt()
     correlation = covariance[live][:, live] / torch.outer(deviation, deviation)
     values, vectors = torch.linalg.eigh((correlation + correlation.T) / 2)
-    return _Spectrum(live, deviation, values.clamp(min=0), vectors)
+    return _Spectrum(centre, live, deviation, values.clamp(min=0), vectors)
 
 
-def _solve(moments: Moments, spectrum: _Spectrum, target: Tensor, penalty: float) -> tuple[Tensor, Tensor]:
-    """Return weights [D] for the unshifted features and the bias, for one flattened target [P]."""
+def _correlate(moments: Moments, spectrum: _Spectrum, target: Tensor) -> Tensor:
+    """Return the correlations of one flattened target [P] with the eigenvectors: what all penalties share."""
     centred = target - target.mean()
     crossed = moments.position[spectrum.live] @ centred / moments.count / spectrum.deviation
-    solution = spectrum.vectors @ ((spectrum.vectors.T @ crossed) / (spectrum.values + penalty))
-    weights = moments.position.new_zeros(len(moments.shift))
+    return spectrum.vectors.T @ crossed
+
+
+def _solve(spectrum: _Spectrum, correlations: Tensor, target: Tensor, penalty: float) -> tuple[Tensor, Tensor]:
+    """Return weights [D] for the unshifted features and the bias, for one flattened target [P]."""
+    solution = spectrum.vectors @ (correlations / (spectrum.values + penalty))
+    weights = spectrum.centre.new_zeros(len(spectrum.centre))
     weights[spectrum.live] = solution / spectrum.deviation
-    return weights, target.mean() - weights @ (moments.mean + moments.shift)
+    return weights, target.mean() - weights @ spectrum.centre
 
 
 def compute_mean_squared_error(moments: Moments, weights: Tensor, bias: Tensor, target: Tensor) -> float:
@@ -110,14 +121,15 @@ def solve_ridge(groups: Sequence[Moments], targets: Sequence[Tensor], protocol: 
         rest = reduce(add, (one for number, one in enumerate(groups) if number != left))
         spectrum = _spectrum(rest)
         for number, target in enumerate(flat):
+            correlations = _correlate(rest, spectrum, target)
             for step, penalty in enumerate(lambdas):
-                head = _solve(rest, spectrum, target, penalty)
+                head = _solve(spectrum, correlations, target, penalty)
                 errors[number, step, place] = compute_mean_squared_error(groups[left], *head, target)
     everything = reduce(add, groups)
     spectrum, found = _spectrum(everything), []
     images = [groups[left].images for left in left_out]
     for target, tried in zip(flat, errors, strict=True):
         penalty, facts = choose_penalty(tried, images, target, protocol)
-        weights, bias = _solve(everything, spectrum, target, penalty)
+        weights, bias = _solve(spectrum, _correlate(everything, spectrum, target), target, penalty)
         found.append(RidgeHead(weights.reshape(-1, everything.kernel, everything.kernel), bias, facts))
     return found

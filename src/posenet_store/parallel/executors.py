@@ -1,6 +1,6 @@
 """Running tasks here, on local Dask workers, on Slurm jobs or on a Dask scheduler at an address. The owner of dask."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
@@ -23,7 +23,9 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 Announce = Callable[[str], None]
 
-ACCEPTED = "local, inline, slurm, slurm:FILE, or an address such as tcp://host:8786"
+ACCEPTED = "auto, local, inline, slurm, slurm:FILE, or an address such as tcp://host:8786"
+START_SECONDS = 5.0
+"""What local workers take to start (a scheduler, and processes that import torch): so long `auto` does without."""
 LOOK = 5.0  # seconds between two looks at the workers
 ANSWER = 30.0  # seconds that a scheduler may take to answer
 PATIENCE = 300.0  # seconds without any worker, or any job that could become one
@@ -79,21 +81,36 @@ def run_tasks(
 ) -> Iterator[tuple[Task, Result | PosenetStoreError]]:
     """Yield (task, result) as tasks end; `work(task, threads)` gets the threads it may use.
 
+    `auto` does tasks in this process for as long as workers would take to start, then the others on local workers; it never
+    starts any for a single task or CPU, and at once if `workers` are asked for.
+
     If workers of a Dask scheduler announce `resource` (`dask worker --resources GPU=1`), tasks go to those only, one for
     each unit of it.
 
     A task that fails with an error of this package, for want of disk or memory, or whose worker is lost for good,
     yields that error; others go on. Raises PosenetStoreError if the scheduler is lost. `announce` gets lines for people.
     """
+    if scheduler == "auto" and not workers:
+        waiting, ends = list(tasks), monotonic() + START_SECONDS
+        while waiting and (min(len(waiting), count_cpus()) == 1 or monotonic() < ends):
+            yield from _do_here(work, [waiting.pop(0)])
+        if waiting:
+            yield from run_tasks(work, waiting, "local", announce=announce)
+        return
     if scheduler == "inline":
-        for task in tasks:
-            try:
-                yield task, _attempt(work, task, count_cpus())
-            except PosenetStoreError as error:
-                yield task, error
+        yield from _do_here(work, tasks)
         return
     with _pool(scheduler, len(tasks), workers, announce) as pool:
         yield from _on_dask(work, tasks, pool, _resources(pool.client, resource))
+
+
+def _do_here(work: Callable[[Task, int], Result], tasks: Iterable[Task]) -> Iterator[tuple[Task, Result | PosenetStoreError]]:
+    """Do tasks one after another in this process."""
+    for task in tasks:
+        try:
+            yield task, _attempt(work, task, count_cpus())
+        except PosenetStoreError as error:
+            yield task, error
 
 
 def _attempt(work: Callable[[Task, int], Result], task: Task, threads: int) -> Result:
@@ -166,7 +183,7 @@ def _outcome(future: "Future[Any]") -> Any:
 def _pool(scheduler: str, tasks: int, workers: int | None, announce: Announce) -> AbstractContextManager[_Pool]:
     if (settings := _slurm_file(scheduler)) is not None:
         return _slurm(settings, tasks, workers, announce)
-    if scheduler == "local":
+    if scheduler in ("local", "auto"):
         return _local(min(workers or count_cpus(), tasks), announce)
     if "://" in scheduler:
         return _remote(scheduler, tasks)

@@ -79,11 +79,13 @@ class SweepProgress:
 class ProgressMonitor:
     """The progress of a run's passes, from their results and the files in `folder`.
 
-    `expected` are the planned seconds of each pass by its id; the passes that have ended correct them.
+    `expected` are the planned seconds of each pass by its id, which the passes that have ended correct. Without any the time
+    left is known once a pass has ended: passes are taken to last as long as they have cells.
     """
 
     def __init__(self, folder: Path, passes: Sequence[Pass], expected: Mapping[str, float]) -> None:
-        self._folder, self._expected, self._workers = folder, expected, 1
+        self._folder, self._workers, self._planned = folder, 1, bool(expected)
+        self._expected = expected or {task.id: len(task.cells) for task in passes}
         self._waiting = [task.id for task in passes]
         self._results: dict[str, PassResult] = {}
         self._first_seen: dict[str, float] = {}
@@ -116,7 +118,7 @@ class ProgressMonitor:
         """Planned seconds of the waiting passes at the pace of the ended ones, less the seconds that they have run."""
         planned = sum(self._expected.get(name, 0.0) for name in results)
         pace = sum(result.seconds for result in results.values()) / planned if planned else 1.0
-        if any(name not in self._expected for name in waiting):
+        if any(name not in self._expected for name in waiting) or not (self._planned or planned or not waiting):
             return None
         now = time.monotonic()
         left = [max(0.0, pace * self._expected[name] - (now - self._first_seen.get(name, now))) for name in waiting]

@@ -43,7 +43,7 @@ def run_sweep(
     plan: SweepPlan,
     run: Path,
     *,
-    scheduler: str = "local",
+    scheduler: str = "auto",
     workers: int | None = None,
     expected: Mapping[str, float] | None = None,
     show: Callable[[SweepProgress], None] = lambda state: None,

@@ -23,6 +23,10 @@ from posenet_store.sweep.results import Labels, PassResult, Result, RunFiles, Sc
 from posenet_store.sweep.score import Scorable, Scored, iterate_columns, read_inputs, score_heads
 from posenet_store.sweep.strategy import choose
 from posenet_store.sweep.training_inputs import TrainingInputs
+from posenet_store.threads import map_on_threads
+
+WRITERS = 8
+"""Threads that write finished cells: each waits for the disk three times a cell."""
 
 
 def make_scorable(fitted: FittedHeads) -> Scorable:
@@ -58,10 +62,14 @@ def run_pass(task: Pass, run: Path, threads: int) -> PassResult:
     with report_progress(files.progress / task.id, counters):
         groups, columns = _train_and_score(task, reader, tests)
         seconds = (time.perf_counter() - clock) / len(task.cells)
-        for number, fitted in enumerate(groups):
-            for head in range(len(fitted.group.cells)):
-                scored = {test: column[number][head] for test, column in columns.items()}
-                _write_cell(files, reader, fitted, head, scored, seconds)
+
+        def write(place: tuple[int, int]) -> None:
+            number, head = place
+            scored = {test: column[number][head] for test, column in columns.items()}
+            _write_cell(files, reader, groups[number], head, scored, seconds)
+
+        places = [(number, head) for number, fitted in enumerate(groups) for head in range(len(fitted.group.cells))]
+        map_on_threads(write, places, WRITERS)
     return PassResult(tuple(cell.id for cell in task.cells), sum(counters, ReadCounter()), began, time.perf_counter() - clock)
 
 
