@@ -1,5 +1,6 @@
 """Commands that compute nothing load nothing heavy, and a sweep with nothing to do writes nothing."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -8,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from posenet_store.images.sources import load_image_set
 from tests.support.runs import cli
-from tests.support.small import store_with_probes
+from tests.support.small import built_store, store_with_probes, tiny_backbone, write_images
 
 HEAVY = ("torch", "scipy.stats", "matplotlib", "dask", "distributed", "zarr", "h5py", "jinja2", "asyncio")
 LIST_HEAVY = f"""
@@ -93,3 +95,13 @@ def test_a_page_of_several_runs_has_a_path_of_its_own(home: Path, tmp_path: Path
     page = cli("report", *runs).stdout.strip()
     assert Path(page) == tmp_path / "one+two.html"
     assert cli("report", runs[0]).stdout.strip() == str(runs[0] / "report.html")
+
+
+def test_a_plan_says_that_heads_are_only_scored(home: Path, tmp_path: Path) -> None:
+    stores = Path(shutil.copytree(home / "stores", tmp_path / "stores"))
+    built_store(stores, load_image_set(str(write_images(tmp_path / "bear", 2, seed=5))), tiny_backbone())
+    (tmp_path / "mine.toml").write_text(SWEEP)
+    words = ("sweep", tmp_path / "mine.toml", "--stores", stores, "--run", home / "run", "--plan")
+    facts = json.loads(cli(*words, "--json").stdout)
+    assert [(task["cells"], task["way"]) for task in facts["passes"]] == [(4, "only scored")]
+    assert "only scored" in cli(*words).stdout

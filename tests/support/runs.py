@@ -39,7 +39,6 @@ def cell(
     """Return a finished cell; `columns` are (SPC, MAE) an image by test, `kept` maps by name, `changes` fields of a Cell."""
     fields: dict[str, Any] = {
         "store": f"{network} on {images}",
-        "tests": (),
         "train_rows": 40,
         "held_out": 40,
         "input": "aligned",
@@ -56,6 +55,7 @@ def cell(
         cell=Cell(**(fields | changes)),
         labels=label(network, images, weights_kind),
         scores={test: ScoreSummary.of(per_image) for test, per_image in scores.items()},
+        tests={test: f"{test} of {network}" for test in scores},
         fit={},
         seconds=0.1,
         provenance=PROVENANCE,

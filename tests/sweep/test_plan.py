@@ -7,7 +7,7 @@ import pytest
 
 from posenet_store.errors import UsageError
 from posenet_store.store.catalogue import StoreInfo, list_stores
-from posenet_store.sweep.plan import plan_sweep
+from posenet_store.sweep.plan import SweepPlan, plan_sweep
 from posenet_store.sweep.spec import SweepSpec
 from tests.support.small import store_with_probes
 
@@ -39,7 +39,7 @@ def test_all_targets_seeds_kernels_and_paddings_share_a_pass(stores: list[StoreI
 
 def test_probes_test_and_never_train(stores: list[StoreInfo]) -> None:
     (task,) = plan_sweep(replace(SPEC, train=("photos",)), stores, Path()).passes
-    assert [path.name.split("-")[1] for path in task.tests] == ["probes"]
+    assert [(test.path.name.split("-")[1], test.name) for test in task.tests] == [("probes", "probes")]
     assert task.cells[0].train_rows == 5  # of 6, a fifth is held out
 
 
@@ -47,7 +47,7 @@ def test_a_small_set_tests_heads_unless_it_is_named(stores: list[StoreInfo]) -> 
     large, photo = entry(stores, "duts", "/s/duts"), entry(stores, "bear", "/s/bear", rows=1)
     (task,) = plan_sweep(SPEC, [large, photo, *stores], Path()).passes
     assert task.train == large.path
-    assert photo.path in task.tests
+    assert photo.path in [test.path for test in task.tests]
     named = plan_sweep(replace(SPEC, train=("bear",)), [large, photo, *stores], Path()).passes
     assert [p.train for p in named] == [photo.path]
 
@@ -88,14 +88,34 @@ def test_nothing_to_test_on_is_an_error(stores: list[StoreInfo]) -> None:
 
 def test_finished_cells_leave_the_plan(stores: list[StoreInfo]) -> None:
     plan = plan_sweep(replace(SPEC, train=("photos",)), stores, Path())
-    left = plan.without([cell.id for cell in plan.cells[:14]])
+    (probes,) = plan.passes[0].tests
+    tested = {cell.id: {"held-out": cell.store, "black": probes.fingerprint} for cell in plan.cells}
+    left = plan.without({cell.id: tested[cell.id] for cell in plan.cells[:14]})
     assert [cell.id for cell in left.cells] == [plan.cells[14].id]
-    assert plan.without([cell.id for cell in plan.cells]).passes == ()
+    assert plan.without(tested).passes == ()
 
 
-@pytest.mark.parametrize(
-    "change", [{"kernel": 5}, {"seed": 9}, {"train_rows": 4}, {"store": "x"}, {"tests": ()}, {"normalise": True}]
-)
+def test_a_finished_cell_that_lacks_a_test_is_only_scored_on_it(stores: list[StoreInfo]) -> None:
+    large, photo = entry(stores, "duts", "/s/duts"), entry(stores, "bear", "/s/bear", rows=1)
+    (task,) = plan_sweep(SPEC, [large, photo, *stores], Path()).passes
+    bear = next(test for test in task.tests if test.name == "bear")
+    others = {{"probes": "black"}.get(test.name, test.name): test.fingerprint for test in task.tests if test != bear}
+    tested = {cell.id: {"held-out": task.store} | others for cell in task.cells[1:]}
+    tested[task.cells[1].id]["bear"] = bear.fingerprint
+    tested[task.cells[2].id]["bear"] = "another image set of that name"
+    trained, scored = SweepPlan((task,), ()).without(tested).passes
+    assert (trained.trains, trained.cells, trained.tests) == (True, task.cells[:1], task.tests)
+    assert (scored.trains, scored.cells, scored.tests) == (False, task.cells[2:], (bear,))
+
+
+def test_image_sets_of_one_name_have_columns_of_their_own(stores: list[StoreInfo]) -> None:
+    large, one = entry(stores, "duts", "/s/duts"), entry(stores, "bear", "/s/one", rows=1)
+    two = entry(stores, "bear", "/s/two", rows=1, images_sha256="f" * 64)
+    (task,) = plan_sweep(replace(SPEC, tests=("bear",)), [large, one, two], Path()).passes
+    assert {test.name for test in task.tests} == {f"bear-{e.spec.fingerprint[:8]}" for e in (one, two)}
+
+
+@pytest.mark.parametrize("change", [{"kernel": 5}, {"seed": 9}, {"train_rows": 4}, {"store": "x"}, {"normalise": True}])
 def test_everything_that_decides_a_cell_is_in_its_id(stores: list[StoreInfo], change: dict[str, object]) -> None:
     cell = plan_sweep(replace(SPEC, train=("photos",)), stores, Path()).cells[0]
     assert replace(cell, **change).id != cell.id  # type: ignore[arg-type]

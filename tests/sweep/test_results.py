@@ -15,7 +15,7 @@ from tests.support.runs import cell, constant, write
 
 @pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=PROTOCOLS)
 def test_a_result_comes_back_from_json_unchanged(protocol: Protocol) -> None:
-    result = cell(constant(0.5), protocol=protocol, tests=("a", "b")).result
+    result = cell(constant(0.5), protocol=protocol).result
     back = Result.from_dict(json.loads(json.dumps(result.to_dict())), "a record")
     assert back == replace(result)
     assert back.id == result.id

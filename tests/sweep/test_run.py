@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,8 +13,9 @@ import torch
 from posenet_store.errors import StoreError, UsageError
 from posenet_store.heads.file import load_head
 from posenet_store.heads.metrics import score_maps
-from posenet_store.heads.protocols import RidgeProtocol
+from posenet_store.heads.protocols import GradientProtocol, RidgeProtocol
 from posenet_store.heads.targets import make_target_map
+from posenet_store.images.sources import load_image_set
 from posenet_store.store.catalogue import list_stores
 from posenet_store.store.reader import open_store
 from posenet_store.sweep.evaluate import evaluate_head
@@ -22,8 +24,9 @@ from posenet_store.sweep.plan import SweepPlan, plan_sweep
 from posenet_store.sweep.results import RunFiles, load_run, read_scores
 from posenet_store.sweep.run import SweepResult, run_sweep
 from posenet_store.sweep.run_pass import run_pass
+from posenet_store.sweep.run_state import read_tests
 from posenet_store.sweep.spec import SweepSpec
-from tests.support.small import folder, store_with_probes
+from tests.support.small import built_store, folder, store_with_probes, tiny_backbone, write_images
 
 SPEC = SweepSpec(
     title="t", train=("photos",), targets=("H", "G"), protocols=("report-2020", "ridge"), seeds=(0, 1), kernels=(1, 3)
@@ -55,7 +58,9 @@ def run(root: Path) -> Path:
 
 def test_every_cell_has_a_record_a_head_and_scores(root: Path, run: Path) -> None:
     files, ids = RunFiles(run), [cell.id for cell in planned(root).cells]
-    assert files.finished(planned(root).cells) == ids
+    tests = read_tests(files, planned(root).cells)
+    assert list(tests) == ids
+    assert {frozenset(columns) for columns in tests.values()} == {frozenset(("held-out", "black", "white", "noise"))}
     assert load_run(run)[0].cells == tuple(ids)
     names = sorted(path.name for folder in ("cells", "heads", "scores") for path in (run / folder).iterdir())
     assert len(names) == 36  # nothing temporary is left
@@ -97,7 +102,7 @@ def test_scores_are_those_of_the_saved_head(root: Path, run: Path) -> None:
 
 def test_evaluate_gives_the_sweeps_numbers_on_the_probes(root: Path, run: Path) -> None:
     cell = planned(root).cells[-1]
-    rows = evaluate_head(RunFiles(run).head(cell.id), open_store(planned(root).passes[0].tests[0])).rows()
+    rows = evaluate_head(RunFiles(run).head(cell.id), open_store(planned(root).passes[0].tests[0].path)).rows()
     record = json.loads(RunFiles(run).record(cell.id).read_text())
     assert {row["test"]: row["spc"] for row in rows} == {t: record["scores"][t]["spc"] for t in ("black", "white", "noise")}
 
@@ -128,6 +133,32 @@ def test_a_rerun_restores_exactly_what_is_missing(root: Path, run: Path, tmp_pat
     original, _ = load_head(RunFiles(run).head(lost.stem))
     # alone or among the others: the same head
     torch.testing.assert_close(again.weight, original.weight, rtol=1e-6, atol=1e-9)
+
+
+def test_an_image_set_added_as_a_test_scores_heads_and_trains_none(root: Path, tmp_path: Path) -> None:
+    stores = Path(shutil.copytree(root, tmp_path / "stores"))
+    spec = replace(
+        SPEC,
+        recipes=(GradientProtocol(name="standard", epochs=1, standardise=True, layers=2, hidden=2),),
+        protocols=("ridge", "standard"),
+    )
+    swept(stores, tmp_path / "run", spec)
+    files = RunFiles(tmp_path / "run")
+    heads = {path: path.stat().st_mtime_ns for path in files.head("").parent.iterdir()}
+    before = {result.id: result for result in load_run(files.root)[1]}
+    bear = built_store(stores, load_image_set(str(write_images(tmp_path / "bear", 3, seed=5))), tiny_backbone())
+    outcome = swept(stores, files.root, spec)
+    assert (outcome.before, outcome.now, outcome.scored) == (0, 0, len(before))
+    assert heads == {path: path.stat().st_mtime_ns for path in files.head("").parent.iterdir()}
+    for result in load_run(files.root)[1]:
+        assert result.tests == before[result.id].tests | {"bear": bear.spec.fingerprint}
+        assert {test: score for test, score in result.scores.items() if test != "bear"} == before[result.id].scores
+        expected = evaluate_head(files.head(result.id), bear).scored["bear"].scores
+        arrays = read_scores(files.scores(result.id))
+        np.testing.assert_allclose(arrays["spc/bear"], expected.spc, rtol=1e-9)
+        np.testing.assert_allclose(arrays["mae/bear"], expected.mae, rtol=1e-9)
+        assert "ranks/held-out" in arrays
+    assert swept(stores, files.root, spec).scored == 0
 
 
 def test_one_broken_store_does_not_stop_the_others(root: Path, tmp_path: Path) -> None:

@@ -55,6 +55,7 @@ def sweep(
     from posenet_store.sweep.plan import plan_sweep
     from posenet_store.sweep.results import RunFiles
     from posenet_store.sweep.run import run_sweep
+    from posenet_store.sweep.run_state import read_tests
     from posenet_store.sweep.spec import find_sweep, load_sweep
 
     sweep_spec = load_sweep(spec)
@@ -67,47 +68,45 @@ def sweep(
         click.echo(f"note: {printable(note)}", err=True)
     name = find_sweep(spec).stem
     files = RunFiles(run or Path("runs", name))
-    finished = files.finished(plan.cells)
+    left = plan.without(read_tests(files, plan.cells))
     if plan_only:
-        _print_plan(plan, finished, {entry.spec.fingerprint: entry.spec for entry in entries}, scheduler, as_json)
+        _print_plan(plan, left, {entry.spec.fingerprint: entry.spec for entry in entries}, scheduler, as_json)
         return
     signal.signal(signal.SIGTERM, Termination())
-    if len(finished) == len(plan.cells):
-        outcome = run_sweep(sweep_spec, plan, files.root)
+    if left.passes:
+        outcome = _run_with_progress(name, sweep_spec, plan, left, entries, files, scheduler, workers)
     else:
-        outcome = _run_with_progress(name, sweep_spec, plan, entries, files, scheduler, workers, finished)
+        outcome = run_sweep(sweep_spec, plan, files.root)
     _print_outcome(outcome, files, as_json)
     if outcome.failures:
         raise click.exceptions.Exit(1)
 
 
 def _run_with_progress(
-    name: str, spec: "SweepSpec", plan: "SweepPlan", entries: "Sequence[StoreInfo]", files: "RunFiles",
-    scheduler: str, workers: int | None, finished: "Sequence[str]",
+    name: str, spec: "SweepSpec", plan: "SweepPlan", left: "SweepPlan", entries: "Sequence[StoreInfo]", files: "RunFiles",
+    scheduler: str, workers: int | None,
 ) -> "SweepResult":  # fmt: skip
     """Run a sweep under a progress bar (passes, heads, images a second, bytes, time left), then print the totals."""
     from posenet_store.sweep.run import run_sweep
 
     expected: Mapping[str, float] = {}
-    left = plan.without(finished).passes
-    before = len(plan.passes) - len(left)
+    before = len(plan.cells) - len(left.cells)
 
     def title(passes: int) -> str:
-        return f"{name}: {before + passes}/{len(plan.passes)} passes"
+        return f"{name}: {passes}/{len(left.passes)} passes"
 
     if scheduler not in ("auto", "inline"):  # the estimate takes seconds, in which a small sweep is done
         from posenet_store.sweep.cost import estimate_seconds
 
-        expected = estimate_seconds(left, {entry.spec.fingerprint: entry.spec for entry in entries})
+        expected = estimate_seconds(left.passes, {entry.spec.fingerprint: entry.spec for entry in entries})
     states: list[SweepProgress] = []
     with progress(coarse=True) as bars:
-        bar = bars.add_task(title(0), total=len(plan.cells), completed=len(finished), left=None, unit="heads")
+        bar = bars.add_task(title(0), total=len(plan.cells), completed=before, left=None, unit="heads")
 
         def show(state: "SweepProgress") -> None:
             states[:] = [state]
             speed = f"heads  {state.read.images / state.seconds:,.0f} images/s  {format_bytes(state.read.bytes)} read"
-            done = len(finished) + state.cells
-            bars.update(bar, completed=done, description=title(state.passes), left=state.left, unit=speed)
+            bars.update(bar, completed=before + state.cells, description=title(state.passes), left=state.left, unit=speed)
 
         outcome = run_sweep(
             spec, plan, files.root,
@@ -122,10 +121,10 @@ def _run_with_progress(
 
 
 def _print_plan(
-    plan: "SweepPlan", finished: "Sequence[str]", specs: "Mapping[str, StoreSpec]", scheduler: str, as_json: bool
+    plan: "SweepPlan", unfinished: "SweepPlan", specs: "Mapping[str, StoreSpec]", scheduler: str, as_json: bool
 ) -> None:
     """Print the passes that are left, with the bytes, memory and time that each takes on this machine."""
-    left = plan.without(finished).passes
+    left, finished = unfinished.passes, len(plan.cells) - len(unfinished.cells)
     costs: list[Cost] = []
     if left:
         from posenet_store.sweep.cost import estimate_cost
@@ -137,7 +136,7 @@ def _print_plan(
     reading, memory = sum(cost.reading for cost in costs), max((cost.memory for cost in costs), default=0)
     seconds = round(sum(cost.seconds for cost in costs), 1)
     avoided = len(plan.cells) - len(networks)
-    facts = {"cells": len(plan.cells), "finished": len(finished), "backbone_runs_avoided": avoided, "bytes": reading}
+    facts = {"cells": len(plan.cells), "finished": finished, "backbone_runs_avoided": avoided, "bytes": reading}
     passes = [
         {"store": task.train.name, "input": task.input, "protocol": task.protocol.name, "cells": len(task.cells),
          "way": cost.way, "bytes": cost.reading, "memory": cost.memory, "seconds": round(cost.seconds, 1)}
@@ -157,7 +156,7 @@ def _print_plan(
     if len(passes) > SHOWN:
         click.echo(f"... and {len(passes) - SHOWN} more passes (--json shows all)")
     click.echo(
-        f"{len(plan.cells):,} heads, {len(finished):,} finished; {len(passes)} passes to go: they read "
+        f"{len(plan.cells):,} heads, {finished:,} finished; {len(passes)} passes to go: they read "
         f"{format_bytes(reading)}, hold up to {format_bytes(memory)} besides the libraries, and take about "
         f"{format_time(seconds)} on this machine, one after another{_describe_start(passes, scheduler)}"
     )
@@ -175,21 +174,27 @@ def _describe_start(passes: "Sequence[object]", scheduler: str) -> str:
 
 def _print_outcome(outcome: "SweepResult", files: "RunFiles", as_json: bool) -> None:
     """Print what failed and what was trained; write the page if the results are newer than it."""
-    from posenet_store.sweep.results import is_older
+    from posenet_store.sweep.run_state import is_older
 
     for failure in outcome.failures:
         click.echo(f"failed: {failure}", err=True)
     if outcome.failures:
         click.echo("finished heads are kept; rerun the command to train those that failed", err=True)
-    if outcome.before + outcome.now:
+    if outcome.before + outcome.now + outcome.scored:
         if is_older(files.page, files.json):
             from posenet_store.report.html.page import write_page
 
             write_page([files.root], files.page)
-        done = f"{outcome.now} heads trained, {outcome.before} were finished before"
+        scored = f"{outcome.scored} scored on more images, " if outcome.scored else ""
+        done = f"{outcome.now} heads trained, {scored}{outcome.before} were finished before"
         click.echo(f"{done}; the page is {files.page}", err=True)
     if as_json:
-        facts = {"finished_before": outcome.before, "finished_now": outcome.now, "failed": list(outcome.failures)}
+        facts = {
+            "finished_before": outcome.before,
+            "finished_now": outcome.now,
+            "scored_now": outcome.scored,
+            "failed": list(outcome.failures),
+        }
         print_json({"run": str(files.root)} | facts)
     else:
         click.echo(files.root)

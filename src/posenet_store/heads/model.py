@@ -5,7 +5,7 @@ it is trained alone or together with a hundred others.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -67,6 +67,14 @@ class Heads:
         if self.standard is not None:
             found |= {"shift": self.standard.shift, "scale": self.standard.scale}
         return {name: value.contiguous() for name, value in found.items()}
+
+
+def join_heads(heads: Sequence[Heads]) -> Heads:
+    """Join heads of one shape, whose inputs are standardised alike, into one convolution."""
+    layers = zip(*(head.hidden for head in heads), strict=True)
+    hidden = tuple((torch.cat([weight for weight, _ in layer]), torch.cat([bias for _, bias in layer])) for layer in layers)
+    weight, bias = (torch.cat([getattr(head, name) for head in heads]) for name in ("weight", "bias"))
+    return replace(heads[0], weight=weight, bias=bias, hidden=hidden)
 
 
 def draw_convolution(outputs: int, channels: int, kernel: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:

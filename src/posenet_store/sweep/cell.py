@@ -15,6 +15,8 @@ from posenet_store.specs import GRID
 
 HELD_OUT = "held-out"
 """The test column of a training store's own held-out rows."""
+PROBES = "probes"
+"""The image set of which each image is a test column of its own."""
 
 
 @cache
@@ -25,10 +27,12 @@ def _settings(protocol: Protocol) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Cell:
-    """One head: `store` and `tests` are fingerprints; rows [0, train_rows) of the store train, those from `held_out` test."""
+    """One head, and nothing of what else tests it: rows [0, train_rows) of the store with the fingerprint `store` train it.
+
+    Those from `held_out` test it.
+    """
 
     store: str
-    tests: tuple[str, ...]
     train_rows: int
     held_out: int
     input: str
@@ -56,8 +60,7 @@ class Cell:
             name: tuple(value) if isinstance(value, list) else value for name, value in fields["protocol"].items()
         }
         protocol = type(PROTOCOLS[settings["name"]])(**settings)
-        tuples = {name: tuple(fields[name]) for name in ("tests", "value_range")}
-        return cls(**(fields | tuples | {"protocol": protocol}))
+        return cls(**(fields | {"value_range": tuple(fields["value_range"]), "protocol": protocol}))
 
 
 def output_size(kernel: int, padding: int, layers: int = 1) -> int:

@@ -25,6 +25,8 @@ from posenet_store.sweep.strategy import choose
 
 RANKED = 6
 """Maps of one head while it is scored: its own, its flat copy, its ranks and what ranking needs."""
+SCORED = "only scored"
+"""What a plan says of heads that were trained before and lack a test."""
 FEW_HEADS = 32
 """Of a group, whose scoring is timed for a plan."""
 
@@ -44,22 +46,24 @@ def estimate_cost(task: Pass, specs: Mapping[str, StoreSpec], stopwatch: Stopwat
     spec = specs[task.store]
     source, rows = parse_input(task.input, spec), task.train_rows
     groups = group_cells(task.cells, source, spec)
-    tests = [(specs[fingerprint], specs[fingerprint].rows) for fingerprint in task.cells[0].tests]
-    tests.append((spec, spec.rows - task.held_out))
-    strategies = choose(groups, task.protocol, source.channels, rows, task.limits)
+    tests = [(specs[test.fingerprint], specs[test.fingerprint].rows) for test in task.tests]
+    tests.append((spec, spec.rows - task.held_out if task.trains else 0))
+    strategies = choose(groups, task.protocol, source.channels, rows, task.limits) if task.trains else []
     fits = [strategy.cost(rows, stopwatch) for strategy in strategies]
-    scans = sum(fit.scans for fit in fits) + int(isinstance(task.protocol, GradientProtocol) and task.protocol.standardise)
+    standardises = isinstance(task.protocol, GradientProtocol) and task.protocol.standardise
+    scans = sum(fit.scans for fit in fits) + int(task.trains and standardises)
     # of what is stored, a block decoded and as it lies in its file; of what heads read, one held while another is made
     image = 2 * count_row_bytes(spec, source.arrays) + source.channels * GRID**2 * 8
     scoring = max(store.block_rows for store, count in tests if count) * (image + max(map(_scoring_numbers, groups)) * 8)
-    memory = max(max(fit.memory for fit in fits) + spec.block_rows * image, scoring)  # training ends before scoring begins
+    fitting = max((fit.memory for fit in fits), default=0) + spec.block_rows * image
+    memory = max(fitting, scoring)  # training ends before scoring begins
     scored = sum(count for _, count in tests)
     reading = scans * count_row_bytes(spec, source.arrays) * rows
     reading += sum(count_row_bytes(store, source.arrays) * count for store, count in tests)
     seconds = sum(fit.seconds for fit in fits) + sum(_time_scoring(group, scored, stopwatch) for group in groups)
     first_block = task.train, source, min(spec.block_rows, spec.rows)
     seconds += _time_reading(*first_block, scans, stopwatch) * rows + _time_reading(*first_block, 1, stopwatch) * scored
-    return Cost(reading, memory, seconds, "+".join(strategy.name for strategy in strategies))
+    return Cost(reading, memory, seconds, "+".join(strategy.name for strategy in strategies) or SCORED)
 
 
 def _time_reading(store: Path, source: Input, rows: int, scans: int, stopwatch: Stopwatch) -> float:

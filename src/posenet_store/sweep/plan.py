@@ -12,7 +12,7 @@ from posenet_store.heads.protocols import GradientProtocol, Protocol
 from posenet_store.parallel.machine import share_memory
 from posenet_store.specs import PIXELS
 from posenet_store.store.catalogue import StoreInfo
-from posenet_store.sweep.cell import Cell
+from posenet_store.sweep.cell import PROBES, Cell
 from posenet_store.sweep.inputs import join_inputs, parse_input, reads_all_channels
 from posenet_store.sweep.limits import Limits
 from posenet_store.sweep.spec import SweepSpec
@@ -24,15 +24,30 @@ LAYOUTS = ("aligned", "native", "readout")  # from the slowest to read to the fa
 
 
 @dataclass(frozen=True)
+class ScoringStore:
+    """A store that tests heads, and the name of its column of scores; of the probes each image has a column."""
+
+    path: Path
+    fingerprint: str
+    name: str
+
+    def is_among(self, tests: Mapping[str, str]) -> bool:
+        """Return whether a head was tested on it; `tests` are the head's columns with the fingerprints of their stores."""
+        return self.fingerprint in tests.values() if self.name == PROBES else tests.get(self.name) == self.fingerprint
+
+
+@dataclass(frozen=True)
 class Pass:
-    """Cells that are trained from one stream over the store `train`, and scored on the same `tests` (paths of stores).
+    """Cells that are trained from one stream over the store `train`, and scored on the same `tests`.
+
+    Without `trains` their heads are in the run already, and are only scored on `tests`, not on held-out rows again.
 
     Rows [0, `train_rows`) of the store `store` (a fingerprint) train, those from `held_out` on test. `moments` is the folder
     in which moments are kept for later sweeps, None to keep none. Raises ValueError if a cell has other rows or another store.
     """
 
     train: Path
-    tests: tuple[Path, ...]
+    tests: tuple[ScoringStore, ...]
     store: str
     train_rows: int
     held_out: int
@@ -41,6 +56,7 @@ class Pass:
     cells: tuple[Cell, ...]
     moments: Path | None
     limits: Limits
+    trains: bool = True
 
     def __post_init__(self) -> None:
         """Check what all cells share."""
@@ -67,13 +83,39 @@ class SweepPlan:
         """Every cell, in order."""
         return tuple(cell for task in self.passes for cell in task.cells)
 
-    def without(self, finished: Iterable[str]) -> "SweepPlan":
-        """Return the plan of the cells that are not among these ids."""
-        done = set(finished)
-        if not done:
+    def without(self, tested: Mapping[str, Mapping[str, str]]) -> "SweepPlan":
+        """Return what is left to do: cells that are not among `tested` are trained, those that lack a test are scored.
+
+        `tested` are the tests of each finished cell by its id: its columns with the fingerprints of their stores.
+        """
+        if not tested:
             return self  # a hundred thousand ids take seconds
-        left = [replace(task, cells=tuple(cell for cell in task.cells if cell.id not in done)) for task in self.passes]
-        return SweepPlan(tuple(task for task in left if task.cells), self.notes)
+        return SweepPlan(tuple(part for task in self.passes for part in _select_unfinished(task, tested)), self.notes)
+
+
+def _select_unfinished(task: Pass, tested: Mapping[str, Mapping[str, str]]) -> Iterator[Pass]:
+    """Yield the pass that trains what is not among `tested`, then one for each choice of tests that finished cells lack."""
+    parts: dict[tuple[bool, tuple[ScoringStore, ...]], list[Cell]] = {}
+    for cell in task.cells:
+        known = tested.get(cell.id)
+        lacking = task.tests if known is None else tuple(test for test in task.tests if not test.is_among(known))
+        if known is None or lacking:
+            parts.setdefault((known is None, lacking), []).append(cell)
+    for (trains, tests), cells in sorted(parts.items(), key=lambda part: not part[0][0]):
+        yield replace(task, cells=tuple(cells), tests=tests, trains=trains)
+
+
+def _name_tests(entries: Sequence[StoreInfo]) -> tuple[ScoringStore, ...]:
+    """Return stores as tests; image sets of one name have the first digits of their stores' fingerprints behind it."""
+    names = [entry.spec.images for entry in entries]
+    return tuple(
+        ScoringStore(
+            entry.path,
+            entry.spec.fingerprint,
+            name if names.count(name) == 1 else f"{name}-{entry.spec.fingerprint[:8]}",
+        )
+        for entry, name in zip(entries, names, strict=True)
+    )
 
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:
@@ -110,14 +152,13 @@ def _count_train_rows(spec: SweepSpec, entry: StoreInfo) -> int:
     return entry.spec.rows - round(spec.holdout * entry.spec.rows)
 
 
-def _make_cells(spec: SweepSpec, entry: StoreInfo, tests: Sequence[StoreInfo], source: str, protocol: Protocol) -> list[Cell]:
+def _make_cells(spec: SweepSpec, entry: StoreInfo, source: str, protocol: Protocol) -> list[Cell]:
     """Return the cells that read `source` of one store: all choices that the sweep leaves open."""
     rows = _count_train_rows(spec, entry)
     seeds = spec.seeds if isinstance(protocol, GradientProtocol) else spec.seeds[:1]  # exact least squares draws nothing
     return [
         Cell(
             store=entry.spec.fingerprint,
-            tests=tuple(test.spec.fingerprint for test in tests),
             train_rows=images or rows,
             held_out=rows,
             input=source,
@@ -165,7 +206,7 @@ def plan_sweep(
     """
     notes: list[str] = []
     usable = _select_sealed(stores, spec, notes)
-    planned: list[tuple[StoreInfo, Sequence[StoreInfo], Sequence[Cell]]] = []
+    planned: list[tuple[StoreInfo, tuple[ScoringStore, ...], Sequence[Cell]]] = []
     trainable = [e for e in usable if _can_train(e, spec)]
     lacking: dict[str, dict[str, str]] = {}
     for text, protocol in product(spec.inputs or ("",), spec.list_protocols()):
@@ -180,7 +221,7 @@ def plan_sweep(
             except UsageError as error:
                 lacking.setdefault(entry.spec.network, {})[source] = str(error)
                 continue
-            cells = _make_cells(spec, entry, tests, source, protocol)
+            cells = _make_cells(spec, entry, source, protocol)
             rows = _count_train_rows(spec, entry)
             large = [images for images in spec.train_images if images > rows]
             notes += [f"left out: {images} training images; {entry.path.name} has {rows}" for images in large]
@@ -190,7 +231,7 @@ def plan_sweep(
                 raise UsageError(
                     f"nothing to test {entry.spec.network} on: holdout is 0 and no store matches tests {spec.tests}"
                 )
-            planned.append((entry, tests, cells))
+            planned.append((entry, _name_tests(tests), cells))
     notes += [_describe_lacking(network, reasons) for network, reasons in lacking.items()]
     if not planned:
         raise _make_no_store_error(spec, stores, root)
@@ -208,7 +249,7 @@ def _describe_stream(protocol: Protocol) -> tuple[object, ...]:
 
 
 def _merge_cells(
-    planned: Sequence[tuple[StoreInfo, Sequence[StoreInfo], Sequence[Cell]]], moments: Path | None, limits: Limits
+    planned: Sequence[tuple[StoreInfo, tuple[ScoringStore, ...], Sequence[Cell]]], moments: Path | None, limits: Limits
 ) -> Iterator[Pass]:
     """Merge cells into passes: those that train on the same rows, have the same tests and can share a stream."""
     groups: dict[tuple[Any, ...], list[Cell]] = {}
@@ -216,7 +257,7 @@ def _merge_cells(
     for entry, tests, cells in planned:
         first = cells[0]
         shared = (first.input.partition(":")[0], _describe_stream(first.protocol))
-        key = (entry.path, tuple(test.path for test in tests), *shared)
+        key = (entry.path, tests, *shared)
         for rows, same_rows in groupby(cells, key=lambda cell: cell.train_rows):
             groups.setdefault((*key, rows), []).extend(same_rows)
     for (path, tests, *_), members in groups.items():

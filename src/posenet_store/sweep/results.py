@@ -7,7 +7,7 @@ finds complete cells or none.
 import csv
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -75,12 +75,6 @@ class RunFiles:
         for path in (self.record(""), self.head(""), self.scores("")):
             path.parent.mkdir(parents=True, exist_ok=True)
 
-    def finished(self, cells: Iterable[Cell]) -> list[str]:
-        """Return the ids of those cells that are finished, head and scores included."""
-        recorded = {path.stem for path in self.record("").parent.glob("*.json")}
-        ids = [cell.id for cell in cells if cell.id in recorded] if recorded else []
-        return [i for i in ids if self.record(i).is_file() and self.head(i).is_file() and self.scores(i).is_file()]
-
 
 @dataclass(frozen=True)
 class Labels:
@@ -132,11 +126,15 @@ class ScoreSummary:
 
 @dataclass(frozen=True)
 class Result:
-    """A finished cell: its labels, its scores by test, how it was fitted (`fit`), the seconds it took, and where."""
+    """A finished cell: its labels, its scores by test, how it was fitted (`fit`), the seconds it took, and where.
+
+    `tests` are the fingerprints of the stores that the scores are from, by test.
+    """
 
     cell: Cell
     labels: Labels
     scores: dict[str, ScoreSummary]
+    tests: dict[str, str]
     fit: dict[str, Any]
     seconds: float
     provenance: dict[str, Any]
@@ -158,6 +156,7 @@ class Result:
                 Cell.from_dict(fields["cell"]),
                 Labels(**fields["labels"]),
                 {test: ScoreSummary(**score) for test, score in fields["scores"].items()},
+                dict(fields["tests"]),
                 dict(fields["fit"]),
                 float(fields["seconds"]),
                 dict(fields["provenance"]),
@@ -215,19 +214,6 @@ def write_run(files: RunFiles, run: RunRecord) -> None:
     write_json(files.run, asdict(run))
 
 
-def is_older(path: Path, source: Path) -> bool:
-    """Return whether a file is missing, or was written before another file, or folder of files, changed last."""
-    return not path.is_file() or path.stat().st_mtime_ns < source.stat().st_mtime_ns
-
-
-def is_up_to_date(files: RunFiles, run: RunRecord) -> bool:
-    """Return whether run.json says the same as `run`, whatever its provenance, and the tables have every finished cell."""
-    if not files.run.is_file() or any(is_older(path, files.record("").parent) for path in (files.csv, files.json)):
-        return False
-    written = read_json(files.run) | {"provenance": run.provenance}
-    return bool(written == json.loads(json.dumps(asdict(run))))
-
-
 def write_scores(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
     """Write named arrays as safetensors, atomically."""
     write_atomic(path, save({name: np.ascontiguousarray(array) for name, array in arrays.items()}))
@@ -252,13 +238,14 @@ def load_run(root: Path) -> tuple[RunRecord, list[Result]]:
     if not files.run.is_file():
         raise UsageError(f"{root} is not a run: it has no run.json; `sweep` creates one")
     run = RunRecord.from_dict(read_json(files.run), files.run)
-    results = [_read_result(files, cell) for cell in run.cells if files.record(cell).is_file()]
+    results = [read_result(files, cell) for cell in run.cells if files.record(cell).is_file()]
     if not results:
         raise UsageError(f"{root} has no finished cell yet; rerun its sweep")
     return run, results
 
 
-def _read_result(files: RunFiles, cell: str) -> Result:
+def read_result(files: RunFiles, cell: str) -> Result:
+    """Read the record of a finished cell; raises StoreError if it is missing, damaged or another cell's."""
     path = files.record(cell)
     result = Result.from_dict(read_json(path), path)
     if result.id != cell:

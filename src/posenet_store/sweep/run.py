@@ -10,17 +10,19 @@ from posenet_store.parallel.executors import run_tasks
 from posenet_store.provenance import collect_provenance
 from posenet_store.sweep.plan import Pass, SweepPlan
 from posenet_store.sweep.progress import ProgressMonitor, SweepProgress
-from posenet_store.sweep.results import PassResult, RunFiles, RunRecord, is_up_to_date, write_run, write_tables
+from posenet_store.sweep.results import PassResult, RunFiles, RunRecord, write_run, write_tables
+from posenet_store.sweep.run_state import is_up_to_date, read_tests
 from posenet_store.sweep.spec import SweepSpec
 
 
 @dataclass(frozen=True)
 class SweepResult:
-    """How a sweep ended: cells finished before and now, a line for every failed pass, and the results of the others."""
+    """How a sweep ended: cells finished before, trained now and only scored now; failed passes in lines, results of others."""
 
     run: Path
     before: int
     now: int
+    scored: int
     failures: tuple[str, ...]
     passes: tuple[PassResult, ...] = ()
 
@@ -34,7 +36,7 @@ def _run_task(run: Path, task: Pass, threads: int) -> PassResult:
 
 def _make_absolute(task: Pass) -> Pass:
     """Make a pass's paths absolute: a worker may run in another folder."""
-    tests = tuple(path.absolute() for path in task.tests)
+    tests = tuple(replace(test, path=test.path.absolute()) for test in task.tests)
     return replace(task, train=task.train.absolute(), tests=tests, moments=task.moments and task.moments.absolute())
 
 
@@ -55,8 +57,8 @@ def run_sweep(
     the progress once a second, in a thread, and at the end. `expected` are the planned seconds of passes by their id.
     """
     files = RunFiles(run)
-    finished = files.finished(plan.cells)
-    passes = plan.without(finished).passes
+    left = plan.without(read_tests(files, plan.cells))
+    passes, before = left.passes, len(plan.cells) - len(left.cells)
     record = RunRecord(
         sweep=asdict(spec),
         cells=tuple(cell.id for cell in plan.cells),
@@ -65,7 +67,7 @@ def run_sweep(
         provenance={},
     )
     if not passes and is_up_to_date(files, record):
-        return SweepResult(run, len(finished), 0, ())
+        return SweepResult(run, before, 0, 0, ())
     write_run(files, replace(record, provenance=collect_provenance()))
     failures, monitor = [], ProgressMonitor(files.progress, passes, expected or {})
     if passes:
@@ -78,7 +80,10 @@ def run_sweep(
                     monitor.record_end(task, None)
                 else:
                     monitor.record_end(task, result)
-    now = sum(len(result.cells) for result in monitor.results)
-    if finished or now:
+    done = {cell for result in monitor.results for cell in result.cells}
+    trained, scored = (
+        sum(cell.id in done for task in passes if task.trains == trains for cell in task.cells) for trains in (True, False)
+    )
+    if before or done or scored:
         write_tables(run)
-    return SweepResult(run, len(finished), now, tuple(failures), tuple(monitor.results))
+    return SweepResult(run, before, trained, scored, tuple(failures), tuple(monitor.results))

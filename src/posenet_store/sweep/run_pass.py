@@ -1,13 +1,17 @@
 """Run one pass: read a store once an epoch, train all its cells together, score them, write each cell."""
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from numpy.typing import NDArray
 from torch import Tensor
 
 from posenet_store.errors import StoreError
-from posenet_store.heads.file import save_head
+from posenet_store.heads.file import load_head, save_head
+from posenet_store.heads.model import join_heads
 from posenet_store.heads.protocols import GradientProtocol
 from posenet_store.parallel.worker import prepare_worker, release_memory
 from posenet_store.provenance import collect_provenance
@@ -19,7 +23,17 @@ from posenet_store.sweep.inputs import Input, parse_input
 from posenet_store.sweep.moment_cache import MomentCache
 from posenet_store.sweep.plan import Pass
 from posenet_store.sweep.progress import report_progress
-from posenet_store.sweep.results import Labels, PassResult, Result, RunFiles, ScoreSummary, write_result, write_scores
+from posenet_store.sweep.results import (
+    Labels,
+    PassResult,
+    Result,
+    RunFiles,
+    ScoreSummary,
+    read_result,
+    read_scores,
+    write_result,
+    write_scores,
+)
 from posenet_store.sweep.score import Scorable, Scored, iterate_columns, read_inputs, score_heads
 from posenet_store.sweep.strategy import choose
 from posenet_store.sweep.training_inputs import TrainingInputs
@@ -36,12 +50,14 @@ def make_scorable(fitted: FittedHeads) -> Scorable:
 
 
 def _iterate_tests(
-    reader: Reader, tests: Sequence[Reader], source: Input, start: int
-) -> Iterator[tuple[str, Iterable[Tensor]]]:
-    if start < reader.spec.rows:
-        yield HELD_OUT, read_inputs(reader, source, start, reader.spec.rows)
-    for test in tests:
-        yield from iterate_columns(test, source)
+    task: Pass, reader: Reader, tests: Sequence[Reader], source: Input
+) -> Iterator[tuple[str, str, Iterable[Tensor]]]:
+    """Yield each test column of a pass: its name, the fingerprint of its store, its inputs."""
+    if task.trains and task.held_out < reader.spec.rows:
+        yield HELD_OUT, task.store, read_inputs(reader, source, task.held_out, reader.spec.rows)
+    for planned, test in zip(task.tests, tests, strict=True):
+        for name, blocks in iterate_columns(test, source, planned.name):
+            yield name, planned.fingerprint, blocks
 
 
 def _open_planned(path: Path, fingerprint: str) -> Reader:
@@ -57,20 +73,40 @@ def run_pass(task: Pass, run: Path, threads: int) -> PassResult:
     prepare_worker(threads)
     began, clock = time.time(), time.perf_counter()
     reader = _open_planned(task.train, task.store)
-    tests = [_open_planned(path, fingerprint) for path, fingerprint in zip(task.tests, task.cells[0].tests, strict=True)]
+    tests = [_open_planned(test.path, test.fingerprint) for test in task.tests]
     counters, files = [store.counter for store in (reader, *tests)], RunFiles(run)
     with report_progress(files.progress / task.id, counters):
-        groups, columns = _train_and_score(task, reader, tests)
+        source = parse_input(task.input, reader.spec)
+        cache = MomentCache(task.moments and task.moments / reader.name, reader.manifest["store_id"])
+        groups = fit_heads(task, reader, cache) if task.trains else load_heads(task, reader, files)
+        release_memory()
+        scorable = [make_scorable(heads) for heads in groups]
+        columns: dict[str, list[list[Scored]]] = {}
+        stores: dict[str, str] = {}
+        for name, fingerprint, blocks in _iterate_tests(task, reader, tests, source):
+            columns[name], stores[name] = score_heads(blocks, scorable), fingerprint
         seconds = (time.perf_counter() - clock) / len(task.cells)
 
         def write(place: tuple[int, int]) -> None:
             number, head = place
             scored = {test: column[number][head] for test, column in columns.items()}
-            _write_cell(files, reader, groups[number], head, scored, seconds)
+            if task.trains:
+                _write_cell(files, reader, groups[number], head, scored, stores, seconds)
+            else:
+                _add_scores(files, groups[number].group.cells[head].id, scored, stores)
 
         places = [(number, head) for number, fitted in enumerate(groups) for head in range(len(fitted.group.cells))]
         map_on_threads(write, places, WRITERS)
     return PassResult(tuple(cell.id for cell in task.cells), sum(counters, ReadCounter()), began, time.perf_counter() - clock)
+
+
+def load_heads(task: Pass, reader: Reader, files: RunFiles) -> list[FittedHeads]:
+    """Load the heads of a pass that were trained before."""
+    groups = group_cells(task.cells, parse_input(task.input, reader.spec), reader.spec)
+    return [
+        FittedHeads(group, join_heads([load_head(files.head(cell.id))[0] for cell in group.cells]), ({},) * len(group.cells))
+        for group in groups
+    ]
 
 
 def fit_heads(task: Pass, reader: Reader, cache: MomentCache) -> list[FittedHeads]:
@@ -86,35 +122,44 @@ def fit_heads(task: Pass, reader: Reader, cache: MomentCache) -> list[FittedHead
     return [heads for strategy in strategies for heads in strategy.fit(inputs, cache)]
 
 
-def _train_and_score(
-    task: Pass, reader: Reader, tests: Sequence[Reader]
-) -> tuple[list[FittedHeads], dict[str, list[list[Scored]]]]:
-    """Train all cells and score them; return the groups, and by test column a list a group with an entry a head."""
-    source = parse_input(task.input, reader.spec)
-    cache = MomentCache(task.moments and task.moments / reader.name, reader.manifest["store_id"])
-    fitted = fit_heads(task, reader, cache)
-    release_memory()
-    scorable = [make_scorable(heads) for heads in fitted]
-    columns = _iterate_tests(reader, tests, source, task.held_out)
-    return fitted, {test: score_heads(blocks, scorable) for test, blocks in columns}
+def _list_arrays(scored: Mapping[str, Scored]) -> dict[str, NDArray[Any]]:
+    """Return all arrays of a cell's test columns by their names in its file."""
+    return {name: array for test, column in scored.items() for name, array in column.arrays(test).items()}
 
 
 def _write_cell(
-    files: RunFiles, reader: Reader, fitted: FittedHeads, head: int, scored: dict[str, Scored], seconds: float
+    files: RunFiles,
+    reader: Reader,
+    fitted: FittedHeads,
+    head: int,
+    scored: Mapping[str, Scored],
+    stores: Mapping[str, str],
+    seconds: float,
 ) -> None:
     """Write the head, its scores, then the record that makes the cell count as finished."""
     cell = fitted.group.cells[head]
     labels = Labels.of(reader.spec)
     metadata = {"cell": cell.to_dict(), "network_key": reader.spec.network_key, **vars(labels)}
     save_head(files.head(cell.id), fitted.heads, head, metadata)
-    arrays = {name: array for test, column in scored.items() for name, array in column.arrays(test).items()}
-    write_scores(files.scores(cell.id), arrays)
+    write_scores(files.scores(cell.id), _list_arrays(scored))
     result = Result(
         cell=cell,
         labels=labels,
         scores={test: ScoreSummary.of(column.scores) for test, column in scored.items()},
+        tests=dict(stores),
         fit=dict(fitted.facts[head]),
         seconds=round(seconds, 4),
         provenance=collect_provenance(),
     )
     write_result(files, result)
+
+
+def _add_scores(files: RunFiles, cell: str, scored: Mapping[str, Scored], stores: Mapping[str, str]) -> None:
+    """Add test columns to a finished cell, in place of those of the same name or store: its scores, then its record."""
+    result, arrays = read_result(files, cell), read_scores(files.scores(cell))
+    kept = {test: store for test, store in result.tests.items() if test not in stores and store not in stores.values()}
+    arrays = {name: array for name, array in arrays.items() if name.partition("/")[2] in kept}
+    write_scores(files.scores(cell), arrays | _list_arrays(scored))
+    summaries = {test: ScoreSummary.of(column.scores) for test, column in scored.items()}
+    scores = {test: result.scores[test] for test in kept} | summaries
+    write_result(files, replace(result, scores=scores, tests=kept | dict(stores)))

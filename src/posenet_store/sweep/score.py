@@ -14,10 +14,9 @@ from posenet_store.heads.metrics import MapSums, Scores, score_with_map_sums
 from posenet_store.heads.model import Heads
 from posenet_store.store.reader import Reader
 from posenet_store.sweep.assemble import assemble_input
+from posenet_store.sweep.cell import PROBES
 from posenet_store.sweep.grouping import Channels, select_channels
 from posenet_store.sweep.inputs import Input
-
-PROBES = "probes"
 
 
 @dataclass(frozen=True)
@@ -42,10 +41,13 @@ def read_inputs(reader: Reader, source: Input, start: int, stop: int) -> Iterato
         yield from map(partial(assemble_input, source), reader.scan(source.arrays, start, stop))
 
 
-def iterate_columns(reader: Reader, source: Input) -> Iterator[tuple[str, Iterator[Tensor]]]:
-    """Yield a store's test columns (name, inputs): one for its image set, or one an image for the probes."""
+def iterate_columns(reader: Reader, source: Input, name: str | None = None) -> Iterator[tuple[str, Iterator[Tensor]]]:
+    """Yield a store's test columns (name, inputs): one for its image set, or one an image for the probes.
+
+    The column of an image set is called `name`, without one as the set is.
+    """
     if reader.spec.images != PROBES:
-        yield reader.spec.images, read_inputs(reader, source, 0, reader.spec.rows)
+        yield name or reader.spec.images, read_inputs(reader, source, 0, reader.spec.rows)
         return
     for row in sorted(np.flatnonzero(reader.readable).tolist(), key=lambda row: reader.plan.order[row]):
         yield reader.ids[row], read_inputs(reader, source, row, row + 1)
