@@ -233,7 +233,7 @@ def simulated(photos: Path, cores: int, root: Path) -> dict[str, Any]:
             "posenet_store.extraction.forward.resample_taps",
             lambda taps, _: {n: v[: len(taps["f1"])] for n, v in ready.items()},
         ),
-        mock.patch("posenet_store.extraction.forward._extremes", lambda *_: torch.zeros(2)),
+        mock.patch("posenet_store.extraction.forward._find_extremes", lambda *_: torch.zeros(2)),
     ):
         return dict(build_store(images, network, plan, root, batch_size=BATCH).speed)
 

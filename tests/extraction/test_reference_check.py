@@ -64,7 +64,7 @@ def test_a_resumed_build_refuses_to_mix_features(images: ImageSet, tmp_path: Pat
 
 
 def test_a_store_without_a_probe_on_record_resumes(images: ImageSet, tmp_path: Path) -> None:
-    """The first stores have none."""
+    """Somebody edited its plan.json."""
     backbone = tiny_backbone()
     plan = plan_store(images, backbone, "native", "float32", 4)
     build_store(images, backbone, plan, tmp_path, part=(1, 2))

@@ -147,7 +147,7 @@ def test_workers_of_a_stage_count_their_mean() -> None:
     clock = StageTimer()
     with clock.measure("decode", workers=4):
         time.sleep(0.04)
-    assert 0.01 <= clock.seconds()["decode"] < 0.04
+    assert 0.01 <= clock.get_seconds()["decode"] < 0.04
     assert clock.find_bottleneck() == "decode"
 
 

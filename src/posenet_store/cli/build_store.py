@@ -3,14 +3,24 @@
 import re
 import shutil
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from posenet_store.cli.options import backbone_options, image_options, json_option, stores_option, workers_option
-from posenet_store.cli.output import describe_speed, format_bytes, format_time, print_above, print_json, printable, progress
+from posenet_store.cli.output import (
+    describe_speed,
+    format_bytes,
+    format_shares,
+    format_time,
+    print_above,
+    print_json,
+    printable,
+    progress,
+)
 from posenet_store.errors import PosenetStoreError, UsageError
 from posenet_store.specs import DTYPES, FORMATS, LAYOUTS
 from posenet_store.store.chunking import count_row_bytes
@@ -20,8 +30,7 @@ if TYPE_CHECKING:  # the real imports are in the commands: --help must not load 
     from posenet_store.extraction.build import BuildResult
     from posenet_store.extraction.distributed import Part
     from posenet_store.extraction.plan import Estimate
-    from posenet_store.images.image_set import ImageSet
-    from posenet_store.specs import BackboneSpec
+    from posenet_store.specs import BackboneSpec, StoreSpec
     from posenet_store.store.plan import Plan
 
 
@@ -64,12 +73,11 @@ def build_store(
     Resumes where an earlier build stopped; a store that is complete is left alone. The last line printed is its path.
     """
     from posenet_store.backbones.load import load_backbone
-    from posenet_store.extraction.build import plan_store
+    from posenet_store.extraction.build import build_store, count_rows, plan_store, select_part
     from posenet_store.extraction.distributed import Part
     from posenet_store.extraction.forward import choose_batch_size
     from posenet_store.extraction.plan import estimate_build
     from posenet_store.images.sources import load_image_set
-    from posenet_store.images.synthetic import load_probes
 
     images = load_image_set(source, data_root).take(limit)
     _report_ignored(images.ignored)
@@ -83,21 +91,30 @@ def build_store(
     if scheduler is not None:
         if part != (1, 1):
             raise click.UsageError("--scheduler distributes the parts itself; leave out --part")
-        build = Part(
+        parts = Part(
             source=source, data_root=data_root, limit=limit, backbone=network, layout=layout, dtype=dtype,
             file_format=file_format, root=root, batch_size=batch_size, max_unreadable=max_unreadable,
             fingerprint=plan.spec.fingerprint,
         )  # fmt: skip
-        _build_on_workers(build, len(plan.bounds), scheduler, workers)
+        _build_on_workers(parts, len(plan.bounds), scheduler, workers)
     if not no_probes and source != "probes":
-        probes = load_probes()
-        probe_plan = plan_store(probes, backbone, layout, dtype, file_format=file_format)
-        build_with_progress(probes, backbone, probe_plan, root, batch_size, max_unreadable)
-    outcome = build_with_progress(images, backbone, plan, root, batch_size, max_unreadable, part)
+        _build_probes(backbone, plan.spec, root, batch_size)
+    build = partial(build_store, images, backbone, plan, root, batch_size=batch_size, max_unreadable=max_unreadable, part=part)
+    rows = count_rows(plan, select_part(range(len(plan.bounds)), part))
+    outcome = build_with_progress(build, f"{plan.spec.network} on {images.name}", rows)
     if as_json:
         print_json(outcome.to_dict() | {"fingerprint": plan.spec.fingerprint})
     else:
         click.echo(outcome.path)
+
+
+def _build_probes(backbone: "Backbone", spec: "StoreSpec", root: Path, batch_size: int | None) -> None:
+    """Build the store of the probe images like that of `spec`."""
+    from posenet_store.extraction.build import build_probe_store
+    from posenet_store.images.synthetic import PROBES
+
+    build = partial(build_probe_store, backbone, spec, root, batch_size=batch_size)
+    build_with_progress(build, f"{spec.network} on probes", len(PROBES))
 
 
 def _build_on_workers(build: "Part", blocks: int, scheduler: str, workers: int | None) -> None:
@@ -149,35 +166,23 @@ class Termination:
             raise SystemExit(128 + signal.SIGTERM)
 
 
-def build_with_progress(
-    images: "ImageSet",
-    network: "Backbone",
-    plan: "Plan",
-    root: Path,
-    batch_size: int | None,
-    max_unreadable: float,
-    part: tuple[int, int] = (1, 1),
-) -> "BuildResult":
-    """Build one store under a progress bar and say what happened on standard error."""
-    from posenet_store.extraction.build import build_store, count_rows, select_part
-    from posenet_store.extraction.timing import StageTimer
+def build_with_progress(build: "Callable[..., BuildResult]", title: str, images: int) -> "BuildResult":
+    """Call `build(advance=..., clock=...)` under a progress bar and print the outcome on standard error."""
+    from posenet_store.extraction.timing import STAGES, StageTimer
 
-    termination = Termination()
+    termination, clock = Termination(), StageTimer()
     signal.signal(signal.SIGTERM, termination)
-    total, clock = count_rows(plan, select_part(range(len(plan.bounds)), part)), StageTimer()
     with progress() as bars:
-        bar = bars.add_task(printable(f"{plan.spec.network} on {images.name}"), total=total, unit="images")
+        bar = bars.add_task(printable(title), total=images, unit="images")
 
         def advance(count: int) -> None:
             termination.check()
             speed = bars.tasks[bar].speed
-            rate = f", {speed:.1f}/s: {clock.describe_shares()}" if speed else ""
-            bars.update(bar, advance=count, unit=f"images{rate}")
+            seconds = clock.get_seconds()
+            shares = format_shares({stage: seconds[stage] for stage in STAGES}, clock.elapsed)
+            bars.update(bar, advance=count, unit=f"images, {speed:.1f}/s: {shares}" if speed else "images")
 
-        outcome = build_store(
-            images, network, plan, root,
-            batch_size=batch_size, max_unreadable=max_unreadable, part=part, advance=advance, clock=clock,
-        )  # fmt: skip
+        outcome = build(advance=advance, clock=clock)
     name = printable(outcome.path.name)
     if outcome.extracted:
         click.echo(f"{name}: {outcome.extracted} images, {describe_speed(outcome.speed)}", err=True)

@@ -1,6 +1,7 @@
 """evaluate: score one head on a store or on images."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -73,7 +74,7 @@ def _store_of(
 ) -> Path:  # fmt: skip
     """Build, or find, the store of the images that a head is to be scored on."""
     from posenet_store.backbones.load import load_backbone
-    from posenet_store.extraction.build import plan_store
+    from posenet_store.extraction.build import build_store, plan_store
     from posenet_store.heads.file import load_head
     from posenet_store.images.sources import load_image_set
     from posenet_store.sweep.inputs import reads_all_channels
@@ -85,4 +86,5 @@ def _store_of(
     images = load_image_set(source, data_root)
     layout = "native" if reads_all_channels(question.input if question else made["cell"]["input"]) else "aligned"
     plan = plan_store(images, frozen, layout, "float32")
-    return build_with_progress(images, frozen, plan, root, batch_size, max_unreadable=0.01).path
+    build = partial(build_store, images, frozen, plan, root, batch_size=batch_size)
+    return build_with_progress(build, f"{plan.spec.network} on {images.name}", len(images)).path

@@ -31,11 +31,15 @@ def describe_speed(speed: Mapping[str, Any]) -> str:
     >>> describe_speed({"images_per_s": 6.1, "seconds": 10.0, "stages": stages, "bound_by": "forward", "processors": 0.98})
     '6.1 a second: forward 96 %, decode 4 %, encode 3 %, write 2 %, copy 1 %; bound by forward, CPUs 98 % busy'
     """
-    seconds = max(speed["seconds"], 1e-9)
-    stages = sorted(speed["stages"].items(), key=lambda stage: -stage[1])
-    shares = ", ".join(f"{name} {100 * spent / seconds:.0f} %" for name, spent in stages if spent / seconds > 0.005)
+    shares = format_shares(speed["stages"], max(speed["seconds"], 1e-9))
     bound = f"bound by {speed['bound_by']}, CPUs {100 * speed['processors']:.0f} % busy"
     return f"{speed['images_per_s']:.1f} a second: {shares}; {bound}"
+
+
+def format_shares(stages: Mapping[str, float], seconds: float) -> str:
+    """Format the stages' shares of `seconds`, the busiest first; shares below half a percent are left out."""
+    shares = sorted(((spent / seconds, stage) for stage, spent in stages.items()), key=lambda share: -share[0])
+    return ", ".join(f"{stage} {100 * share:.0f} %" for share, stage in shares if share > 0.005)
 
 
 def console() -> Console:

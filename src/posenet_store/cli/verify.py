@@ -1,5 +1,6 @@
 """verify: is every byte of a store what was written? If not, repair it."""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,25 +41,25 @@ def verify(
         raise click.UsageError("--repair extracts damaged blocks again: give the --images (and --weights) of the build")
     if repair and not Path(store).is_dir():
         raise UsageError(f"{store} is not a folder here; only a store on a disk of this machine can be repaired")
-    found = list(find_damage(store, deep or repair))
+    damage = list(find_damage(store, deep or repair))
     differences = _differences(store, weights, device) if probe else {}
     if as_json:
-        print_json({"faults": [vars(one) for one in found], "probe": differences})
+        print_json({"faults": [vars(entry) for entry in damage], "probe": differences})
     else:
-        for one in found:
-            click.echo(printable(f"{'store' if one.block is None else f'block {one.block}'}: {one.what}"))
+        for entry in damage:
+            click.echo(printable(f"{'store' if entry.block is None else f'block {entry.block}'}: {entry.what}"))
         for name, value in differences.items():
             click.echo(f"probe {name}: differs by {value:.2e} of its root mean square")
         how = "every byte" if deep or repair else "records and sizes; --deep checks every byte"
-        click.echo(f"{store.rstrip('/').rsplit('/')[-1]}: {len(found)} faults ({how})", err=True)
-    if found and repair and source is not None:
-        _repair(Path(store).resolve(), source, data_root, found, weights, device, batch_size)
-    elif found or _drifted(differences):
+        click.echo(f"{store.rstrip('/').rsplit('/')[-1]}: {len(damage)} faults ({how})", err=True)
+    if damage and repair and source is not None:
+        _repair(Path(store).resolve(), source, data_root, damage, weights, device, batch_size)
+    elif damage or _drifted(differences):
         raise click.exceptions.Exit(1)
 
 
 def _differences(store: str, weights: str, device: str) -> dict[str, float]:
-    """How much each tap of the probe image differs from what the store's provenance says."""
+    """Return each tap's difference between the probe image now and in the store's provenance."""
     from posenet_store.backbones.load import load_backbone
     from posenet_store.extraction.reference_check import compare_samples, sample_taps
     from posenet_store.store.access_remote import open_files
@@ -66,7 +67,7 @@ def _differences(store: str, weights: str, device: str) -> dict[str, float]:
 
     plan = read_plan(open_files(store))
     if "probe" not in plan.provenance:
-        raise UsageError(f"{store} has no probe on record: it was built before there were any")
+        raise UsageError(f"{store} records no probe image; its plan.json was edited")
     return compare_samples(plan.provenance["probe"], sample_taps(load_backbone(plan.spec.backbone_spec(weights, device))))
 
 
@@ -84,9 +85,9 @@ def _drifted(differences: dict[str, float]) -> bool:
 def _repair(
     store: Path, source: str, data_root: Path | None, damage: "list[Damage]", weights: str, device: str, batch_size: int | None
 ) -> None:  # fmt: skip
-    """Compute damaged blocks again under a progress bar."""
+    """Repair the store under a progress bar."""
     from posenet_store.backbones.load import load_backbone
-    from posenet_store.extraction.repair import prepare_repair
+    from posenet_store.extraction.repair import repair_store
     from posenet_store.images.sources import load_image_set
     from posenet_store.store.access import StoreFiles
     from posenet_store.store.plan import read_plan
@@ -94,5 +95,5 @@ def _repair(
     spec = read_plan(StoreFiles(store)).spec
     images = load_image_set(source, data_root)
     backbone = load_backbone(spec.backbone_spec(weights, device))
-    plan = prepare_repair(store, images, backbone, damage)
-    build_with_progress(images.take(spec.rows), backbone, plan, store.parent, batch_size=batch_size, max_unreadable=1.0)
+    build = partial(repair_store, store, images, backbone, damage=damage, batch_size=batch_size)
+    build_with_progress(build, f"{spec.network} on {images.name}", spec.rows)

@@ -1,6 +1,6 @@
 """Build a store: run a backbone once over an image set and commit its taps block by block.
 
-All stages run at the same time, each at most two steps ahead of the next, so memory does not grow with the images:
+All stages run at the same time, each at most two steps ahead of the next, so memory does not depend on the image count:
 
     read, decode (threads, two batches ahead) -> forward -> copy into one of two block buffers
         -> encode (statistics, compression, digests: while the other buffer fills) -> write (while the next one is encoded)
@@ -32,9 +32,9 @@ from posenet_store.store.writer import QuarantinedImage, StoreWriter
 
 @dataclass(frozen=True)
 class BuildResult:
-    """What a build did: the store's path, images extracted now, blocks still missing (0: sealed), seconds, quarantine.
+    """The outcome of a build: store path, images extracted, blocks still missing (0: sealed), seconds, quarantined images.
 
-    `speed` is `StageTimer.summarize`: the stages' seconds and which one binds.
+    `speed` is the result of `StageTimer.summarize`.
     """
 
     path: Path
@@ -46,13 +46,13 @@ class BuildResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the facts that `build-store --json` prints."""
-        return vars(self) | {"path": str(self.path), "quarantined": [vars(entry) for entry in self.quarantined]}
+        return vars(self) | {"path": str(self.path), "quarantined": [vars(image) for image in self.quarantined]}
 
 
 def plan_store(
     images: ImageSet, backbone: Backbone, layout: str, dtype: str, block_rows: int | None = None, file_format: str = "zarr"
 ) -> Plan:
-    """Decide everything about a store before anything is written."""
+    """Plan the store of a backbone's features over images; nothing is written."""
     spec = StoreSpec(
         backbone=backbone.name,
         weights=backbone.weights,
@@ -76,17 +76,18 @@ def plan_store(
     return Plan(spec, ids, digests, tuple(order), collect_provenance() | {"probe": sample_taps(backbone)})
 
 
-def _check_quarantine(bad: Sequence[QuarantinedImage], rows: int, limit: float) -> None:
-    if len(bad) > limit * rows:
-        examples = "; ".join(f"{entry.image_id}: {entry.reason}" for entry in bad[:3])
+def _check_quarantine(quarantined: Sequence[QuarantinedImage], rows: int, limit: float) -> None:
+    """Raise BuildError if more than the share `limit` of the rows is quarantined."""
+    if len(quarantined) > limit * rows:
+        examples = "; ".join(f"{image.image_id}: {image.reason}" for image in quarantined[:3])
         raise BuildError(
-            f"{len(bad)} of {rows} images are unreadable, more than the {limit:.1%} allowed ({examples}). "
+            f"{len(quarantined)} of {rows} images are unreadable, more than the {limit:.1%} allowed ({examples}). "
             "Fix or remove them, or allow more: --max-unreadable 0.05"
         )
 
 
 def _check_drift(recorded: Plan, now: Plan) -> None:
-    """Refuse to mix features: a resumed build must give what its first blocks hold."""
+    """Raise BuildError if the network now gives other features than in the blocks that are stored already."""
     differing = describe_drift(compare_samples(recorded.provenance.get("probe", {}), now.provenance["probe"]))
     if differing:
         raise BuildError(
@@ -95,15 +96,8 @@ def _check_drift(recorded: Plan, now: Plan) -> None:
         )
 
 
-def build_probe_store(backbone: Backbone, spec: StoreSpec, root: str | Path, *, batch_size: int | None = None) -> BuildResult:
-    """Build the store of the probe images (black, white, noise) with the network, layout, dtype and format of `spec`."""
-    images = load_probes()
-    plan = plan_store(images, backbone, spec.layout, spec.dtype, file_format=spec.format)
-    return build_store(images, backbone, plan, root, batch_size=batch_size)
-
-
 def select_part(blocks: Iterable[int], part: tuple[int, int]) -> list[int]:
-    """Return the blocks that part (i, n) extracts.
+    """Return the blocks of part (i, n): every n-th block from the i-th.
 
     >>> select_part(range(7), (2, 3))
     [1, 4]
@@ -112,35 +106,35 @@ def select_part(blocks: Iterable[int], part: tuple[int, int]) -> list[int]:
 
 
 def count_rows(plan: Plan, blocks: Iterable[int]) -> int:
-    """Return the number of rows of some blocks."""
+    """Return the number of rows of blocks."""
     return sum(stop - start for start, stop in (plan.bounds[block] for block in blocks))
-
-
-def _wait_for(pending: deque[tuple[Batch, Buffer, list[PendingBatch]]], at_most: int) -> Iterator[tuple[Batch, Buffer]]:
-    """Wait for the batches under way, the first ones first, until `at_most` are left."""
-    while len(pending) > at_most:
-        batch, buffer, batches_under_way = pending.popleft()
-        for part_batch in batches_under_way:
-            part_batch.wait()
-        yield batch, buffer
 
 
 def _compute(
     batches: Iterable[Batch], forward: Forward, plan: Plan, buffers: Sequence[Buffer], clock: StageTimer, ahead: int
 ) -> Iterator[tuple[Batch, Buffer]]:
-    """Yield batches whose features lie in their block's buffer, in order; up to `ahead` more are under way."""
-    turn = itertools.cycle(buffers)
+    """Yield each batch once its features are in its block's buffer, in order, while the next `ahead` batches run."""
+    next_buffer = itertools.cycle(buffers)
     pending: deque[tuple[Batch, Buffer, list[PendingBatch]]] = deque()
+
+    def wait() -> tuple[Batch, Buffer]:
+        batch, buffer, running = pending.popleft()
+        for part in running:
+            part.wait()
+        return batch, buffer
+
     buffer = buffers[0]
     for batch in batches:
         first = batch.start - plan.bounds[batch.block][0]
         if first == 0:
-            buffer = next(turn)
-            buffer.free(clock)
+            buffer = next(next_buffer)
+            buffer.wait(clock)
         targets = {name: array[first : first + len(batch.pixels)] for name, array in buffer.arrays.items()}
         pending.append((batch, buffer, forward.launch(batch.pixels, batch.valid, targets)))
-        yield from _wait_for(pending, ahead)
-    yield from _wait_for(pending, 0)
+        if len(pending) > ahead:
+            yield wait()
+    while pending:
+        yield wait()
 
 
 def build_store(
@@ -157,27 +151,26 @@ def build_store(
 ) -> BuildResult:
     """Build or resume the store of `plan` below `root`, and seal it once no block is missing.
 
-    `part` (i, n) extracts every n-th block from the i-th: parts may run in any order, on several machines, even twice.
+    `part` (i, n) extracts every n-th block from the i-th; parts may run in any order, on several machines, even twice.
     `advance(n)` is called after n more images are computed or found in the store. Complete blocks are committed even if
     the build is interrupted. `batch_size` None is `choose_batch_size`. Raises BuildError if features do not fit the dtype
-    or more than `max_unreadable` of the images can't be read; what is committed stays.
+    or more than `max_unreadable` of the images can't be read; committed blocks are kept.
     """
-    watch = clock or StageTimer()
+    clock = clock or StageTimer()
     writer = StoreWriter.open(Path(root), plan)
-    mine = select_part(range(len(plan.bounds)), part)
     missing = select_part(writer.list_missing(), part)
+    rows, quarantined = count_rows(plan, missing), writer.list_quarantined()
     if missing:
         writer.unseal(missing)
         _check_drift(writer.plan, plan)
-    rows, bad = count_rows(plan, missing), writer.list_quarantined()
-    advance(count_rows(plan, mine) - rows)
+    advance(count_rows(plan, select_part(range(len(plan.bounds)), part)) - rows)
     if missing:
         size = batch_size or choose_batch_size(backbone, plan.spec.block_rows)
-        bad = _extract(images, backbone, writer, missing, size, max_unreadable, bad, advance, watch)
-    left, speed = len(writer.list_missing()), watch.summarize(rows)
-    if not left and not writer.sealed:
+        quarantined = _extract(images, backbone, writer, missing, size, max_unreadable, quarantined, advance, clock)
+    blocks_left, speed = len(writer.list_missing()), clock.summarize(rows)
+    if not blocks_left and not writer.sealed:
         writer.seal(speed | collect_provenance())
-    return BuildResult(writer.files.root, rows, left, speed["seconds"], tuple(bad), speed)
+    return BuildResult(writer.files.root, rows, blocks_left, speed["seconds"], tuple(quarantined), speed)
 
 
 def _extract(
@@ -187,12 +180,12 @@ def _extract(
     blocks: Sequence[int],
     batch_size: int,
     max_unreadable: float,
-    known: Sequence[QuarantinedImage],
+    quarantined: list[QuarantinedImage],
     advance: Callable[[int], None],
     clock: StageTimer,
 ) -> list[QuarantinedImage]:
-    """Extract and commit blocks; return the images that can't be read, `known` ones first."""
-    plan, bad, cuda = writer.plan, list(known), backbone.device.type == "cuda"
+    """Extract and commit blocks; return `quarantined` and the images that can't be read."""
+    plan, cuda = writer.plan, backbone.device.type == "cuda"
     buffers = [Buffer(plan, cuda) for _ in range(min(BUFFERS, len(blocks)))]
     forward = Forward(backbone, plan.spec.arrays, clock)
     with (
@@ -201,10 +194,25 @@ def _extract(
     ):
         for batch, buffer in _compute(batches, forward, plan, buffers, clock, ahead=int(cuda)):
             start, stop = plan.bounds[batch.block]
-            bad += batch.quarantined
-            _check_quarantine(bad, plan.spec.rows, max_unreadable)
+            quarantined = [*quarantined, *batch.quarantined]
+            _check_quarantine(quarantined, plan.spec.rows, max_unreadable)
             if batch.stop == stop:
-                committer.put(batch.block, buffer, [entry for entry in bad if start <= entry.row < stop])
+                committer.submit(batch.block, buffer, [image for image in quarantined if start <= image.row < stop])
             advance(len(batch.pixels))
         committer.finish(buffers)
-    return bad
+    return quarantined
+
+
+def build_probe_store(
+    backbone: Backbone,
+    spec: StoreSpec,
+    root: str | Path,
+    *,
+    batch_size: int | None = None,
+    advance: Callable[[int], None] = lambda images: None,
+    clock: StageTimer | None = None,
+) -> BuildResult:
+    """Build the store of the probe images (black, white, noise) with the network, layout, dtype and format of `spec`."""
+    images = load_probes()
+    plan = plan_store(images, backbone, spec.layout, spec.dtype, file_format=spec.format)
+    return build_store(images, backbone, plan, root, batch_size=batch_size, advance=advance, clock=clock)

@@ -1,4 +1,4 @@
-"""Build a store in parts on several workers: each loads images and network once, and all write to the same store."""
+"""Build a store in parts on several workers; each loads images and network once, and all write to the same store."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -18,7 +18,7 @@ from posenet_store.specs import BackboneSpec
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """Part (i, n) of a build: all that a worker needs to load; paths must mean the same on every worker."""
+    """Part (i, n) of a build, with everything that a worker needs; paths must be valid on every worker."""
 
     source: str
     data_root: Path | None = None
@@ -33,7 +33,7 @@ class Part:
     fingerprint: str
     part: tuple[int, int] = (1, 1)
 
-    def absolute(self) -> "Part":
+    def make_absolute(self) -> "Part":
         """Return the part with absolute paths, for workers in other folders."""
         weights, is_file = self.backbone.weights, Path(self.backbone.weights).is_file()
         return replace(
@@ -48,7 +48,7 @@ class Part:
 def split_build(build: Part, blocks: int, scheduler: str, workers: int | None = None) -> list[Part]:
     """Split a build of `blocks` blocks into one part for each worker."""
     count = min(blocks, count_workers(scheduler, workers))
-    return [replace(build.absolute(), part=(number, count)) for number in range(1, count + 1)]
+    return [replace(build.make_absolute(), part=(number, count)) for number in range(1, count + 1)]
 
 
 def build_parts(
@@ -56,7 +56,7 @@ def build_parts(
 ) -> Iterator[tuple[Part, BuildResult | PosenetStoreError]]:
     """Build parts on workers and yield each with its result or error; raises BuildError at the end if one failed.
 
-    `scheduler` and `announce` are those of `parallel.executors.run_tasks`. Blocks that a failed part committed are kept.
+    `scheduler` and `announce` are those of `parallel.executors.run_tasks`. The finished blocks of a failed part are kept.
     """
     resource = None if parts[0].backbone.device == "cpu" else "GPU"
     failed = 0
@@ -68,7 +68,7 @@ def build_parts(
 
 
 def build_part(part: Part, threads: int) -> BuildResult:
-    """Build one part on `threads` threads; raises BuildError if this worker finds other images or weights."""
+    """Build one part on `threads` threads; raises BuildError if this worker has other images or weights."""
     prepare_worker(threads)
     images, backbone = _load_images(part.source, part.data_root, part.limit), _load_backbone(part.backbone)
     plan = plan_store(images, backbone, part.layout, part.dtype, file_format=part.file_format)

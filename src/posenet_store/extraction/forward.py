@@ -1,7 +1,7 @@
-"""Run batches through a frozen network and copy a store's arrays to buffers on the host, on a CPU or on CUDA.
+"""Run batches through a frozen network, on a CPU or on CUDA, and copy a store's arrays to buffers on the host.
 
-On CUDA nothing here waits: pixels come from pinned memory, features are copied on a stream of their own while the next batch
-is computed, and `PendingBatch.wait` says when they have arrived. On a CPU a batch has arrived when `launch` returns.
+On CUDA `launch` does not wait: pixels come from pinned memory, and features are copied on a separate stream while the next
+batch is computed; `PendingBatch.wait` waits for them. On a CPU the features are there when `launch` returns.
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ CPU_BATCH = 16
 
 
 def choose_batch_size(backbone: Backbone, block_rows: int) -> int:
-    """Return the default number of images a batch: 16 on a CPU, a block on CUDA (halved if memory runs out)."""
+    """Return the default number of images per batch: 16 on a CPU, a block on CUDA (halved if memory runs out)."""
     return block_rows if backbone.device.type == "cuda" else CPU_BATCH
 
 
@@ -32,7 +32,7 @@ def allocate_arrays(spec_arrays: Mapping[str, tuple[int, int, int]], rows: int, 
 
 @dataclass
 class PendingBatch:
-    """A batch under way to the host; `extremes` float32 [arrays, 2] are each array's least and greatest before the cast."""
+    """A batch whose features may not be on the host yet; `extremes` float32 [arrays, 2]: each array's range before the cast."""
 
     names: tuple[str, ...]
     dtype: str
@@ -41,27 +41,27 @@ class PendingBatch:
     events: tuple[torch.cuda.Event, ...] = field(default=())
 
     def wait(self) -> None:
-        """Return once the features are on the host; raises BuildError if one is not finite or does not fit the dtype."""
+        """Wait until the features are on the host; raises BuildError if one is not finite or does not fit the dtype."""
         if self.events:
-            begun, computed, copying, copied = self.events
+            started, computed, copying, copied = self.events
             copied.synchronize()
-            self.clock.add("forward", begun.elapsed_time(computed) / 1000)
+            self.clock.add("forward", started.elapsed_time(computed) / 1000)
             self.clock.add("copy", copying.elapsed_time(copied) / 1000)
         for name, (low, high) in zip(self.names, self.extremes.tolist(), strict=True):
             check_range(name, low, high, self.dtype)
 
 
-def _extremes(values: Tensor, valid: Tensor) -> Tensor:
-    """Least and greatest of the rows that hold an image, float32 [2]; 0 if there is none."""
-    chosen = values if bool(valid.all()) else values[valid.to(values.device)]
-    if not chosen.numel():
+def _find_extremes(values: Tensor, valid: Tensor) -> Tensor:
+    """Return the minimum and maximum of the valid rows, float32 [2]; 0 if there is none."""
+    rows = values if bool(valid.all()) else values[valid.to(values.device)]
+    if not rows.numel():
         return torch.zeros(2, device=values.device)
-    # the order in memory: a network that computes channels last would be copied first
-    return torch.stack(chosen.permute(0, 2, 3, 1).flatten().aminmax())
+    # in the order of memory, channels last: otherwise all values would be copied first
+    return torch.stack(rows.permute(0, 2, 3, 1).flatten().aminmax())
 
 
 class Forward:
-    """Runs a backbone on batches for one store; `limit` is the images a pass, once memory has run out."""
+    """Runs a backbone on batches for one store; `limit` is the number of images per pass once memory has run out."""
 
     def __init__(self, backbone: Backbone, arrays: Mapping[str, tuple[int, int, int]], clock: StageTimer) -> None:
         self.limit: int | None = None
@@ -72,15 +72,15 @@ class Forward:
     def launch(self, pixels: Tensor, valid: Tensor, targets: Mapping[str, Tensor]) -> list[PendingBatch]:
         """Compute uint8 [B, S, S, 3] into `targets` [B, C, H, W]; `valid` bool [B] says which rows hold an image.
 
-        Where memory runs out, the rest of the batch and later ones are computed in halves. Raises BuildError if it does
-        not suffice for one image. The targets may be read when `wait` of every batch has returned.
+        If memory runs out, the rest of the batch and all later batches are computed in halves. Raises BuildError if memory
+        does not suffice for one image. The targets may be read once every returned batch's `wait` has returned.
         """
         pending: list[PendingBatch] = []
         first = 0
         while first < len(pixels):
             size = min(self.limit or len(pixels), len(pixels) - first)
             part = slice(first, first + size)
-            batch = self._attempt(pixels[part], valid[part], {name: target[part] for name, target in targets.items()})
+            batch = self._try_batch(pixels[part], valid[part], {name: target[part] for name, target in targets.items()})
             if batch is not None:
                 pending.append(batch)
                 first += size
@@ -94,43 +94,43 @@ class Forward:
                     torch.cuda.empty_cache()
         return pending
 
-    def _attempt(self, pixels: Tensor, valid: Tensor, targets: Mapping[str, Tensor]) -> PendingBatch | None:
-        """Return None if memory ran out: by then what the attempt held is free."""
+    def _try_batch(self, pixels: Tensor, valid: Tensor, targets: Mapping[str, Tensor]) -> PendingBatch | None:
+        """Return None if memory ran out; the memory of the attempt is free by then."""
         try:
-            return self._on_cuda(pixels, valid, targets) if self._copying else self._on_cpu(pixels, valid, targets)
+            return (self._run_on_cuda if self._cuda else self._run_on_cpu)(pixels, valid, targets)
         except torch.OutOfMemoryError:
             return None
 
     @torch.inference_mode()
-    def _on_cpu(self, pixels: Tensor, valid: Tensor, targets: Mapping[str, Tensor]) -> PendingBatch:
+    def _run_on_cpu(self, pixels: Tensor, valid: Tensor, targets: Mapping[str, Tensor]) -> PendingBatch:
         with self._clock.measure("forward"):
             values = resample_taps(self._backbone.features(pixels), self._arrays)
         with self._clock.measure("copy"):
-            extremes = torch.stack([_extremes(value, valid) for value in values.values()])
+            extremes = torch.stack([_find_extremes(value, valid) for value in values.values()])
             for name, target in targets.items():
-                target.copy_(values[name].to(target.dtype))  # cast where it lies, then half as much to lay out channels first
-        return self._pending(targets, extremes)
+                target.copy_(values[name].to(target.dtype))  # the cast halves what is then transposed to channels first
+        return self._make_pending(targets, extremes)
 
     @torch.inference_mode()
-    def _on_cuda(self, pixels: Tensor, valid: Tensor, targets: Mapping[str, Tensor]) -> PendingBatch:
-        begun, computed, copying, copied = (torch.cuda.Event(enable_timing=True) for _ in range(4))
-        begun.record()
+    def _run_on_cuda(self, pixels: Tensor, valid: Tensor, targets: Mapping[str, Tensor]) -> PendingBatch:
+        started, computed, copying, copied = (torch.cuda.Event(enable_timing=True) for _ in range(4))
+        started.record()
         values = resample_taps(self._backbone.features(pixels), self._arrays)
         kind = next(iter(targets.values())).dtype
-        extremes = torch.stack([_extremes(value, valid) for value in values.values()])
-        ready = {name: values[name].to(kind).contiguous() for name in targets}  # cast and laid out where it is fast
+        extremes = torch.stack([_find_extremes(value, valid) for value in values.values()])
+        ready = {name: values[name].to(kind).contiguous() for name in targets}  # the GPU casts and transposes fastest
         computed.record()
-        arrived = torch.empty(extremes.shape, pin_memory=True)
+        host_extremes = torch.empty(extremes.shape, pin_memory=True)
         with torch.cuda.stream(self._copying):
             computed.wait()
             copying.record()
-            for source, target in [(extremes, arrived), *((ready[name], targets[name]) for name in targets)]:
+            for source, target in [(extremes, host_extremes), *((ready[name], targets[name]) for name in targets)]:
                 target.copy_(source, non_blocking=True)
                 source.record_stream(torch.cuda.current_stream())
             copied.record()
-        return self._pending(targets, arrived, (begun, computed, copying, copied))
+        return self._make_pending(targets, host_extremes, (started, computed, copying, copied))
 
-    def _pending(
+    def _make_pending(
         self, targets: Mapping[str, Tensor], extremes: Tensor, events: tuple[torch.cuda.Event, ...] = ()
     ) -> PendingBatch:
         dtype = str(next(iter(targets.values())).dtype).removeprefix("torch.")

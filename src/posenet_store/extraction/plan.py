@@ -1,4 +1,4 @@
-"""Estimate what a build costs on this machine (seconds, memory and bytes) by running one batch."""
+"""Estimate the seconds, memory and bytes of a build on this machine by running one batch."""
 
 from dataclasses import dataclass
 
@@ -19,7 +19,7 @@ from posenet_store.threads import count_cpus
 
 @dataclass(frozen=True)
 class Estimate:
-    """Costs of a whole build: seconds, peak bytes of host memory, bytes on the disk."""
+    """Costs of a build: seconds, peak host memory in bytes, bytes on the disk."""
 
     seconds: float
     memory: int
@@ -32,7 +32,7 @@ def estimate_build(images: ImageSet, backbone: Backbone, plan: Plan, batch_size:
     On CUDA the stages overlap and the slowest counts; on a CPU they share the cores and add up.
     """
     clock, spec, loading = StageTimer(), plan.spec, get_peak_memory()
-    reset_peak_memory()  # what loading held for a moment is free by now
+    reset_peak_memory()  # temporary memory of loading is free by now
     count = min(batch_size, spec.block_rows, len(images))
     forward = Forward(backbone, spec.arrays, StageTimer())
     pixels = torch.zeros((count, spec.preprocess.size, spec.preprocess.size, 3), dtype=torch.uint8)
@@ -44,18 +44,18 @@ def estimate_build(images: ImageSet, backbone: Backbone, plan: Plan, batch_size:
                 pixels[index] = torch.from_numpy(images.read(index, spec.preprocess.size).copy())
         except ImageError:
             continue  # the build itself quarantines and reports it
-    for watch in (StageTimer(), clock):  # the first pass sets up kernels
-        with watch.measure("forward"):
+    for timer in (StageTimer(), clock):  # the first pass sets up kernels
+        with timer.measure("forward"):
             for batch in forward.launch(pixels, valid, targets):
                 batch.wait()
     with clock.measure("encode"):
         arrays = {name: target.numpy() for name, target in targets.items()}
         files = load_format(spec.format).encode_block(spec, 0, arrays, plan.ids[:count])
     size = sum(len(piece) for pieces in files.values() for piece in pieces)
-    busy = clock.seconds()
-    stages = [busy["decode"], busy["forward"], busy["encode"]]
+    seconds_of = clock.get_seconds()
+    stages = [seconds_of[stage] for stage in ("decode", "forward", "encode")]
     seconds = (max if backbone.device.type == "cuda" else sum)(stages) / count * spec.rows
-    # one block encoded and one at the disk; where features hardly compress they are as large as the buffers
+    # two blocks in buffers, one encoded and one being written; features may hardly compress
     block = min(spec.block_rows, spec.rows) * (BUFFERS * count_row_bytes(spec) + 2 * size // count)
     ahead = (BATCHES_AHEAD + 1) * pixels.numel()
     return Estimate(seconds, max(loading, get_peak_memory() + block + ahead), size * spec.rows // count)

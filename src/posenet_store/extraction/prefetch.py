@@ -1,4 +1,4 @@
-"""Read and decode images into batches of pixels, on threads that work ahead of the network."""
+"""Read and decode images into batches of pixels, on threads that run ahead of the network."""
 
 from collections import deque
 from collections.abc import Generator, Iterable
@@ -21,7 +21,7 @@ BATCHES_AHEAD = 2
 
 @dataclass(frozen=True)
 class Batch:
-    """Decoded images uint8 [n, S, S, 3] of rows [start, start + n) of one block; `valid` bool [n] is False where one failed."""
+    """Pixels uint8 [n, S, S, 3] of rows [start, start + n) of a block; `valid` bool [n] is False for unreadable images."""
 
     block: int
     start: int
@@ -34,8 +34,8 @@ class Batch:
         return self.start + len(self.pixels)
 
 
-def _read(images: ImageSet, plan: Plan, clock: StageTimer, target: Tensor, row: int) -> QuarantinedImage | None:
-    """Read the image of a row into `target`, uint8 [S, S, 3]; return why it is quarantined, None if it is not."""
+def _read_row(images: ImageSet, plan: Plan, clock: StageTimer, target: Tensor, row: int) -> QuarantinedImage | None:
+    """Read the image of a row into `target`, uint8 [S, S, 3]; return it as quarantined if it is unreadable."""
     index, size, workers = plan.order[row], plan.spec.preprocess.size, count_cpus()
     try:
         if isinstance(images.read, FileReader):
@@ -54,19 +54,19 @@ def _read(images: ImageSet, plan: Plan, clock: StageTimer, target: Tensor, row: 
 def decode_batches(
     images: ImageSet, plan: Plan, blocks: Iterable[int], batch_size: int, clock: StageTimer | None = None, pinned: bool = False
 ) -> Generator[Batch]:
-    """Yield the batches of `blocks` in order; threads decode two batches ahead, so memory does not grow.
+    """Yield the batches of `blocks` in order; threads decode up to two batches ahead, so memory is bounded.
 
-    A batch never crosses a block, so a resumed build computes each row in the same batch. Closing the generator ends its
-    threads.
+    No batch crosses the bounds of a block, so a resumed build computes each row in the same batch. Closing the generator
+    ends its threads.
     """
-    watch, size = clock or StageTimer(), plan.spec.preprocess.size
+    clock, size = clock or StageTimer(), plan.spec.preprocess.size
     spans = [(b, row, min(row + batch_size, plan.bounds[b][1])) for b in blocks for row in range(*plan.bounds[b], batch_size)]
-    waiting: deque[tuple[int, int, Tensor, list[Future[QuarantinedImage | None]]]] = deque()
+    pending: deque[tuple[int, int, Tensor, list[Future[QuarantinedImage | None]]]] = deque()
     with ThreadPoolExecutor(count_cpus()) as pool:
 
         def collect() -> Batch:
-            block, start, pixels, futures = waiting.popleft()
-            with watch.measure("images"):
+            block, start, pixels, futures = pending.popleft()
+            with clock.measure("images"):
                 results = [future.result() for future in futures]
             valid = torch.tensor([result is None for result in results])
             return Batch(block, start, pixels, valid, tuple(result for result in results if result is not None))
@@ -75,11 +75,11 @@ def decode_batches(
             for block, start, stop in spans:
                 pixels = torch.zeros((stop - start, size, size, 3), dtype=torch.uint8, pin_memory=pinned)
                 rows = range(start, stop)
-                futures = [pool.submit(_read, images, plan, watch, pixels[row - start], row) for row in rows]
-                waiting.append((block, start, pixels, futures))
-                if len(waiting) > BATCHES_AHEAD:
+                futures = [pool.submit(_read_row, images, plan, clock, pixels[row - start], row) for row in rows]
+                pending.append((block, start, pixels, futures))
+                if len(pending) > BATCHES_AHEAD:
                     yield collect()
-            while waiting:
+            while pending:
                 yield collect()
         finally:
             pool.shutdown(cancel_futures=True)

@@ -1,4 +1,4 @@
-"""What a build spends its time on: seconds of each stage, what the network waits for, and which stage binds."""
+"""Measure a build: seconds of each stage, time that the network waits, the limiting stage, and peak memory."""
 
 import resource
 import sys
@@ -13,11 +13,11 @@ from posenet_store.threads import count_cpus
 
 STAGES = ("read", "decode", "forward", "copy", "encode", "write")
 WAITS = ("images", "buffers")
-"""What the network stands still for: decoded images, or a block's buffer that is still being encoded."""
+"""What the network waits for: decoded images, or a block's buffer that is still being encoded."""
 
 
 def get_peak_memory() -> int:
-    """Return the most bytes that this process has held; getrusage would, on Linux, count its parent's before it began."""
+    """Return the peak memory of this process in bytes; on Linux getrusage would include its parent's at the fork."""
     try:
         return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) * 1024
     except (OSError, IndexError):
@@ -25,16 +25,16 @@ def get_peak_memory() -> int:
 
 
 def reset_peak_memory() -> None:
-    """Let `peak_memory` begin again at what is held now, where the system can."""
+    """Reset `get_peak_memory` to the present use, where the system supports it."""
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 
 
 class StageTimer:
-    """Seconds in which each stage was busy, added up from any thread.
+    """Seconds in which each stage was busy; any thread may add to them.
 
-    Stages run at once, so their shares of the time that passed may add up to more than one; a stage that is busy nearly
-    all the time is the one that binds. A stage of several workers counts the mean of them.
+    Stages run at the same time, so their shares of the elapsed time may add up to more than 1; a stage that is busy nearly
+    all the time limits the speed. A stage of several workers counts their mean.
 
     >>> clock = StageTimer()
     >>> clock.add("forward", 2.0); clock.add("decode", 3.0)
@@ -45,51 +45,48 @@ class StageTimer:
     def __init__(self) -> None:
         self._lock = Lock()
         self._seconds = dict.fromkeys((*STAGES, *WAITS), 0.0)
-        self._began, self._processor = time.perf_counter(), time.process_time()
+        self._started, self._cpu_started = time.perf_counter(), time.process_time()
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the timer was made."""
+        return max(time.perf_counter() - self._started, 1e-9)
 
     def add(self, name: str, seconds: float) -> None:
-        """Count `seconds` of a stage, or of waiting."""
+        """Add seconds of a stage or of waiting."""
         with self._lock:
             self._seconds[name] += seconds
 
     @contextmanager
     def measure(self, name: str, workers: int = 1) -> Iterator[None]:
-        """Count the time inside as that of one of the stage's `workers`."""
-        began = time.perf_counter()
+        """Add the time of the context as that of one of the stage's `workers`."""
+        started = time.perf_counter()
         try:
             yield
         finally:
-            self.add(name, (time.perf_counter() - began) / workers)
+            self.add(name, (time.perf_counter() - started) / workers)
 
-    def seconds(self) -> dict[str, float]:
-        """Return the seconds so far, by stage and by what was waited for."""
+    def get_seconds(self) -> dict[str, float]:
+        """Return the seconds so far of each stage and of each kind of waiting."""
         with self._lock:
             return dict(self._seconds)
 
     def find_bottleneck(self) -> str:
-        """Return the busiest stage; read and decode are one, as the same workers do both."""
-        seconds = self.seconds()
-        decoders = {"read": seconds["read"] + seconds["decode"], "decode": seconds["read"] + seconds["decode"]}
-        # of two that are the same workers, the longer one
-        return max(STAGES, key=lambda stage: (decoders.get(stage, seconds[stage]), seconds[stage]))
-
-    def describe_shares(self) -> str:
-        """Return the stages' shares of the time so far, the busiest first, those below half a percent left out."""
-        passed = max(time.perf_counter() - self._began, 1e-9)
-        shares = {stage: self.seconds()[stage] / passed for stage in STAGES}
-        named = sorted(shares, key=lambda stage: -shares[stage])
-        return ", ".join(f"{stage} {100 * shares[stage]:.0f} %" for stage in named if shares[stage] > 0.005)
+        """Return the busiest stage; the same workers read and decode, so those two count together."""
+        seconds = self.get_seconds()
+        workers = seconds | dict.fromkeys(("read", "decode"), seconds["read"] + seconds["decode"])
+        return max(STAGES, key=lambda stage: (workers[stage], seconds[stage]))
 
     def summarize(self, images: int) -> dict[str, Any]:
-        """Return what a store keeps of its build: rates, seconds of each stage and of waiting, processors, memory in bytes."""
-        passed, seconds = max(time.perf_counter() - self._began, 1e-9), self.seconds()
+        """Return the record of a build: rates, seconds of each stage and of waiting, the share of CPUs, memory in bytes."""
+        elapsed, seconds = self.elapsed, self.get_seconds()
         return {
             "extracted": images,
-            "seconds": round(passed, 3),
-            "images_per_s": round(images / passed, 2),
+            "seconds": round(elapsed, 3),
+            "images_per_s": round(images / elapsed, 2),
             "stages": {stage: round(seconds[stage], 3) for stage in STAGES},
             "waited_for": {wait: round(seconds[wait], 3) for wait in WAITS},
             "bound_by": self.find_bottleneck(),
-            "processors": round((time.process_time() - self._processor) / passed / count_cpus(), 3),
+            "processors": round((time.process_time() - self._cpu_started) / elapsed / count_cpus(), 3),
             "peak_memory": get_peak_memory(),
         }
