@@ -55,7 +55,11 @@ def describe_command(name: str, command: click.Command) -> str:
 
 def describe_cli() -> str:
     """Return the reference of the command line."""
-    sections = [describe_command(name, main.commands[name]) for name in sorted(main.commands)]
+    commands: dict[str, click.Command] = {}
+    for name, command in main.commands.items():
+        children = command.commands if isinstance(command, click.Group) else {}
+        commands |= {name: command} | {f"{name} {child}": below for child, below in children.items()}
+    sections = [describe_command(name, commands[name]) for name in sorted(commands)]
     return "\n".join(["# Command line", "", main.help or "", "", *sections])
 
 

@@ -12,8 +12,14 @@ from posenet_store.backbones.backbone import Backbone, run_taps
 from posenet_store.backbones.inference import autocast, check_compute, is_compiled, prepare_network
 from posenet_store.backbones.padding import check_padding, replace_padding
 from posenet_store.backbones.taps import list_tap_modules
-from posenet_store.backbones.torchvision_models import check_backbone_name, cut_at_taps, drop_classifier, load_network
-from posenet_store.backbones.weights import IMAGENET, change_input, compute_state_digest, load_weights
+from posenet_store.backbones.torchvision_models import (
+    build_network,
+    check_backbone_name,
+    cut_at_taps,
+    drop_classifier,
+    load_network,
+)
+from posenet_store.backbones.weights import IMAGENET, change_input, check_weights, compute_state_digest, load_weights
 from posenet_store.errors import PosenetStoreError, UsageError, first_line, unknown
 from posenet_store.specs import PIXELS, TAP_SETS, TRAINED, WEIGHTS_KINDS, BackboneSpec, Preprocess, Tap
 
@@ -93,9 +99,39 @@ def _compile(module: nn.Module, taps: Sequence[Tap], example: Tensor, compute: s
     return compiled
 
 
-def load_backbone(spec: BackboneSpec) -> Backbone:
-    """Load a frozen torchvision network; raises UsageError for unknown names, PosenetStoreError for broken weights.
+def check_backbone(spec: BackboneSpec) -> None:
+    """Raise UsageError if `load_backbone` would not accept `spec`; no parameters are read, downloaded or drawn."""
+    name = spec.name or ""
+    _check_names(spec)
+    if name != PIXELS:
+        with torch.device("meta"):
+            module, size = build_network(name), spec.size or IMAGENET.size
+            module = replace_padding(drop_classifier(module), spec.padding).eval()
+            _find_taps(name, module, spec.taps, size)
 
+
+def _check_names(spec: BackboneSpec) -> None:
+    """Raise UsageError for a name, device, precision, padding or weights that do not exist or do not fit."""
+    name = spec.name or ""
+    check_compute(spec.compute, parse_device(spec.device))
+    list_tap_modules(name, spec.taps)
+    check_backbone_name(name)
+    check_padding(name, spec.padding)
+    check_weights(spec.weights, name)
+
+
+def _find_taps(name: str, module: nn.Module, tap_set: str, size: int) -> tuple[Tap, ...]:
+    """Return the taps of a network with their shapes; raises UsageError if it does not have them."""
+    modules = list_tap_modules(name, tap_set)
+    if tap_set not in TAP_SETS:
+        modules = order_modules(module, modules, size)
+    return _list_taps(name, module, modules, size)
+
+
+def load_backbone(spec: BackboneSpec | str) -> Backbone:
+    """Load a frozen torchvision network, given as a spec or by its name.
+
+    Raises UsageError for unknown names, PosenetStoreError for broken weights.
     `compute` is one of `specs.COMPUTES`: the precision of convolutions (by autocast unless float32), and whether the network
     is compiled. Batch normalisation is always folded into the convolution before it. `padding` (see `padding`), `preprocess`
     and `size` (see `weights.change_input`) leave the parameters as they are.
@@ -104,19 +140,16 @@ def load_backbone(spec: BackboneSpec) -> Backbone:
     >>> {tap: tuple(value.shape) for tap, value in backbone.features(torch.zeros(2, 28, 28, 3, dtype=torch.uint8)).items()}
     {'f1': (2, 3, 28, 28)}
     """
+    spec = BackboneSpec(spec) if isinstance(spec, str) else spec
+    _check_names(spec)
     name, device = spec.name or "", parse_device(spec.device)
-    check_compute(spec.compute, device)
     compute = "float32" if name == PIXELS else spec.compute  # pixels: nothing is computed
-    modules = list_tap_modules(name, spec.taps)
-    check_backbone_name(name)
-    check_padding(name, spec.padding)
     weights = change_input(load_weights(spec.weights, name), spec.preprocess, spec.size)
     module, digest = load_network(name, weights)
     module = replace_padding(drop_classifier(module), spec.padding).eval().requires_grad_(False)
     size = weights.preprocess.size
-    if spec.taps not in TAP_SETS:
-        modules = order_modules(module, modules, size)
-    taps = _list_taps(name, module, modules, size)
+    taps = _find_taps(name, module, spec.taps, size)
+    modules = tuple(tap.module for tap in taps)
     module = prepare_network(module.to(device), modules, compute)
     if is_compiled(compute):
         module = _compile(module, taps, torch.zeros(1, 3, size, size, device=device), compute)

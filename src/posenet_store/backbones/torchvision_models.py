@@ -30,7 +30,8 @@ class _Pixels(nn.Module):
         return pixels
 
 
-def _build(name: str) -> nn.Module:
+def build_network(name: str) -> nn.Module:
+    """Return a torchvision network with random parameters, without any inside `torch.device("meta")`."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         module: nn.Module = torchvision.models.get_model(name, weights=None)
@@ -91,13 +92,13 @@ def load_network(name: str, weights: Weights) -> tuple[nn.Module, str]:
     if weights.seed is not None:
         with torch.random.fork_rng():
             torch.manual_seed(weights.seed)
-            module = _build(name)
+            module = build_network(name)
         return module, compute_state_digest(module.state_dict())
     loaded = _imagenet_state(name) if weights.state is None else weights.state
     # torchvision's DenseNet files still say `denselayer1.norm.1.weight`, its modules `denselayer1.norm1.weight`
     state = {re.sub(r"(\.denselayer\d+\.(?:norm|conv))\.([12]\.)", r"\1\2", key): value for key, value in loaded.items()}
     with torch.device("meta"):
-        module = _build(name)
+        module = build_network(name)
     _load(module, state, name)
     return module, compute_state_digest(state)
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from posenet_store.backbones.hed import find_hed_file, read_hed_state
-from posenet_store.errors import UsageError, unknown
+from posenet_store.errors import UsageError, suggest, unknown
 from posenet_store.files import canonical_json, sha256
 from posenet_store.specs import NO_WEIGHTS, PIXELS, PREPROCESSINGS, RANDOM, TRAINED, Preprocess, unit
 from posenet_store.state_dicts import read_state_dict
@@ -24,6 +24,7 @@ PIXELS_INPUT = Preprocess(28, 1.0, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 """The report feeds PosENet alone with the 28x28 image on the 0..255 scale (its code multiplies [0, 1] by 255)."""
 
 ACCEPTED = "imagenet, a .pth or .safetensors file, hed (VGG-16 only), random:SEED"
+WEIGHTS_SUFFIXES = (".pth", ".pt", ".safetensors")
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,24 @@ def compute_state_digest(state: Mapping[str, Tensor]) -> str:
     return sha256(canonical_json(entries))
 
 
+def check_weights(source: str, backbone: str) -> None:
+    """Raise UsageError unless `source` names weights that `backbone` can have; nothing is read.
+
+    >>> check_weights("random:7", "resnet18")
+    """
+    path = Path(source).expanduser()
+    if backbone == PIXELS or source == "imagenet" or re.fullmatch(r"random:\d+", source):
+        return
+    if source == "hed":
+        if backbone != "vgg16":
+            raise UsageError(f"the weights `hed` are for vgg16, not {backbone}; accepted here: imagenet, a file, random:SEED")
+        find_hed_file()
+    elif path.suffix not in WEIGHTS_SUFFIXES:
+        raise UsageError(f"unknown weights {source!r}{suggest(source, ('imagenet', 'hed', 'random:0'))}; accepted: {ACCEPTED}")
+    elif not path.is_file():
+        raise UsageError(f"weights file {path} does not exist; accepted: {ACCEPTED}")
+
+
 def load_weights(source: str, backbone: str) -> Weights:
     """Return the Weights that `source` names for `backbone`; raises UsageError if that is not possible.
 
@@ -61,22 +80,18 @@ def load_weights(source: str, backbone: str) -> Weights:
     >>> weights.seed, weights.kind
     (7, 'random')
     """
+    check_weights(source, backbone)
     if backbone == PIXELS:
         return Weights("", PIXELS_INPUT, kind=NO_WEIGHTS)
     if source == "imagenet":
         return Weights("imagenet", IMAGENET)
     if source == "hed":
-        if backbone != "vgg16":
-            raise UsageError(f"the weights `hed` are for vgg16, not {backbone}; accepted here: imagenet, a file, random:SEED")
         return Weights("hed", HED, read_hed_state(find_hed_file()))
-    if match := re.fullmatch(r"random:(\d+)", source):
-        return Weights(f"random{match[1]}", IMAGENET, seed=int(match[1]), kind=RANDOM)
+    if source.startswith("random:"):
+        seed = int(source.removeprefix("random:"))
+        return Weights(f"random{seed}", IMAGENET, seed=seed, kind=RANDOM)
     path = Path(source).expanduser()
-    if path.suffix in (".pth", ".pt", ".safetensors"):
-        if not path.is_file():
-            raise UsageError(f"weights file {path} does not exist; accepted: {ACCEPTED}")
-        return Weights(path.stem, IMAGENET, read_state_dict(path))
-    raise UsageError(f"unknown weights {source!r}; accepted: {ACCEPTED}")
+    return Weights(path.stem, IMAGENET, read_state_dict(path))
 
 
 def change_input(weights: Weights, preprocess: str = "weights", size: int | None = None) -> Weights:

@@ -9,10 +9,12 @@ from posenet_store.cli.build_store import build_store
 from posenet_store.cli.compare import compare
 from posenet_store.cli.convert import convert
 from posenet_store.cli.evaluate import evaluate
+from posenet_store.cli.experiments import experiments
 from posenet_store.cli.fetch import fetch
 from posenet_store.cli.inspect import inspect
 from posenet_store.cli.output import printable
 from posenet_store.cli.report import report
+from posenet_store.cli.run import run
 from posenet_store.cli.stores import stores
 from posenet_store.cli.sweep import sweep
 from posenet_store.cli.table import table
@@ -53,5 +55,19 @@ def main() -> None:
     """Run a frozen CNN once, keep its features in a store, then train hundreds of readout heads from it."""
 
 
-for _command in (build_store, stores, inspect, verify, convert, sweep, evaluate, table, compare, report, fetch):
+for _command in (
+    run,
+    build_store,
+    stores,
+    inspect,
+    verify,
+    convert,
+    sweep,
+    evaluate,
+    table,
+    compare,
+    report,
+    experiments,
+    fetch,
+):
     main.add_command(_command)

@@ -54,7 +54,6 @@ def sweep(
     from posenet_store.sweep.limits import Limits
     from posenet_store.sweep.plan import plan_sweep
     from posenet_store.sweep.results import RunFiles
-    from posenet_store.sweep.run import run_sweep
     from posenet_store.sweep.run_state import read_tests
     from posenet_store.sweep.spec import find_sweep, load_sweep
 
@@ -73,22 +72,31 @@ def sweep(
         _print_plan(plan, left, {entry.spec.fingerprint: entry.spec for entry in entries}, scheduler, as_json)
         return
     signal.signal(signal.SIGTERM, Termination())
-    if left.passes:
-        outcome = _run_with_progress(name, sweep_spec, plan, left, entries, files, scheduler, workers)
+    outcome = run_with_progress(name, sweep_spec, plan, left, entries, files, scheduler, workers)
+    write_outcome(outcome, files)
+    if as_json:
+        facts = {
+            "finished_before": outcome.before,
+            "finished_now": outcome.now,
+            "scored_now": outcome.scored,
+            "failed": list(outcome.failures),
+        }
+        print_json({"run": str(files.root)} | facts)
     else:
-        outcome = run_sweep(sweep_spec, plan, files.root)
-    _print_outcome(outcome, files, as_json)
+        click.echo(files.root)
     if outcome.failures:
         raise click.exceptions.Exit(1)
 
 
-def _run_with_progress(
+def run_with_progress(
     name: str, spec: "SweepSpec", plan: "SweepPlan", left: "SweepPlan", entries: "Sequence[StoreInfo]", files: "RunFiles",
     scheduler: str, workers: int | None,
 ) -> "SweepResult":  # fmt: skip
     """Run a sweep under a progress bar (passes, heads, images a second, bytes, time left), then print the totals."""
     from posenet_store.sweep.run import run_sweep
 
+    if not left.passes:
+        return run_sweep(spec, plan, files.root)
     expected: Mapping[str, float] = {}
     before = len(plan.cells) - len(left.cells)
 
@@ -172,8 +180,8 @@ def _describe_start(passes: "Sequence[object]", scheduler: str) -> str:
     return f"; worker processes, which take {START_SECONDS:.0f} s to start, do what is not done by then"
 
 
-def _print_outcome(outcome: "SweepResult", files: "RunFiles", as_json: bool) -> None:
-    """Print what failed and what was trained; write the page if the results are newer than it."""
+def write_outcome(outcome: "SweepResult", files: "RunFiles") -> None:
+    """Write the page if the results are newer than it; say on standard error what failed and what was trained."""
     from posenet_store.sweep.run_state import is_older
 
     for failure in outcome.failures:
@@ -188,13 +196,3 @@ def _print_outcome(outcome: "SweepResult", files: "RunFiles", as_json: bool) -> 
         scored = f"{outcome.scored} scored on more images, " if outcome.scored else ""
         done = f"{outcome.now} heads trained, {scored}{outcome.before} were finished before"
         click.echo(f"{done}; the page is {files.page}", err=True)
-    if as_json:
-        facts = {
-            "finished_before": outcome.before,
-            "finished_now": outcome.now,
-            "scored_now": outcome.scored,
-            "failed": list(outcome.failures),
-        }
-        print_json({"run": str(files.root)} | facts)
-    else:
-        click.echo(files.root)

@@ -1,13 +1,14 @@
 """Load a sweep from a TOML file, checked key by key, as a frozen SweepSpec."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.resources import files
-from itertools import product
+from itertools import product, takewhile
 from pathlib import Path
 from typing import Any
 
-from posenet_store.errors import UsageError, unknown
+from posenet_store.errors import UsageError, suggest, unknown
 from posenet_store.heads.protocols import OPTIMIZERS, PROTOCOLS, GradientProtocol, Protocol
 from posenet_store.heads.targets import TARGETS, make_native_map, make_target_map
 from posenet_store.sweep.cell import output_size
@@ -107,25 +108,58 @@ EXPERIMENTS = Path(str(files("posenet_store"))) / "experiments"
 """The sweeps that come with the package; in a checkout this is a link to `pipeline/experiments`."""
 
 
+@dataclass(frozen=True)
+class Experiment:
+    """A sweep that comes with the package: its name, title, question, and TOML file."""
+
+    name: str
+    title: str
+    question: str
+    path: Path
+
+
+def list_experiments() -> list[Experiment]:
+    """Return the sweeps that come with the package by name, each with the question that the comment on top of its file asks."""
+    return [_read_experiment(path) for path in sorted(EXPERIMENTS.glob("*.toml"))]
+
+
+def _read_experiment(path: Path) -> Experiment:
+    comment = takewhile(lambda line: line.startswith("#"), path.read_text(encoding="utf-8").splitlines())
+    text = " ".join(line.removeprefix("#").strip() for line in comment)
+    question = re.match(r"(?:Question: )?(.*?[?.])(?: |$)", text)
+    return Experiment(path.stem, load_sweep(path).title, question[1] if question else text, path)
+
+
+def find_experiment(name: str) -> Path:
+    """Return the TOML file of an experiment that comes with the package; raises UsageError for an unknown name.
+
+    >>> find_experiment("table2").name
+    'table2.toml'
+    """
+    known = sorted(path.stem for path in EXPERIMENTS.glob("*.toml"))
+    if name not in known:
+        raise unknown("experiment", name, known)
+    return EXPERIMENTS / f"{name}.toml"
+
+
 def find_sweep(source: str | Path) -> Path:
-    """Return the TOML file of a sweep: `source` is a path, or the name of an experiment that comes with the package.
+    """Return the TOML file of a sweep: `source` is a file, or the name of an experiment that comes with the package.
 
-    Raises UsageError for an unknown name.
+    Raises UsageError for a file that does not exist, or an unknown name.
 
-    >>> find_sweep("table2").name, find_sweep("my/own.toml").name
-    ('table2.toml', 'own.toml')
+    >>> find_sweep("table2").name
+    'table2.toml'
     """
     path = Path(source).expanduser()
-    if path.suffix == ".toml" or len(path.parts) > 1 or path.exists():
+    if path.is_file():
         return path
-    known = _list_experiments()
-    if str(source) not in known:
-        raise unknown("experiment", str(source), known)
-    return EXPERIMENTS / f"{source}.toml"
-
-
-def _list_experiments() -> list[str]:
-    return sorted(path.stem for path in EXPERIMENTS.glob("*.toml"))
+    if path.suffix != ".toml" and len(path.parts) == 1:
+        return find_experiment(str(source))
+    known = [experiment.stem for experiment in sorted(EXPERIMENTS.glob("*.toml"))]
+    raise UsageError(
+        f"sweep file {path} does not exist{suggest(path.stem, known)}; give a TOML file, or the name of an experiment: "
+        f"{', '.join(known)}"
+    )
 
 
 def load_sweep(source: str | Path) -> SweepSpec:
@@ -134,7 +168,7 @@ def load_sweep(source: str | Path) -> SweepSpec:
     Raises UsageError that names the key and what is accepted.
     """
     path = find_sweep(source)
-    table = read_toml(path, "sweep file", f"ready ones are {', '.join(_list_experiments())}")
+    table = read_toml(path, "sweep file", "`experiments` lists those that come with the package")
     protocols: list[Protocol] = []
     for name in PROTOCOLS:
         section = table.pop(name, None)
