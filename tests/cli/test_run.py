@@ -13,7 +13,7 @@ from tests.support.runs import cli
 from tests.support.small import write_images
 
 SWEEP = 'targets = ["H"]\nseeds = [0]\nprotocols = ["ridge"]\n'
-NETWORK = ("--backbone", "vgg11", "--weights", "random:1", "--size", "64")
+NETWORK = ("--backbone", "resnet18", "--weights", "random:1", "--size", "64")
 
 
 @pytest.fixture(scope="module")
@@ -27,18 +27,18 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_one_command_makes_stores_heads_and_the_page_and_a_rerun_nothing(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(home)
-    words = ("run", "my [photos]", *NETWORK, "--sweep", "sweep.toml", "--no-unpadded")
+    words = ("run", "my [photos]", *NETWORK, "--sweep", "sweep.toml")
     planned = json.loads(cli(*words, "--plan", "--json").stdout)
     assert (planned["heads"], planned["finished"]) == (2, 0)
     assert not (home / "stores").exists()
     assert not (home / "runs").exists()
     first = cli(*words)
     assert first.exit_code == 0, first.output
-    page = home / first.stdout.split()[-1]
-    assert page == home / "runs/my [photos]-vgg11-random1-64px/report.html"
+    page = home / first.stdout.splitlines()[-1][25:]
+    assert page == home / "runs/my [photos]-resnet18-random1-64px/report.html"
     assert page.is_file()
-    assert {info.spec.network for info in list_stores("stores")[0]} == {"vgg11-random1-64px", "pixels"}
-    assert [fact["store"] for fact in planned["stores"]] == [line.split()[-1] for line in first.stdout.splitlines()[:4]]
+    assert {info.spec.network for info in list_stores("stores")[0]} == {"resnet18-random1-64px", "pixels"}
+    assert [fact["store"] for fact in planned["stores"]] == [line[25:] for line in first.stdout.splitlines()[:4]]
     before = page.stat().st_mtime_ns
     again = cli(*words)
     assert again.exit_code == 0
