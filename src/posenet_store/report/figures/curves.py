@@ -111,15 +111,21 @@ class ScorePoints(Points):
     """Points of mean scores, with their intervals."""
 
     def draw_score(
-        self, panel: Axes, x: float, value: MeanScore, *, target: str, name: str, source: str, style: dict[str, Any]
-    ) -> None:
-        """Draw one mean with its interval; `name` is the network's with the setting or test, `source` whose numbers."""
+        self, panel: Axes, position: float, value: MeanScore, *, target: str, name: str, source: str,
+        style: dict[str, Any], across: bool = False,
+    ) -> None:  # fmt: skip
+        """Draw one mean with its interval at a position, SPC upwards or `across`.
+
+        `name` is the network's with the setting or test, `source` whose numbers.
+        """
         bounds = format_interval(value.spc_bounds)
         spc, mae = format_number(value.spc), format_number(value.mae)
         if value.spc is not None:
             if value.spc_bounds:
-                panel.plot([x, x], value.spc_bounds, color=style["color"], lw=1.2)
-            self.draw(panel, x, value.spc, f"{name}, {target}: SPC {spc} {bounds}, MAE {mae} ({source})", **style)
+                ends = [position, position], value.spc_bounds
+                panel.plot(*(reversed(ends) if across else ends), color=style["color"], lw=1.2)
+            x, y = (value.spc, position) if across else (position, value.spc)
+            self.draw(panel, x, y, f"{name}, {target}: SPC {spc} {bounds}, MAE {mae} ({source})", **style)
         self.rows.append([target, name, spc, bounds, mae, format_interval(value.mae_bounds), source])
 
 
@@ -197,7 +203,7 @@ def _draw_maps(figure: SubFigure, curves: _Curves, networks: Sequence[str]) -> N
     rows = figure.subplots(len(networks), len(settings) + 1, squeeze=False)
     for row, network in zip(rows, networks, strict=True):
         show_row_of_maps(row, [curves.cells.get((target, network, setting)) for setting in settings], curves.archive)
-        row[0].set_ylabel(wrap_name(network), fontsize=7)
+        row[0].set_ylabel(wrap_name(network), rotation=0, ha="right", va="center")
     for panel, title in zip(rows[0], ("target", *map(str, settings)), strict=True):
         panel.set_title(title)
 

@@ -4,7 +4,6 @@ import io
 import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,11 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes as Axes
 from matplotlib.figure import Figure
 from matplotlib.figure import SubFigure as SubFigure
+from matplotlib.image import imsave
 from numpy.typing import NDArray
 
 from posenet_store.files import write_atomic
+from posenet_store.report.figures.inline import inline_svg
 
 INK = "#222222"
 """The colour of text and axes; in the page it is the page's own, light or dark."""
@@ -30,11 +31,12 @@ WIDTH = 7.2
 """Inches: the width of a printed page between its margins."""
 
 STYLE: Any = dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK) | {
-    "font.size": 9,
-    "axes.titlesize": 9,
-    "legend.fontsize": 8,
+    "font.size": 8.5,
+    **dict.fromkeys(("axes.titlesize", "axes.labelsize", "legend.fontsize", "xtick.labelsize", "ytick.labelsize"), "medium"),
     "svg.fonttype": "none",
     "svg.hashsalt": "posenet",
+    "xtick.bottom": False,
+    "ytick.left": False,
     "axes.grid": True,
     "grid.alpha": 0.3,
     "axes.spines.top": False,
@@ -79,18 +81,16 @@ class Picture:
         return paths
 
     def inline(self) -> str:
-        """Return SVG for a page: ids of its own, text in the page's colour, a title a person hears or hovers over."""
-        text = _render(self.figure, "svg", facecolor="none").decode()
-        svg = text[text.index("<svg") :].replace(INK, "currentColor")
-        svg = re.sub(r'(<image [^>]*?) id="[^"]*"', r"\1", svg)  # of equal images they are equal
-        svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-        svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\1{self.name}-", svg)
-        for name, tip in self.tips.items():
-            svg = svg.replace(f'<g id="{self.name}-{name}">', f"<g class='tip'><title>{escape(tip)}</title>", 1)
-        opening = f'<svg role="img" aria-labelledby="{self.name}-title" aria-describedby="{self.name}-desc" '
-        texts = f'<title id="{self.name}-title">{escape(self.title)}</title>'
-        texts += f'<desc id="{self.name}-desc">{escape(self.description)}</desc>'
-        return re.sub(r"<svg ([^>]*)>", lambda match: f"{opening}{match[1]}>{texts}", svg, count=1)
+        """Return SVG for a page, in the page's colours and as wide as its share of it."""
+        return inline_svg(
+            _render(self.figure, "svg", facecolor="none"),
+            name=self.name,
+            title=self.title,
+            description=self.description,
+            tips=self.tips,
+            ink=INK,
+            page_width=WIDTH,
+        )
 
 
 @styled
@@ -153,9 +153,16 @@ def show_map(
     panel.grid(False)
     panel.spines[:].set_visible(False)
     if values is None:
-        panel.text(0.5, 0.5, "not\nkept", ha="center", va="center", fontsize=7, transform=panel.transAxes)
+        panel.text(0.5, 0.5, "not\nkept", ha="center", va="center", transform=panel.transAxes)
     else:
         panel.imshow(values, cmap=colours, vmin=limits[0], vmax=limits[1], interpolation="nearest")
+
+
+def encode_map(values: NDArray[Any], limits: tuple[float, float]) -> bytes:
+    """Return a map [h, w] as a grey PNG of its own size; black and white are the two limits."""
+    data = io.BytesIO()
+    imsave(data, values, cmap="gray", vmin=limits[0], vmax=limits[1], format="png", metadata={"Software": ""})
+    return data.getvalue()
 
 
 @dataclass(frozen=True)

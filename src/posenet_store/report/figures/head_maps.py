@@ -31,7 +31,7 @@ def draw_head_maps(evaluation: Evaluation) -> Picture:
         show_map(row[1], scored.sample, limits, "the first image")
         show_map(row[2], scored.maps["mean"], limits, f"mean of {summary['images']}")
         show_map(row[3], scored.maps["error"], (0, largest), f"mean error {format_number(summary['mae'])}", "cividis")
-        row[0].set_ylabel(test, rotation=0, ha="right", va="center", fontsize=7)
+        row[0].set_ylabel(test, rotation=0, ha="right", va="center")
     channel_panels = panels[len(tests) :].ravel()
     for panel in channel_panels[len(strongest) :]:
         panel.set_axis_off()

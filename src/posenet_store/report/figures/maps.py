@@ -71,18 +71,17 @@ def draw_predicted_maps(results: Sequence[Result], archive: ScoreArchive) -> Pic
     targets = order_targets(target for target, _ in cells)
     networks, more = first_networks((network for _, network in cells), most=5)
     rows = _list_rows(chosen, networks)
-    figure = new_figure(0.72 * (len(rows) + 1) + 0.3, min(WIDTH, 0.85 * len(targets) + 1.6))
+    figure = new_figure(0.82 * (len(rows) + 1) + 0.4, min(WIDTH, 1.0 * len(targets) + 1.8))
     panels = figure.subplots(len(rows) + 1, len(targets), squeeze=False)
     for column, target in enumerate(targets):
         cell = next(result.cell for result in chosen if result.cell.target == target)
         show_map(panels[0][column], make_cell_target(cell), cell.value_range, f"{target}\n{describe_target(target)}")
-        panels[0][column].title.set_fontsize(7)
         for panel, row in zip(panels[1:, column], rows, strict=True):
             heads = cells.get((target, row.network))
             values = archive.array(_first_seed(heads).id, f"{row.kind}/{row.test}") if heads else None
             show_map(panel, values, cell.value_range)
     for panel, label in zip(panels[:, 0], ("target\n", *(row.label for row in rows)), strict=True):
-        panel.set_ylabel(label, rotation=0, ha="right", va="center", fontsize=7)
+        panel.set_ylabel(label, rotation=0, ha="right", va="center")
     titles = name_networks(chosen)
     shown = ", ".join(titles[network] for network in networks)
     protocol = chosen[0].cell.protocol.name
@@ -158,7 +157,6 @@ def draw_error_maps(results: Sequence[Result], archive: ScoreArchive) -> Picture
     for panel, (network, values) in zip(panels, errors.items(), strict=False):
         title = f"{wrap_name(network)}\nmean {format_number(float(values.mean()))}"
         show_map(panel, values, (0, top), title, "cividis")
-        panel.title.set_fontsize(7.5)
     for panel in panels[len(errors) :]:
         panel.set_axis_off()
     extend = "max" if largest > top else "neither"

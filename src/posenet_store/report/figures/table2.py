@@ -1,78 +1,103 @@
-"""The figure of Table 2: a panel a test, a column a target, a point a network and protocol, hollow ones published."""
+"""The figure of Table 2: a panel a target, a row a network, a point each for ours (filled) and the published (hollow)."""
 
 from collections.abc import Sequence
 from typing import Any
 
+from posenet_store.heads.targets import describe_target
 from posenet_store.report.figures.curves import HEAD, ScorePoints
 from posenet_store.report.figures.drawing import (
-    Palette,
+    GREY,
+    MARKERS,
+    Axes,
     Picture,
     add_legend,
-    add_panels,
-    choose_marker,
     first_networks,
     new_figure,
     styled,
+    wrap_name,
 )
 from posenet_store.report.published import MODELS
 from posenet_store.report.scores import ScoreArchive
-from posenet_store.report.table import Line, is_base, list_columns, order_targets, our_lines, table_lines
+from posenet_store.report.table import NATURAL, Line, is_base, order_targets, our_lines, table_lines
+from posenet_store.specs import ZEROS
 from posenet_store.sweep.results import Result
 
 CAPTION = (
-    "SPC by target and test; bars: 95 % intervals over images and seeds (one image has none). Hollow: published. Those "
-    "networks are ImageNet's, and natural is one photograph in the report, PASCAL-S in the paper."
+    "SPC on natural images by target and network; bars: 95 % intervals over images and seeds. Hollow: published, of networks "
+    "that were trained on ImageNet; natural is one photograph in the report, PASCAL-S in the paper."
 )
+TRAINED, UNPADDED, UNTRAINED = "#0072b2", "#d55e00", "#009e73"
+"""Colours of networks as they are, with another padding, and without training (of Okabe and Ito's palette)."""
 
 
 @styled
 def draw_table2(results: Sequence[Result], archive: ScoreArchive) -> Picture | None:
-    """Draw Table 2, for the published table's kind of head; None without such heads."""
+    """Draw Table 2's natural column as a dot plot, for the published table's kind of head; None without such heads."""
     base = [result for result in results if is_base(result)]
     networks, more = first_networks(result.labels.network for result in base)
     chosen = [result for result in base if result.labels.network in networks]
-    if not chosen:
+    lines = [line for line in table_lines(chosen) if line.source != "baseline" and NATURAL in line.values] if chosen else []
+    if not lines:
         return None
-    lines = [line for line in table_lines(chosen) if line.source != "baseline"]
     measured = {(line.target, line.network, line.source): line for line in our_lines(chosen, archive)}
-    keys = list(dict.fromkeys((line.network, line.source) for line in lines))
-    tests, targets = list_columns(lines), order_targets(line.target for line in lines)
-    figure = new_figure(2.3 * -(-len(tests) // 2) + 0.8)
-    points, styles = ScorePoints(), _list_styles(lines)
-    panels = add_panels(figure, len(tests), 2)
-    for panel, test in zip(panels, tests, strict=True):
-        for line in (line for line in lines if test in line.values):
-            key = (line.network, line.source)
-            x = targets.index(line.target) + 0.75 * (keys.index(key) / len(keys) - 0.5)
-            value = measured.get((line.target, *key), line).values[test]
-            style, name = styles[key] | {"label": ", ".join(key)}, f"{line.network}, {test}"
-            points.draw_score(panel, x, value, target=line.target, name=name, source=line.source, style=style)
-        panel.set_xticks(range(len(targets)), targets)
-        panel.set(title=test, ylabel="SPC" if test in tests[::2] else "")
-        panel.axhline(0, color="#7f7f7f", lw=0.8)
-    add_legend(figure, panels[0], 2)
-    ours = [row for row in points.rows if row[-1].startswith("ours") and f", {tests[0]}" in row[1]]
+    labels, sources = _list_labels(lines), sorted({line.source for line in lines}, key=lambda source: "published" in source)
+    targets = order_targets(line.target for line in lines)
+    figure, points = new_figure(0.27 * len(labels) + 1.1), ScorePoints()
+    panels = figure.subplots(1, len(targets), squeeze=False, sharey=True, sharex=True)[0]
+    for panel, target in zip(panels, targets, strict=True):
+        for line in (line for line in lines if line.target == target):
+            value = measured.get((target, line.network, line.source), line).values[NATURAL]
+            style = _choose_style(line, sources) | {"label": line.source}
+            row = len(labels) - 1 - list(labels).index(line.network)
+            points.draw_score(panel, row, value, target=target, name=line.title, source=line.source, style=style, across=True)
+        panel.set(title=f"{target}\n{describe_target(target)}".replace("ontal ", "ontal\n").replace("ical ", "ical\n"))
+        panel.axvline(0, color=GREY, lw=0.8)
+    panels[0].set_yticks(range(len(labels)), [wrap_name(label, 28) for label in reversed(labels.values())])
+    panels[0].set_ylim(-0.6, len(labels) - 0.4)
+    panels[len(panels) // 2].set_xlabel("SPC")
+    _add_source_legend(figure, panels[0], sources, lines)
     return Picture(
         name="table2",
         title="Table 2 at a glance",
         figure=figure,
         caption=CAPTION + more,
-        description=" ".join(f"{name}, {target}: SPC {spc}." for target, name, spc, *_ in ours),
+        description=" ".join(
+            f"{name}, {target}: SPC {spc}." for target, name, spc, *_, source in points.rows if "ours" in source
+        ),
         head=HEAD,
         rows=points.rows,
         tips=points.tips,
     )
 
 
-def _list_styles(lines: Sequence[Line]) -> dict[tuple[str, str], dict[str, Any]]:
-    """Return (network, source) -> style: colour by network (a published one has its backbone's), marker by source."""
-    ours = [line for line in lines if line.ours]
-    palette = Palette(list(dict.fromkeys(line.network for line in ours)), {line.network for line in ours if line.labels.pixels})
-    of_model = {MODELS.get(line.labels.backbone): line.network for line in reversed(ours)}
-    sources = list(dict.fromkeys(line.source for line in lines))
-    styles = {}
-    for line in lines:
-        network = line.network if line.ours else of_model.get(line.network, line.network)
-        style = palette.style(network) | {"marker": choose_marker(line.source, sources), "ms": 4.5}
-        styles[line.network, line.source] = style if line.ours else style | {"mfc": "none"}
-    return styles
+def _list_labels(lines: Sequence[Line]) -> dict[str, str]:
+    """Return the rows: each network's title, a published model's behind those of ours that have its backbone."""
+    titles = {line.network: line.title for line in lines if line.ours}
+    models = [line.network for line in lines if not line.ours]
+    backbones = {line.network: MODELS.get(line.labels.backbone) for line in lines if line.ours}
+    labels: dict[str, str] = {}
+    for network, title in titles.items():
+        labels[network] = title
+        last = [name for name in titles if backbones[name] == backbones[network]][-1] == network
+        if last and backbones[network] in models:
+            labels[str(backbones[network])] = f"{backbones[network]}, published"
+    return labels | {model: f"{model}, published" for model in models if model not in labels}
+
+
+def _choose_style(line: Line, sources: Sequence[str]) -> dict[str, Any]:
+    """Return a line's look: the marker says whose number it is, the colour what kind of network it is of."""
+    look = {"marker": MARKERS[sources.index(line.source) % len(MARKERS)], "ms": 5}
+    if not line.ours:
+        return look | {"color": GREY, "mfc": "none"}
+    labels = line.labels
+    if labels.pixels:
+        return look | {"color": GREY}
+    return look | {"color": UNTRAINED if not labels.trained else TRAINED if labels.network_padding == ZEROS else UNPADDED}
+
+
+def _add_source_legend(figure: Any, panel: Axes, sources: Sequence[str], lines: Sequence[Line]) -> None:
+    """Say whose numbers the markers are; the rows name the networks."""
+    for source in sources:
+        first = next(line for line in lines if line.source == source)
+        panel.plot([], [], ls="", label=source, **_choose_style(first, sources) | {"color": GREY})
+    add_legend(figure, panel, 4)

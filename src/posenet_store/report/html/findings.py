@@ -67,13 +67,22 @@ def exceed_chance(values: Sequence[MeanScore]) -> list[bool]:
     return [p <= LEVEL and low is not None and low > 0 for p, low in zip(corrected, lows, strict=True)]
 
 
+def choose_answering_lines(lines: Sequence[Line]) -> list[Line]:
+    """Return our lines with held-out scores, all of one kind of head: those that answer the page's question."""
+    ours = [line for line in lines if line.ours and NATURAL in line.values]
+    results = [result for line in ours for result in line.results]
+    ids = {result.id for result in select_one_kind(results)} if results else set()
+    return [line for line in ours if line.results[0].id in ids]
+
+
+def write_headline(findings: Sequence[Finding]) -> str:
+    """Return the first network's verdict as a sentence, "" without one."""
+    return f"{findings[0].network}: {findings[0].verdict}." if findings else ""
+
+
 def find_findings(lines: Sequence[Line], archive: ScoreArchive) -> list[Finding]:
     """Return a finding a network, the trained ones first, all of one kind of head."""
-    ours = [line for line in lines if line.ours and NATURAL in line.values]
-    if not ours:
-        return []
-    ids = {result.id for result in select_one_kind([result for line in ours for result in line.results])}
-    chosen = [line for line in ours if line.results[0].id in ids]
+    chosen = choose_answering_lines(lines)
     exceeding = exceed_chance([line.values[NATURAL] for line in chosen])
     findings = []
     for network in dict.fromkeys(line.network for line in sorted(chosen, key=is_baseline)):

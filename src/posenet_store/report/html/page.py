@@ -4,6 +4,7 @@ import base64
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,17 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
 from posenet_store.files import write_atomic
+from posenet_store.heads.targets import describe_target
 from posenet_store.report.html.cell_table import evaluate_command, format_command, list_cells
-from posenet_store.report.html.findings import compare_baselines, describe_tests, find_findings, is_baseline
+from posenet_store.report.html.findings import (
+    choose_answering_lines,
+    compare_baselines,
+    describe_tests,
+    find_findings,
+    is_baseline,
+    write_headline,
+)
+from posenet_store.report.html.strip import make_strip
 from posenet_store.report.html.warnings import list_warnings
 from posenet_store.report.published import ALL
 from posenet_store.report.records import name_networks
@@ -27,6 +37,7 @@ from posenet_store.sweep.results import Result, RunFiles, RunRecord, load_run
 
 MOST_LINES = 400
 """Rows of Table 2 on the page; the table of cells, which can be searched, has all."""
+SHOWN_ENTRIES = 4
 FAR_OFF = 10.0
 """An MAE above it is of a head that training never brought near its target."""
 
@@ -49,19 +60,37 @@ def _format_entry(value: MeanScore | None) -> dict[str, str] | None:
     }
 
 
-def _warn(line: Line, archive: ScoreArchive) -> str:
-    """Return the warnings of a line, each with its test."""
-    warnings = []
-    for name, value in line.values.items() if line.ours else ():
-        test = line.test(name)
-        tested = [result for result in line.results if test in result.scores]
-        warnings += [f"{name}: {text}" for text in list_warnings(tested, test, value, archive)]
-    return "; ".join(warnings)
+@dataclass
+class SharedWarnings:
+    """Warnings, each said once, with the entries of Table 2 that it is about."""
+
+    entries: dict[str, list[str]] = field(default_factory=dict)
+
+    def add(self, line: Line, archive: ScoreArchive) -> list[int]:
+        """Add the warnings about a line; return their numbers, from 1."""
+        numbers = set[int]()
+        for name, value in line.values.items() if line.ours else ():
+            test = line.test(name)
+            tested = [result for result in line.results if test in result.scores]
+            for text in list_warnings(tested, test, value, archive):
+                warning, _, details = text.partition(": ")
+                entry = f"{line.target} {line.title}, {line.source.removeprefix('ours: ')}, {name}"
+                entry += f" ({details})" if details else ""
+                self.entries.setdefault(warning, []).append(entry)
+                numbers.add(list(self.entries).index(warning) + 1)
+        return sorted(numbers)
+
+    def list_texts(self) -> Iterator[tuple[str, str]]:
+        """Yield each warning and the first of its entries."""
+        for warning, entries in self.entries.items():
+            more = f"; and {len(entries) - SHOWN_ENTRIES} more" if len(entries) > SHOWN_ENTRIES else ""
+            yield warning, "; ".join(entries[:SHOWN_ENTRIES]) + more
 
 
 def table_rows(lines: Sequence[Line], archive: ScoreArchive) -> dict[str, Any]:
-    """Return Table 2 for the template: its tests, whether there are baselines, and a row a line."""
-    tests, rows = list_columns(lines), []
+    """Return Table 2 for the template: its tests, its warnings, whether there are baselines, and a row a line."""
+    tests, rows, warnings = list_columns(lines), [], SharedWarnings()
+    asked = {line.source for line in choose_answering_lines(lines)}
     for line in lines:
         gains = compare_baselines(line, lines, archive) if line.ours and not is_baseline(line) else ()
         rows.append(
@@ -73,7 +102,8 @@ def table_rows(lines: Sequence[Line], archive: ScoreArchive) -> dict[str, Any]:
                 "ours": line.ours,
                 "entries": [_format_entry(line.values.get(name)) for name in tests],
                 "gains": [(base.title, join_entry(difference.parts())) for base, difference in gains],
-                "warnings": _warn(line, archive),
+                "warnings": warnings.add(line, archive),
+                "asked": not line.ours or not asked or line.source in asked,
             }
         )
     return {
@@ -81,21 +111,20 @@ def table_rows(lines: Sequence[Line], archive: ScoreArchive) -> dict[str, Any]:
         "baselines": any(row["gains"] for row in rows),
         "settings_vary": len({line.setting for line in lines}) > 1,
         "rows": rows,
+        "warnings": [*warnings.list_texts(), *_summarise_warnings(lines)],
     }
 
 
-def _summarise_warnings(lines: Sequence[Line], rows: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """Yield what a reader should know before believing a number, for the summary."""
-    if count := sum(bool(row["warnings"]) for row in rows):
-        ours = sum(line.ours for line in lines)
-        yield f"{count} of {ours} of our rows have a warning, in the last column of Table 2."
+def _summarise_warnings(lines: Sequence[Line]) -> Iterator[tuple[str, str]]:
+    """Yield what a reader should know before believing any number."""
     if any((value.mae or 0) > FAR_OFF for line in lines for value in line.values.values()):
         yield (
-            "An MAE far above 1: training at a fixed rate did not come down from the scale of those features in its steps; "
-            "the exact head (ridge) does not depend on scale."
+            "An MAE far above 1",
+            "training at a fixed rate did not come down from the scale of those features in its steps; "
+            "the exact head (ridge) does not depend on scale",
         )
     if any(NATURAL in line.values and not line.values[NATURAL].chance for line in lines if line.ours):
-        yield "Some cells have no p: their SPC is undefined on every image."
+        yield "Some cells have no p", "their SPC is undefined on every image"
 
 
 def published_rows() -> list[tuple[str, ...]]:
@@ -158,6 +187,7 @@ def _list_facts(runs: Sequence[Path], out: Path) -> dict[str, Any]:
     lines = table_lines([result for result in results if _is_of_table2(result.cell)] or results, archive)
     shown = lines[:MOST_LINES]
     table = table_rows(shown, archive)
+    answering, findings = choose_answering_lines(lines), find_findings(lines, archive)
     title = next(run.title for run, _ in loaded.values())
 
     def command(result: Result) -> str:
@@ -166,8 +196,11 @@ def _list_facts(runs: Sequence[Path], out: Path) -> dict[str, Any]:
 
     return table | {
         "title": title,
-        "findings": find_findings(lines, archive),
-        "warnings": list(_summarise_warnings(shown, table["rows"])),
+        "findings": findings,
+        "headline": write_headline(findings),
+        "strip": make_strip(answering, archive),
+        "strip_head": f"{answering[0].source.removeprefix('ours: ')}, {answering[0].setting}" if answering else "",
+        "targets": [(target, describe_target(target)) for target in dict.fromkeys(line.target for line in lines)],
         "tests_note": describe_tests(lines),
         "permutations": f"{PERMUTATIONS:,}",
         "omitted": f"The first {MOST_LINES} of {len(lines)} rows; the table of cells has all." if lines[MOST_LINES:] else "",

@@ -1,6 +1,6 @@
 "use strict";
 (() => {
-  const STEP = 200;
+  const [FIRST, STEP] = [20, 100];
   const find = (id) => document.getElementById(id);
   const make = (tag, text, parent) => {
     const node = document.createElement(tag);
@@ -28,6 +28,62 @@
     if (button) copy(button.dataset.copy, button);
   });
 
+  // Tables that few readers open are built when they are opened.
+  for (const details of document.querySelectorAll("details.later")) {
+    details.addEventListener("toggle", () => details.querySelector("template")?.replaceWith(details.querySelector("template").content));
+  }
+  find("more-rows")?.addEventListener("click", (event) => {
+    find("rows").tBodies[0].replaceWith(find("all-rows").content);
+    event.target.parentElement.remove();
+  });
+
+  function download(name, blob) {
+    const link = make("a");
+    link.href = URL.createObjectURL(blob);
+    link.download = name;
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+  }
+  function svgText(section) {
+    const svg = section.querySelector("svg").cloneNode(true);
+    const [, , width, height] = svg.getAttribute("viewBox").split(" ");
+    svg.setAttribute("width", width);
+    svg.setAttribute("height", height);
+    svg.setAttribute("color", "#222222");
+    svg.setAttribute("font-family", "sans-serif");
+    return new XMLSerializer().serializeToString(svg);
+  }
+  async function savePng(name, section) {
+    const image = new Image();
+    image.src = URL.createObjectURL(new Blob([svgText(section)], { type: "image/svg+xml" }));
+    await image.decode();
+    const canvas = make("canvas");
+    const [, , width, height] = section.querySelector("svg").getAttribute("viewBox").split(" ").map((number) => 3 * number);
+    [canvas.width, canvas.height] = [width, height];
+    const context = canvas.getContext("2d");
+    context.fillStyle = "white";
+    context.fillRect(0, 0, canvas.width, canvas.height);
+    context.drawImage(image, 0, 0, canvas.width, canvas.height);
+    canvas.toBlob((blob) => download(name + ".png", blob));
+    URL.revokeObjectURL(image.src);
+  }
+  function csvText(section) {
+    const details = section.querySelector("details.later");
+    const table = (details.querySelector("template")?.content ?? details).querySelector("table");
+    const quote = (text) => (/[",\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
+    return [...table.rows].map((row) => [...row.cells].map((field) => quote(field.textContent)).join(",")).join("\n") + "\n";
+  }
+  for (const line of document.querySelectorAll(".save")) {
+    const [name, section] = [line.dataset.figure, line.closest("section")];
+    line.hidden = false;
+    line.addEventListener("click", (event) => {
+      const form = event.target.dataset.save;
+      if (form === "svg") download(name + ".svg", new Blob([svgText(section)], { type: "image/svg+xml" }));
+      if (form === "csv") download(name + ".csv", new Blob([csvText(section)], { type: "text/csv" }));
+      if (form === "png") savePng(name, section);
+    });
+  }
+
   const data = JSON.parse(find("cells-data").textContent);
   const short = (number) => {
     if (number === null) return "undef.";
@@ -49,16 +105,19 @@
     ["undefined", (c, e) => e[10], (c, e) => String(e[10])],
     ["warnings", (c, e) => e[11], (c, e) => e[11]],
   ];
-  const fixed = Object.entries(data.fixed).map(([name, v]) => `${v} ${name}=${v}`);
-  const texts = data.cells.map((cell) => [cell[0], ...cell[1].map((v, i) => `${v} ${data.fields[i]}=${v}`), ...fixed].join(" ").toLowerCase());
-  const state = { words: "", test: 0, sort: null, down: false, shown: STEP };
+  // A word is looked for anywhere; name=value must be a whole field.
+  const fixed = Object.entries(data.fixed);
+  const fields = data.cells.map((cell) => [["id", cell[0]], ...cell[1].map((v, i) => [data.fields[i], v]), ...fixed]);
+  const texts = fields.map((pairs) => pairs.map(([, v]) => v).join(" ").toLowerCase());
+  const values = fields.map((pairs) => new Set(pairs.map(([name, v]) => `${name}=${v}`.toLowerCase())));
+  const state = { words: "", test: 0, sort: null, down: false, shown: FIRST };
   const body = find("cells-body");
 
   function select() {
     const words = state.words.toLowerCase().split(/\s+/).filter(Boolean);
     const rows = data.cells
-      .map((cell, i) => [cell, cell[2][state.test], texts[i]])
-      .filter(([, entry, text]) => entry && words.every((word) => text.includes(word)));
+      .map((cell, i) => [cell, cell[2][state.test], i])
+      .filter(([, entry, i]) => entry && words.every((word) => (word.includes("=") ? values[i].has(word) : texts[i].includes(word))));
     if (state.sort === null) return rows;
     const key = columns[state.sort][1];
     const sign = state.down ? -1 : 1;
@@ -99,7 +158,7 @@
     button.type = "button";
     button.addEventListener("click", () => {
       const up = name === "SPC" ? state.sort === i && state.down : state.sort !== i || state.down;  // the best SPC first
-      Object.assign(state, { sort: i, down: !up, shown: STEP });
+      Object.assign(state, { sort: i, down: !up, shown: FIRST });
       for (const other of head.children) if (other.hasAttribute("aria-sort")) other.setAttribute("aria-sort", "none");
       cell.setAttribute("aria-sort", up ? "ascending" : "descending");
       render();
@@ -108,7 +167,7 @@
   make("th", "command", head).scope = "col";
   data.tests.forEach((name, i) => { make("option", name, find("cells-test")).value = i; });
   find("cells-test").addEventListener("change", (event) => { state.test = Number(event.target.value); render(); });
-  find("cells-search").addEventListener("input", (event) => { Object.assign(state, { words: event.target.value, shown: STEP }); render(); });
+  find("cells-search").addEventListener("input", (event) => { Object.assign(state, { words: event.target.value, shown: FIRST }); render(); });
   find("cells-more").addEventListener("click", () => { state.shown += STEP; render(); });
   find("cells-tools").hidden = false;
   render();
