@@ -125,7 +125,7 @@ class ScorePoints(Points):
                 ends = [position, position], value.spc_bounds
                 panel.plot(*(reversed(ends) if across else ends), color=style["color"], lw=1.2)
             x, y = (value.spc, position) if across else (position, value.spc)
-            self.draw(panel, x, y, f"{name}, {target}: SPC {spc} {bounds}, MAE {mae} ({source})", **style)
+            self.draw(panel, x, y, f"{name}, {target}: SPC {spc} {bounds}, MAE {mae} ({source})", clip_on=False, **style)
         self.rows.append([target, name, spc, bounds, mae, format_interval(value.mae_bounds), source])
 
 

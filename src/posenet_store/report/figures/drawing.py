@@ -155,7 +155,7 @@ def show_map(
     if values is None:
         panel.text(0.5, 0.5, "not\nkept", ha="center", va="center", transform=panel.transAxes)
     else:
-        panel.imshow(values, cmap=colours, vmin=limits[0], vmax=limits[1], interpolation="nearest")
+        panel.imshow(values, cmap=colours, vmin=limits[0], vmax=limits[1], interpolation="nearest", clip_on=False)
 
 
 def encode_map(values: NDArray[Any], limits: tuple[float, float]) -> bytes:

@@ -7,6 +7,8 @@ from xml.etree.ElementTree import Element, SubElement
 
 SVG, LINK = "http://www.w3.org/2000/svg", "{http://www.w3.org/1999/xlink}href"
 POINTS_PER_INCH = 72
+FONTS = "DejaVu Sans, Verdana, sans-serif"
+"""As wide as the font that matplotlib lays text out in."""
 
 
 def inline_svg(
@@ -32,7 +34,7 @@ def inline_svg(
             SubElement(element, f"{{{SVG}}}title").text = tip
     share = min(1.0, float(root.get("width", "").removesuffix("pt")) / POINTS_PER_INCH / page_width)
     root.attrib |= {"width": f"{share:.1%}", "role": "img", "aria-labelledby": f"{name}-title"}
-    root.attrib |= {"aria-describedby": f"{name}-desc"}
+    root.attrib |= {"aria-describedby": f"{name}-desc", "font-family": FONTS}
     root.attrib.pop("height")
     for position, (tag, text) in enumerate((("title", title), ("desc", description))):
         element = Element(f"{{{SVG}}}{tag}", id=f"{name}-{tag}")
@@ -42,15 +44,18 @@ def inline_svg(
 
 
 def _simplify(parent: Element) -> None:
-    """Put a group's only child in its place, with the group's attributes; remove groups without a child."""
+    """Put the children of a group without attributes in its place, and an only child with them; remove what is invisible."""
     for position, child in reversed(list(enumerate(parent))):
         _simplify(child)
+        if child.get("style") == "fill: none":
+            parent.remove(child)
         if child.tag != f"{{{SVG}}}g":
             continue
-        if len(child) == 0:
-            parent.remove(child)
-        elif len(child) == 1 and not (child.attrib.keys() - {"id"}) & (child[0].attrib.keys() | _list_own(child[0])):
-            child[0].attrib.update({key: value for key, value in child.attrib.items() if key != "id"})
+        attributes = {key: value for key, value in child.attrib.items() if key != "id"}
+        if not attributes:
+            parent[position : position + 1] = list(child)
+        elif len(child) == 1 and not attributes.keys() & (child[0].attrib.keys() | _list_own(child[0])):
+            child[0].attrib.update(attributes)
             parent[position] = child[0]
 
 
@@ -74,4 +79,5 @@ def _rename(element: Element, name: str, used: set[str], ink: str) -> None:
         element.set("id", f"{name}-{identity}")
     for key, value in element.attrib.items():
         renamed = f"#{name}-{value[1:]}" if key == LINK and value.startswith("#") else value
+        renamed = re.sub(r"font-family:[^;]*; ?", "", renamed) if key == "style" else renamed
         element.set(key, renamed.replace("url(#", f"url(#{name}-").replace(ink, "currentColor"))

@@ -200,16 +200,18 @@ def draw_border(results: Sequence[Result], archive: ScoreArchive) -> Picture | N
     curves = {network: error_by_distance(values) for network, values in averaged.errors.items()}
     pixels = {result.labels.network for result in averaged.results if result.labels.pixels}
     palette = Palette([network for network in curves if network != CONSTANT], pixels)
+    limit = 4 * averaged.errors[CONSTANT].max()  # beyond it a head diverged
+    top = 1.05 * max(means.max() for name, (_, means) in curves.items() if averaged.errors[name].max() < limit)
     for network, (distances, means) in curves.items():
         style = palette.style(network) | {"ms": 4}
         panel.plot(distances, means, "--" if network == CONSTANT else "-", label=network, lw=1.3, **style)
         for x, y in zip(distances.tolist(), means.tolist(), strict=True):
             tip = f"{network}: mean absolute error {format_number(y)} at {x:.0f} % of the side"
-            points.draw(panel, x, y, tip, **style)
+            if y <= top:
+                points.draw(panel, x, y, tip, clip_on=False, **style)
             points.rows.append([network, f"{x:.1f}", format_number(y)])
     panel.set(xlabel="distance to the border (% of the map's side)", ylabel="mean absolute error")
-    limit = 4 * averaged.errors[CONSTANT].max()  # beyond it a head diverged
-    panel.set_ylim(0, 1.05 * max(means.max() for name, (_, means) in curves.items() if averaged.errors[name].max() < limit))
+    panel.set_ylim(0, top)
     add_legend(figure, panel)
     ends = ((name, format_number(float(means[0])), format_number(float(means[-1]))) for name, (_, means) in curves.items())
     return Picture(

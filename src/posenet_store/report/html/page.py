@@ -42,22 +42,18 @@ FAR_OFF = 10.0
 """An MAE above it is of a head that training never brought near its target."""
 
 
-def _format_entry(value: MeanScore | None) -> dict[str, str] | None:
+def _format_entry(value: MeanScore | None) -> dict[str, Any] | None:
     """Return one entry of Table 2 as texts."""
     if value is None:
         return None
-    p = p_long = ""
+    notes, p_long = [format_interval(value.spc_bounds)], ""
     if chance := value.chance:
-        p = format_p(chance.corrected)
+        notes.append(f"p {format_p(chance.corrected)}")
         least = format_p(chance.shifted_least)
         p_long = f"uncorrected {format_p(chance.permuted)}; of shifts {format_p(chance.shifted)}, which is at least {least}"
-    return {
-        "text": f"{format_number(value.spc)} / {format_number(value.mae)}",
-        "bounds": format_interval(value.spc_bounds),
-        "p": p,
-        "p_long": p_long,
-        "undefined": f"{value.undefined} of {value.images} undefined" if value.undefined else "",
-    }
+    notes += [f"{value.undefined} of {value.images} undefined"] if value.undefined else []
+    text = f"{format_number(value.spc)} / {format_number(value.mae)}"
+    return {"text": text, "notes": [note for note in notes if note], "p_long": p_long}
 
 
 @dataclass

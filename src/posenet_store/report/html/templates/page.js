@@ -1,6 +1,6 @@
 "use strict";
 (() => {
-  const [FIRST, STEP] = [20, 100];
+  const [FIRST, STEP] = [10, 100];
   const find = (id) => document.getElementById(id);
   const make = (tag, text, parent) => {
     const node = document.createElement(tag);
@@ -50,7 +50,6 @@
     svg.setAttribute("width", width);
     svg.setAttribute("height", height);
     svg.setAttribute("color", "#222222");
-    svg.setAttribute("font-family", "sans-serif");
     return new XMLSerializer().serializeToString(svg);
   }
   async function savePng(name, section) {
