@@ -5,7 +5,7 @@ import os
 import pytest
 
 from posenet_store.parallel import executors
-from posenet_store.parallel.executors import run_tasks
+from posenet_store.parallel.executors import Timeouts, run_tasks
 
 
 def get_process(task: int, threads: int) -> int:
@@ -18,17 +18,15 @@ def test_a_small_sweep_starts_no_worker() -> None:
 
 @pytest.mark.parametrize("alone", ["task", "cpu"])
 def test_a_single_task_or_cpu_starts_none_however_long_it_takes(monkeypatch: pytest.MonkeyPatch, alone: str) -> None:
-    monkeypatch.setattr(executors, "START_SECONDS", 0.0)
     if alone == "cpu":
         monkeypatch.setattr(executors, "count_cpus", lambda: 1)
     tasks = [1] if alone == "task" else [1, 2]
-    assert list(run_tasks(get_process, tasks, "auto")) == [(task, os.getpid()) for task in tasks]
+    assert list(run_tasks(get_process, tasks, "auto", timeouts=Timeouts(start=0.0))) == [(task, os.getpid()) for task in tasks]
 
 
 @pytest.mark.system
 def test_what_takes_longer_than_workers_to_start_goes_on_in_workers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(executors, "START_SECONDS", 0.0)
     monkeypatch.setattr(executors, "count_cpus", lambda: 2)
-    results = dict(run_tasks(get_process, [1, 2, 3], "auto"))
+    results = dict(run_tasks(get_process, [1, 2, 3], "auto", timeouts=Timeouts(start=0.0)))
     assert set(results) == {1, 2, 3}
     assert os.getpid() not in results.values()

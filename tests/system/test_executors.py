@@ -14,7 +14,7 @@ import pytest
 
 from posenet_store.errors import PosenetStoreError, UsageError
 from posenet_store.parallel import executors
-from posenet_store.parallel.executors import count_workers, run_tasks
+from posenet_store.parallel.executors import Timeouts, count_workers, run_tasks
 from tests.support.processes import DaskProcesses, waited
 
 REAL_AND_HERE = pytest.mark.parametrize("scheduler", ["inline", "local"])
@@ -157,8 +157,8 @@ def test_workers_that_announce_a_card_get_the_tasks_that_ask_for_one() -> None:
         dask.worker("--resources", "GPU=1")
         with distributed.Client(dask.address) as client:
             client.wait_for_workers(2, timeout=30)
-        found = [value for _, value in run_tasks(cards, list(range(6)), dask.address, resource="GPU")]
-    assert found == [{"GPU": 1.0}] * 6
+        resources = [value for _, value in run_tasks(cards, list(range(6)), dask.address, resource="GPU")]
+    assert resources == [{"GPU": 1.0}] * 6
 
 
 def test_workers_whose_time_is_over_are_survived() -> None:
@@ -172,12 +172,11 @@ def test_workers_whose_time_is_over_are_survived() -> None:
 
 
 @pytest.mark.parametrize("fault", ["killed", "restarted", "frozen"])
-def test_a_lost_scheduler_is_one_sentence_in_time(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(executors, "LOOK", 0.2)
-    monkeypatch.setattr(executors, "ANSWER", 12.0)  # a scheduler that loads its dashboard is deaf for a while
+def test_a_lost_scheduler_is_one_sentence_in_time(fault: str) -> None:
+    timeouts = Timeouts(check=0.2, answer=12.0)  # a scheduler that loads its dashboard does not answer for a while
     with DaskProcesses() as dask:
         dask.worker()
-        results = run_tasks(nap, [(1, 0.0), (2, 100.0)], dask.address)
+        results = run_tasks(nap, [(1, 0.0), (2, 100.0)], dask.address, timeouts=timeouts)
         assert next(results) == ((1, 0.0), 1)
         if fault == "frozen":
             dask.running[0].send_signal(signal.SIGSTOP)
@@ -193,8 +192,6 @@ def test_a_lost_scheduler_is_one_sentence_in_time(fault: str, monkeypatch: pytes
         assert time.monotonic() - began < 40
 
 
-def test_a_scheduler_without_workers_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(executors, "LOOK", 0.1)
-    monkeypatch.setattr(executors, "PATIENCE", 0.6)
+def test_a_scheduler_without_workers_is_given_up() -> None:
     with DaskProcesses() as dask, pytest.raises(PosenetStoreError, match=r"no worker of tcp://.*start workers"):
-        list(run_tasks(double, [1], dask.address))
+        list(run_tasks(double, [1], dask.address, timeouts=Timeouts(check=0.1, workers=0.6)))

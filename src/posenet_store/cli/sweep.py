@@ -173,11 +173,11 @@ def _print_plan(
 
 def _describe_start(passes: "Sequence[object]", scheduler: str) -> str:
     """Return when `auto` starts workers for these passes, nothing for other schedulers."""
-    from posenet_store.parallel.executors import START_SECONDS
+    from posenet_store.parallel.executors import TIMEOUTS
 
     if scheduler != "auto" or len(passes) == 1:
         return ""
-    return f"; worker processes, which take {START_SECONDS:.0f} s to start, do what is not done by then"
+    return f"; worker processes, which take {TIMEOUTS.start:.0f} s to start, do what is not done by then"
 
 
 def write_outcome(outcome: "SweepResult", files: "RunFiles") -> None:

@@ -1,4 +1,4 @@
-"""Running tasks here, on local Dask workers, on Slurm jobs or on a Dask scheduler at an address. The owner of dask."""
+"""Run tasks in this process, on local Dask workers, in Slurm jobs or on a Dask scheduler at an address. The owner of dask."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError
@@ -24,36 +24,51 @@ Result = TypeVar("Result")
 Announce = Callable[[str], None]
 
 ACCEPTED = "auto, local, inline, slurm, slurm:FILE, or an address such as tcp://host:8786"
-START_SECONDS = 5.0
-"""What local workers take to start (a scheduler, and processes that import torch): so long `auto` does without."""
-LOOK = 5.0  # seconds between two looks at the workers
-ANSWER = 30.0  # seconds that a scheduler may take to answer
-PATIENCE = 300.0  # seconds without any worker, or any job that could become one
 LOOPBACK = "127.0.0.1"
 DASHBOARD = f"{LOOPBACK}:0"  # any free port
 SILENT = "CRITICAL"
-# A terminal's Ctrl-C reaches the workers too; this process ends them, and they need not each print a traceback.
-DEAF = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
+# A terminal's Ctrl-C reaches the workers too; this process ends them, so they need not print a traceback each.
+IGNORE_CTRL_C = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timeouts:
+    """Seconds that a run waits for its workers and for a scheduler."""
+
+    start: float = 5.0
+    """For which `auto` runs tasks in this process: about what local workers (processes that import torch) take to start."""
+    check: float = 5.0
+    """Between two checks of the workers."""
+    answer: float = 30.0
+    """For an answer of the scheduler."""
+    workers: float = 300.0
+    """For a worker, where there is none and no job that may bring one."""
+
+
+TIMEOUTS = Timeouts()
 
 
 @dataclass(frozen=True)
 class _Pool:
-    """Dask workers: `threads` a task may use; `look` replaces lost ones and returns whether there are any, or will be."""
+    """Dask workers: the `threads` that a task may use, and a `name` for messages.
+
+    `renew(connected)` replaces lost workers and returns whether there are workers or will be.
+    """
 
     client: "Client"
     threads: int
-    place: str
-    look: Callable[[], bool]
+    name: str
+    renew: Callable[[bool], bool] = bool
 
 
 def count_workers(scheduler: str, workers: int | None = None) -> int:
-    """Return how many workers tasks will find; raises UsageError if no scheduler answers."""
+    """Return how many workers tasks will have; raises UsageError if no scheduler answers."""
     if (settings := _slurm_file(scheduler)) is not None:
         return workers or load_slurm_settings(settings).workers
     if "://" not in scheduler:
         return workers or count_cpus()
-    with _client(scheduler) as client:
-        return max(1, len(_nthreads(client)))
+    with _connect(scheduler) as client:
+        return max(1, len(_get_threads(client)))
 
 
 def share_worker_memory(scheduler: str, workers: int | None = None) -> int:
@@ -66,7 +81,7 @@ def share_worker_memory(scheduler: str, workers: int | None = None) -> int:
         return int(parse_memory(load_slurm_settings(settings).memory) * SHARE)
     if "://" not in scheduler:
         return share_memory(1 if scheduler == "inline" else count_workers(scheduler, workers))
-    with _client(scheduler) as client:
+    with _connect(scheduler) as client:
         limits = [worker.get("memory_limit") for worker in client.scheduler_info(n_workers=-1)["workers"].values()]
     return min([int(limit * SHARE) for limit in limits if limit], default=share_memory())
 
@@ -78,101 +93,105 @@ def run_tasks(
     workers: int | None = None,
     announce: Announce = lambda line: None,
     resource: str | None = None,
+    *,
+    timeouts: Timeouts = TIMEOUTS,
 ) -> Iterator[tuple[Task, Result | PosenetStoreError]]:
-    """Yield (task, result) as tasks end; `work(task, threads)` gets the threads it may use.
+    """Yield (task, result) as tasks end; `work(task, threads)` gets the number of threads that it may use.
 
-    `auto` does tasks in this process for as long as workers would take to start, then the others on local workers; it never
-    starts any for a single task or CPU, and at once if `workers` are asked for.
+    `auto` runs tasks in this process for as long as workers would take to start, then the others on local workers. A single
+    task, or all on a single CPU, run in this process; with `workers` local workers start at once.
 
-    If workers of a Dask scheduler announce `resource` (`dask worker --resources GPU=1`), tasks go to those only, one for
-    each unit of it.
-
-    A task that fails with an error of this package, for want of disk or memory, or whose worker is lost for good,
-    yields that error; others go on. Raises PosenetStoreError if the scheduler is lost. `announce` gets lines for people.
+    If workers of a Dask scheduler announce `resource` (`dask worker --resources GPU=1`), only those get tasks, one for each
+    unit of it. A task that fails with an error of this package, for lack of disk or memory, or because its worker is lost
+    for good, yields that error, and the others continue. Raises PosenetStoreError if the scheduler is lost. `announce` gets
+    lines for people.
     """
     if scheduler == "auto" and not workers:
-        waiting, ends = list(tasks), monotonic() + START_SECONDS
-        while waiting and (min(len(waiting), count_cpus()) == 1 or monotonic() < ends):
-            yield from _do_here(work, [waiting.pop(0)])
-        if waiting:
-            yield from run_tasks(work, waiting, "local", announce=announce)
+        remaining, deadline = list(tasks), monotonic() + timeouts.start
+        while remaining and (min(len(remaining), count_cpus()) == 1 or monotonic() < deadline):
+            yield from _run_inline(work, [remaining.pop(0)])
+        if remaining:
+            yield from run_tasks(work, remaining, "local", announce=announce, timeouts=timeouts)
         return
     if scheduler == "inline":
-        yield from _do_here(work, tasks)
+        yield from _run_inline(work, tasks)
         return
-    with _pool(scheduler, len(tasks), workers, announce) as pool:
-        yield from _on_dask(work, tasks, pool, _resources(pool.client, resource))
+    with _open_pool(scheduler, len(tasks), workers, announce, timeouts) as pool:
+        yield from _run_on_dask(work, tasks, pool, _list_resources(pool.client, resource), timeouts)
 
 
-def _do_here(work: Callable[[Task, int], Result], tasks: Iterable[Task]) -> Iterator[tuple[Task, Result | PosenetStoreError]]:
-    """Do tasks one after another in this process."""
+def _run_inline(
+    work: Callable[[Task, int], Result], tasks: Iterable[Task]
+) -> Iterator[tuple[Task, Result | PosenetStoreError]]:
+    """Run tasks one after another in this process."""
     for task in tasks:
         try:
-            yield task, _attempt(work, task, count_cpus())
+            yield task, _run_task(work, task, count_cpus())
         except PosenetStoreError as error:
             yield task, error
 
 
-def _attempt(work: Callable[[Task, int], Result], task: Task, threads: int) -> Result:
-    """Do a task, on the worker: want of disk or memory fails it, a mistake of ours keeps its traceback."""
+def _run_task(work: Callable[[Task, int], Result], task: Task, threads: int) -> Result:
+    """Run a task, on the worker; a lack of disk or memory becomes a PosenetStoreError, a bug keeps its traceback."""
     try:
         return work(task, threads)
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
         raise PosenetStoreError(f"{error.strerror or first_line(error)}{where}") from error
     except (MemoryError, RuntimeError) as error:
-        # torch has no type of its own for it on a CPU
+        # on a CPU torch has no error type for it
         if isinstance(error, MemoryError) or "allocate memory" in str(error) or "out of memory" in str(error):
             raise PosenetStoreError(f"out of memory ({first_line(error)}); fewer workers leave more to each") from error
         raise
 
 
-def _on_dask(
-    work: Callable[[Task, int], Result], tasks: Sequence[Task], pool: _Pool, resources: dict[str, float]
+def _run_on_dask(
+    work: Callable[[Task, int], Result], tasks: Sequence[Task], pool: _Pool, resources: dict[str, float], timeouts: Timeouts
 ) -> Iterator[tuple[Task, Result | PosenetStoreError]]:
-    """Yield tasks as they end and look after the workers meanwhile; raises if nothing can end any more."""
+    """Yield tasks as they end and check the workers meanwhile; raises PosenetStoreError if no task can end any more."""
     from distributed import wait
 
-    submit = partial(pool.client.submit, partial(_attempt, work), pure=False, resources=resources)
+    submit = partial(pool.client.submit, partial(_run_task, work), pure=False, resources=resources)
     futures = {submit(task, pool.threads): task for task in tasks}
-    looked = alive = monotonic()
+    checked = alive = monotonic()
     try:
         while futures:
-            with suppress(TimeoutError):  # nothing ended, or a result is not here yet
-                for future in wait(list(futures), timeout=LOOK, return_when="FIRST_COMPLETED").done:
-                    outcome: Result | PosenetStoreError = _outcome(future)
-                    yield futures.pop(future), outcome
-            if monotonic() - looked >= LOOK:
-                looked = monotonic()
-                alive = looked if pool.look() else alive
-            if looked - alive > PATIENCE:
+            with suppress(TimeoutError):  # no task ended, or its result has not arrived yet
+                for future in wait(list(futures), timeout=timeouts.check, return_when="FIRST_COMPLETED").done:
+                    result: Result | PosenetStoreError = _get_result(future, timeouts.answer)
+                    yield futures.pop(future), result
+            if monotonic() - checked >= timeouts.check:
+                checked = monotonic()
+                alive = checked if pool.renew(bool(_get_threads(pool.client, timeouts.answer))) else alive
+            if checked - alive > timeouts.workers:
                 raise PosenetStoreError(
-                    f"no worker of {pool.place} for {PATIENCE / 60:.0f} minutes. Finished tasks are kept: "
+                    f"no worker of {pool.name} for {timeouts.workers / 60:.0f} minutes. Finished tasks are kept: "
                     "start workers and rerun the command"
                 )
-    except (CancelledError, OSError) as error:  # so Dask says that the scheduler went, and with it what it knew; or no answer
+    except (CancelledError, OSError) as error:  # Dask's errors for a scheduler that ended, restarted or does not answer
         raise PosenetStoreError(
-            f"the Dask scheduler of {pool.place} was lost or restarted. Finished tasks are kept: "
+            f"the Dask scheduler of {pool.name} was lost or restarted. Finished tasks are kept: "
             "check that it runs and rerun the command"
         ) from error
 
 
-def _resources(client: "Client", wanted: str | None) -> dict[str, float]:
-    """What a task takes of its worker: one unit of `wanted`, if any worker announces that."""
-    if wanted is None or not client.run_on_scheduler(_announced, resource=wanted):
+def _list_resources(client: "Client", resource: str | None) -> dict[str, float]:
+    """Return the resources that a task needs: one unit of `resource` if any worker announces it."""
+    if resource is None or not client.run_on_scheduler(_is_announced, resource=resource):
         return {}
-    return {wanted: 1}
+    return {resource: 1}
 
 
-def _announced(resource: str, dask_scheduler: Any) -> bool:
+def _is_announced(resource: str, dask_scheduler: Any) -> bool:
     return bool(dask_scheduler.resources.get(resource))
 
 
-def _outcome(future: "Future[Any]") -> Any:
+def _get_result(future: "Future[Any]", timeout: float) -> Any:
+    """Return a task's result, or its error if that is one of this package or the worker died."""
     from distributed import KilledWorker
 
     try:
-        return future.result(timeout=ANSWER)
+        return future.result(timeout=timeout)
     except PosenetStoreError as error:
         return error
     except KilledWorker as error:
@@ -180,25 +199,27 @@ def _outcome(future: "Future[Any]") -> Any:
         return PosenetStoreError(f"the worker died four times on this task (out of memory, or of walltime?), last at {last}")
 
 
-def _pool(scheduler: str, tasks: int, workers: int | None, announce: Announce) -> AbstractContextManager[_Pool]:
+def _open_pool(
+    scheduler: str, tasks: int, workers: int | None, announce: Announce, timeouts: Timeouts
+) -> AbstractContextManager[_Pool]:
     if (settings := _slurm_file(scheduler)) is not None:
-        return _slurm(settings, tasks, workers, announce)
+        return _open_slurm_pool(settings, tasks, workers, announce)
     if scheduler in ("local", "auto"):
-        return _local(min(workers or count_cpus(), tasks), announce)
+        return _open_local_pool(min(workers or count_cpus(), tasks), announce)
     if "://" in scheduler:
-        return _remote(scheduler, tasks)
+        return _open_remote_pool(scheduler, tasks, timeouts)
     raise UsageError(f"unknown scheduler {scheduler!r}; accepted: {ACCEPTED}")
 
 
-def _nthreads(client: "Client") -> dict[str, int]:
+def _get_threads(client: "Client", timeout: float = TIMEOUTS.answer) -> dict[str, int]:
     """Return the threads of each worker; raises OSError if the scheduler does not answer."""
     if client.scheduler is None:
         raise OSError("the client gave up")
-    threads: dict[str, int] = client.sync(client.scheduler.ncores, callback_timeout=ANSWER)
+    threads: dict[str, int] = client.sync(client.scheduler.ncores, callback_timeout=timeout)
     return threads
 
 
-def _client(address: str) -> "Client":
+def _connect(address: str) -> "Client":
     from distributed import Client
 
     try:
@@ -208,8 +229,8 @@ def _client(address: str) -> "Client":
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Dask settings of a run. Its log stays silent: a lost worker is retried, and a lost scheduler is an error of ours."""
+def _configure_dask() -> Iterator[None]:
+    """Set up Dask for a run, and silence its log: lost workers are retried, a lost scheduler is an error of this package."""
     import dask
     from distributed.utils import silence_logging_cmgr
 
@@ -218,37 +239,36 @@ def _quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _remote(address: str, tasks: int) -> Iterator[_Pool]:
-    with _quiet(), _client(address) as client:
-        threads = _nthreads(client).values()
-        # A worker of n threads runs up to n tasks at once: the more tasks, the fewer threads each.
-        share = min([*threads, max(1, sum(threads) // tasks)]) if threads else 1
-        yield _Pool(client, share, address, lambda: bool(_nthreads(client)))
+def _open_remote_pool(address: str, tasks: int, timeouts: Timeouts) -> Iterator[_Pool]:
+    with _configure_dask(), _connect(address) as client:
+        threads = _get_threads(client, timeouts.answer).values()
+        # A worker of n threads runs up to n tasks at once: the more tasks, the fewer threads for each.
+        yield _Pool(client, min([*threads, max(1, sum(threads) // tasks)]) if threads else 1, address)
 
 
 @contextmanager
-def _local(count: int, announce: Announce) -> Iterator[_Pool]:
+def _open_local_pool(count: int, announce: Announce) -> Iterator[_Pool]:
     from distributed import Client, LocalCluster
 
     with (
-        _quiet(),
-        # The dashboard listens on loopback only; workers are processes of one thread, torch uses more in them.
+        _configure_dask(),
+        # The dashboard listens on loopback only. A worker runs one task at a time; torch uses more threads in it.
         LocalCluster(
             n_workers=count,
             threads_per_worker=1,
             host=LOOPBACK,
             dashboard_address=DASHBOARD,
             silence_logs=SILENT,
-            preload=[DEAF],
+            preload=[IGNORE_CTRL_C],
         ) as cluster,
         Client(cluster) as client,
     ):
         _announce_dashboard(cluster, announce)
-        yield _Pool(client, max(1, count_cpus() // count), "this machine", lambda: bool(_nthreads(client)))
+        yield _Pool(client, max(1, count_cpus() // count), "this machine")
 
 
 def _announce_dashboard(cluster: "Cluster", announce: Announce) -> None:
-    if find_spec("bokeh") is not None:  # without it Dask serves a page that asks for it
+    if find_spec("bokeh") is not None:  # without it Dask's page only asks to install it
         announce(f"dashboard: http://{LOOPBACK}:{cluster.scheduler_info['services']['dashboard']}/status")
 
 
@@ -259,12 +279,12 @@ def _slurm_file(scheduler: str) -> Path | None:
 
 
 @contextmanager
-def _slurm(path: Path, tasks: int, workers: int | None, announce: Announce) -> Iterator[_Pool]:
+def _open_slurm_pool(path: Path, tasks: int, workers: int | None, announce: Announce) -> Iterator[_Pool]:
     from distributed import Client
 
     settings = load_slurm_settings(path)
     count = min(workers or settings.workers, tasks)
-    with _quiet(), submit_slurm_jobs(path, settings, count, DASHBOARD) as jobs, Client(jobs.cluster) as client:
+    with _configure_dask(), submit_slurm_jobs(path, settings, count, DASHBOARD) as jobs, Client(jobs.cluster) as client:
         announce(f"{count} Slurm jobs submitted (squeue --me); their output: {Path(settings.log_directory).resolve()}")
         _announce_dashboard(jobs.cluster, announce)
-        yield _Pool(client, settings.cores, "Slurm", lambda: jobs.renew(bool(_nthreads(client))))
+        yield _Pool(client, settings.cores, "Slurm", jobs.renew)

@@ -1,4 +1,4 @@
-"""Memory that a worker on this machine may use: physical memory, or less where cgroups or Slurm allow less."""
+"""Find the memory that a worker on this machine may use: physical memory, or less where cgroups or Slurm limit it."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -8,14 +8,14 @@ from pathlib import Path
 from posenet_store.errors import UsageError
 
 SHARE = 0.5
-"""Of a worker's memory a pass may hold: the rest is for libraries, blocks that are read, and the system's cache of files."""
+"""Share of a worker's memory for a pass; the rest is for libraries, blocks being read and the file system's cache."""
 CGROUP_LIMITS = ("sys/fs/cgroup/memory.max", "sys/fs/cgroup/memory/memory.limit_in_bytes")
 MIB = 1 << 20
 MIN_MEMORY = 1_000_000  # bytes
 
 
 def parse_memory(text: str) -> int:
-    """Return the bytes that a text such as 8GB or 512MiB means; raises UsageError for anything else.
+    """Parse a size in bytes such as 8GB or 512MiB; raises UsageError for anything else.
 
     >>> parse_memory("8GB"), parse_memory("512 MiB")
     (8000000000, 536870912)
@@ -32,15 +32,15 @@ def parse_memory(text: str) -> int:
 
 
 def read_memory_limit(root: Path = Path("/"), environment: Mapping[str, str] | None = None) -> int:
-    """Return the bytes that processes of this job may use together on this machine.
+    """Return the bytes that the processes of this job may use together on this machine.
 
-    The least of physical memory, the limits of cgroups (v2 or v1, of this process and its parents) and Slurm's.
+    That is the minimum of physical memory, Slurm's limits and those of cgroups (v1 or v2, of this process and its parents).
     """
     return min(_find_limits(root, os.environ if environment is None else environment))
 
 
 def share_memory(workers: int = 1, root: Path = Path("/"), environment: Mapping[str, str] | None = None) -> int:
-    """Return the bytes that a pass may hold where that many workers share this machine."""
+    """Return the bytes that a pass may use if `workers` workers share this machine."""
     return int(read_memory_limit(root, environment) * SHARE / workers)
 
 
@@ -60,7 +60,7 @@ def _find_limits(root: Path, environment: Mapping[str, str]) -> Iterator[int]:
 
 
 def _list_cgroup_files(root: Path) -> Iterator[Path]:
-    """Yield the files that may limit this process: of its own cgroup and of each parent."""
+    """Yield the files that may limit this process: those of its own cgroup and of each parent."""
     yield from (root / name for name in CGROUP_LIMITS)
     with suppress(OSError):
         for line in (root / "proc/self/cgroup").read_text(encoding="ascii").splitlines():

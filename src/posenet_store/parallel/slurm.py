@@ -1,4 +1,4 @@
-"""Dask workers as Slurm jobs: the settings in pipeline/launch/slurm.toml, and jobs kept at their number.
+"""Run Dask workers as Slurm jobs, set up by pipeline/launch/slurm.toml; jobs that end are replaced.
 
 The owner of dask-jobqueue.
 """
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 SLURM_FILE = Path("pipeline/launch/slurm.toml")
 SQUEUE = ("squeue", "--me", "--noheader", "--format=%A")
-BARREN = 3  # jobs a worker that may end one after the other before a worker comes of one
+MAX_FAILED_JOBS = 3  # per worker: jobs in a row that may end before any of them has brought a worker
 
 
 @dataclass(frozen=True)
 class SlurmSettings:
-    """One worker process a job; an empty text leaves the choice to Slurm or Dask."""
+    """Settings of Slurm jobs with one worker process each; an empty text leaves the choice to Slurm or Dask."""
 
     partition: str = ""
     account: str = ""
@@ -46,7 +46,7 @@ def load_slurm_settings(path: Path) -> SlurmSettings:
     return settings
 
 
-def _cluster(path: Path, settings: SlurmSettings, dashboard: str) -> "SLURMCluster":
+def _make_cluster(path: Path, settings: SlurmSettings, dashboard: str) -> "SLURMCluster":
     try:
         from dask_jobqueue.slurm import SLURMCluster
     except ModuleNotFoundError:
@@ -73,33 +73,36 @@ def _cluster(path: Path, settings: SlurmSettings, dashboard: str) -> "SLURMClust
 
 @dataclass
 class Jobs:
-    """Slurm jobs of one worker each; one that ends (walltime, scancel, a lost node) is replaced."""
+    """Slurm jobs with one worker each; jobs that end (walltime, scancel, a lost node) are replaced."""
 
     cluster: "SLURMCluster"
     count: int
-    barren: int = 0  # jobs in a row that ended before any worker came
+    failed: int = 0  # jobs in a row that ended while no worker was connected
 
     def renew(self, connected: bool) -> bool:
-        """Replace jobs that left the queue; returns whether there are workers or jobs; raises if no job brings a worker."""
+        """Replace the jobs that left the queue; return whether there are workers or jobs.
+
+        `connected` is whether there is a worker now. Raises PosenetStoreError if job after job ends without one.
+        """
         jobs = {name: job.job_id for name, job in self.cluster.workers.items()}
         queue = subprocess.run(SQUEUE, capture_output=True, text=True, check=False)  # noqa: S603 - a fixed command
-        if queue.returncode:  # Slurm's controller is away for a while
+        if queue.returncode:  # Slurm's controller is not available at the moment
             return connected
         gone = [name for name, job in jobs.items() if job not in queue.stdout.split()]
-        self.barren = 0 if connected else self.barren + len(gone)
-        if self.barren > BARREN * self.count:
+        self.failed = 0 if connected else self.failed + len(gone)
+        if self.failed > MAX_FAILED_JOBS * self.count:
             raise PosenetStoreError(
-                f"{self.barren} Slurm jobs ended before a worker came of one; their output in the log_directory says why "
+                f"{self.failed} Slurm jobs ended before a worker came of one; their output in the log_directory says why "
                 f"(often: `interface` must be a network on which the nodes reach {self.cluster.scheduler_address})"
             )
         for name in gone:
             self.cluster.worker_spec.pop(name)
-        with suppress(RuntimeError):  # refused now, tried again at the next look
+        with suppress(RuntimeError):  # refused now, tried again at the next check
             self.submit()
         return True
 
     def submit(self) -> None:
-        """Submit as many jobs as are missing; raises RuntimeError with what sbatch says, OSError if there is none."""
+        """Submit the missing jobs; raises RuntimeError with sbatch's message, OSError if there is no sbatch."""
         self.cluster.sync(self._submit)
 
     async def _submit(self) -> None:
@@ -111,18 +114,18 @@ class Jobs:
             await self.cluster
         finally:
             for job in self.cluster.workers.values():
-                if job.job_id is None:  # refused; the cluster would take it for one that it has to close
+                if job.job_id is None:  # refused by Slurm; the cluster would try to cancel it
                     job.status = Status.failed
 
 
 @contextmanager
 def submit_slurm_jobs(path: Path, settings: SlurmSettings, count: int, dashboard: str) -> Iterator[Jobs]:
-    """Submit `count` jobs that are cancelled at the end; raises UsageError if Slurm, or Dask, refuses the settings."""
-    with _cluster(path, settings, dashboard) as cluster:
+    """Submit `count` jobs, and cancel them at the end; raises UsageError if Slurm or Dask refuses the settings."""
+    with _make_cluster(path, settings, dashboard) as cluster:
         jobs = Jobs(cluster, count)
         try:
             jobs.submit()
         except (RuntimeError, OSError) as error:
-            reason = str(error).strip().splitlines()[-1]  # sbatch's own words are the last of Dask's
+            reason = str(error).strip().splitlines()[-1]  # the last line is sbatch's own message
             raise UsageError(f"Slurm takes no job with the settings of {path}: {reason}") from None
         yield jobs

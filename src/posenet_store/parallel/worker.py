@@ -1,4 +1,4 @@
-"""What a worker's process is set to before a task, whatever Dask's nanny put into its environment: threads and heap."""
+"""Set a worker process's threads and heap before a task; Dask's nanny sets both in its environment."""
 
 import ctypes
 from contextlib import suppress
@@ -7,25 +7,26 @@ from posenet_store.threads import set_threads
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 LARGE = 32 << 20
-"""glibc itself comes to this at most for a piece of the heap, and to twice as much for what stays free at its end."""
+"""glibc's own maximum of M_MMAP_THRESHOLD in bytes; its M_TRIM_THRESHOLD is then twice as large."""
 
 
 def prepare_worker(threads: int) -> None:
-    """Let arithmetic take that many threads, and freed memory be used again.
+    """Set the number of threads for arithmetic, and let the heap reuse freed memory.
 
-    A nanny sets MALLOC_TRIM_THRESHOLD_, and with it every piece of 128 KiB is new memory of the system's, cleared page by
-    page: a pass over all channels took 1.6 times as long. Systems without glibc's `mallopt` are left as they are.
+    A nanny sets MALLOC_TRIM_THRESHOLD_, which makes the system clear new pages for every allocation of 128 KiB or more: a
+    pass over all channels took 1.6 times as long. Does nothing to the heap on systems without glibc's `mallopt`.
     """
     set_threads(threads)
-    _tell("mallopt", M_MMAP_THRESHOLD, LARGE)
-    _tell("mallopt", M_TRIM_THRESHOLD, 2 * LARGE)
+    _call_libc("mallopt", M_MMAP_THRESHOLD, LARGE)
+    _call_libc("mallopt", M_TRIM_THRESHOLD, 2 * LARGE)
 
 
 def release_memory() -> None:
-    """Give memory that is free back to the system, for work that needs pieces of other sizes than the work before."""
-    _tell("malloc_trim", 0)
+    """Return free memory to the system, before work that needs allocations of other sizes than the work before."""
+    _call_libc("malloc_trim", 0)
 
 
-def _tell(function: str, *words: int) -> None:
+def _call_libc(function: str, *arguments: int) -> None:
+    """Call a function of glibc; does nothing if there is none of that name."""
     with suppress(AttributeError, OSError, TypeError):
-        getattr(ctypes.CDLL(None), function)(*words)
+        getattr(ctypes.CDLL(None), function)(*arguments)
