@@ -1,9 +1,9 @@
 """Decode the bytes of one image file to RGB pixels.
 
-Decisions (each has a test): RGB is what `PIL.Image.convert("RGB")` gives, so greyscale is repeated, CMYK and palettes are
-converted, alpha is dropped, and the first frame of an animation counts. 16-bit images keep their upper 8 bits (PIL would
-clip them to white). EXIF orientation is ignored, as torchvision and both published codes do. Resizing is PIL's
-antialiased bilinear filter to size x size, which torchvision applies to PIL images.
+Rules, each with a test: RGB is the result of `PIL.Image.convert("RGB")`, which repeats greyscale, converts CMYK and
+palettes, and drops alpha; of an animation the first frame is used. 16-bit images keep their upper 8 bits (PIL would clip
+them to white). EXIF orientation is ignored, as in torchvision and both published codes. Images are resized to size x size
+with PIL's antialiased bilinear filter, as torchvision does with PIL images.
 """
 
 import io

@@ -1,6 +1,6 @@
-"""Download one file over HTTP, resuming with range requests and never mixing two versions of the file.
+"""Download a file over HTTP: resume with range requests, and never mix two versions of the file.
 
-The pooch package compares digests but cannot resume, which these archives on a slow server need.
+The package pooch compares digests but can't resume, which large archives on a slow server need.
 """
 
 import http.client
@@ -18,32 +18,33 @@ from posenet_store.files import fsync, read_json, write_json
 
 CHUNK = 1 << 20
 TIMEOUT = 60.0  # seconds without a byte
-WAITS = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)  # seconds before each retry; a retry that brings bytes starts the list again
+WAITS = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)  # seconds before each retry; after a retry that brings bytes, from the first again
 Advance = Callable[[int, int | None], None]
+"""Called with the amount so far and the total (None: unknown)."""
 
 
 @dataclass(frozen=True)
 class _Version:
-    """A version of a file on a server: `validator` (its ETag or date) differs from that of another version."""
+    """A version of a file on a server, told from other versions by its `validator` (ETag or date)."""
 
     url: str
     validator: str | None
     size: int | None
 
 
-def download(url: str, path: Path, advance: Advance = lambda have, size: None) -> None:
+def download(url: str, path: Path, advance: Advance = lambda received, size: None) -> None:
     """Download `url` to `path`; a later call resumes an interrupted download if the server still has the same file.
 
-    The bytes so far are in `path`.part, their version in `path`.part.json. If the server supports no ranges, or its file
-    has changed, the download starts again. `advance(have, size)` gets the bytes so far and in all (None: unknown). Raises
-    UsageError for a missing URL, PosenetStoreError if the connection keeps failing or the disk is full; the part is kept.
+    The bytes so far are in `path`.part, their version in `path`.part.json. If the server does not support ranges or its
+    file has changed, the download starts again. `advance` gets bytes. Raises UsageError for a missing URL, and
+    PosenetStoreError if the connection keeps failing or the disk is full; the part is kept.
     """
     if not url.startswith(("http://", "https://")):
         raise UsageError(f"{url!r} is not accepted; give a URL that begins with http:// or https://")
     part = path.with_name(f"{path.name}.part")
     failures = 0
     while True:
-        before = _length(part)
+        before = _get_size(part)
         try:
             if _resume(url, part, advance):
                 break
@@ -58,10 +59,10 @@ def download(url: str, path: Path, advance: Advance = lambda have, size: None) -
             reason = str(error.reason)
         except (http.client.HTTPException, TimeoutError, ConnectionError) as error:
             reason = str(error) or type(error).__name__
-        failures = 0 if _length(part) > before else failures
+        failures = 0 if _get_size(part) > before else failures
         if failures == len(WAITS):
             raise PosenetStoreError(
-                f"{url} can't be fetched ({reason}), {failures + 1} times in a row; {_length(part):,} bytes are kept "
+                f"{url} can't be fetched ({reason}), {failures + 1} times in a row; {_get_size(part):,} bytes are kept "
                 f"in {part}; rerun the command to continue"
             )
         time.sleep(WAITS[failures])
@@ -69,76 +70,73 @@ def download(url: str, path: Path, advance: Advance = lambda have, size: None) -
     fsync(part)
     part.replace(path)
     fsync(path.parent)
-    _record(part).unlink(missing_ok=True)
+    _get_record_path(part).unlink(missing_ok=True)
 
 
-def _length(path: Path) -> int:
+def _get_size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else 0
 
 
-def _record(part: Path) -> Path:
+def _get_record_path(part: Path) -> Path:
     return part.with_name(f"{part.name}.json")
 
 
 def _read_version(url: str, part: Path) -> _Version | None:
-    """Return the version of the part; None if there is no part, or no way to tell whether the file is still the same."""
+    """Return the version of the part; None if there is no part, or if it can't be compared with the server's file."""
     try:
-        known = _Version(**read_json(_record(part)))
+        version = _Version(**read_json(_get_record_path(part)))
     except (StoreError, TypeError):
         return None
-    return known if _length(part) and known.validator is not None and known.url == url else None
+    return version if _get_size(part) and version.validator is not None and version.url == url else None
 
 
 def _resume(url: str, part: Path, advance: Advance) -> bool:
     """Request the missing bytes and append them; returns whether the file is complete."""
-    known, have = _read_version(url, part), _length(part)
-    if known and known.size == have:
+    known, received = _read_version(url, part), _get_size(part)
+    if known and known.size == received:
         return True
-    ranges = {"Range": f"bytes={have}-", "If-Range": str(known.validator)} if known else {}
-    # A compressed response would have other offsets.
+    ranges = {"Range": f"bytes={received}-", "If-Range": str(known.validator)} if known else {}
+    # identity: a compressed response would have other offsets
     request = Request(url, headers={"Accept-Encoding": "identity", "User-Agent": "posenet-store", **ranges})  # noqa: S310 - http(s)
     try:
-        answer = urlopen(request, timeout=TIMEOUT)  # noqa: S310
+        response = urlopen(request, timeout=TIMEOUT)  # noqa: S310
     except HTTPError as error:
         if error.code != 416:
             raise
         part.unlink()  # the server's file is shorter than the part, so it is another version
         return False
-    with answer:
-        length = answer.headers["Content-Length"]
-        version = _Version(url, _get_validator(answer), int(length) if length else None)
-        if (
-            answer.status == 206
-            and known
-            and answer.headers["Content-Range"] == f"bytes {have}-{(known.size or 0) - 1}/{known.size}"
-        ):
+    with response:
+        length = response.headers["Content-Length"]
+        version = _Version(url, _get_validator(response), int(length) if length else None)
+        requested = known and f"bytes {received}-{(known.size or 0) - 1}/{known.size}"
+        if response.status == 206 and known and response.headers["Content-Range"] == requested:
             version = known
-        elif answer.status == 206:  # not the requested range
-            part.unlink(missing_ok=True)
-            return False
         else:
             part.unlink(missing_ok=True)
-            write_json(_record(part), vars(version))
+            if response.status == 206:  # another range than the requested one
+                return False
+            write_json(_get_record_path(part), vars(version))
         with part.open("ab") as file:
-            _append(answer, file, version.size, advance)
-    return version.size is None or _length(part) == version.size
+            _append(response, file, version.size, advance)
+    return version.size is None or _get_size(part) == version.size
 
 
-def _get_validator(answer: http.client.HTTPResponse) -> str | None:
+def _get_validator(response: http.client.HTTPResponse) -> str | None:
     """Return a strong ETag, else the date, for If-Range; a weak ETag does not promise equal bytes."""
-    etag = answer.headers["ETag"]
-    return etag if etag and not etag.startswith("W/") else answer.headers["Last-Modified"]
+    etag = response.headers["ETag"]
+    return etag if etag and not etag.startswith("W/") else response.headers["Last-Modified"]
 
 
-def _append(answer: http.client.HTTPResponse, file: BinaryIO, size: int | None, advance: Advance) -> None:
-    have = file.tell()
+def _append(response: http.client.HTTPResponse, file: BinaryIO, size: int | None, advance: Advance) -> None:
+    """Append a response to a file; raises PosenetStoreError if its disk has too little room."""
+    received = file.tell()
     free = shutil.disk_usage(Path(file.name).parent).free
-    if size is not None and size - have > free:
+    if size is not None and size - received > free:
         raise PosenetStoreError(
-            f"{file.name} needs {size - have:,} more bytes and its disk has {free:,} free; make room and rerun the command"
+            f"{file.name} needs {size - received:,} more bytes and its disk has {free:,} free; make room and rerun the command"
         )
-    advance(have, size)
-    while data := answer.read(CHUNK):
+    advance(received, size)
+    while data := response.read(CHUNK):
         file.write(data)
-        have += len(data)
-        advance(have, size)
+        received += len(data)
+        advance(received, size)

@@ -1,4 +1,4 @@
-"""Fetch DUT-S: download, compare the digest, unpack, count the images, and only then move them below the data root."""
+"""Fetch DUT-S: download the archive, compare its digest, unpack it, count the images, then move them to the data root."""
 
 import fcntl
 import os
@@ -23,7 +23,7 @@ RECORD = "fetched.json"
 
 @contextmanager
 def _lock(root: Path) -> Iterator[None]:
-    """Lock `root` against a second fetch, which would write to the same part; the lock ends with the process."""
+    """Lock `root` against a second fetch, which would write to the same files; the lock ends with the process."""
     root.mkdir(parents=True, exist_ok=True)
     folder = os.open(root, os.O_RDONLY)
     try:
@@ -40,7 +40,7 @@ def _count_images(folder: Path) -> int:
 
 
 def _is_complete(folder: Path, top: Path, expected: int, sha256: str | None) -> bool:
-    """Return whether the images are there; raises UsageError if the folder holds something else."""
+    """Return whether the images exist already; raises UsageError if `top` holds something else."""
     if not top.exists():
         return False
     if (count := _count_images(folder)) != expected:
@@ -59,14 +59,14 @@ def fetch_duts(
     root: Path,
     url: str | None = None,
     sha256: str | None = None,
-    downloaded: Advance = lambda have, size: None,
-    unpacked: Advance = lambda done, files: None,
+    advance_download: Advance = lambda received, size: None,
+    advance_unzip: Advance = lambda done, files: None,
 ) -> Path:
-    """Download `duts-te` or `duts-tr` below `root`, where `--images` looks for it; return the folder of its images.
+    """Download `duts-te` or `duts-tr` to `root`, where `--images` looks for it; return the folder of its images.
 
-    Does nothing if the images are there, and resumes an interrupted download. The archive is compared with `sha256` if
-    given (no digest is published); its URL and digest are recorded in `fetched.json`. Raises UsageError for an unknown
-    name, a folder in the way or a missing URL, PosenetStoreError for a failing connection or a damaged archive.
+    Does nothing if the images exist, and resumes an interrupted download. The archive is compared with `sha256` if given
+    (no digest is published); its URL and digest are recorded in `fetched.json`. Raises UsageError for an unknown name, a
+    folder in the way or a missing URL, PosenetStoreError for a failing connection or a damaged archive.
     """
     if name not in DUTS:
         raise unknown("data set", name, DUTS)
@@ -76,30 +76,30 @@ def fetch_duts(
     with _lock(root):
         if _is_complete(folder, top, expected, sha256):
             return folder
-        archive = root / f".{top.name}.zip"  # hidden: an archive that the user put there must stay
+        archive = root / f".{top.name}.zip"  # hidden, so that an archive of the user's is never removed
         if not archive.exists():
-            download(url, archive, downloaded)
+            download(url, archive, advance_download)
         try:
-            _install(archive, top, Path(subfolder), expected, sha256, url, unpacked)
+            _install(archive, top, Path(subfolder), expected, sha256, url, advance_unzip)
         except PosenetStoreError:
-            archive.unlink()  # it would fail the next time as well
+            archive.unlink()  # otherwise the next fetch would fail, too
             raise
         archive.unlink()
     return folder
 
 
 def _install(
-    archive: Path, top: Path, subfolder: Path, expected: int, sha256: str | None, url: str, unpacked: Advance
+    archive: Path, top: Path, subfolder: Path, expected: int, sha256: str | None, url: str, advance: Advance
 ) -> None:  # fmt: skip
     """Compare the archive, unpack it to a temporary folder, count the images, and rename the folder to `top`."""
-    for old in top.parent.glob(f".{top.name}.*.tmp"):  # left by a killed process; the lock is ours
+    for old in top.parent.glob(f".{top.name}.*.tmp"):  # of a killed process; the lock excludes a running one
         shutil.rmtree(old)
     digest, size = sha256_file(archive), archive.stat().st_size
     if sha256 and digest != sha256:
         raise PosenetStoreError(f"{url} gave {size:,} bytes with SHA-256 {digest}, not {sha256}; the file was removed")
     temporary = top.with_name(f".{top.name}.{uuid.uuid4().hex}.tmp")
     try:
-        unzip(archive, temporary, LIMIT, unpacked)
+        unzip(archive, temporary, LIMIT, advance)
         if (count := _count_images(temporary / subfolder)) != expected:
             raise PosenetStoreError(f"{url} holds {count:,} images in {subfolder}, not {expected:,}; the file was removed")
         record = {"url": url, "sha256": digest, "bytes": size, "images": count, **collect_provenance()}

@@ -1,4 +1,4 @@
-"""ImageSet: ordered images with a content digest, and how to make one of files or of a folder."""
+"""ImageSet: ordered images with a content digest; make one from files or a folder."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -20,8 +20,8 @@ SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", 
 class ImageSet:
     """Ordered images: `ids` (unique names), `digests` (SHA-256 of each image's bytes) and a function that reads one.
 
-    `read(index, size)` returns uint8 [size, size, 3] or raises ImageError with the reason. `ignored` lists the files
-    of a folder that are not images by their suffix.
+    `read(index, size)` returns uint8 [size, size, 3] or raises ImageError with the reason. `ignored` are the files of a
+    folder that are not images by their suffix.
     """
 
     name: str
@@ -48,13 +48,13 @@ class ImageSet:
 
 @dataclass(frozen=True)
 class FileReader:
-    """Read images from files in two steps, which a build times separately: `fetch` the bytes, then decode them."""
+    """Reads images from files in two steps, which a build times separately: `fetch` the bytes, then decode them."""
 
     paths: Sequence[Path]
     digests: Sequence[str]
 
     def fetch(self, index: int) -> bytes:
-        """Return a file's bytes; raises ImageError if they are not those that were hashed when the set was made."""
+        """Return a file's bytes; raises ImageError if they changed since the set was made."""
         data = _read_bytes(self.paths[index])
         if sha256(data) != self.digests[index]:
             raise ImageError("the file changed while the store was being built")
@@ -65,9 +65,9 @@ class FileReader:
 
 
 def load_files(name: str, root: Path, paths: list[Path], ignored: tuple[str, ...] = ()) -> ImageSet:
-    """Return the ImageSet of files below `root`, in the given order; each file is hashed once, now.
+    """Return the ImageSet of files below `root`, in the given order; each file is hashed now.
 
-    A file that changes later raises ImageError when it is read, so features never belong to other pixels.
+    Reading a file that changed later raises ImageError, so features never belong to other pixels.
     """
     with ThreadPoolExecutor() as pool:
         digests = tuple(pool.map(_hash_file, paths))
@@ -75,7 +75,7 @@ def load_files(name: str, root: Path, paths: list[Path], ignored: tuple[str, ...
 
 
 def load_folder(folder: Path, name: str | None = None) -> ImageSet:
-    """Return the images below `folder`, recursively, sorted by relative path; links are followed, loops are not.
+    """Return the images below `folder`, recursively, sorted by relative path; links are followed, but no loops.
 
     Hidden files and other suffixes than `SUFFIXES` are listed in `ignored`. Raises UsageError if there is no image.
     """
@@ -88,7 +88,7 @@ def load_folder(folder: Path, name: str | None = None) -> ImageSet:
 
 
 def _list_files(folder: Path) -> list[Path]:
-    """List the files below `folder`, hidden folders left out, each folder once."""
+    """List the files below `folder`, without hidden folders; each folder counts once."""
     paths: list[Path] = []
     visited: set[tuple[int, int]] = set()
     for parent, folders, files in os.walk(folder, onerror=_refuse_folder, followlinks=True):
@@ -103,7 +103,7 @@ def _list_files(folder: Path) -> list[Path]:
 
 
 def _is_image(path: Path) -> bool:
-    special = path.exists() and not path.is_file()  # a pipe would block; a dangling link is an unreadable image
+    special = path.exists() and not path.is_file()  # such as a pipe, which would block; a broken link is an unreadable image
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and not special
 
 

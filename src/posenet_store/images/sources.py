@@ -1,4 +1,4 @@
-"""Load an ImageSet from what the user gives as `--images`: a folder, a file, duts-te, probes, photos or synthetic:..."""
+"""Load the ImageSet that `--images` names: a folder, a file, duts-te, duts-tr, probes, photos or synthetic:..."""
 
 import os
 import re
@@ -27,9 +27,9 @@ def load_image_set(source: str, data_root: Path | None = None) -> ImageSet:
     >>> load_image_set("probes").ids, len(load_image_set("synthetic:dead-leaves?n=7"))
     (('black', 'white', 'noise'), 7)
     """
-    plain, transform = _split_transform(source)
+    images, transform = _split_transform(source)
     if transform is not None:
-        return transform_images(load_image_set(plain, data_root), parse_transform(transform))
+        return transform_images(load_image_set(images, data_root), parse_transform(transform))
     kind, _, text = source.partition(":")
     if kind == "synthetic":
         return _load_synthetic(text)
@@ -49,26 +49,26 @@ def load_image_set(source: str, data_root: Path | None = None) -> ImageSet:
 
 
 def make_absolute(source: str) -> str:
-    """Return a source that names the same images from any working directory.
+    """Return `source` so that it names the same images in any working directory.
 
     >>> make_absolute("probes")
     'probes'
     """
-    plain, transform = _split_transform(source)
-    if plain in NAMES or plain.startswith("synthetic:"):
+    images, transform = _split_transform(source)
+    if images in NAMES or images.startswith("synthetic:"):
         return source
-    path = str(Path(plain).expanduser().resolve())
+    path = str(Path(images).expanduser().resolve())
     return path if transform is None else f"{path}@{transform}"
 
 
 def _split_transform(source: str) -> tuple[str, str | None]:
-    """Split SOURCE@TRANSFORM; a file whose own name contains an @ is left whole."""
-    plain, mark, transform = source.rpartition("@")
-    return (plain, transform) if mark and not Path(source).expanduser().exists() else (source, None)
+    """Split SOURCE@TRANSFORM; the name of an existing file with an @ is not split."""
+    images, mark, transform = source.rpartition("@")
+    return (images, transform) if mark and not Path(source).expanduser().exists() else (source, None)
 
 
 def load_photos() -> ImageSet:
-    """Load the freely licensed photographs that the scikit-image package carries (extra `demo`)."""
+    """Load the freely licensed photographs of the package scikit-image (extra `demo`)."""
     package = find_spec("skimage")
     if package is None or package.origin is None:
         raise UsageError("the photographs come with scikit-image; install it: pip install 'posenet-store[demo]'")

@@ -1,8 +1,8 @@
 """Generate images: the three probes (black, white, noise), and dead leaves, which have the statistics of photographs.
 
 A dead-leaves image is a pile of opaque leaves whose radii follow r^-3 between two cut-offs. It is scale-invariant, with
-the 1/f amplitude spectrum and the edges of photographs (Lee, Mumford and Huang, IJCV 2001). Leaves are ellipses, boxes
-and triangles in any rotation, each of one colour and scattered evenly, so that an image says nothing about position.
+the 1/f amplitude spectrum and the edges of photographs (Lee, Mumford and Huang, IJCV 2001). Leaves are uniformly coloured
+ellipses, boxes and triangles in random rotation, spread uniformly, so that an image does not depend on position.
 """
 
 from collections.abc import Callable
@@ -20,8 +20,8 @@ PROBE_SIZE = 224
 VERSION = 1
 CANVAS = 256
 RADII = (4.0, 128.0)
-LEAVES = 9000  # on the canvas and around it: they cover a pixel seven times on average, and miss one in 1,000
-SIDES = (20, 4, 3)  # an ellipse's outline, a box, a triangle
+LEAVES = 9000  # on the canvas and around it: a pixel is covered seven times on average, and one in 1,000 is not
+SIDES = (20, 4, 3)  # of an ellipse's outline, a box, a triangle
 GRAIN = 5.0
 
 
@@ -71,7 +71,7 @@ def draw_dead_leaves(seed: int, index: int) -> NDArray[np.uint8]:
     ((256, 256, 3), True)
     """
     rng = np.random.default_rng([VERSION, seed, index])
-    palette = rng.normal(128, 25, 3)  # each image has a tone, as scenes have
+    palette = rng.normal(128, 25, 3)  # each image has its own tone, as scenes do
     light, hue = rng.normal(0, 58, (LEAVES, 1)), rng.normal(0, 14, (LEAVES, 3))
     colours = np.clip(palette + light + hue, 0, 255).astype(int).tolist()
     canvas = Image.new("RGB", (CANVAS, CANVAS))
@@ -86,7 +86,7 @@ def draw_dead_leaves(seed: int, index: int) -> NDArray[np.uint8]:
 
 
 def _draw_outlines(rng: np.random.Generator) -> list[list[float]]:
-    """Return each leaf's corners [x0, y0, x1, y1, ...] in the order in which they fall; empty where it is out of sight."""
+    """Return the corners [x0, y0, x1, y1, ...] of each leaf, the lowest first; empty for a leaf outside the canvas."""
     low, high = (radius**-2.0 for radius in RADII)
     radius = (low - rng.random(LEAVES) * (low - high)) ** -0.5  # inverts the distribution function of r^-3
     centre = rng.uniform(-RADII[1], CANVAS + RADII[1], (LEAVES, 2))

@@ -17,8 +17,8 @@ from posenet_store.images.image_set import ImageSet
 
 Read = Callable[[int, int], NDArray[np.uint8]]
 SIDE = 224
-"""Margins are given for images of this side and scale with others, so that networks of any input size see the same."""
-MAX_MARGIN = 100  # leaves 3 of the 28 pixels that a head without a network reads
+"""Margins are for images of this side and are scaled for others, so that networks of any input size get the same image."""
+MAX_MARGIN = 100  # so that 3 of the 28 pixels of a head without a network remain
 COLOURS = {"black": (0, 0, 0), "white": (255, 255, 255), "grey": (128, 128, 128), "mean": (124, 116, 104)}
 """`mean` is ImageNet's."""
 ACCEPTED = f"transposed, border:PIXELS:COLOUR, canvas:PIXELS:COLOUR with 1 to {MAX_MARGIN} pixels of {SIDE}, and \
@@ -27,7 +27,7 @@ black, white, grey, mean or RRGGBB"
 
 @dataclass(frozen=True)
 class Transform:
-    """A change of images: `margin` pixels on each side (of 224) get `colour` (uint8 RGB).
+    """A transform of images; `margin` is a number of pixels of 224 on each side, which get `colour` (uint8 RGB).
 
     Kind `border` covers the image's border, `canvas` shrinks the image to fit inside, `transposed` swaps rows and columns.
     """
@@ -38,7 +38,7 @@ class Transform:
 
     @property
     def name(self) -> str:
-        """Name the transform as part of the image set's name.
+        """The transform's part of an image set's name.
 
         >>> Transform("border", 16, (0, 0, 255)).name
         'border-16-0000ff'

@@ -1,4 +1,4 @@
-"""Unzip an archive from the internet: only plain files inside the target folder, each compared with its checksum."""
+"""Unzip an untrusted archive: only plain files inside the target folder, each compared with its checksum."""
 
 import errno
 import os
@@ -18,8 +18,8 @@ CHUNK = 1 << 20
 def unzip(path: Path, folder: Path, limit: int, advance: Callable[[int, int], None] = lambda done, files: None) -> None:
     """Unpack a zip archive into the empty `folder`; `advance(done, files)` counts files.
 
-    `limit` is the most bytes that all files together may take. Raises PosenetStoreError if the archive is damaged or holds
-    what must not be unpacked, OSError if the disk has no room; the caller then removes what is in `folder`.
+    `limit` is the maximum of all files together, in bytes. Raises PosenetStoreError if the archive is damaged or has
+    forbidden entries, OSError if the disk has too little room; the caller then removes the content of `folder`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -38,7 +38,7 @@ def unzip(path: Path, folder: Path, limit: int, advance: Callable[[int, int], No
 def _check_entries(archive: ZipFile, limit: int) -> list[ZipInfo]:
     """Return the archive's files; raises PosenetStoreError for forbidden or too large content, OSError for a full disk.
 
-    The sizes are the archive's own statement; zipfile unpacks no entry to more than it states.
+    Sizes are those stated in the archive; zipfile never unpacks an entry to more than its stated size.
     """
     entries = archive.infolist()
     files = [entry for entry in entries if not entry.is_dir()]
@@ -56,7 +56,7 @@ def _check_entries(archive: ZipFile, limit: int) -> list[ZipInfo]:
 
 
 def _find_problem(entry: ZipInfo) -> str | None:
-    """Return why an entry must not be unpacked, None if it may be; the raw name counts, not zipfile's reading of it."""
+    """Return why an entry must not be unpacked, None if it may be; checks the raw name, not the one that zipfile derives."""
     name, kind = entry.orig_filename, stat.S_IFMT(entry.external_attr >> 16)
     if not name or "\\" in name or not name.isprintable() or PureWindowsPath(name).drive:
         return "has a name that is no plain path"
