@@ -12,7 +12,7 @@ from posenet_store.specs import TRAINED, ZEROS, Preprocess, Tap
 
 
 class _LastTap(Exception):
-    """Raised by the last tap's hook: nothing behind it is computed."""
+    """Raised by the last tap's hook, so that nothing behind it is computed."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,8 @@ class Backbone:
 
 
 @lru_cache
-def _constants(spec: Preprocess, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Mean and deviation, float32 [1, 3, 1, 1]; kept, as sending them to a GPU would wait for what runs there."""
+def _make_constants(spec: Preprocess, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return mean and deviation, float32 [1, 3, 1, 1]; cached, since a copy to the GPU waits for running kernels."""
     mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (spec.mean, spec.std))
     return mean, std
 
@@ -62,16 +62,16 @@ def preprocess(images: Tensor, spec: Preprocess) -> Tensor:
     channels = images.permute(0, 3, 1, 2)
     if spec.order == "BGR":
         channels = channels.flip(1)
-    mean, std = _constants(spec, images.device)
+    mean, std = _make_constants(spec, images.device)
     return (channels.to(torch.float32) * spec.scale - mean) / std
 
 
 def run_taps(module: nn.Module, taps: Sequence[tuple[str, str]], inputs: Tensor) -> dict[str, Tensor]:
-    """Run `module` once and return what comes out of each (name, module path); stops behind the last one."""
+    """Run `module` once, up to the last tap, and return the output of each tap (name, module path)."""
     outputs: dict[str, Tensor] = {}
     last = taps[-1][0]
 
-    def keep(name: str) -> object:
+    def make_hook(name: str) -> object:
         def hook(_module: nn.Module, _inputs: object, output: Tensor) -> None:
             outputs[name] = output
             if name == last:
@@ -79,7 +79,7 @@ def run_taps(module: nn.Module, taps: Sequence[tuple[str, str]], inputs: Tensor)
 
         return hook
 
-    handles = [module.get_submodule(path).register_forward_hook(keep(name)) for name, path in taps]  # type: ignore[arg-type]
+    handles = [module.get_submodule(path).register_forward_hook(make_hook(name)) for name, path in taps]  # type: ignore[arg-type]
     try:
         module(inputs)
     except _LastTap:

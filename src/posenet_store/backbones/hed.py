@@ -23,23 +23,23 @@ def find_hed_file() -> Path:
 def read_hed_state(path: Path) -> dict[str, Tensor]:
     """Return the 13 VGG-16 convolutions of HED as a torchvision state dict, read from Keras' .weights.h5.
 
-    Keras stores kernels as (height, width, in, out); block b holds its convolutions in order, after a pooling layer.
+    Keras stores kernels as (height, width, in, out), and the convolutions of each block in order.
     """
-    places = iter((0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28))
+    layers = iter((0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28))  # torchvision's numbers of the convolutions
     arrays = read_arrays(path)
     state: dict[str, Tensor] = {}
     for block in range(1, 6):
         for layer in ("conv2d", "conv2d_1", "conv2d_2"):
             prefix = f"block{block}/layers/{layer}/vars"
             if f"{prefix}/0" in arrays:
-                place = f"features.{next(places)}"
+                name = f"features.{next(layers)}"
                 kernel = np.ascontiguousarray(arrays[f"{prefix}/0"].transpose(3, 2, 0, 1))
-                state |= {f"{place}.weight": torch.from_numpy(kernel), f"{place}.bias": torch.from_numpy(arrays[f"{prefix}/1"])}
+                state |= {f"{name}.weight": torch.from_numpy(kernel), f"{name}.bias": torch.from_numpy(arrays[f"{prefix}/1"])}
     return state
 
 
 def read_arrays(path: Path) -> dict[str, NDArray[np.float32]]:
-    """Return every dataset of any small HDF5 file by its full name; raises PosenetStoreError if it is damaged."""
+    """Return every dataset of a small HDF5 file by its full name; raises PosenetStoreError if the file is damaged."""
     arrays: dict[str, NDArray[np.float32]] = {}
 
     def collect(name: str, item: h5py.Group | h5py.Dataset) -> None:

@@ -1,4 +1,4 @@
-"""Speed up a frozen network: fold batch normalisation into convolutions, channels last, weights in one precision."""
+"""Speed up a frozen network: fold batch normalisation into convolutions, use channels last and cast the weights once."""
 
 from collections import Counter
 from collections.abc import Collection
@@ -12,30 +12,30 @@ from posenet_store.errors import UsageError
 from posenet_store.specs import COMPILED, get_precision
 
 CAST = (nn.Conv2d, nn.Linear)
-"""Layers that autocast computes in the lower precision; their weights are cast once instead of in every pass."""
+"""Layers that autocast computes in lower precision; their weights are cast once instead of in every pass."""
 
 
 def check_compute(compute: str, device: torch.device) -> None:
-    """Raise UsageError if `device` cannot compute that way."""
+    """Raise UsageError if `device` does not support `compute`."""
     if get_precision(compute) == "float16" and device.type == "cpu":
         raise UsageError("--precision float16 needs a CUDA device; on a CPU use bfloat16 or float32")
 
 
 def autocast(compute: str, device: torch.device) -> AbstractContextManager[object]:
-    """Return the context in which a network of this `compute` runs."""
+    """Return the context in which a network runs with `compute`."""
     precision = get_precision(compute)
     return nullcontext() if precision == "float32" else torch.autocast(device.type, getattr(torch, precision))
 
 
-def _inside(path: str, module: str) -> bool:
+def _is_inside(path: str, module: str) -> bool:
     return path == module or path.startswith(f"{module}.")
 
 
 def fold_batch_norm(module: nn.Module, taps: Collection[str]) -> None:
-    """Fold, in place, every BatchNorm2d that alone reads a Conv2d into it and leave an identity behind.
+    """Fold every BatchNorm2d that is the only reader of a Conv2d into it, in place, and replace it by an identity.
 
-    `taps` are module names whose outputs must stay what they were: a convolution that is read between the two is left alone.
-    Both must be in evaluation mode and called once.
+    `taps` are module names whose outputs must not change: a convolution that is tapped before its normalisation is not
+    folded. Both must be in evaluation mode and called once.
 
     >>> pair = nn.Sequential(nn.Conv2d(3, 2, 1), nn.BatchNorm2d(2), nn.ReLU()).eval()
     >>> fold_batch_norm(pair, ["2"]); pair[1]
@@ -43,7 +43,7 @@ def fold_batch_norm(module: nn.Module, taps: Collection[str]) -> None:
     """
     try:
         graph = torch.fx.Tracer().trace(module)
-    except Exception:  # a user's network whose code depends on its input is left unfolded
+    except Exception:  # the code of a user's network may depend on its input; it is not folded
         return
     nodes = [node for node in graph.nodes if node.op == "call_module"]
     calls = Counter(node.target for node in nodes)
@@ -53,14 +53,14 @@ def fold_batch_norm(module: nn.Module, taps: Collection[str]) -> None:
             continue
         conv, name, after = module.get_submodule(str(source.target)), str(source.target), str(node.target)
         once = len(source.users) == calls[name] == calls[after] == 1
-        read = any(_inside(name, tap) and not _inside(after, tap) for tap in taps)
-        if type(conv) is nn.Conv2d and once and not read:
+        tapped = any(_is_inside(name, tap) and not _is_inside(after, tap) for tap in taps)
+        if type(conv) is nn.Conv2d and once and not tapped:
             module.set_submodule(name, fuse_conv_bn_eval(conv, norm))
             module.set_submodule(after, nn.Identity().eval())
 
 
 def prepare_network(module: nn.Module, taps: Collection[str], compute: str) -> nn.Module:
-    """Fold the network, lay its weights out channels last and cast those that autocast would cast; in place."""
+    """Fold the network, use channels last and cast the weights that autocast would cast; in place."""
     fold_batch_norm(module, taps)
     precision = getattr(torch, get_precision(compute))
     for part in module.modules():
@@ -70,7 +70,7 @@ def prepare_network(module: nn.Module, taps: Collection[str], compute: str) -> n
 
 
 def is_compiled(compute: str) -> bool:
-    """True if the network is to go through torch.compile.
+    """Return whether the network runs through torch.compile.
 
     >>> is_compiled("bfloat16+compile"), is_compiled("float32")
     (True, False)

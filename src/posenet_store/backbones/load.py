@@ -1,4 +1,4 @@
-"""Load a frozen Backbone: torchvision's by name, or a network of one's own."""
+"""Load a frozen Backbone: torchvision's by name, or the user's own network."""
 
 import re
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ from posenet_store.specs import PIXELS, TAP_SETS, TRAINED, WEIGHTS_KINDS, Backbo
 
 
 def order_modules(module: nn.Module, modules: Sequence[str], size: int) -> tuple[str, ...]:
-    """Return modules in the order in which a forward pass leaves them; raises UsageError for one that it does not pass once.
+    """Return modules in the order in which they run; raises UsageError for one that does not run exactly once.
 
     >>> order_modules(nn.Sequential(nn.Conv2d(3, 2, 1), nn.ReLU()), ["1", "0"], 8)
     ('0', '1')
@@ -33,39 +33,27 @@ def order_modules(module: nn.Module, modules: Sequence[str], size: int) -> tuple
     known = dict(module.named_modules())
     if absent := [path for path in modules if path not in known or not path]:
         raise unknown("tap set, or module of the network,", absent[0], [*TAP_SETS, *(path for path in known if path)])
-    passed: list[str] = []
-    handles = [known[path].register_forward_hook(lambda *_, path=path: passed.append(path)) for path in modules]
+    order: list[str] = []
+    handles = [known[path].register_forward_hook(lambda *_, path=path: order.append(path)) for path in modules]
     try:
         with torch.inference_mode():
             module(torch.zeros(1, 3, size, size))
     finally:
         for handle in handles:
             handle.remove()
-    if wrong := next((path for path in modules if passed.count(path) != 1), None):
+    if wrong := next((path for path in modules if order.count(path) != 1), None):
         raise UsageError(f"module {wrong} is named twice or not passed once in a forward pass; choose others as taps")
-    return tuple(passed)
+    return tuple(order)
 
 
 def measure_taps(module: nn.Module, modules: Sequence[str], size: int) -> tuple[Tap, ...]:
-    """Return the taps f1, f2, ... with the shapes that a size x size image gives."""
+    """Return the taps f1, f2, ... with their shapes for a size x size image."""
     named = [(f"f{number}", path) for number, path in enumerate(modules, 1)]
     with torch.inference_mode():
         outputs = run_taps(module, named, torch.zeros(1, 3, size, size))
     if flat := [path for name, path in named if outputs[name].dim() != 4]:
         raise UsageError(f"module {flat[0]} returns no map [B, C, H, W]; choose another as a tap")
     return tuple(Tap(name, path, tuple(outputs[name].shape[1:])) for name, path in named)  # type: ignore[arg-type]
-
-
-def _list_taps(name: str, module: nn.Module, modules: Sequence[str], size: int) -> tuple[Tap, ...]:
-    """Return `measure_taps`; raises UsageError if the image is too small to reach the last tap."""
-    try:
-        return measure_taps(module, modules, size)
-    except RuntimeError as error:
-        if "input size" not in str(error):
-            raise
-        raise UsageError(
-            f"{name}: nothing is left of a {size}x{size} image before its last tap; give a larger --size"
-        ) from None
 
 
 def parse_device(name: str) -> torch.device:
@@ -87,12 +75,12 @@ def parse_device(name: str) -> torch.device:
 
 
 def _compile(module: nn.Module, taps: Sequence[Tap], example: Tensor, compute: str) -> nn.Module:
-    """Return a compiled network that returns its taps, run once; raises PosenetStoreError where torch can't compile it."""
+    """Compile the network up to its taps and run it once; raises PosenetStoreError if torch can't compile it here."""
     compiled = cast(nn.Module, torch.compile(cut_at_taps(module, taps)))
     try:
         with torch.inference_mode(), autocast(compute, example.device):
             compiled(example)
-    except Exception as error:  # a missing compiler, an operation it can't do: whatever ends its own machinery
+    except Exception as error:  # a missing compiler or an unsupported operation can raise anything
         raise PosenetStoreError(
             f"torch can't compile this network here ({first_line(error)}); leave --compile out, or install a C++ compiler"
         ) from None
@@ -121,11 +109,18 @@ def _check_names(spec: BackboneSpec) -> None:
 
 
 def _find_taps(name: str, module: nn.Module, tap_set: str, size: int) -> tuple[Tap, ...]:
-    """Return the taps of a network with their shapes; raises UsageError if it does not have them."""
+    """Return the taps of a network with their shapes; raises UsageError for unknown modules and for too small images."""
     modules = list_tap_modules(name, tap_set)
     if tap_set not in TAP_SETS:
         modules = order_modules(module, modules, size)
-    return _list_taps(name, module, modules, size)
+    try:
+        return measure_taps(module, modules, size)
+    except RuntimeError as error:
+        if "input size" not in str(error):
+            raise
+        raise UsageError(
+            f"{name}: nothing is left of a {size}x{size} image before its last tap; give a larger --size"
+        ) from None
 
 
 def load_backbone(spec: BackboneSpec | str) -> Backbone:
@@ -192,10 +187,9 @@ def wrap_backbone(
         raise UsageError(f"name {name!r} and weights {weights!r} become a folder's: letters, digits, dots and dashes only")
     if weights_kind not in WEIGHTS_KINDS:
         raise unknown("kind of weights", weights_kind, WEIGHTS_KINDS)
-    where, digest = parse_device(device), compute_state_digest(module.state_dict())
+    target, digest = parse_device(device), compute_state_digest(module.state_dict())
     frozen = deepcopy(module).cpu().eval().requires_grad_(False)
     modules = order_modules(frozen, list(taps), preprocess.size)
-    found = measure_taps(frozen, modules, preprocess.size)
-    tap_set = ",".join(modules)
-    prepared = prepare_network(frozen.to(where), modules, "float32")
-    return Backbone(name, weights, digest, tap_set, found, preprocess, prepared, where, weights_kind=weights_kind)
+    shapes = measure_taps(frozen, modules, preprocess.size)
+    prepared = prepare_network(frozen.to(target), modules, "float32")
+    return Backbone(name, weights, digest, ",".join(modules), shapes, preprocess, prepared, target, weights_kind=weights_kind)

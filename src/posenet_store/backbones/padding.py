@@ -1,14 +1,14 @@
-"""Replace the padding of a trained network's modules; the parameters stay as they are.
+"""Replace the padding of a trained network's modules; the parameters do not change.
 
-The paper's causal experiment (arXiv 2001.08248, Table 4) takes the zeros away from VGG's convolutions and
-keeps the weights. VGG is a chain of convolutions and unpadded poolings; in a ResNet two more things are padded:
+The paper's causal experiment (arXiv 2001.08248, Table 4) removes the zero padding of VGG's convolutions and keeps the
+weights. VGG is a chain of convolutions and unpadded poolings; in a ResNet two more things are padded:
 
-- its max-pool, which torch pads with minus infinity: no value enters, a window at the border is smaller. `none` takes that
-  away as well; other modes pad by themselves before an unpadded pool.
+- its max-pool, which torch pads with minus infinity, so that windows at the border are smaller. `none` removes that
+  padding as well; with the other modes a padding layer precedes an unpadded pool.
 - the sum at the end of a block. Without padding the main branch loses a border, and the skip branch must lose the same
-  one: each k x k convolution takes (k - 1) / 2 steps of its own input on each side, which is as many times the strides before
-  it in steps of the block's input. The skip's *input* is cropped by that sum, so that with stride 2 too both branches are
-  centred on the same pixels (cropping its output could not be: the unpadded convolution's centres lie on odd rows).
+  one. Each k x k convolution loses (k - 1) / 2 pixels of its own input on each side; in pixels of the block's input that is
+  multiplied by the strides before it. The skip's *input* is cropped by the sum, so that both branches are centred on the
+  same pixels, also with stride 2 (cropping the output can't do that: the unpadded convolution is centred on odd rows).
 """
 
 from itertools import takewhile
@@ -25,7 +25,10 @@ _LAYERS: dict[str, type[nn.Module]] = {
 
 
 class CroppedSkip(nn.Sequential):
-    """A skip branch whose input loses `margin` pixels on each side; empty, it is the identity. Keeps parameters' names."""
+    """A skip branch whose input is cropped by `margin` pixels on each side; without modules it is the identity.
+
+    The parameters keep their names.
+    """
 
     def __init__(self, margin: int, *modules: nn.Module) -> None:
         super().__init__(*modules)
@@ -39,7 +42,7 @@ class CroppedSkip(nn.Sequential):
 
 
 def check_padding(backbone: str, padding: str) -> None:
-    """Raise UsageError unless `backbone` can be given `padding`."""
+    """Raise UsageError if `backbone` does not support `padding`."""
     if padding not in PADDINGS:
         raise unknown("padding", padding, PADDINGS)
     family = "".join(takewhile(lambda letter: not letter.isdigit(), backbone))
@@ -48,8 +51,8 @@ def check_padding(backbone: str, padding: str) -> None:
         raise UsageError(f"--padding {padding} is not possible for {backbone}; accepted for it: zeros. Others are for {names}")
 
 
-def _margin(block: nn.Module) -> int:
-    """Pixels of a residual block's input that its unpadded main branch loses on each side."""
+def _compute_margin(block: nn.Module) -> int:
+    """Return how many pixels of a residual block's input its unpadded main branch loses on each side."""
     margin, stride = 0, 1
     for name, conv in block.named_children():
         if isinstance(conv, nn.Conv2d) and name != "downsample":
@@ -58,10 +61,10 @@ def _margin(block: nn.Module) -> int:
     return margin
 
 
-def _pooled(pool: nn.MaxPool2d, padding: str) -> nn.Module:
-    """An unpadded max-pool, behind a layer that pads in its place."""
-    bare = nn.MaxPool2d(pool.kernel_size, pool.stride, ceil_mode=pool.ceil_mode)
-    return bare if padding == "none" else nn.Sequential(_LAYERS[padding](pool.padding), bare)
+def _make_pool(pool: nn.MaxPool2d, padding: str) -> nn.Module:
+    """Return an unpadded max-pool, after a padding layer unless `padding` is none."""
+    unpadded = nn.MaxPool2d(pool.kernel_size, pool.stride, ceil_mode=pool.ceil_mode)
+    return unpadded if padding == "none" else nn.Sequential(_LAYERS[padding](pool.padding), unpadded)
 
 
 def replace_padding(module: nn.Module, padding: str) -> nn.Module:
@@ -77,12 +80,12 @@ def replace_padding(module: nn.Module, padding: str) -> nn.Module:
     for parent in list(module.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, nn.MaxPool2d) and child.padding:
-                setattr(parent, name, _pooled(child, padding))
+                setattr(parent, name, _make_pool(child, padding))
             elif isinstance(child, nn.Conv2d) and padding == "none":
                 child.padding = (0, 0)
             elif isinstance(child, nn.Conv2d):
                 child.padding_mode = padding  # type: ignore[assignment]
         if padding == "none" and hasattr(parent, "downsample"):  # a residual block of torchvision's
             skip: nn.Sequential | None = parent.downsample  # type: ignore[assignment]
-            parent.downsample = CroppedSkip(_margin(parent), *(skip or ()))
+            parent.downsample = CroppedSkip(_compute_margin(parent), *(skip or ()))
     return module

@@ -1,9 +1,8 @@
-"""Where each torchvision CNN is tapped: one declarative table, the only place that spells module names.
+"""List the tap modules of each torchvision CNN; no other file has their names.
 
-Two tap sets: `report` cuts VGG after each pooling layer and ResNet after maxpool and each layer (the reproducibility
-report's prefixes); `official` cuts VGG at the ReLU before the pooling and ResNet after its four layers only (the
-authors' code). Other families have one place for both: the last block of each
-resolution.
+The tap set `report` taps VGG after each pooling layer and ResNet after maxpool and each layer, as the reproducibility
+report does; `official` taps VGG at the ReLU before the pooling and ResNet after its four layers only, as the authors' code
+does. Other families have the same taps in both sets: the last block of each resolution.
 """
 
 import re

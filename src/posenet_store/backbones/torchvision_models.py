@@ -1,4 +1,4 @@
-"""Build torchvision's networks by name and give them parameters: downloaded, loaded or drawn at random."""
+"""Build torchvision's networks by name, with downloaded, loaded or random parameters."""
 
 import re
 import warnings
@@ -19,7 +19,7 @@ from posenet_store.state_dicts import unwrap_state_dict
 
 
 class _Pixels(nn.Module):
-    """The network that is none: the preprocessed image is its only tap (the paper's "PosENet alone")."""
+    """No network: the preprocessed image is the only tap (the paper's "PosENet alone")."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -38,13 +38,13 @@ def build_network(name: str) -> nn.Module:
     return module
 
 
-def _imagenet_state(name: str) -> Mapping[str, Tensor]:
-    """torchvision's own IMAGENET1K_V1 file, downloaded once into torch's cache and checked by its hash."""
+def _load_imagenet_state(name: str) -> Mapping[str, Tensor]:
+    """Load torchvision's IMAGENET1K_V1 file, which is downloaded to torch's cache once and compared with its hash."""
     entry = getattr(torchvision.models.get_model_weights(name), "IMAGENET1K_V1", None)
     if entry is None:
         raise UsageError(f"torchvision has no `imagenet` weights for {name}; accepted here: a file, random:SEED")
     cache = Path(torch.hub.get_dir(), "checkpoints")
-    kept = cache / Path(entry.url).name
+    file = cache / Path(entry.url).name
     try:
         loaded: object = entry.get_state_dict(progress=True, check_hash=True, weights_only=True)
     except (URLError, TimeoutError, ConnectionError) as error:
@@ -54,17 +54,17 @@ def _imagenet_state(name: str) -> Mapping[str, Tensor]:
             f"and place it in {cache}, or give the file: --weights FILE.pth"
         ) from None
     except OSError:
-        raise  # no room, or no permission: the file is not to blame
-    except Exception as error:  # a damaged file in the cache, whose hash torch does not check, can end anywhere in its reader
+        raise  # a full disk or missing permission: the file is not damaged
+    except Exception as error:  # torch does not check the hash of a file in its cache; a damaged one can raise anything
         reason = first_line(error)
-        if isinstance(error, UnpicklingError):  # torch's own text advises to allow the code
+        if isinstance(error, UnpicklingError):  # torch's own message advises to allow the code
             reason = "there are no tensors in it, or there is code, which is never run"
-        raise PosenetStoreError(f"the downloaded weights of {name} are damaged: {reason}; delete {kept} if it exists") from None
-    return unwrap_state_dict(loaded, kept)
+        raise PosenetStoreError(f"the downloaded weights of {name} are damaged: {reason}; delete {file} if it exists") from None
+    return unwrap_state_dict(loaded, file)
 
 
-def _load(module: nn.Module, state: Mapping[str, Tensor], name: str) -> None:
-    """Give a network built on `meta` the parameters in `state`; a classifier that `state` lacks stays on `meta`."""
+def _assign_state(module: nn.Module, state: Mapping[str, Tensor], name: str) -> None:
+    """Assign the parameters in `state` to a network on `meta`; a classifier that `state` lacks stays on `meta`."""
     own = module.state_dict()
     foreign = sorted(set(state) - set(own))
     wrong = sorted(key for key in set(state) & set(own) if state[key].shape != own[key].shape)
@@ -73,7 +73,7 @@ def _load(module: nn.Module, state: Mapping[str, Tensor], name: str) -> None:
     for problem, keys in (("has foreign entries", foreign), ("has entries of another shape", wrong), ("lacks", missing)):
         if keys:
             raise UsageError(f"the weights do not fit {name}: the file {problem}: {', '.join(keys[:3])} ({len(keys)} in all)")
-    for key, value in own.items():  # `own` keeps each module's version, which MNASNet requires and safetensors lacks
+    for key, value in own.items():  # `own` has each module's version, which MNASNet requires and safetensors lacks
         if key in state:
             own[key] = state[key].to(value.dtype)
         elif key.endswith("num_batches_tracked"):
@@ -84,7 +84,7 @@ def _load(module: nn.Module, state: Mapping[str, Tensor], name: str) -> None:
 def load_network(name: str, weights: Weights) -> tuple[nn.Module, str]:
     """Build the network `name` with its parameters; return it and the digest of the parameters.
 
-    Only random weights are drawn; for others the network is built without memory (`meta`) and takes the loaded tensors. A
+    Unless weights are random, the network is built without memory (on `meta`) and takes over the loaded tensors. A
     classifier that the weights lack stays on `meta`: remove it with `drop_classifier`.
     """
     if name == PIXELS:
@@ -94,12 +94,12 @@ def load_network(name: str, weights: Weights) -> tuple[nn.Module, str]:
             torch.manual_seed(weights.seed)
             module = build_network(name)
         return module, compute_state_digest(module.state_dict())
-    loaded = _imagenet_state(name) if weights.state is None else weights.state
-    # torchvision's DenseNet files still say `denselayer1.norm.1.weight`, its modules `denselayer1.norm1.weight`
+    loaded = _load_imagenet_state(name) if weights.state is None else weights.state
+    # torchvision's DenseNet files have `denselayer1.norm.1.weight`, its modules `denselayer1.norm1.weight`
     state = {re.sub(r"(\.denselayer\d+\.(?:norm|conv))\.([12]\.)", r"\1\2", key): value for key, value in loaded.items()}
     with torch.device("meta"):
         module = build_network(name)
-    _load(module, state, name)
+    _assign_state(module, state, name)
     return module, compute_state_digest(state)
 
 

@@ -42,7 +42,7 @@ class Weights:
 
 
 def compute_state_digest(state: Mapping[str, Tensor]) -> str:
-    """Return the SHA-256 over names, dtypes, shapes and bytes of a state dict, whatever file it came from.
+    """Return the SHA-256 over names, dtypes, shapes and bytes of a state dict; the kind of file does not matter.
 
     >>> ones, same, zeros = (compute_state_digest({"w": value}) for value in (torch.ones(2), torch.ones(2), torch.zeros(2)))
     >>> ones == same, ones == zeros
@@ -74,7 +74,7 @@ def check_weights(source: str, backbone: str) -> None:
 
 
 def load_weights(source: str, backbone: str) -> Weights:
-    """Return the Weights that `source` names for `backbone`; raises UsageError if that is not possible.
+    """Return the Weights that `source` names for `backbone`; raises UsageError if there are none.
 
     >>> weights = load_weights("random:7", "resnet18")
     >>> weights.seed, weights.kind
@@ -95,10 +95,10 @@ def load_weights(source: str, backbone: str) -> Weights:
 
 
 def change_input(weights: Weights, preprocess: str = "weights", size: int | None = None) -> Weights:
-    """Return the weights for another input than their own; the label says so.
+    """Return the weights with another preprocessing or size of the input, which their label then includes.
 
-    `preprocess` is weights (theirs) or unit ([0, 1] RGB, without mean and deviation, as the official code does); `size`
-    is the side of the images in pixels. Raises UsageError for another word.
+    `preprocess` is weights (their own) or unit ([0, 1] RGB, without mean and deviation, as in the official code); `size`
+    is the side of the images in pixels. Raises UsageError for another preprocessing.
 
     >>> change_input(Weights("imagenet", IMAGENET), "unit", 448).label
     'imagenet-unit-448px'
@@ -106,6 +106,6 @@ def change_input(weights: Weights, preprocess: str = "weights", size: int | None
     if preprocess not in PREPROCESSINGS:
         raise unknown("preprocessing", preprocess, PREPROCESSINGS)
     own = weights.preprocess
-    asked = replace(unit(own.size) if preprocess == "unit" else own, size=size or own.size)
-    remarks = ("unit" if preprocess == "unit" else "", f"{asked.size}px" if asked.size != own.size else "")
-    return replace(weights, label="-".join(part for part in (weights.label, *remarks) if part), preprocess=asked)
+    changed = replace(unit(own.size) if preprocess == "unit" else own, size=size or own.size)
+    remarks = ("unit" if preprocess == "unit" else "", f"{changed.size}px" if changed.size != own.size else "")
+    return replace(weights, label="-".join(part for part in (weights.label, *remarks) if part), preprocess=changed)
