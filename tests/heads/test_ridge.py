@@ -12,7 +12,7 @@ from scipy.stats import ttest_1samp
 from torch import Tensor
 
 from posenet_store.errors import PosenetStoreError
-from posenet_store.heads.moments import Moments, compute_moments, shares
+from posenet_store.heads.moments import Moments, compute_moments, count_parallel_sums
 from posenet_store.heads.protocols import RidgeProtocol
 from posenet_store.heads.ridge import RidgeHead, compute_mean_squared_error, solve_ridge
 from posenet_store.heads.targets import make_target_map
@@ -182,8 +182,8 @@ def test_threads_sum_shares_of_the_images_and_make_the_same_whole(offset: float)
     assert found.images == 9
     torch.testing.assert_close(found.second, alone.second, rtol=1e-9, atol=1e-6)
     torch.testing.assert_close(found.position, alone.position, rtol=1e-9, atol=1e-6)
-    assert shares(1473, 784, 16, 1 << 30) == 16
-    assert shares(6_000, 784, 2, 1 << 30) == 1
+    assert count_parallel_sums(1473, 784, 16, 1 << 30) == 16
+    assert count_parallel_sums(6_000, 784, 2, 1 << 30) == 1
 
 
 def test_folds_are_those_of_fitting_without_each_group_and_looking_at_it() -> None:

@@ -1,7 +1,7 @@
-"""Trained heads: one convolution or several, with what may follow, many heads applied as one; and their files.
+"""Heads: trained heads of one shape, which predict their maps together.
 
-Everything here is float64: each head's result is then the same, to rounding far below any published digit, whether
-it is trained alone or together with a hundred others.
+All numbers are float64, so a head gives the same result (but for rounding far below any published digit) alone and together
+with a hundred others.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ class Standardisation:
         return (inputs.to(torch.float64) - self.shift[:, None, None]) * self.scale[:, None, None]
 
     def select(self, channels: Sequence[int] | None) -> "Standardisation":
-        """Return the standardisation of some channels only, of all for None."""
+        """Return the standardisation of `channels` only, of all channels for None."""
         return self if channels is None else Standardisation(self.shift[list(channels)], self.scale[list(channels)])
 
 
@@ -33,8 +33,8 @@ class Standardisation:
 class Heads:
     """n heads of one shape: `weight` [n, C, k, k] and `bias` [n] of the last convolution, all float64.
 
-    Before it: `standard` on the inputs, then `hidden` convolutions with ReLU, each (weight [n, H, C, k, k], bias [n, H]).
-    Behind it: a `sigmoid`, and bilinear upsampling to `size` (0: none).
+    Before it come `standard` on the inputs and `hidden` convolutions with ReLU, each (weight [n, H, C, k, k], bias [n, H]);
+    after it a `sigmoid` and bilinear upsampling to `size` (0: none).
     """
 
     weight: Tensor
@@ -48,7 +48,7 @@ class Heads:
     def predict(self, inputs: Tensor) -> Tensor:
         """Return the maps float64 [B, n, h, w] of inputs [B, C, 28, 28]."""
         values = inputs.to(torch.float64) if self.standard is None else self.standard(inputs)
-        groups = 1  # all heads read the same inputs; behind the first convolution each has its own channels
+        groups = 1  # all heads have the same inputs; after the first convolution each has its own channels
         for weight, bias in self.hidden:
             values = convolve_groups(values, weight.flatten(0, 1), bias.flatten(), self.padding, groups).relu()
             groups = len(weight)
@@ -59,14 +59,14 @@ class Heads:
         matrix = make_upsampling_matrix(maps.shape[2], self.size)
         return matrix @ maps @ matrix.T
 
-    def get_tensors(self, place: int) -> dict[str, Tensor]:
-        """Return the head at `place` as named tensors, for its file."""
-        found = {"weight": self.weight[place][None], "bias": self.bias[place].reshape(1)}
+    def get_tensors(self, index: int) -> dict[str, Tensor]:
+        """Return head number `index` as named tensors, for its file."""
+        tensors = {"weight": self.weight[index][None], "bias": self.bias[index].reshape(1)}
         for layer, (weight, bias) in enumerate(self.hidden):
-            found |= {f"hidden.{layer}.weight": weight[place], f"hidden.{layer}.bias": bias[place]}
+            tensors |= {f"hidden.{layer}.weight": weight[index], f"hidden.{layer}.bias": bias[index]}
         if self.standard is not None:
-            found |= {"shift": self.standard.shift, "scale": self.standard.scale}
-        return {name: value.contiguous() for name, value in found.items()}
+            tensors |= {"shift": self.standard.shift, "scale": self.standard.scale}
+        return {name: tensor.contiguous() for name, tensor in tensors.items()}
 
 
 def join_heads(heads: Sequence[Heads]) -> Heads:
@@ -78,7 +78,7 @@ def join_heads(heads: Sequence[Heads]) -> Heads:
 
 
 def draw_convolution(outputs: int, channels: int, kernel: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Draw one convolution as the report does: Xavier uniform weights [out, C, k, k], torch's default bias [out], float64."""
+    """Draw a convolution as the report does: Xavier uniform weights [out, C, k, k], torch's default bias [out], float64."""
     weight, bias = torch.empty(outputs, channels, kernel, kernel), torch.empty(outputs)
     torch.nn.init.xavier_uniform_(weight, generator=generator)
     bound = (channels * kernel**2) ** -0.5
@@ -87,7 +87,7 @@ def draw_convolution(outputs: int, channels: int, kernel: int, generator: torch.
 
 
 def draw_head(channels: int, kernel: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Draw the one convolution of a linear head: weight [C, k, k] and bias [].
+    """Draw the convolution of a linear head: weight [C, k, k] and bias [].
 
     >>> weight, bias = draw_head(15, 3, seed=0)
     >>> weight.shape, bool(weight.abs().max() <= (6 / (15 * 9 + 9)) ** 0.5)

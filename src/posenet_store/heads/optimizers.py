@@ -1,7 +1,7 @@
-"""Optimisers of many heads at once: every head has its own learning rate and weight decay, and feels no neighbour.
+"""Optimisers for many heads at once: each head has its own learning rate and weight decay and is independent of the others.
 
-torch's own take one learning rate for all rows of a parameter; here rows are heads. NumPy, in place: a step on a few
-thousand numbers costs ten calls, and torch's calls cost five times as much as the arithmetic.
+torch's optimisers have one learning rate for all rows of a parameter; here rows are heads. NumPy, in place: a step on a few
+thousand numbers takes ten calls, and torch's calls would cost five times as much as the arithmetic.
 """
 
 from typing import Any
@@ -15,8 +15,8 @@ Array = NDArray[np.float64]
 class Adam:
     """`torch.optim.Adam` (betas .9 and .999, eps 1e-8, decay added to the gradient) on the rows of `parameters` [n, D].
 
-    `rates` and `decays` are [n]. `parameters` is updated in place; its type must be float64. The running means are kept
-    as sums, ten and a thousand times as large: the factors are put on the step, once, and three passes are saved.
+    `rates` and `decays` are [n]. `parameters` must be float64 and is updated in place. Instead of running means there are
+    sums, 10 and 1,000 times as large; the step includes the factors, which saves three passes over the arrays.
     """
 
     def __init__(self, parameters: Array, rates: Array, decays: Array) -> None:
@@ -27,7 +27,10 @@ class Adam:
     def step(self, gradient: Array, factor: float) -> None:
         """Take one step at `factor` times the rates; `gradient` [n, D] is used as scratch space."""
         self._steps += 1
-        scratch, root = self._scratch, np.sqrt((1 - 0.999**self._steps) / 0.001)  # of the squares to their mean, corrected
+        scratch, root = (
+            self._scratch,
+            np.sqrt((1 - 0.999**self._steps) / 0.001),
+        )  # turns the sum into the corrected mean
         np.multiply(self._parameters, self._decays, out=scratch)
         np.add(gradient, scratch, out=gradient)
         np.multiply(self._sum, 0.9, out=self._sum)
@@ -61,12 +64,12 @@ class SGD:
 
 
 def make_optimizer(name: str, parameters: Array, rates: Array, decays: Array, momentum: float) -> Adam | SGD:
-    """Return the optimiser `name` ("adam" or "sgd") on the rows of `parameters`; Adam has no use for `momentum`."""
+    """Return the optimiser `name` ("adam" or "sgd") for the rows of `parameters`; Adam ignores `momentum`."""
     return Adam(parameters, rates, decays) if name == "adam" else SGD(parameters, rates, decays, momentum)
 
 
 def fill_per_head(values: Any, heads: int, default: float) -> Array:
-    """Return one value a head: `values`, or the default for all where there are none.
+    """Return one value per head: `values`, or the default for all heads if there are none.
 
     >>> fill_per_head((), 2, 0.1).tolist(), fill_per_head((1, 2), 2, 0.1).tolist()
     ([0.1, 0.1], [1.0, 2.0])

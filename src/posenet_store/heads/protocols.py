@@ -1,4 +1,4 @@
-"""The protocols that train heads: those of the report, the official code and the paper, and two of our own."""
+"""The protocols that train heads: those of the report, the official code and the paper, and two others."""
 
 from dataclasses import dataclass
 
@@ -11,17 +11,17 @@ class GradientProtocol:
     """Training by gradient steps on the mean squared error; the defaults are the report's own (Section 2.4).
 
     The batch order is drawn from `order_seed`, the same for all heads; a cell's own seed draws its initial weights (Xavier
-    uniform; biases as torch draws them, or 0 with `zero_bias`). Settings that are not plain from their name:
+    uniform; biases as torch draws them, or 0 with `zero_bias`). The less obvious settings:
 
-    `drop`        the epoch from which on the learning rate is a tenth (0: none)
-    `min_steps`   epochs are added until that many steps are taken: the report's 15 epochs over its 5,019 images are 18,825
-                  steps, and a smaller image set deserves as many (`drop` moves in proportion)
+    `drop`        the epoch from which the learning rate is a tenth (0: none)
+    `min_steps`   the least number of steps; epochs are added for it (and `drop` moves in proportion): the report's 15 epochs
+                  over its 5,019 images are 18,825 steps, which smaller image sets need as well
     `layers`      convolutions of a head; those before the last have `hidden` channels (0: as many as the input) and a ReLU
     `sigmoid`     a batch normalisation behind every convolution, and a sigmoid at the end
     `size`        the side to which a map is upsampled before it is compared, in training and in scoring (0: not at all)
     `standardise` every input channel has mean 0 and deviation 1 over the training rows
     `normalise`   targets are stretched to their full range after resizing
-    `input`       what a head reads where the sweep does not say
+    `input`       the input of heads where the sweep does not name one
     """
 
     learning_rate: float = 1e-3
@@ -44,7 +44,7 @@ class GradientProtocol:
     name: str = "report-2020"
 
     def count_epochs(self, images: int) -> int:
-        """Return the epochs to train on that many images.
+        """Return the number of epochs of training on `images` images.
 
         >>> GradientProtocol().count_epochs(480), GradientProtocol(min_steps=18_825).count_epochs(480)
         (15, 157)
@@ -52,11 +52,11 @@ class GradientProtocol:
         return max(self.epochs, -(-self.min_steps // self.count_steps(images)))
 
     def count_steps(self, images: int) -> int:
-        """Return the steps of one epoch over that many images."""
+        """Return the number of steps of an epoch over `images` images."""
         return -(-images // self.batch_size)
 
     def compute_rate_factor(self, epoch: int, epochs: int) -> float:
-        """Return what the learning rate is multiplied by in one of `epochs` epochs, counted from 0.
+        """Return the factor of the learning rate in epoch `epoch` (from 0) of `epochs`.
 
         >>> [GradientProtocol(drop=10).compute_rate_factor(epoch, 15) for epoch in (9, 10)]
         [1.0, 0.1]
@@ -65,17 +65,18 @@ class GradientProtocol:
 
     @property
     def is_linear(self) -> bool:
-        """True if a head is one convolution and nothing else: then second moments tell all of its training."""
+        """True if a head is a single convolution, so that second moments suffice to train it."""
         return self.layers == 1 and not self.sigmoid and not self.size
 
 
 @dataclass(frozen=True)
 class RidgeProtocol:
-    """Exact least squares: the penalty is chosen on the last `validation` of the training rows, then refitted on all.
+    """Exact least squares: the penalty is chosen on the last share `validation` of the rows, then all rows are fitted.
 
-    With `folds` it is chosen by cross-validation instead: the rows, which are in random order, make that many groups, and
+    With `folds` the penalty is chosen by cross-validation: the rows, which are in random order, make that many groups, and
     each is left out once. `lambdas` are relative: they are added to the correlation matrix of the standardised features.
-    A head of too many unknowns to hold their moments is solved in at most `iterations` steps of conjugate gradients.
+    Heads with so many unknowns that moments do not fit in memory are solved by at most `iterations` steps of conjugate
+    gradients.
     """
 
     lambdas: tuple[float, ...] = (1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
@@ -87,7 +88,7 @@ class RidgeProtocol:
     name: str = "ridge"
 
     def split_rows(self, rows: int) -> list[tuple[int, int]]:
-        """Return the groups of that many training rows as (start, stop): to fit and to validate on, or the folds.
+        """Return the groups of `rows` training rows as (start, stop): those to fit and to validate on, or the folds.
 
         >>> RidgeProtocol().split_rows(100), RidgeProtocol(folds=3).split_rows(100)
         ([(0, 85), (85, 100)], [(0, 33), (33, 67), (67, 100)])
@@ -96,7 +97,7 @@ class RidgeProtocol:
         return list(zip(cuts, [*cuts[1:], rows], strict=True))
 
     def list_left_out_groups(self, groups: int) -> range:
-        """Return which of so many groups are left out in turn: each fold, else the last; none if there is one group."""
+        """Return the groups, of `groups`, that are left out in turn: each fold, else the last; none if there is only one."""
         return range(0 if self.folds else 1, groups)
 
 
@@ -116,8 +117,8 @@ _OFFICIAL = GradientProtocol(
     input="corners",
 )
 """The authors' code (islamamirul/position_information, train_network.py and models/decoder.py), released 21 months after
-the paper. It feeds images without mean and deviation (`build-store --preprocess
-unit`) and has its own taps (`--taps official`)."""
+the paper. Its input is images without mean and deviation (`build-store --preprocess unit`); it has its own taps
+(`--taps official`)."""
 
 _PAPER = GradientProtocol(
     name="paper",
@@ -129,8 +130,8 @@ _PAPER = GradientProtocol(
     normalise=True,
     input="full",
 )
-"""As published (Sections 3.1 and 3.2): one linear convolution, SGD. Learning rate and batch size are not given and are ours;
-the loss's factor 1/2 is part of that rate."""
+"""As published (Sections 3.1 and 3.2): one linear convolution, SGD. The paper does not give learning rate and batch size, so
+they are our choice; the loss's factor 1/2 is part of that rate."""
 
 _STANDARD = GradientProtocol(
     name="standard",
@@ -143,7 +144,9 @@ _STANDARD = GradientProtocol(
     zero_bias=True,
     standardise=True,
 )
-"""The report's linear head, on inputs for which a gradient step is well conditioned, until it has converged."""
+"""The report's linear head, trained to convergence on standardised inputs, for which gradient steps are well conditioned."""
 
 
-PROTOCOLS: dict[str, Protocol] = {one.name: one for one in (GradientProtocol(), _OFFICIAL, _PAPER, _STANDARD, RidgeProtocol())}
+PROTOCOLS: dict[str, Protocol] = {
+    protocol.name: protocol for protocol in (GradientProtocol(), _OFFICIAL, _PAPER, _STANDARD, RidgeProtocol())
+}

@@ -1,7 +1,7 @@
-"""Exact readouts: second moments of the unfolded features, streamed once, solve any target and any penalty.
+"""Solve ridge regression exactly, for any target and penalty, from second moments of the unfolded features.
 
 A head is linear and its target is the same map for all images, so with f(p) the k x k neighbourhood of position p the
-sums  G = sum f f'  and  S(p) = sum over images of f(p)  are all that least squares needs (normal equations).
+sums  G = sum f f'  and  S(p) = sum over images of f(p)  suffice for least squares (normal equations).
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from posenet_store.heads.protocols import RidgeProtocol
 
 @dataclass(frozen=True)
 class _Spectrum:
-    """The standardised problem of some moments: eigenvectors and eigenvalues of the live features' correlation.
+    """The standardised problem: eigenvectors and eigenvalues of the live features' correlation matrix.
 
     `centre` [D] is the mean of the unshifted features.
     """
@@ -31,7 +31,7 @@ class _Spectrum:
     vectors: Tensor
 
 
-def _spectrum(moments: Moments) -> _Spectrum:
+def _compute_spectrum(moments: Moments) -> _Spectrum:
     mean = moments.mean
     centre = mean + moments.shift
     covariance = moments.second / moments.count - torch.outer(mean, mean)
@@ -45,14 +45,14 @@ def _spectrum(moments: Moments) -> _Spectrum:
 
 
 def _correlate(moments: Moments, spectrum: _Spectrum, target: Tensor) -> Tensor:
-    """Return the correlations of one flattened target [P] with the eigenvectors: what all penalties share."""
+    """Return the correlations of a flattened target [P] with the eigenvectors, which are the same for all penalties."""
     centred = target - target.mean()
-    crossed = moments.position[spectrum.live] @ centred / moments.count / spectrum.deviation
-    return spectrum.vectors.T @ crossed
+    correlations = moments.position[spectrum.live] @ centred / moments.count / spectrum.deviation
+    return spectrum.vectors.T @ correlations
 
 
 def _solve(spectrum: _Spectrum, correlations: Tensor, target: Tensor, penalty: float) -> tuple[Tensor, Tensor]:
-    """Return weights [D] for the unshifted features and the bias, for one flattened target [P]."""
+    """Return weights [D] for the unshifted features and the bias, for a flattened target [P]."""
     solution = spectrum.vectors @ (correlations / (spectrum.values + penalty))
     weights = spectrum.centre.new_zeros(len(spectrum.centre))
     weights[spectrum.live] = solution / spectrum.deviation
@@ -60,7 +60,7 @@ def _solve(spectrum: _Spectrum, correlations: Tensor, target: Tensor, penalty: f
 
 
 def compute_mean_squared_error(moments: Moments, weights: Tensor, bias: Tensor, target: Tensor) -> float:
-    """Return the mean squared error of a head on the images behind `moments`, without reading them again."""
+    """Return the mean squared error of a head on the images of `moments`, without reading them again."""
     offset = bias + weights @ moments.shift
     linear = moments.position.sum(1) @ weights
     cross = weights @ moments.position @ target
@@ -71,7 +71,7 @@ def compute_mean_squared_error(moments: Moments, weights: Tensor, bias: Tensor, 
 
 @dataclass(frozen=True)
 class RidgeHead:
-    """A head: `weight` [C, k, k] and `bias` [] in float64, and what the fit says of itself."""
+    """A head: `weight` [C, k, k] and `bias` [] in float64, and the facts of its fit (penalty, errors)."""
 
     weight: Tensor
     bias: Tensor
@@ -81,14 +81,14 @@ class RidgeHead:
 def choose_penalty(
     errors: Tensor, images: Sequence[int], target: Tensor, protocol: RidgeProtocol
 ) -> tuple[float, dict[str, float]]:
-    """Return the best penalty and what was found of it; `errors` [lambdas, groups] are mean squared errors left out.
+    """Return the best penalty and its facts; `errors` [lambdas, groups] are mean squared errors on groups left out.
 
     Lambdas ascend; without groups the smallest is taken. With folds `cv_error` is over all images, `cv_explained` the
     share of the target's variance (over positions) that is explained, and `cv_low` to `cv_high` a 95 % interval from
     the spread of the folds' errors: Student's t with one degree of freedom less than folds. Folds are random groups of
     images, so their errors are means over independent draws, close to normal. (With normal errors a percentile bootstrap
-    over five groups covers the truth 84 times in 100, this interval 95.) It tells the chance in the images; that folds
-    share training images, and that the penalty is the best of a few, makes it a little too narrow and too low.
+    over five groups covers the true value 84 times in 100, this interval 95.) The interval describes the random choice of
+    images; it is slightly too narrow and too low, since folds share training images and the penalty is the best of several.
     """
     lambdas = sorted(protocol.lambdas)
     if not errors.shape[1]:
@@ -107,29 +107,26 @@ def choose_penalty(
 
 
 def solve_ridge(groups: Sequence[Moments], targets: Sequence[Tensor], protocol: RidgeProtocol) -> list[RidgeHead]:
-    """Return the exact head for each target map [h, w]: penalty by the error on groups left out, then refitted on all.
+    """Return the exact head for each target map [h, w]: choose the penalty on groups left out, then fit all images.
 
-    Which groups of images are left out, `protocol.list_left_out_groups` says.
+    `protocol.list_left_out_groups` lists the groups of images that are left out in turn.
     """
-    flat, lambdas, left_out = (
-        [target.flatten() for target in targets],
-        sorted(protocol.lambdas),
-        protocol.list_left_out_groups(len(groups)),
-    )
+    flat, lambdas = [target.flatten() for target in targets], sorted(protocol.lambdas)
+    left_out = protocol.list_left_out_groups(len(groups))
     errors = torch.zeros(len(flat), len(lambdas), len(left_out), dtype=torch.float64)
-    for place, left in enumerate(left_out):
-        rest = reduce(add, (one for number, one in enumerate(groups) if number != left))
-        spectrum = _spectrum(rest)
+    for fold, omitted in enumerate(left_out):
+        rest = reduce(add, (moments for group, moments in enumerate(groups) if group != omitted))
+        spectrum = _compute_spectrum(rest)
         for number, target in enumerate(flat):
             correlations = _correlate(rest, spectrum, target)
             for step, penalty in enumerate(lambdas):
                 head = _solve(spectrum, correlations, target, penalty)
-                errors[number, step, place] = compute_mean_squared_error(groups[left], *head, target)
-    everything = reduce(add, groups)
-    spectrum, found = _spectrum(everything), []
-    images = [groups[left].images for left in left_out]
-    for target, tried in zip(flat, errors, strict=True):
-        penalty, facts = choose_penalty(tried, images, target, protocol)
-        weights, bias = _solve(spectrum, _correlate(everything, spectrum, target), target, penalty)
-        found.append(RidgeHead(weights.reshape(-1, everything.kernel, everything.kernel), bias, facts))
-    return found
+                errors[number, step, fold] = compute_mean_squared_error(groups[omitted], *head, target)
+    total = reduce(add, groups)
+    spectrum, heads = _compute_spectrum(total), []
+    images = [groups[omitted].images for omitted in left_out]
+    for target, target_errors in zip(flat, errors, strict=True):
+        penalty, facts = choose_penalty(target_errors, images, target, protocol)
+        weights, bias = _solve(spectrum, _correlate(total, spectrum, target), target, penalty)
+        heads.append(RidgeHead(weights.reshape(-1, total.kernel, total.kernel), bias, facts))
+    return heads

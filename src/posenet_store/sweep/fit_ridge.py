@@ -10,7 +10,7 @@ from torch import Tensor
 from posenet_store.errors import StoreError
 from posenet_store.heads.conjugate_gradients import solve_by_conjugate_gradients
 from posenet_store.heads.model import Heads
-from posenet_store.heads.moments import MomentAccumulator, Moments, compute_moments, shares
+from posenet_store.heads.moments import MomentAccumulator, Moments, compute_moments, count_parallel_sums
 from posenet_store.heads.protocols import RidgeProtocol
 from posenet_store.heads.ridge import RidgeHead, solve_ridge
 from posenet_store.specs import GRID
@@ -51,7 +51,7 @@ class NormalEquations:
         seconds, memory, solving = 0.0, 0, 0
         for group in self.groups:
             size, positions = group.unknowns - 1, output_size(*group.shape) ** 2
-            threads = shares(size, positions, count_cpus(), self.limits.memory)
+            threads = count_parallel_sums(size, positions, count_cpus(), self.limits.memory)
             memory += ((spans - 1 + threads) * (size + positions) * size + (threads * size**2 if threads > 1 else 0)) * 8
             solving = max(solving, (8 * size**2 + 2 * size * positions) * 8)  # pooled groups and an eigendecomposition
             summing = ("moments", group.width, group.shape)
