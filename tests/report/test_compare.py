@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,6 @@ from posenet_store.errors import UsageError
 from posenet_store.heads.protocols import GradientProtocol, Protocol, RidgeProtocol
 from posenet_store.report.compare import Difference, compare_pairs, describe_sides, find_difference, list_comparisons
 from posenet_store.report.pairs import Partner, Side, pair_cells
-from posenet_store.report.significance import RESAMPLES
 from posenet_store.store.catalogue import list_stores
 from posenet_store.sweep.plan import plan_sweep
 from posenet_store.sweep.results import RunFiles, load_run, read_scores
@@ -39,26 +39,13 @@ def scores(seed: int, images: int) -> tuple[NDArray[np.float64], NDArray[np.floa
 
 
 @pytest.mark.parametrize("images", [2, 7, 51, 400])
-def test_the_interval_is_scipys_percentile_bootstrap(images: int) -> None:
+def test_the_interval_and_p_are_scipys_paired_t_test(images: int) -> None:
     first, second = scores(images, images)
     found = find_difference(first, second, more_is_better=True)
-    reference = scipy.stats.bootstrap(
-        (second - first,), np.mean, n_resamples=2000, confidence_level=0.95, method="percentile", rng=np.random.default_rng(0)
-    ).confidence_interval
-    assert (found.low, found.high) == pytest.approx((reference.low, reference.high), abs=EXACT)
+    reference = scipy.stats.ttest_rel(second, first)
+    assert (found.low, found.high) == pytest.approx(tuple(reference.confidence_interval(0.95)), abs=EXACT)
     assert found.mean == pytest.approx(np.mean(second) - np.mean(first), abs=EXACT)
-
-
-def test_the_interval_is_that_of_a_plain_loop() -> None:
-    first, second = scores(3, 20)
-    draws = np.random.default_rng(0).integers(0, 20, (RESAMPLES, 20))
-    means = sorted(sum(second[i] - first[i] for i in drawn) / 20 for drawn in draws)
-    found = find_difference(first, second, more_is_better=True)
-    # the 2.5 % point of 2,000 sorted numbers lies between two neighbours
-    place = 0.025 * (RESAMPLES - 1)
-    low = means[int(place)] + (place - int(place)) * (means[int(place) + 1] - means[int(place)])
-    assert found.low == pytest.approx(low, abs=EXACT)
-    assert found == find_difference(first, second, more_is_better=True)
+    assert found.p == pytest.approx(reference.pvalue, rel=1e-9)  # two ways to the same tail
 
 
 def test_undefined_images_are_left_out_and_counted() -> None:
@@ -177,9 +164,10 @@ def test_no_partner_though_every_field_has_common_values() -> None:
 @pytest.mark.parametrize(
     ("other", "reason"),
     [
-        (cell(constant(0.5, images=5), kernel=5), "natural: 4 images on one side, 5 on the other"),
-        (cell(constant(0.5), images="duts-tr"), "held-out images differ (duts-te from row 40, duts-tr from row 40)"),
-        (cell(constant(0.5), held_out=30), "held-out images differ (duts-te from row 40, duts-te from row 30)"),
+        (cell(constant(0.5, images=5), kernel=5), "natural: other images (4 on one side, 5 on the other"),
+        (cell(constant(0.5), contents={"images": "other photographs of this name"}), "natural: other images (4 on one side, 4"),
+        (cell(constant(0.5), images="duts-tr"), "natural: other images"),
+        (cell(constant(0.5), held_out=30), "natural: other images"),
         (cell(constant(0.5, test="black"), kernel=5), "natural: not on both sides"),
     ],
 )
@@ -249,21 +237,55 @@ def compare_json(*words: str | Path) -> list[dict[str, Any]]:
 
 def test_a_real_run_against_its_own_files(run: Path) -> None:
     found = compare_json(run, "--between", "protocol=report-2020,ridge")
-    assert len(found) == 2 * 2 * 2 * 4  # targets, kernels, seeds of report; natural and three probes
+    assert len(found) == 2 * 2 * 4  # targets, kernels; natural and three probes; the seeds of report are pooled
     files, by_id = RunFiles(run), {record.id: record for record in load_run(run)[1]}
-    for one in found:
-        test = "held-out" if one["test"] == "natural" else one["test"]
-        first, second = (read_scores(files.scores(one[place])) for place in ("first", "second"))
-        change = second[f"mae/{test}"] - first[f"mae/{test}"]
-        assert one["mae"] == pytest.approx(change.mean(), abs=EXACT)
-        assert one["mae_better"] == (change < -1e-6).sum()
-        assert one["mae_images"] == (4 if test == "held-out" else 1)
-        assert one["spc_images"] + one["undefined"] == one["mae_images"]
-        protocols = [by_id[one[place]].cell.protocol.name for place in ("first", "second")]
-        assert protocols == ["report-2020", "ridge"]
+    for row in found:
+        test = "held-out" if row["test"] == "natural" else row["test"]
+        first, second = (row[side].split() for side in ("first", "second"))
+        assert (len(first), len(second)) == (2, 1)
+        before, after = (
+            np.stack([read_scores(files.scores(cell_id))[f"mae/{test}"] for cell_id in ids]) for ids in (first, second)
+        )
+        change = (after - before).mean(axis=0)
+        assert row["mae"] == pytest.approx(change.mean(), abs=EXACT)
+        assert row["mae_better"] == (change < -1e-6).sum()
+        assert row["mae_images"] == (4 if test == "held-out" else 1)
+        assert row["spc_images"] + row["undefined"] == row["mae_images"]
+        assert [by_id[ids[0]].cell.protocol.name for ids in (first, second)] == ["report-2020", "ridge"]
         for field in ("target", "kernel"):
-            assert vars(by_id[one["first"]].cell)[field] == vars(by_id[one["second"]].cell)[field] == one[field]
-    assert {(one["first_seed"], one["second_seed"]) for one in found} == {(0, None), (1, None)}
+            assert vars(by_id[first[0]].cell)[field] == vars(by_id[second[0]].cell)[field] == row[field]
+
+
+def test_seeds_are_pooled_and_widen_the_interval(tmp_path: Path) -> None:
+    images = np.linspace(-0.1, 0.1, 12)
+    first = write(tmp_path / "first", [cell({"held-out": (images, images)}, seed=seed) for seed in range(3)])
+    later = [cell({"held-out": (images + 0.3 + 0.1 * seed, images)}, kernel=5, seed=seed) for seed in range(3)]
+    (row,) = compare_json(first, write(tmp_path / "second", later))
+    assert row["spc"] == pytest.approx(0.4)
+    assert len(row["first"].split()) == len(row["second"].split()) == 3
+    half = scipy.stats.t.ppf(0.975, 2) * 0.1 / np.sqrt(3)  # images agree, seeds do not
+    assert (row["spc_low"], row["spc_high"]) == pytest.approx((0.4 - half, 0.4 + half))
+
+
+def test_the_comparison_ends_with_a_summary(tmp_path: Path) -> None:
+    tops = {"H": 0.5, "V": -0.5, "G": 0.0}
+    noise = np.array([-0.1, 0.1, -0.1, 0.1])
+    sides = [
+        write(tmp_path / str(kernel), [
+            cell({"held-out": (noise * (kernel == 5) + change * (kernel == 5), noise)}, target=target, kernel=kernel)
+            for target, change in tops.items()
+        ]) for kernel in (3, 5)
+    ]  # fmt: skip
+    last = cli("compare", *sides).stdout.splitlines()[-1]
+    assert last.startswith("natural, mean of 3: SPC .000, MAE .000; SPC is higher in 1, lower in 1, undecided in 1")
+
+
+def test_two_folders_of_one_name_are_refused(tmp_path: Path) -> None:
+    sides = [
+        write(tmp_path / content, [cell(constant(0.5), images="images", contents={"images": content})]) for content in "ab"
+    ]
+    result = cli("compare", *sides)
+    assert result.exit_code == 2 and "other images" in result.stderr
 
 
 def test_the_other_way_round_is_the_negative(run: Path) -> None:
@@ -300,14 +322,13 @@ def test_the_terminal_says_which_minus_which_and_aligns(tmp_path: Path) -> None:
     assert result.exit_code == 0
     assert result.stderr == ""
     lines = result.stdout.splitlines()
-    title = "".join(lines[: next(place for place, line in enumerate(lines) if line.startswith("┏"))])
-    assert f"{second} (kernel 5) minus {first} (kernel 3)".replace(" ", "") in title.replace(" ", "")
-    table = [line.split("│")[1:-1] for line in lines if line.startswith("│")]
-    assert [[entry.strip() for entry in row] for row in table[:2]] == [
-        ["0", "natural", "+.250 [.250, .250]", "2 of 2", "1", "-.125 [-.125, -.125]", "3 of 3"],
-        ["0", "black", "undef.", "", "1", "+1.250", "0 of 1"],
+    assert lines[0] == f"{second} (kernel 5) minus {first} (kernel 3)"  # however long: a pipe has no width
+    rows = [re.split(r" {2,}", line.strip()) for line in lines[3:5]]
+    assert rows == [
+        ["natural", "+.250 [.250, .250]", "2 of 2", "1", "-.125 [-.125, -.125]", "3 of 3"],
+        ["black", "undef.", "1", "+1.250", "0 of 1"],
     ]
-    assert table[0][5].startswith("  -.125 [") and table[1][5].startswith(" +1.250 ")  # points below each other
+    assert lines[3].index(".125 [") == lines[4].index(".250") + 0  # points below each other
 
 
 def test_no_cell_is_dropped_silently(tmp_path: Path) -> None:
@@ -326,7 +347,7 @@ def test_no_cell_is_dropped_silently(tmp_path: Path) -> None:
     assert [line.split(": ")[1] for line in lines[2:4]] == ["target V, seed 0", "target V, seed 1"]
     assert lines[4] == f"{second}: 1 of 3 cells have no partner:"
     assert lines[5] == f"  {cells[1].result.id}: target G, seed 0"
-    assert lines[6:] == ["1 of 2 pairs are not compared on natural: 4 images on one side, 9 on the other"]
+    assert "1 of 2 pairs are not compared on natural: other images (4 on one side, 9 on the other" in lines[6]
     assert f"{third}: 1 cells are not finished: {gone}" in cli("compare", third, third).stderr
 
 

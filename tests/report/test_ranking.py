@@ -188,7 +188,7 @@ def test_cells_that_are_not_there_are_counted(tmp_path: Path) -> None:
     assert "1 of 3 cells are not finished and left out" in result.stderr
     assert "photos: 1 of 2 heads were not tested on it" in result.stderr
     assert "natural:" not in result.stderr
-    assert [line.split()[1] for line in result.stdout.splitlines() if line.startswith("│")] == ["a", "b"]
+    assert [line.split()[1] for line in result.stdout.splitlines() if line[:2] in ("a ", "b ")] == ["1", "1"]
     assert "not finished" not in cli("table", partly).stderr
 
 

@@ -11,9 +11,9 @@ from posenet_store.heads.metrics import rank_maps, score_with_map_sums
 from posenet_store.heads.targets import make_target_map
 from posenet_store.report.significance import (
     PERMUTATIONS,
-    RESAMPLES,
     constant_error,
     correct_holm,
+    estimate_mean,
     find_interval,
     permuted_p,
     shifted_p,
@@ -29,21 +29,38 @@ def noise(count: int) -> float:
 
 
 @pytest.mark.parametrize("images", [2, 7, 51, 400])
-def test_the_interval_of_one_seed_is_scipys_percentile_bootstrap(images: int) -> None:
-    scores = np.random.default_rng(images).normal(0.3, 0.2, images)
-    reference = scipy.stats.bootstrap(
-        (scores,), np.mean, n_resamples=RESAMPLES, method="percentile", rng=np.random.default_rng(0)
-    ).confidence_interval
-    assert find_interval(scores) == pytest.approx((reference.low, reference.high), abs=EXACT)
+def test_one_seed_is_scipys_t_test(images: int) -> None:
+    scores = np.random.default_rng(images).normal(0.03, 0.2, images)
+    estimate, reference = estimate_mean(scores), scipy.stats.ttest_1samp(scores, 0)
+    assert estimate
+    assert estimate.find_bounds() == pytest.approx(tuple(reference.confidence_interval(0.95)), abs=EXACT)
+    assert estimate.find_p() == pytest.approx(reference.pvalue, rel=1e-9)  # two ways to the same tail
 
 
-def test_several_seeds_are_resampled_too_as_a_plain_loop_does() -> None:
-    scores = np.random.default_rng(3).normal(0.3, 0.2, (12, 3))
-    scores[[2, 5], [0, 1]] = NAN
-    images = np.random.default_rng(0).integers(0, 12, (RESAMPLES, 12))
-    seeds = np.random.default_rng(1).integers(0, 3, (RESAMPLES, 3))
-    means = [np.mean([np.nanmean(scores[rows, seed]) for seed in some]) for rows, some in zip(images, seeds, strict=True)]
-    assert find_interval(scores) == pytest.approx(tuple(np.percentile(means, (2.5, 97.5))), abs=EXACT)
+def test_several_seeds_are_an_analysis_of_variance_as_plain_loops_do() -> None:
+    scores = np.random.default_rng(3).normal(0.3, 0.2, (12, 3)) + np.array([0.0, 0.3, 0.5])
+    estimate = estimate_mean(scores)
+    total = scores.mean()
+    of_images = 3 * sum((row.mean() - total) ** 2 for row in scores) / 11
+    of_seeds = 12 * sum((column.mean() - total) ** 2 for column in scores.T) / 2
+    rest = sum(
+        (scores[i, s] - scores[i].mean() - scores[:, s].mean() + total) ** 2 for i in range(12) for s in range(3)
+    ) / 22  # fmt: skip
+    assert estimate
+    variances, freedoms = zip(*estimate.parts, strict=True)
+    assert variances == pytest.approx((of_images / 36, (of_seeds - rest) / 36)) and freedoms == (11, 2)
+    half = np.sqrt(sum(v * scipy.stats.t.ppf(0.975, freedom) ** 2 for v, freedom in estimate.parts))
+    assert estimate.find_bounds() == pytest.approx((total - half, total + half))
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.1, 1.0])
+def test_p_is_the_risk_whose_interval_ends_at_zero(spread: float) -> None:
+    """So p and the interval beside it never contradict each other."""
+    scores = np.random.default_rng(3).normal(0.1, 0.2, (12, 3)) + spread * np.array([-1, 0, 1])
+    estimate = estimate_mean(scores)
+    assert estimate
+    assert estimate.find_half_width(estimate.find_p()) == pytest.approx(abs(estimate.mean), rel=1e-9)
+    assert (estimate.find_p() < 0.05) == (estimate.find_bounds()[0] > 0)
 
 
 def test_seeds_that_disagree_widen_the_interval_and_equal_ones_do_not() -> None:
@@ -58,9 +75,59 @@ def test_seeds_that_disagree_widen_the_interval_and_equal_ones_do_not() -> None:
 def test_undefined_images_are_left_out_and_one_image_has_no_interval() -> None:
     scores = np.random.default_rng(3).normal(0.3, 0.2, 9)
     assert find_interval(np.insert(scores, 4, NAN)) == find_interval(scores)
+    assert find_interval(np.stack([scores, scores * NAN], axis=1)) == find_interval(scores)  # a seed without any number
     assert find_interval(np.array([0.5, NAN])) is None
     assert find_interval(np.array([[0.5, 0.6, 0.7]])) is None
     assert find_interval(np.empty((0, 2))) is None
+
+
+def test_equal_scores_are_certain() -> None:
+    estimates = [estimate_mean(np.full(4, score)) for score in (0.5, 0.0)]
+    assert [estimate and estimate.find_p() for estimate in estimates] == [0, 1]
+    assert find_interval(np.full(4, 0.5)) == (0.5, 0.5)
+
+
+COVERED = 600
+MISSED = 4 * float(np.sqrt(0.05 * 0.95 / COVERED))
+"""Four standard deviations of a share of .05 among COVERED draws."""
+
+
+@pytest.mark.parametrize(
+    ("images", "seeds", "spread"), [(8, 1, 0), (30, 1, 0), (8, 2, 0.3), (40, 2, 1), (8, 3, 1), (40, 3, 0.3), (40, 3, 3)]
+)
+def test_intervals_cover_as_often_as_they_say(images: int, seeds: int, spread: float) -> None:
+    """The deviation of seeds is `spread` times that of images; the bootstrap over both covered .80 to .90 here."""
+    rng = np.random.default_rng(images * seeds)
+    covered = 0
+    for _ in range(COVERED):
+        means = rng.normal(0, 1, (images, 1)) + rng.normal(0, spread, (1, seeds))
+        low, high = find_interval(means + rng.normal(0, 0.3, (images, seeds))) or (NAN, NAN)
+        covered += low <= 0 <= high
+    assert covered / COVERED >= 0.95 - MISSED
+    assert seeds > 1 or covered / COVERED <= 0.95 + MISSED
+
+
+def draw_smooth_maps(count: int, seed: int, side: int = 26) -> NDArray[np.float64]:
+    """Random maps [count, side, side] as smooth as a CNN's: their correlation falls to a half within four positions."""
+    steps = np.fft.fftfreq(side)
+    spectrum = np.exp(-2 * (np.pi * 4 * np.hypot.outer(steps, steps)) ** 2)
+    noise = np.random.default_rng(seed).normal(size=(count, side, side))
+    return np.fft.ifft2(np.fft.fft2(noise) * spectrum).real
+
+
+@pytest.mark.parametrize("name", ["H", "G"])
+def test_tests_err_as_rarely_as_they_say_on_smooth_maps(name: str) -> None:
+    """Maps that know nothing of the target: p of the images errs in .05, of shifts about so, of permuted positions in .4."""
+    target, runs, images = make_target_map(name, 26), 200, 12
+    maps = draw_smooth_maps(runs * images, seed=1)
+    scores, _ = score_with_map_sums(maps, target)
+    estimates = [estimate_mean(of_run) for of_run in scores.spc.reshape(runs, images)]
+    ranks = rank_maps(maps[:runs].reshape(runs, -1)).reshape(runs, 26, 26)
+    mean_ranks = rank_maps(maps.reshape(runs * images, -1)).reshape(runs, images, 26, 26).mean(axis=1)
+    limit = 0.05 + 4 * np.sqrt(0.05 * 0.95 / runs)
+    assert np.mean([estimate.find_p() < 0.05 for estimate in estimates if estimate]) < limit
+    assert (shifted_p(ranks, target)[0] < 0.05).mean() < limit
+    assert (permuted_p(mean_ranks, target) < 0.05).mean() > 0.25
 
 
 def maps_like(target: NDArray[np.float64], strength: float, seed: int, images: int = 6) -> NDArray[np.float32]:

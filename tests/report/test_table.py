@@ -16,7 +16,7 @@ from tests.support.runs import cell
 
 
 def record(seed: int, spc: float | None, network: str = "vgg16-hed", images: str = "duts-te", **changes: Any) -> Result:
-    summary = ScoreSummary(spc, mae=0.25, images=10, undefined=10 if spc is None else 0, nonfinite=0)
+    summary = ScoreSummary(spc, mae=0.25, images=10, undefined=10 if spc is None else 0, nonfinite=0, images_sha256=images)
     result = cell({}, network, images, seed=seed, **changes).result
     return replace(result, scores={"white": summary, "held-out": summary, "bear": summary})
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posenet_store.cli import main
+from posenet_store.files import sha256
 from posenet_store.heads.metrics import Scores, score_with_map_sums
 from posenet_store.heads.protocols import GradientProtocol, Protocol
 from posenet_store.report.pairs import Partner
@@ -16,15 +17,22 @@ from posenet_store.specs import NO_WEIGHTS, PIXELS, RANDOM, TRAINED, ZEROS
 from posenet_store.sweep.cell import Cell, make_cell_target
 from posenet_store.sweep.results import Labels, Result, RunFiles, RunRecord, ScoreSummary, write_result, write_run, write_scores
 
-Columns = Mapping[str, tuple[Sequence[float], Sequence[float]]]
+Numbers = Sequence[float] | NDArray[np.float64]
+Columns = Mapping[str, tuple[Numbers, Numbers]]
 PROVENANCE = {"versions": {}, "machine": "none", "time": "never", "command": "cli.py sweep by_hand.toml --stores 'my stores'"}
 
 
-def label(network: str, images: str, weights_kind: str | None = None) -> Labels:
+def label(network: str, images: str, weights_kind: str | None, contents: Mapping[str, str]) -> Labels:
     """Return labels; a name of these tests says what kind of network it is, unless `weights_kind` does."""
     kind = NO_WEIGHTS if network == PIXELS else RANDOM if "-random" in network else TRAINED
     padding = network.partition("-padding-")[2] or ZEROS
-    return Labels(network, network.split("-")[0], images, weights_kind or kind, padding)
+    digests = (digest(contents["network"].removesuffix(f"-padding-{padding}")), digest(contents["images"]))
+    return Labels(network, network.split("-")[0], images, weights_kind or kind, padding, *digests)
+
+
+def digest(name: str) -> str:
+    """Return a digest by which what has one name in these tests is one thing."""
+    return sha256(name.encode())
 
 
 def cell(
@@ -34,11 +42,14 @@ def cell(
     protocol: Protocol | None = None,
     kept: Mapping[str, NDArray[Any]] | None = None,
     weights_kind: str | None = None,
+    contents: Mapping[str, str] | None = None,
     **changes: Any,
 ) -> Partner:
-    """Return a finished cell; `columns` are (SPC, MAE) an image by test, `kept` maps by name, `changes` fields of a Cell."""
+    """Return a finished cell; `columns` are (SPC, MAE) an image by test, `kept` maps by name, `changes` fields of a Cell.
+
+    `contents` replaces the content that names stand for here, by "network", "images" or a test.
+    """
     fields: dict[str, Any] = {
-        "store": f"{network} on {images}",
         "train_rows": 40,
         "held_out": 40,
         "input": "aligned",
@@ -49,12 +60,17 @@ def cell(
         "padding": 0,
         "protocol": protocol or GradientProtocol(),
         "seed": 0,
-    }
+    } | changes
+    known = {"network": network, "images": images} | dict(contents or {})
+    known = {"held-out": f"{known['images']} from {fields['held_out']}"} | known
     scores = {test: Scores(np.array(spc, float), np.array(mae, float)) for test, (spc, mae) in columns.items()}
     result = Result(
-        cell=Cell(**(fields | changes)),
-        labels=label(network, images, weights_kind),
-        scores={test: ScoreSummary.of(per_image) for test, per_image in scores.items()},
+        cell=Cell(**({"store": f"{known['network']} on {known['images']}"} | fields)),
+        labels=label(network, images, weights_kind, known),
+        scores={
+            test: ScoreSummary.of(per_image, digest(f"{len(per_image.spc)} of {known.get(test, test)}"))
+            for test, per_image in scores.items()
+        },
         tests={test: f"{test} of {network}" for test in scores},
         fit={},
         seconds=0.1,

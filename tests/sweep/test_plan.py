@@ -112,7 +112,7 @@ def test_image_sets_of_one_name_have_columns_of_their_own(stores: list[StoreInfo
     large, one = entry(stores, "duts", "/s/duts"), entry(stores, "bear", "/s/one", rows=1)
     two = entry(stores, "bear", "/s/two", rows=1, images_sha256="f" * 64)
     (task,) = plan_sweep(replace(SPEC, tests=("bear",)), [large, one, two], Path()).passes
-    assert {test.name for test in task.tests} == {f"bear-{e.spec.fingerprint[:8]}" for e in (one, two)}
+    assert {test.name for test in task.tests} == {f"bear-{e.spec.images_sha256[:8]}" for e in (one, two)}
 
 
 @pytest.mark.parametrize("change", [{"kernel": 5}, {"seed": 9}, {"train_rows": 4}, {"store": "x"}, {"normalise": True}])

@@ -18,8 +18,11 @@ from posenet_store.cli.output import print_listing, printable
 def compare(
     runs: tuple[Path, ...], between: str | None, tests: tuple[str, ...], conditions: tuple[str, ...], form: str, as_json: bool
 ) -> None:
-    """Show how heads of two runs, or of one with --between, differ on the same images, with 95 % intervals."""
-    from posenet_store.report.compare import compare_pairs, describe_sides, list_comparisons
+    """Show how heads of two runs, or of one with --between, differ on the same images, with 95 % intervals.
+
+    Seeds are pooled. Ends with a summary line for each test column.
+    """
+    from posenet_store.report.compare import compare_pairs, describe_sides, list_comparisons, summarise_comparisons
     from posenet_store.report.pairs import list_unpaired, pair_cells, read_sides
     from posenet_store.report.table import choose_columns
 
@@ -31,10 +34,13 @@ def compare(
         for side, text in zip(sides, describe_sides(comparisons), strict=True)
     )
     remark = (
-        "More SPC is better, and less MAE. In brackets: 95 % interval of the mean over images, 2,000 bootstrap resamples. "
+        "More SPC is better, and less MAE. In brackets: 95 % interval of the mean over images and seeds (t). "
         "natural: held-out images."
     )
-    print_listing(list_comparisons(comparisons), f"{second} minus {first}", remark, form, as_json)
+    print_listing(list_comparisons(comparisons), f"{second} minus {first}", remark, form, as_json, ruled=False)
+    if form == "terminal" and not as_json:
+        for line in summarise_comparisons(comparisons):
+            click.echo(line)
     for line in list_unpaired(sides, pairing):
         click.echo(printable(line), err=True)
     for reason, count in refused.items():

@@ -1,10 +1,14 @@
 """Print results and progress: tables, JSON, sizes, durations, progress bars."""
 
 import json
+import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import click
+from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -17,11 +21,13 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
     from posenet_store.report.text_table import Listing
+
+GAP = 2
+"""Spaces between columns."""
 
 
 def describe_speed(speed: Mapping[str, Any]) -> str:
@@ -40,12 +46,6 @@ def format_shares(stages: Mapping[str, float], seconds: float) -> str:
     """Format the stages' shares of `seconds`, the busiest first; shares below half a percent are left out."""
     shares = sorted(((spent / seconds, stage) for stage, spent in stages.items()), key=lambda share: -share[0])
     return ", ".join(f"{stage} {100 * share:.0f} %" for share, stage in shares if share > 0.005)
-
-
-def console() -> Console:
-    """Return the console for tables; piped output is not cut to a terminal's width."""
-    out = Console(highlight=False)
-    return out if out.is_terminal else Console(highlight=False, width=200)
 
 
 class CoarseTimeLeft(ProgressColumn):
@@ -85,18 +85,50 @@ def print_json(value: object) -> None:
     click.echo(json.dumps(value, indent=1, allow_nan=False))
 
 
+def find_terminal_width() -> int | None:
+    """Return the columns of the terminal; None if standard output is none: a pipe or file has no limit."""
+    try:
+        return os.get_terminal_size(sys.stdout.fileno()).columns
+    except (OSError, ValueError):  # no terminal; not even a file
+        return None
+
+
+def stack_columns(widths: Sequence[int], limit: int | None) -> list[list[int]]:
+    """Return the columns of each line of a row: as many as fit into `limit`, at least one, those after the first line indented.
+
+    >>> stack_columns([8, 10, 12], None), stack_columns([8, 10, 12], 25), stack_columns([40, 10], 25)
+    ([[0, 1, 2]], [[0, 1], [2]], [[0], [1]])
+    """
+    lines: list[list[int]] = [[]]
+    for column, width in enumerate(widths):
+        indent = GAP if len(lines) > 1 else 0
+        used = indent + sum(widths[other] + GAP for other in lines[-1]) + width
+        if limit is not None and lines[-1] and used > limit:
+            lines.append([])
+        lines[-1].append(column)
+    return lines
+
+
 def print_table(head: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None, ruled: bool = False) -> None:
-    """Print a table; `ruled` draws a line wherever the first column changes."""
-    table = Table(title=title, title_justify="left")
-    for name in head:
-        table.add_column(name, no_wrap=True, overflow="fold")
-    previous = None
-    for row in rows:
-        if ruled and previous is not None and row[0] != previous:
-            table.add_section()
-        previous = row[0]
-        table.add_row(*(click.unstyle(cell).replace("[", "\\[") for cell in row))
-    console().print(table)
+    """Print a table, every cell in full; `ruled` draws a line wherever the first column changes.
+
+    Where the terminal is too narrow for a row, each row takes several lines, and so does the heading.
+    """
+    shown = [[printable(cell) for cell in row] for row in (head, *rows)]
+    widths = [max(map(cell_len, column)) for column in zip(*shown, strict=True)]
+    limit = find_terminal_width()
+    lines = stack_columns(widths, limit)
+    rule = "-" * max(sum(widths[column] + GAP for column in line) - GAP + GAP * bool(index) for index, line in enumerate(lines))
+    if title:
+        click.echo(title)
+    for index, row in enumerate(shown):
+        if index == 1 or (ruled and index > 1 and row[0] != shown[index - 1][0]):
+            click.echo(rule)
+        for number, line in enumerate(lines):
+            texts = (row[column] + " " * (widths[column] - cell_len(row[column])) for column in line)
+            click.echo(" " * (GAP * bool(number)) + (" " * GAP).join(texts).rstrip())
+    if len(lines) > 1:
+        click.echo(f"({limit} columns are too few for a row: each takes {len(lines)} lines, as in the heading)")
 
 
 def print_listing(listing: "Listing", title: str, remark: str, form: str, as_json: bool, ruled: bool = True) -> None:
@@ -105,7 +137,8 @@ def print_listing(listing: "Listing", title: str, remark: str, form: str, as_jso
         print_json(listing.records)
     elif form == "terminal":
         print_table(listing.head, listing.terminal(), title, ruled)
-        console().print(remark)
+        width = find_terminal_width()
+        click.echo(fill(remark, width) if width else remark)
     else:
         click.echo(listing.markdown() if form == "markdown" else listing.csv(), nl=form == "markdown")
 

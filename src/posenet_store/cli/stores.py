@@ -13,11 +13,13 @@ from posenet_store.cli.output import format_bytes, print_json, print_table, prin
 @json_option
 def stores(root: Path, as_json: bool) -> None:
     """List the stores of a folder: network, images, size, state, fingerprint."""
-    from posenet_store.store.catalogue import list_stores
+    from posenet_store.store.catalogue import describe_outdated, list_stores
 
     entries, damaged = list_stores(root)
     for line in damaged:
         click.echo(f"damaged: {printable(line)}", err=True)
+    for line in describe_outdated(entries):
+        click.echo(f"note: {printable(line)}", err=True)
     facts = [entry.to_dict() for entry in entries]
     if as_json:
         print_json(facts)

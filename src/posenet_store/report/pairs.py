@@ -9,6 +9,7 @@ from numpy import float64
 from numpy.typing import NDArray
 
 from posenet_store.errors import UsageError
+from posenet_store.report.load import LoadedRuns, load_runs
 from posenet_store.report.records import (
     FIELDS,
     describe_cell,
@@ -18,7 +19,8 @@ from posenet_store.report.records import (
     select_values,
     split_condition,
 )
-from posenet_store.sweep.results import Result, RunFiles, damaged_scores, load_run, read_scores
+from posenet_store.report.scores import ScoreArchive
+from posenet_store.sweep.results import Result, RunFiles, damaged_scores
 
 Scores = dict[str, NDArray[float64]]
 """Per-image scores by name: `spc/<test>` and `mae/<test>`."""
@@ -61,36 +63,42 @@ def read_sides(runs: Sequence[Path], between: str | None, conditions: Sequence[s
     Raises UsageError for anything else and for a condition (FIELD=VALUE) that no cell meets, StoreError for damaged scores.
     """
     if len(runs) == 2 and between is None:
-        first, second = ((str(run), run, select_results(load_run(run)[1], conditions)) for run in runs)
+        loaded = load_runs(runs)
+        first, second = ((str(run), run, select_results(loaded.results_of[run], conditions)) for run in runs)
     elif len(runs) == 1 and between is not None:
         field, text = split_condition(between, "--between")
         values = text.split(",")
         if len(set(values)) != 2 or len(values) != 2:
             raise UsageError(f"--between {between!r} is not accepted; give two values, such as protocol=report-2020,ridge")
-        results = select_results(load_run(runs[0])[1], conditions)
+        loaded = load_runs(runs)
+        results = select_results(loaded.results_of[runs[0]], conditions)
         first, second = ((f"{field} {value}", runs[0], select_values(results, field, [value])) for value in values)
     else:
         raise UsageError(
             f"compare takes two runs, or one run and --between FIELD=A,B, such as protocol=report-2020,ridge; "
             f"there are {len(runs)} and {'no --between' if between is None else '--between ' + between}"
         )
-    return _read_side(*first), _read_side(*second)
+    return _read_side(loaded, *first), _read_side(loaded, *second)
 
 
-def _read_side(name: str, run: Path, results: Iterable[Result]) -> Side:
-    files = RunFiles(run)
-    cells = tuple(Partner(result, _read_scores(files, result)) for result in results if files.scores(result.id).is_file())
-    lacking = [i for i in load_run(run)[0].cells if not (files.record(i).is_file() and files.scores(i).is_file())]
+def _read_side(loaded: LoadedRuns, name: str, run: Path, results: Iterable[Result]) -> Side:
+    files, archive = RunFiles(run), loaded.open_archive(run)
+    cells = tuple(
+        Partner(result, _read_scores(archive, result, files.scores(result.id)))
+        for result in results
+        if files.scores(result.id).is_file()
+    )
+    lacking = [i for i in loaded.records[run].cells if not (files.record(i).is_file() and files.scores(i).is_file())]
     return Side(name, cells, run, tuple(lacking))
 
 
-def _read_scores(files: RunFiles, result: Result) -> Scores:
-    path = files.scores(result.id)
-    arrays = read_scores(path)
-    try:
-        return {name: arrays[name] for test in result.scores for name in (f"spc/{test}", f"mae/{test}")}
-    except KeyError as error:
-        raise damaged_scores(path, error) from None
+def _read_scores(archive: ScoreArchive, result: Result, path: Path) -> Scores:
+    """Return the per-image scores of a cell; raises StoreError that names its file if one is missing there."""
+    scores = {name: archive.array(result.id, name) for test in result.scores for name in (f"spc/{test}", f"mae/{test}")}
+    for name, array in scores.items():
+        if array is None:
+            raise damaged_scores(path, f"it lacks {name}")
+    return {name: array for name, array in scores.items() if array is not None}
 
 
 def partner_fields(result: Result) -> dict[str, Any]:

@@ -13,8 +13,13 @@ from posenet_store.report.text_table import Entry, Listing
 from posenet_store.sweep.results import Result
 
 BEST_FIRST = "-spc"
-RANKED = ("spc", "mae", "spc_spread", "mae_spread", "images", "undefined")
-"""What a group has of a MeanScore: an interval or a p belongs to heads that predict one target."""
+RANKED = {"spc": "spc", "mae": "mae", "spc_spread": "spc_spread", "mae_spread": "mae_spread", "scored": "images"} | {
+    "undefined": "undefined"
+}
+"""What a record has of a MeanScore, by its name there; an interval or a p belongs to heads that predict one target.
+
+`images` is a field of heads, the name of their image set: how many images were scored has a name of its own.
+"""
 
 
 @dataclass(frozen=True)
@@ -128,7 +133,7 @@ def _list_groups(groups: Sequence[Group], by: Sequence[str], columns: Sequence[s
 def _list_records(groups: Iterable[Group]) -> list[dict[str, Any]]:
     """Return one flat record a group and test column."""
     return [
-        group.fields | {"heads": group.heads, "test": name} | {key: getattr(value, key) for key in RANKED}
+        group.fields | {"heads": group.heads, "test": test} | {key: getattr(value, name) for key, name in RANKED.items()}
         for group in groups
-        for name, value in group.values.items()
+        for test, value in group.values.items()
     ]

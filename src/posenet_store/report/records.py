@@ -17,7 +17,7 @@ _OF_CELLS = ("name", "input", "normalise")
 SETTINGS = tuple(dict.fromkeys(f.name for kind in PROTOCOLS.values() for f in fields(kind) if f.name not in _OF_CELLS))
 """The settings of protocols, such as `learning_rate`; what a cell says itself is not among them."""
 
-FIELDS = tuple(dict.fromkeys((*COLUMNS[1:], "train_rows", "value_range", "normalise", *SETTINGS)))
+FIELDS = tuple(dict.fromkeys((*COLUMNS[1:], "train_rows", "held_out", "value_range", "normalise", *SETTINGS)))
 
 
 def get_fields(result: Result) -> dict[str, Any]:
@@ -31,7 +31,7 @@ def get_fields(result: Result) -> dict[str, Any]:
 def name_network(labels: Labels) -> str:
     """Return a network's name for people: its padding, and that it is untrained or none, in brackets.
 
-    >>> name_network(Labels("vgg16-random0-padding-none", "vgg16", "photos", "random", "none"))
+    >>> name_network(Labels("vgg16-random0-padding-none", "vgg16", "photos", "random", "none", "4417", "aab3"))
     'vgg16-random0 (untrained, no padding)'
     """
     padding = labels.network_padding

@@ -11,11 +11,12 @@ from posenet_store.report.figures.curves import AXES, draw_axis
 from posenet_store.report.figures.drawing import Drawing, Picture
 from posenet_store.report.figures.maps import draw_border, draw_error_maps, draw_predicted_maps
 from posenet_store.report.figures.table2 import draw_table2
+from posenet_store.report.load import load_runs
 from posenet_store.report.records import name_networks, select_results
 from posenet_store.report.scores import ScoreArchive
 from posenet_store.report.table import make_table2
 from posenet_store.report.text_table import Listing
-from posenet_store.sweep.results import Result, load_run, make_row
+from posenet_store.sweep.results import Result, make_row
 
 if TYPE_CHECKING:
     import pandas
@@ -144,7 +145,5 @@ def open_run(*folders: str | Path) -> Run:
     """
     if not folders:
         raise UsageError("open_run needs a run's folder, such as runs/demo")
-    paths = [Path(folder).expanduser() for folder in folders]
-    loaded = [load_run(path) for path in paths]
-    results = {result.id: result for _, of_run in loaded for result in of_run}
-    return Run(loaded[0][0].title, list(results.values()), ScoreArchive(paths))
+    loaded = load_runs([Path(folder).expanduser() for folder in folders])
+    return Run(next(iter(loaded.records.values())).title, loaded.results, loaded.open_archive())

@@ -1,8 +1,9 @@
 """Means over seeds with their intervals, and how probable they are by chance, from the arrays that runs keep."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from math import inf
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -10,25 +11,41 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from posenet_store.report.significance import Chance, correct_holm, find_interval, permuted_p, shifted_p
-from posenet_store.report.text_table import format_interval, format_number, join_entry
+from posenet_store.report.significance import (
+    Chance,
+    MeanEstimate,
+    correct_holm,
+    estimate_mean,
+    permuted_p,
+    shifted_p,
+)
+from posenet_store.report.text_table import format_interval, format_number, format_p, join_entry
 from posenet_store.sweep.cell import make_cell_target
 from posenet_store.sweep.results import Result, RunFiles, ScoreSummary, read_scores
 
 Bounds = tuple[float, float] | None
+LIMITS = {"spc": (-1.0, 1.0), "mae": (0.0, inf)}
+"""Between which a mean score lies, whatever its interval would be."""
 
 
 class ScoreArchive:
     """The arrays that runs keep of their cells, by cell id and name such as `spc/held-out`; the latest files stay in memory."""
 
-    def __init__(self, runs: Sequence[Path] = ()) -> None:
+    def __init__(
+        self, runs: Sequence[Path] = (), renamed: Mapping[Path, Mapping[str, Mapping[str, str]]] | None = None
+    ) -> None:
+        """Open runs; `renamed` has, by run and cell id, the test columns that are called otherwise here: name there -> here."""
         self._runs = [RunFiles(run) for run in runs]
+        self._renamed = renamed or {}
         self._arrays = lru_cache(maxsize=256)(self._read)
 
     def _read(self, cell: str) -> dict[str, NDArray[Any]]:
-        paths = (run.scores(cell) for run in self._runs)
-        path = next((path for path in paths if path.is_file()), None)
-        return read_scores(path) if path else {}
+        run = next((run for run in self._runs if run.scores(cell).is_file()), None)
+        if run is None:
+            return {}
+        names = self._renamed.get(run.root, {}).get(cell, {})
+        arrays = {tuple(name.split("/", 1)): array for name, array in read_scores(run.scores(cell)).items()}
+        return {f"{kind}/{names.get(test, test)}": array for (kind, test), array in arrays.items()}
 
     def array(self, cell: str, name: str) -> NDArray[Any] | None:
         """Return an array of a cell, None where it has none: no run, or no image with a score; raises StoreError for a
@@ -40,10 +57,24 @@ class ScoreArchive:
         arrays = self._list_arrays(results, name)
         return np.mean(arrays, axis=0, dtype=np.float64) if arrays else None
 
-    def interval(self, results: Sequence[Result], name: str) -> Bounds:
-        """Return the 95 % interval of a mean score over images and seeds, None where a cell has no scores."""
+    def table(self, results: Sequence[Result], name: str) -> NDArray[np.float64] | None:
+        """Return a per-image score of cells that differ in their seeds, [images, seeds], None where a cell has none."""
         arrays = self._list_arrays(results, name)
-        return find_interval(np.stack(arrays, axis=1)) if len({len(array) for array in arrays}) == 1 else None
+        return np.stack(arrays, axis=1) if len({len(array) for array in arrays}) == 1 else None
+
+    def estimate(self, results: Sequence[Result], name: str) -> MeanEstimate | None:
+        """Estimate a mean score over images and seeds; None where a cell has no scores, or there is one image."""
+        table = self.table(results, name)
+        return None if table is None else estimate_mean(table)
+
+    def interval(self, results: Sequence[Result], name: str) -> Bounds:
+        """Return the 95 % interval of a mean score over images and seeds within its limits, None without an estimate."""
+        estimate = self.estimate(results, name)
+        if estimate is None:
+            return None
+        low, high = estimate.find_bounds()
+        least, most = LIMITS[name.partition("/")[0]]
+        return max(low, least), min(high, most)
 
     def _list_arrays(self, results: Sequence[Result], name: str) -> list[NDArray[Any]]:
         """Return an array of each cell, nothing where a cell has none."""
@@ -58,7 +89,8 @@ EMPTY = ScoreArchive()
 class MeanScore:
     """One entry: means over seeds of SPC and MAE, their spread (sample deviation), images and undefined ones a seed.
 
-    `spc_bounds` and `mae_bounds` are 95 % intervals over images and seeds, `chance` how probable the SPC is without position.
+    `spc_bounds` and `mae_bounds` are 95 % intervals over images and seeds, `chance` how probable the SPC is without position,
+    `permuted` the p of permuted positions, on request.
     """
 
     spc: float | None
@@ -70,6 +102,7 @@ class MeanScore:
     spc_bounds: Bounds = None
     mae_bounds: Bounds = None
     chance: Chance | None = None
+    permuted: float | None = None
 
     def parts(self) -> tuple[str, str, str]:
         """Return SPC, its interval (or, without one, its spread) and MAE as the report prints numbers."""
@@ -94,8 +127,9 @@ class MeanScore:
             facts |= {name: getattr(self, name), f"{name}_spread": getattr(self, f"{name}_spread")}
             facts |= {f"{name}_low": low, f"{name}_high": high}
         facts |= {"images": self.images, "undefined": self.undefined}
-        p = (self.chance.permuted, self.chance.corrected, self.chance.shifted) if self.chance else (None, None, None)
-        return facts | dict(zip(("p", "p_corrected", "p_shifted"), p, strict=True))
+        p, corrected = (self.chance.p, self.chance.corrected) if self.chance else (None, None)
+        of_images, of_shifts = (p, None) if corrected is not None else (None, p)
+        return facts | {"p": of_images, "p_corrected": corrected, "p_shifted": of_shifts, "p_permuted": self.permuted}
 
 
 def defined_scores(summaries: Sequence[ScoreSummary]) -> tuple[list[float], list[float]]:
@@ -120,25 +154,51 @@ def pool_seeds(results: Sequence[Result], test: str, archive: ScoreArchive = EMP
     )
 
 
-def find_chances(entries: Sequence[tuple[Sequence[Result], str]], archive: ScoreArchive) -> list[Chance | None]:
-    """Return how probable the mean SPC of each entry is by chance, corrected for the number of entries tested.
+def format_chance(chance: Chance | None) -> str:
+    """Return the corrected p, or that of shifts as such, with a word where no smaller one is possible.
 
-    An entry is cells that differ in their seeds, and a test. None for entries that have no defined SPC.
+    >>> format_chance(Chance(0.001, 0.012)), format_chance(Chance(0.0096, least=0.0096)), format_chance(None)
+    ('.0120', '.0096 (floor)', '')
     """
-    by_target: dict[bytes, tuple[NDArray[np.float64], dict[int, NDArray[np.float64]]]] = {}
-    for index, (results, test) in enumerate(entries):
+    if chance is None:
+        return ""
+    if chance.corrected is not None:
+        return format_p(chance.corrected)
+    return f"{format_p(chance.p)} (floor)" if chance.at_floor else format_p(chance.p)
+
+
+Entry = tuple[Sequence[Result], str]
+"""Cells that differ in their seeds, and a test."""
+
+
+def find_chances(entries: Sequence[Entry], archive: ScoreArchive) -> list[Chance | None]:
+    """Return how probable the mean SPC of each entry is by chance; None for entries that have no defined SPC.
+
+    Entries of several images are tested over images and seeds, and corrected together; single images by shifts.
+    """
+    estimates = [archive.estimate(results, f"spc/{test}") for results, test in entries]
+    values = [estimate.find_p() for estimate in estimates if estimate]
+    tested = iter(zip(values, correct_holm(values), strict=True))
+    single = _find_shifted([entry for entry, estimate in zip(entries, estimates, strict=True) if not estimate], archive)
+    return [Chance(*next(tested)) if estimate else next(single) for estimate in estimates]
+
+
+def _find_shifted(entries: Sequence[Entry], archive: ScoreArchive) -> Iterator[Chance | None]:
+    """Yield the p of shifts of each entry, None where it has several images or no map of ranks."""
+    for results, test in entries:
+        ranks = archive.mean(results, f"ranks/{test}") if results[0].scores[test].images == 1 else None
+        if ranks is None:
+            yield None
+            continue
+        shares, least = shifted_p(ranks[None], make_cell_target(results[0].cell))
+        yield Chance(float(shares[0]), least=least)
+
+
+def find_permuted(entries: Sequence[Entry], archive: ScoreArchive) -> list[float | None]:
+    """Return the p of permuted positions of each entry's mean map, None for those without; see the warning of `permuted_p`."""
+    values = []
+    for results, test in entries:
         ranks = archive.mean(results, f"ranks/{test}")
-        if ranks is not None:
-            target = make_cell_target(results[0].cell)
-            by_target.setdefault(target.tobytes(), (target, {}))[1][index] = ranks
-    chances: dict[int, tuple[float, float, float]] = {}
-    for target, ranks_by_entry in by_target.values():
-        ranks = np.stack(list(ranks_by_entry.values()))
-        shifted, least = shifted_p(ranks, target)
-        for index, p, share in zip(ranks_by_entry, permuted_p(ranks, target).tolist(), shifted.tolist(), strict=True):
-            chances[index] = (p, share, least)
-    corrected = dict(zip(chances, correct_holm([p for p, _, _ in chances.values()]), strict=True))
-    return [
-        Chance(chances[index][0], corrected[index], *chances[index][1:]) if index in chances else None
-        for index in range(len(entries))
-    ]
+        p = None if ranks is None else float(permuted_p(ranks[None], make_cell_target(results[0].cell))[0])
+        values.append(p)
+    return values

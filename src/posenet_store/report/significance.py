@@ -1,11 +1,11 @@
-"""How sure a mean score is: bootstrap intervals, randomisation tests of SPC, and what the best constant map reaches.
+"""How sure a mean score is: t intervals and tests over images and seeds, randomisation tests of single maps, Holm's correction.
 
 Pure arithmetic on what a run keeps of a cell. All draws are seeded: a rerun gives the same numbers.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from math import exp, log, sqrt
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,52 +13,92 @@ from numpy.typing import NDArray
 from posenet_store.heads.metrics import rank_maps
 from posenet_store.specs import GRID
 
-RESAMPLES = 2000
-BOUNDS = (2.5, 97.5)
-"""The percentiles of the resampled means between which 95 % of them lie."""
-
+LEVEL = 0.05
+"""The risk of error of all tests and, as 1 - LEVEL, the confidence of all intervals."""
 PERMUTATIONS = 9_999
 SAME = 1e-6
 """Two mean SPC are equal up to this: runs keep the maps of ranks in float32."""
+LEAST_P = 1e-300
+"""A smaller p of several seeds is given as this."""
 
 _CHUNK = 2**22  # numbers of permuted targets in memory at a time: 32 MiB
 
 
-@lru_cache(maxsize=4)
-def _draw_resamples(images: int) -> NDArray[np.float64]:
-    """Return how often each resample draws each image, [RESAMPLES, images]; always the same draws."""
-    drawn = np.random.default_rng(0).integers(0, images, (RESAMPLES, images))
-    drawn += np.arange(RESAMPLES)[:, None] * images
-    counts = np.bincount(drawn.ravel(), minlength=RESAMPLES * images).reshape(RESAMPLES, images)
-    return counts.astype(np.float64)
+@dataclass(frozen=True)
+class MeanEstimate:
+    """A mean and the parts of its variance, each (variance of the mean, degrees of freedom): of images and of seeds."""
+
+    mean: float
+    parts: tuple[tuple[float, int], ...]
+
+    def find_half_width(self, risk: float) -> float:
+        """Return half the width of the interval that misses with this risk: the root of the sum of squared t intervals.
+
+        With one part this is Student's t interval. With two it is Graybill and Wang's (JASA 75, 1980), which covers at least
+        as often as it says, also where two or three seeds differ by more than the images do.
+        """
+        from scipy.special import stdtrit
+
+        return sqrt(sum(variance * float(stdtrit(freedom, risk / 2)) ** 2 for variance, freedom in self.parts if variance))
+
+    def find_bounds(self) -> tuple[float, float]:
+        """Return the 95 % bounds of the mean."""
+        half = self.find_half_width(LEVEL)
+        return self.mean - half, self.mean + half
+
+    def find_p(self) -> float:
+        """Return the two-sided p of a mean of 0: the least risk whose interval leaves 0 out, so the two never contradict."""
+        from scipy.special import stdtr
+
+        parts = [part for part in self.parts if part[0]]
+        if not parts:
+            return float(self.mean == 0)
+        if len(parts) == 1:
+            ((variance, freedom),) = parts
+            return float(2 * stdtr(freedom, -abs(self.mean) / sqrt(variance)))
+        low, high = log(LEAST_P), 0.0
+        for _ in range(60):  # halves the range of log p: 1e-15 of it is left
+            middle = (low + high) / 2
+            low, high = (low, middle) if self.find_half_width(exp(middle)) < abs(self.mean) else (middle, high)
+        return exp(high)
 
 
-def find_interval(scores: NDArray[np.float64]) -> tuple[float, float] | None:
-    """Return the 95 % bounds of the mean of scores [n], or [n, seeds]; None for fewer than two images with a number.
+def estimate_mean(scores: NDArray[np.float64]) -> MeanEstimate | None:
+    """Estimate the mean of scores [n], or [n, seeds]; None for fewer than two images with a number for every seed.
 
-    A percentile bootstrap over images; of several seeds a crossed one: each resample draws n images and as many seeds
-    as there are, each with replacement, and takes the mean over its seeds of their means over its images. NaN is left
-    out. Resampling k seeds shows their variance times (k - 1) / k, as every bootstrap of few values does.
+    Images and seeds are both drawn at random, and crossed: every seed has every image. With the mean squares of a two-way
+    analysis of variance, the variance of the mean is that of the images' means, MS(images) / (n k), and what the seeds add,
+    (MS(seeds) - MS(rest)) / (n k), if it is above 0. An image without a number for a seed is left out of the variance, a
+    seed without any number of everything.
 
-    >>> find_interval(np.array([0.5, 0.5, np.nan])), find_interval(np.array([0.5]))
-    ((0.5, 0.5), None)
+    >>> estimate_mean(np.array([0.5, 0.5, np.nan])), estimate_mean(np.array([0.5]))
+    (MeanEstimate(mean=0.5, parts=((0.0, 1),)), None)
     """
     table = scores[:, None] if scores.ndim == 1 else scores
     known = np.isfinite(table)
-    table, known = table[known.any(axis=1)], known[known.any(axis=1)]
-    if len(table) < 2:
+    table, known = table[:, known.any(axis=0)], known[:, known.any(axis=0)]
+    complete = table[known.all(axis=1)]
+    count, seeds = complete.shape
+    if count < 2 or not seeds:
         return None
-    weights = _draw_resamples(len(table))
-    sums, counts = weights @ np.where(known, table, 0), weights @ known
-    means = np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)
-    seeds = means.shape[1]
+    mean = float(np.mean(np.where(known, table, 0).sum(axis=0) / known.sum(axis=0)))
+    of_images, of_seeds = complete.mean(axis=1), complete.mean(axis=0)
+    parts = [(float(of_images.var(ddof=1)) / count, count - 1)]
     if seeds > 1:
-        drawn = np.random.default_rng(1).integers(0, seeds, means.shape)
-        picked = np.take_along_axis(means, drawn, axis=1)
-        defined = np.isfinite(picked)
-        means = np.where(defined, picked, 0).sum(axis=1) / np.where(defined.any(axis=1), defined.sum(axis=1), np.nan)
-    low, high = np.percentile(means[np.isfinite(means)], BOUNDS).tolist()
-    return low, high
+        rest = complete - of_images[:, None] - of_seeds + complete.mean()
+        residual = float((rest**2).sum()) / ((count - 1) * (seeds - 1))
+        parts.append((max(float(of_seeds.var(ddof=1)) / seeds - residual / (count * seeds), 0.0), seeds - 1))
+    return MeanEstimate(mean, tuple(parts))
+
+
+def find_interval(scores: NDArray[np.float64]) -> tuple[float, float] | None:
+    """Return the 95 % bounds of the mean of scores [n], or [n, seeds], as `estimate_mean` has them.
+
+    >>> find_interval(np.array([0.5, 0.5, np.nan]))
+    (0.5, 0.5)
+    """
+    estimate = estimate_mean(scores)
+    return estimate.find_bounds() if estimate else None
 
 
 def _block_side(side: int) -> int:
@@ -77,10 +117,10 @@ def permuted_p(ranks: NDArray[np.floating], target: NDArray[np.float64]) -> NDAr
     """Return, for mean maps of standardised ranks [m, h, w], how often a target permuted at random scores as high.
 
     Edgington's randomisation test, one-sided: positions of `target` [h, w] are permuted PERMUTATIONS times, and
-    p = (1 + permutations whose mean SPC is at least the observed one) / (1 + PERMUTATIONS), exact, never below 1e-4. Maps
-    are smooth and permuted targets are not, so any smooth map beats chance more easily than it should: the test
-    is lenient. `shifted_p` keeps the smoothness; networks that never saw an image are the baseline. A position of a map
-    larger than the grid of 28x28 is a block of pixels, such as 8x8 of 224x224.
+    p = (1 + permutations whose mean SPC is at least the observed one) / (1 + PERMUTATIONS), never below 1e-4. It holds only
+    for maps whose positions are exchangeable. Those of networks are smooth and permuted targets are not: for maps as smooth
+    as a CNN's it calls four of ten maps that know nothing of the target significant at .05. Nothing here concludes from it.
+    A position of a map larger than the grid of 28x28 is a block of pixels, such as 8x8 of 224x224.
     """
     block = _block_side(target.shape[0]) if target.shape[0] == target.shape[1] else 1
     pieces = _cut_blocks(ranks.astype(np.float64), block)
@@ -138,12 +178,20 @@ def correct_holm(values: Sequence[float]) -> list[float]:
 
 @dataclass(frozen=True)
 class Chance:
-    """How probable a mean SPC is by chance: permuted targets, the same corrected for the table, and shifted targets."""
+    """How probable a mean SPC is if maps know nothing of the target: `p`, and `corrected` for all entries tested together.
 
-    permuted: float
-    corrected: float
-    shifted: float
-    shifted_least: float
+    Of several images it is the t test over images and seeds; of a single image the share of shifted targets, which is not
+    corrected (`corrected` is None) and never below `least`.
+    """
+
+    p: float
+    corrected: float | None = None
+    least: float = 0.0
+
+    @property
+    def at_floor(self) -> bool:
+        """Whether p is the least that its test can give."""
+        return self.p <= self.least
 
 
 def constant_error(target: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -7,12 +7,13 @@ from typing import Any
 from posenet_store.errors import unknown
 from posenet_store.heads.targets import TARGETS
 from posenet_store.report.published import COLUMNS, MODELS, TABLES
-from posenet_store.report.records import SETTINGS, get_fields, group_by, list_varying, name_network
-from posenet_store.report.scores import EMPTY, MeanScore, ScoreArchive, find_chances, pool_seeds
+from posenet_store.report.records import get_fields, group_by, list_varying, name_network
+from posenet_store.report.scores import EMPTY, MeanScore, ScoreArchive, find_chances, find_permuted, format_chance, pool_seeds
 from posenet_store.report.significance import constant_error
 from posenet_store.report.text_table import Listing, format_p
-from posenet_store.specs import ALIGNED
+from posenet_store.specs import ALIGNED, ZEROS
 from posenet_store.sweep.cell import HELD_OUT, Cell, make_cell_target
+from posenet_store.sweep.results import COLUMNS as RESULT_COLUMNS
 from posenet_store.sweep.results import Labels, Result
 
 BASE = "k=3"
@@ -66,6 +67,11 @@ def is_base(result: Result) -> bool:
     return describe_head(result.cell) == BASE
 
 
+def is_published_kind(labels: Labels) -> bool:
+    """Whether features are of the kind whose numbers are published: trained with zero padding, or plain pixels."""
+    return labels.network_padding == ZEROS and (labels.trained or labels.pixels)
+
+
 def _column(test: str) -> str:
     return NATURAL if test == HELD_OUT else test
 
@@ -75,11 +81,9 @@ def _protocol_key(result: Result) -> tuple[str, ...]:
 
 
 def _list_sources(results: Sequence[Result]) -> list[str]:
-    """Return whose numbers each result's are: "ours", its protocol, and the settings that vary for its network and protocol."""
+    """Return whose numbers each result's are: "ours", its protocol, and what else varies for its network and protocol."""
     groups = group_by(results, _protocol_key)
-    varying = {
-        key: [name for name in list_varying(group) if name in (*SETTINGS, "train_rows")] for key, group in groups.items()
-    }
+    varying = {key: [name for name in list_varying(group) if name not in RESULT_COLUMNS] for key, group in groups.items()}
     sources = []
     for result in results:
         values = get_fields(result)
@@ -107,9 +111,12 @@ def our_lines(results: Sequence[Result], archive: ScoreArchive = EMPTY) -> list[
     return lines
 
 
-def table_lines(results: Sequence[Result], archive: ScoreArchive = EMPTY) -> list[Line]:
-    """Return Table 2's lines: of each target the best constant map, then ours, each backbone's published ones after them."""
-    ours = _add_chances(our_lines(results, archive), archive)
+def table_lines(results: Sequence[Result], archive: ScoreArchive = EMPTY, permuted: bool = False) -> list[Line]:
+    """Return Table 2's lines: of each target the best constant map, then ours, each backbone's published ones after them.
+
+    `permuted` adds the p of permuted positions.
+    """
+    ours = _add_chances(our_lines(results, archive), archive, permuted)
     networks = list(dict.fromkeys(line.network for line in ours))
     lines: list[Line] = []
     for target in order_targets(line.target for line in ours):
@@ -122,13 +129,19 @@ def table_lines(results: Sequence[Result], archive: ScoreArchive = EMPTY) -> lis
     return lines
 
 
-def _add_chances(lines: Sequence[Line], archive: ScoreArchive) -> list[Line]:
+def _add_chances(lines: Sequence[Line], archive: ScoreArchive, permuted: bool) -> list[Line]:
     """Test every entry against chance, all corrected together: the table is the family of tests."""
-    chances = iter(find_chances([(line.results, line.test(name)) for line in lines for name in line.values], archive))
-    return [
-        replace(line, values={name: replace(value, chance=next(chances)) for name, value in line.values.items()})
-        for line in lines
-    ]
+    entries = [(line.results, line.test(name)) for line in lines for name in line.values]
+    of_permuted = find_permuted(entries, archive) if permuted else [None] * len(entries)
+    chances = iter(zip(find_chances(entries, archive), of_permuted, strict=True))
+    tested = []
+    for line in lines:
+        values = {}
+        for name, value in line.values.items():
+            chance, p = next(chances)
+            values[name] = replace(value, chance=chance, permuted=p)
+        tested.append(replace(line, values=values))
+    return tested
 
 
 def _constant_lines(lines: Sequence[Line]) -> list[Line]:
@@ -195,13 +208,18 @@ def format_rows(lines: Sequence[Line]) -> tuple[list[str], list[list[str]]]:
     """Return headings and rows of text; the setting is a column only where it varies, p where it is known."""
     varies = len({line.setting for line in lines}) > 1
     tests = list_columns(lines)
-    chances = [value.chance if (value := line.values.get(tests[0])) else None for line in lines]
+    first = [line.values.get(tests[0]) for line in lines]
+    columns = {
+        f"{tests[0]} p": [format_chance(value.chance) if value else "" for value in first],
+        f"{tests[0]} p permuted": [format_p(value.permuted) if value else "" for value in first],
+    }
+    columns = {name: texts for name, texts in columns.items() if any(texts)}
     head = ["target", "network", *(["head"] if varies else []), "numbers", *(f"{name} SPC / MAE" for name in tests)]
-    head += [f"{tests[0]} p"] if any(chances) else []
+    head += columns
     rows = []
-    for line, chance in zip(lines, chances, strict=True):
+    for index, line in enumerate(lines):
         values = [line.values[name].text() if name in line.values else "" for name in tests]
-        p = [format_p(chance.corrected) if chance else ""] if any(chances) else []
+        p = [texts[index] for texts in columns.values()]
         rows.append([line.target, line.title, *([line.setting] if varies else []), line.source, *values, *p])
     return head, rows
 
@@ -216,7 +234,7 @@ def list_records(lines: Sequence[Line]) -> list[dict[str, Any]]:
     ]
 
 
-def make_table2(results: Sequence[Result], archive: ScoreArchive = EMPTY) -> Listing:
-    """Return Table 2 for printing."""
-    lines = table_lines(results, archive)
+def make_table2(results: Sequence[Result], archive: ScoreArchive = EMPTY, permuted: bool = False) -> Listing:
+    """Return Table 2 for printing; `permuted` adds the p of permuted positions."""
+    lines = table_lines(results, archive, permuted)
     return Listing(*format_rows(lines), list_records(lines))

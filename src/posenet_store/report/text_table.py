@@ -90,9 +90,11 @@ def format_interval(bounds: tuple[float, float] | None) -> str:
 
 
 def format_p(p: float | None) -> str:
-    """Return a p value with four decimals.
+    """Return a p value with four decimals, a smaller one as such.
 
-    >>> format_p(0.0001), format_p(1.0), format_p(None)
-    ('.0001', '1', '')
+    >>> format_p(0.0001), format_p(1.0), format_p(1e-9), format_p(None)
+    ('.0001', '1.0000', '<.0001', '')
     """
-    return "" if p is None else f"{p:.4f}".lstrip("0") if p < 1 else "1"
+    if p is None:
+        return ""
+    return "<.0001" if p < 0.0001 else f"{p:.4f}".removeprefix("0")

@@ -1,5 +1,6 @@
 """Describe stores: what they hold and in what state they are; list those below a root."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from posenet_store.store.records import read_committed_records, read_manifest
 
 @dataclass(frozen=True, repr=False)
 class StoreInfo:
-    """A store's path and spec, whether it is sealed, and how many blocks, bytes and quarantined rows are committed."""
+    """A store's path, spec and begin (UTC, ISO 8601), whether it is sealed, and how much of it is committed or quarantined."""
 
     path: Path
     spec: StoreSpec
@@ -24,6 +25,7 @@ class StoreInfo:
     committed: int
     bytes: int
     quarantined: int
+    created: str = ""
 
     def __repr__(self) -> str:
         return f"<StoreInfo {self.path.name}: {self.spec.images}, {self.spec.rows} rows, {self.state}>"
@@ -64,7 +66,8 @@ def describe_store(location: str | Path) -> StoreInfo:
         committed = len(records)
         size = sum(file["bytes"] for record in records for file in record["files"])
         quarantined = sum(len(record["quarantined"]) for record in records)
-    return StoreInfo(Path(str(files)), plan.spec, sealed, len(plan.bounds), committed, size, quarantined)
+    created = str(plan.provenance.get("time", ""))
+    return StoreInfo(Path(str(files)), plan.spec, sealed, len(plan.bounds), committed, size, quarantined, created)
 
 
 def list_facts(spec: StoreSpec, readable: int, state: str) -> list[tuple[str, str]]:
@@ -91,3 +94,18 @@ def list_stores(root: str | Path) -> tuple[list[StoreInfo], list[str]]:
         except StoreError as error:
             damaged.append(str(error))
     return infos, damaged
+
+
+def describe_outdated(infos: Iterable[StoreInfo]) -> list[str]:
+    """Return a line for each store whose network and images have the names of a newer store's, but not its images."""
+    newest: dict[tuple[str, str], StoreInfo] = {}
+    ordered = sorted(infos, key=lambda info: info.created)
+    for info in ordered:
+        newest[info.spec.network, info.spec.images] = info
+    lines = []
+    for info in ordered:
+        last = newest[info.spec.network, info.spec.images]
+        if info.spec.images_sha256 != last.spec.images_sha256:
+            images = f"other images that are called {info.spec.images!r} too"
+            lines.append(f"{info.path.name} is older than {last.path.name} and holds {images}")
+    return lines

@@ -21,7 +21,7 @@ from posenet_store.state_dicts import read_state_dict
 from posenet_store.store.reader import Reader
 from posenet_store.sweep.cell import Cell, make_cell_target, output_size
 from posenet_store.sweep.inputs import Input, parse_input
-from posenet_store.sweep.score import Scorable, Scored, iterate_columns, score_heads
+from posenet_store.sweep.score import Scorable, Scored, list_columns, score_heads
 
 
 @dataclass(frozen=True)
@@ -135,8 +135,8 @@ def _evaluate(
 ) -> Evaluation:
     scored = {}
     total = torch.zeros(source.channels, GRID, GRID, dtype=torch.float64)
-    for test, blocks in iterate_columns(reader, source):
-        ((scored[test],),) = score_heads(_add_images(blocks, total), [Scorable(heads, [goal])])
+    for column in list_columns(reader):
+        ((scored[column.name],),) = score_heads(_add_images(column.read(source), total), [Scorable(heads, [goal])])
     images = sum(len(column.scores.spc) for column in scored.values())
     linear = not heads.hidden and not heads.sigmoid and not heads.size and images
     names = [

@@ -11,10 +11,11 @@ from posenet_store.errors import UsageError
 from posenet_store.heads.protocols import GradientProtocol, Protocol
 from posenet_store.parallel.machine import share_memory
 from posenet_store.specs import PIXELS
-from posenet_store.store.catalogue import StoreInfo
+from posenet_store.store.catalogue import StoreInfo, describe_outdated
 from posenet_store.sweep.cell import PROBES, Cell
 from posenet_store.sweep.inputs import join_inputs, parse_input, reads_all_channels
 from posenet_store.sweep.limits import Limits
+from posenet_store.sweep.results import name_apart
 from posenet_store.sweep.spec import SweepSpec
 
 MIN_TRAIN_ROWS = 32
@@ -106,13 +107,13 @@ def _select_unfinished(task: Pass, tested: Mapping[str, Mapping[str, str]]) -> I
 
 
 def _name_tests(entries: Sequence[StoreInfo]) -> tuple[ScoringStore, ...]:
-    """Return stores as tests; image sets of one name have the first digits of their stores' fingerprints behind it."""
+    """Return stores as tests; image sets of one name have the first digits of their digests behind it."""
     names = [entry.spec.images for entry in entries]
     return tuple(
         ScoringStore(
             entry.path,
             entry.spec.fingerprint,
-            name if names.count(name) == 1 else f"{name}-{entry.spec.fingerprint[:8]}",
+            name if names.count(name) == 1 else name_apart(name, entry.spec.images_sha256),
         )
         for entry, name in zip(entries, names, strict=True)
     )
@@ -232,6 +233,7 @@ def plan_sweep(
                     f"nothing to test {entry.spec.network} on: holdout is 0 and no store matches tests {spec.tests}"
                 )
             planned.append((entry, _name_tests(tests), cells))
+    notes += describe_outdated(entry for entry, _, _ in planned)
     notes += [_describe_lacking(network, reasons) for network, reasons in lacking.items()]
     if not planned:
         raise _make_no_store_error(spec, stores, root)

@@ -8,7 +8,7 @@ import csv
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from safetensors.numpy import load_file, save
 from posenet_store.errors import StoreError, UsageError
 from posenet_store.files import read_json, write_atomic, write_json
 from posenet_store.heads.metrics import Scores
-from posenet_store.specs import NO_WEIGHTS, TRAINED, StoreSpec
+from posenet_store.specs import NO_WEIGHTS, TRAINED, ZEROS, StoreSpec
 from posenet_store.store.read_counter import ReadCounter
 from posenet_store.sweep.cell import Cell
 
@@ -76,20 +76,47 @@ class RunFiles:
             path.parent.mkdir(parents=True, exist_ok=True)
 
 
+DIGITS = 8
+"""Hexadecimal digits of a digest that tell equal names apart."""
+
+
+def name_apart(name: str, digest: str) -> str:
+    """Return a name that is also another thing's, with the first digits of its own digest.
+
+    >>> name_apart("myset", "4417aab3deadbeef")
+    'myset-4417aab3'
+    """
+    return f"{name}-{digest[:DIGITS]}"
+
+
 @dataclass(frozen=True)
 class Labels:
-    """Names of the training store's network and images, and the kind of network (see `StoreSpec`)."""
+    """Names of the training store's network and images, and the kind of network (see `StoreSpec`).
+
+    Two things can have one name: `network_sha256` covers all that decides the network's features but its padding,
+    `images_sha256` the images.
+    """
 
     network: str
     backbone: str
     images: str
     weights_kind: str
     network_padding: str
+    network_sha256: str
+    images_sha256: str
 
     @classmethod
     def of(cls, spec: StoreSpec) -> "Labels":
         """Return the labels of a store."""
-        return cls(spec.network, spec.backbone, spec.images, spec.weights_kind, spec.padding)
+        return cls(
+            network=spec.network,
+            backbone=spec.backbone,
+            images=spec.images,
+            weights_kind=spec.weights_kind,
+            network_padding=spec.padding,
+            network_sha256=replace(spec, padding=ZEROS).network_key,
+            images_sha256=spec.images_sha256,
+        )
 
     @property
     def trained(self) -> bool:
@@ -109,19 +136,23 @@ class Labels:
 
 @dataclass(frozen=True)
 class ScoreSummary:
-    """Mean scores over a test's images: None where no image has one; how many images there are, how many without SPC or MAE."""
+    """Mean scores over a test's images: None where no image has one; how many images there are, how many without SPC or MAE.
+
+    `images_sha256` covers the content of the images in the order of their scores: only scores of the same images can be paired.
+    """
 
     spc: float | None
     mae: float | None
     images: int
     undefined: int
     nonfinite: int
+    images_sha256: str
 
     @classmethod
-    def of(cls, scores: Scores) -> "ScoreSummary":
+    def of(cls, scores: Scores, images_sha256: str) -> "ScoreSummary":
         """Return the means of per-image scores."""
         summary: dict[str, Any] = scores.summary()
-        return cls(**summary)
+        return cls(**summary, images_sha256=images_sha256)
 
 
 @dataclass(frozen=True)
@@ -257,7 +288,7 @@ COLUMNS = ("id", "network", "images", "input", "target", "kernel", "padding", "p
 
 
 def make_row(result: Result) -> dict[str, Any]:
-    """Return a result as a flat row: its cell, then spc, mae and counts of each test, then how it was fitted."""
+    """Return a result as a flat row: its cell, then spc, mae, counts and the images of each test, then how it was fitted."""
     known = vars(result.cell) | vars(result.labels) | {"id": result.id, "protocol": result.cell.protocol.name}
     row = {name: known[name] for name in COLUMNS}
     for test, score in result.scores.items():

@@ -1,13 +1,12 @@
 """Run one pass: read a store once an epoch, train all its cells together, score them, write each cell."""
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
-from torch import Tensor
 
 from posenet_store.errors import StoreError
 from posenet_store.heads.file import load_head, save_head
@@ -19,7 +18,7 @@ from posenet_store.store.read_counter import ReadCounter
 from posenet_store.store.reader import Reader, open_store
 from posenet_store.sweep.cell import HELD_OUT, make_cell_target
 from posenet_store.sweep.grouping import FittedHeads, group_cells
-from posenet_store.sweep.inputs import Input, parse_input
+from posenet_store.sweep.inputs import parse_input
 from posenet_store.sweep.moment_cache import MomentCache
 from posenet_store.sweep.plan import Pass
 from posenet_store.sweep.progress import report_progress
@@ -34,7 +33,7 @@ from posenet_store.sweep.results import (
     write_result,
     write_scores,
 )
-from posenet_store.sweep.score import Scorable, Scored, iterate_columns, read_inputs, score_heads
+from posenet_store.sweep.score import Column, Scorable, Scored, list_columns, score_heads
 from posenet_store.sweep.strategy import choose
 from posenet_store.sweep.training_inputs import TrainingInputs
 from posenet_store.threads import map_on_threads
@@ -49,15 +48,17 @@ def make_scorable(fitted: FittedHeads) -> Scorable:
     return Scorable(fitted.heads, targets, fitted.group.channels)
 
 
-def _iterate_tests(
-    task: Pass, reader: Reader, tests: Sequence[Reader], source: Input
-) -> Iterator[tuple[str, str, Iterable[Tensor]]]:
-    """Yield each test column of a pass: its name, the fingerprint of its store, its inputs."""
-    if task.trains and task.held_out < reader.spec.rows:
-        yield HELD_OUT, task.store, read_inputs(reader, source, task.held_out, reader.spec.rows)
+ColumnScores = Sequence[tuple[Column, Scored]]
+"""A head's scores by test column."""
+
+
+def _list_tests(task: Pass, reader: Reader, tests: Sequence[Reader]) -> list[Column]:
+    """Return each test column of a pass: the held-out rows, if it trains, and those of the stores `tests`."""
+    held_out = task.trains and task.held_out < reader.spec.rows
+    columns = [Column(HELD_OUT, reader, task.held_out, reader.spec.rows)] if held_out else []
     for planned, test in zip(task.tests, tests, strict=True):
-        for name, blocks in iterate_columns(test, source, planned.name):
-            yield name, planned.fingerprint, blocks
+        columns += list_columns(test, planned.name)
+    return columns
 
 
 def _open_planned(path: Path, fingerprint: str) -> Reader:
@@ -81,19 +82,17 @@ def run_pass(task: Pass, run: Path, threads: int) -> PassResult:
         groups = fit_heads(task, reader, cache) if task.trains else load_heads(task, reader, files)
         release_memory()
         scorable = [make_scorable(heads) for heads in groups]
-        columns: dict[str, list[list[Scored]]] = {}
-        stores: dict[str, str] = {}
-        for name, fingerprint, blocks in _iterate_tests(task, reader, tests, source):
-            columns[name], stores[name] = score_heads(blocks, scorable), fingerprint
+        columns = _list_tests(task, reader, tests)
+        of_columns = [score_heads(column.read(source), scorable) for column in columns]
         seconds = (time.perf_counter() - clock) / len(task.cells)
 
         def write(place: tuple[int, int]) -> None:
             number, head = place
-            scored = {test: column[number][head] for test, column in columns.items()}
+            scored = [(column, of_groups[number][head]) for column, of_groups in zip(columns, of_columns, strict=True)]
             if task.trains:
-                _write_cell(files, reader, groups[number], head, scored, stores, seconds)
+                _write_cell(files, reader, groups[number], head, scored, seconds)
             else:
-                _add_scores(files, groups[number].group.cells[head].id, scored, stores)
+                _add_scores(files, groups[number].group.cells[head].id, scored)
 
         places = [(number, head) for number, fitted in enumerate(groups) for head in range(len(fitted.group.cells))]
         map_on_threads(write, places, WRITERS)
@@ -122,31 +121,30 @@ def fit_heads(task: Pass, reader: Reader, cache: MomentCache) -> list[FittedHead
     return [heads for strategy in strategies for heads in strategy.fit(inputs, cache)]
 
 
-def _list_arrays(scored: Mapping[str, Scored]) -> dict[str, NDArray[Any]]:
+def _list_arrays(scored: ColumnScores) -> dict[str, NDArray[Any]]:
     """Return all arrays of a cell's test columns by their names in its file."""
-    return {name: array for test, column in scored.items() for name, array in column.arrays(test).items()}
+    return {name: array for column, of_test in scored for name, array in of_test.arrays(column.name).items()}
 
 
-def _write_cell(
-    files: RunFiles,
-    reader: Reader,
-    fitted: FittedHeads,
-    head: int,
-    scored: Mapping[str, Scored],
-    stores: Mapping[str, str],
-    seconds: float,
-) -> None:
+def _summarise(scored: ColumnScores) -> tuple[dict[str, ScoreSummary], dict[str, str]]:
+    """Return the mean scores and the fingerprint of the store of each test column."""
+    summaries = {column.name: ScoreSummary.of(of_test.scores, column.images_sha256) for column, of_test in scored}
+    return summaries, {column.name: column.reader.spec.fingerprint for column, _ in scored}
+
+
+def _write_cell(files: RunFiles, reader: Reader, fitted: FittedHeads, head: int, scored: ColumnScores, seconds: float) -> None:
     """Write the head, its scores, then the record that makes the cell count as finished."""
     cell = fitted.group.cells[head]
     labels = Labels.of(reader.spec)
     metadata = {"cell": cell.to_dict(), "network_key": reader.spec.network_key, **vars(labels)}
     save_head(files.head(cell.id), fitted.heads, head, metadata)
     write_scores(files.scores(cell.id), _list_arrays(scored))
+    summaries, stores = _summarise(scored)
     result = Result(
         cell=cell,
         labels=labels,
-        scores={test: ScoreSummary.of(column.scores) for test, column in scored.items()},
-        tests=dict(stores),
+        scores=summaries,
+        tests=stores,
         fit=dict(fitted.facts[head]),
         seconds=round(seconds, 4),
         provenance=collect_provenance(),
@@ -154,12 +152,12 @@ def _write_cell(
     write_result(files, result)
 
 
-def _add_scores(files: RunFiles, cell: str, scored: Mapping[str, Scored], stores: Mapping[str, str]) -> None:
+def _add_scores(files: RunFiles, cell: str, scored: ColumnScores) -> None:
     """Add test columns to a finished cell, in place of those of the same name or store: its scores, then its record."""
     result, arrays = read_result(files, cell), read_scores(files.scores(cell))
+    summaries, stores = _summarise(scored)
     kept = {test: store for test, store in result.tests.items() if test not in stores and store not in stores.values()}
     arrays = {name: array for name, array in arrays.items() if name.partition("/")[2] in kept}
     write_scores(files.scores(cell), arrays | _list_arrays(scored))
-    summaries = {test: ScoreSummary.of(column.scores) for test, column in scored.items()}
     scores = {test: result.scores[test] for test in kept} | summaries
-    write_result(files, replace(result, scores=scores, tests=kept | dict(stores)))
+    write_result(files, replace(result, scores=scores, tests=kept | stores))

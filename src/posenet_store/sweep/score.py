@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial, reduce
+from functools import cached_property, partial, reduce
 from operator import add
 
 import numpy as np
@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from posenet_store.files import sha256
 from posenet_store.heads.metrics import MapSums, Scores, score_with_map_sums
 from posenet_store.heads.model import Heads
 from posenet_store.store.reader import Reader
@@ -41,16 +42,35 @@ def read_inputs(reader: Reader, source: Input, start: int, stop: int) -> Iterato
         yield from map(partial(assemble_input, source), reader.scan(source.arrays, start, stop))
 
 
-def iterate_columns(reader: Reader, source: Input, name: str | None = None) -> Iterator[tuple[str, Iterator[Tensor]]]:
-    """Yield a store's test columns (name, inputs): one for its image set, or one an image for the probes.
+@dataclass(frozen=True)
+class Column:
+    """A test column: its name, and the rows [start, stop) of a store that are scored."""
+
+    name: str
+    reader: Reader
+    start: int
+    stop: int
+
+    def read(self, source: Input) -> Iterator[Tensor]:
+        """Yield a head's input [B, C, 28, 28] for the readable rows."""
+        return read_inputs(self.reader, source, self.start, self.stop)
+
+    @cached_property
+    def images_sha256(self) -> str:
+        """SHA-256 over the digests of the readable images, in the order of their scores."""
+        rows = np.flatnonzero(self.reader.readable[self.start : self.stop]) + self.start
+        return sha256("".join(self.reader.plan.digests[row] for row in rows).encode())
+
+
+def list_columns(reader: Reader, name: str | None = None) -> list[Column]:
+    """Return a store's test columns: one for its image set, or one an image for the probes.
 
     The column of an image set is called `name`, without one as the set is.
     """
     if reader.spec.images != PROBES:
-        yield name or reader.spec.images, read_inputs(reader, source, 0, reader.spec.rows)
-        return
-    for row in sorted(np.flatnonzero(reader.readable).tolist(), key=lambda row: reader.plan.order[row]):
-        yield reader.ids[row], read_inputs(reader, source, row, row + 1)
+        return [Column(name or reader.spec.images, reader, 0, reader.spec.rows)]
+    rows = sorted(np.flatnonzero(reader.readable).tolist(), key=lambda row: reader.plan.order[row])
+    return [Column(reader.ids[row], reader, row, row + 1) for row in rows]
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from posenet_store.report.figures.maps import show_row_of_maps
 from posenet_store.report.published import KERNELS, LAYERS, MODELS, NONE, PADDINGS, STAGES, UNPADDED, Published, Setting
 from posenet_store.report.records import group_alike, group_by, name_network
 from posenet_store.report.scores import MeanScore, ScoreArchive, pool_seeds
-from posenet_store.report.table import order_targets
+from posenet_store.report.table import is_published_kind, order_targets
 from posenet_store.report.text_table import format_interval, format_number, join_entry
 from posenet_store.specs import PADDINGS as NETWORK_PADDINGS
 from posenet_store.specs import ZEROS
@@ -166,8 +166,9 @@ def _draw_curve(points: ScorePoints, palette: Palette, panel: Axes, curves: _Cur
     axis, positions = curves.axis, curves.positions()
     look = palette.style(network) | {"ms": 5}
     ours = {x: curves.scores[target, network, x] for x in positions if (target, network, x) in curves.scores}
-    backbone = next(seeds[0].labels.backbone for key, seeds in curves.cells.items() if key[:2] == (target, network))
-    model, source = MODELS.get(backbone), axis.published.source
+    labels = [seeds[0].labels for key, seeds in curves.cells.items() if key[:2] == (target, network)]
+    comparable = any(is_published_kind(label) for label in labels)
+    model, source = MODELS.get(labels[0].backbone) if comparable else None, axis.published.source
     theirs = {x: MeanScore(*pair) for x, pair in axis.published.at(target, model).items() if x in positions}
     for values, name, label, numbers, line, style in (
         (ours, network, curves.title(network), "ours", "-", look),

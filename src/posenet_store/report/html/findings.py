@@ -4,17 +4,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
-import numpy as np
-from numpy.typing import NDArray
-
 from posenet_store.report.compare import Difference, find_difference
 from posenet_store.report.figures.maps import select_one_kind
 from posenet_store.report.scores import MeanScore, ScoreArchive
-from posenet_store.report.significance import PERMUTATIONS, correct_holm
+from posenet_store.report.significance import LEVEL, constant_error, correct_holm
 from posenet_store.report.table import NATURAL, Line
-from posenet_store.report.text_table import format_interval, format_number, format_p, join_entry
+from posenet_store.report.text_table import format_interval, format_number, join_entry
+from posenet_store.sweep.cell import make_cell_target
 
-LEVEL = 0.05
+LEAST_IMAGES = 30
+"""From fewer images no claim is made."""
 GAINS = 2
 """Baselines that a sentence compares with; all are in Table 2."""
 
@@ -29,42 +28,82 @@ class Finding:
     numbers: tuple[tuple[str, str, str, str], ...]
 
 
+@dataclass(frozen=True)
+class Evidence:
+    """What speaks for position in one line: its scores, its gain over the pixels, if there are any, and the constant's MAE."""
+
+    target: str
+    value: MeanScore
+    gain: Difference | None
+    constant: float
+
+    @property
+    def p(self) -> float:
+        """The larger p of SPC and of its gain: a claim needs both, so it errs no more often than the worse of them."""
+        chance = self.value.chance
+        ps = (chance.p if chance else None, self.gain.p if self.gain else None)
+        return max(1.0 if p is None else p for p in ps)
+
+    @property
+    def improves(self) -> bool:
+        """Whether SPC and its gain are above 0, MAE is below the constant's, and there are enough images."""
+        spc, mae, gain = self.value.spc, self.value.mae, self.gain.mean if self.gain else None
+        if spc is None or mae is None or gain is None or self.value.images - self.value.undefined < LEAST_IMAGES:
+            return False
+        return spc > 0 and gain > 0 and mae < self.constant
+
+
 def is_baseline(line: Line) -> bool:
     """Whether a line's features were never trained: plain pixels, or a network with random weights."""
     return not line.labels.trained
 
 
-def compare_baselines(line: Line, lines: Sequence[Line], archive: ScoreArchive) -> Iterator[tuple[Line, Difference]]:
-    """Yield each baseline with the same kind of head, and the gain of a line's SPC on held-out images over it.
+def is_far_off(line: Line) -> bool:
+    """Whether a head's mean error on held-out images exceeds its target's whole range: training did not bring it near."""
+    low, high = line.results[0].cell.value_range
+    value = line.values.get(NATURAL)
+    return value is not None and (value.mae is None or value.mae > high - low)
 
-    Images are paired, each one's score averaged over seeds; the bounds are of a bootstrap over images.
+
+def compare_baselines(line: Line, lines: Sequence[Line], archive: ScoreArchive) -> Iterator[tuple[Line, Difference]]:
+    """Yield each baseline with the same kind of head, and the gain of a line's SPC on the same held-out images over it.
+
+    A head that training did not bring near its target has no gain, nor is it a baseline.
     """
     kind = (line.target, line.setting, line.source)
+    if is_far_off(line):
+        return
     for base in lines:
         if not base.ours or (base.target, base.setting, base.source) != kind or base.network == line.network:
             continue
-        if is_baseline(base) and _images(base) == _images(line):
-            first, second = _mean_per_image(base, archive), _mean_per_image(line, archive)
-            if first is not None and second is not None and len(first) == len(second):
+        if is_baseline(base) and not is_far_off(base) and _have_same_images(base, line):
+            first, second = (archive.table(of.results, f"spc/{of.test(NATURAL)}") for of in (base, line))
+            if first is not None and second is not None:
+                if first.shape != second.shape:  # seeds cannot be paired
+                    first, second = first.mean(axis=1), second.mean(axis=1)
                 yield base, find_difference(first, second, more_is_better=True)
 
 
-def _images(line: Line) -> tuple[str, int]:
-    return line.labels.images, line.results[0].cell.held_out
+def _have_same_images(first: Line, second: Line) -> bool:
+    """Whether the held-out images of two lines are of one content, in one order."""
+    scores = [result.scores.get(line.test(NATURAL)) for line in (first, second) for result in line.results]
+    return None not in scores and len({score.images_sha256 for score in scores if score}) == 1
 
 
-def _mean_per_image(line: Line, archive: ScoreArchive) -> NDArray[np.float64] | None:
-    return archive.mean(line.results, f"spc/{line.test(NATURAL)}") if NATURAL in line.values else None
+def gather_evidence(line: Line, lines: Sequence[Line], archive: ScoreArchive) -> Evidence:
+    """Return what speaks for position in a line, compared with the pixels among the lines."""
+    gains = (gain for base, gain in compare_baselines(line, lines, archive) if base.labels.pixels)
+    constant = float(constant_error(make_cell_target(line.results[0].cell)).mean())
+    return Evidence(line.target, line.values[NATURAL], next(gains, None), constant)
 
 
-def exceed_chance(values: Sequence[MeanScore]) -> list[bool]:
-    """Whether each mean SPC is above 0 in its interval, and improbable by chance, corrected for those that are asked together.
+def choose_claims(evidence: Sequence[Evidence]) -> list[bool]:
+    """Whether each line's evidence carries a claim: it improves on everything, and its p, corrected for all, is small.
 
     A page may show thousands of heads; its answer makes claims about a few of them, and the correction is for these.
     """
-    corrected = correct_holm([value.chance.permuted if value.chance else 1.0 for value in values])
-    lows = [value.spc_bounds[0] if value.spc_bounds else value.spc for value in values]
-    return [p <= LEVEL and low is not None and low > 0 for p, low in zip(corrected, lows, strict=True)]
+    corrected = correct_holm([each.p for each in evidence])
+    return [each.improves and p <= LEVEL for each, p in zip(evidence, corrected, strict=True)]
 
 
 def choose_answering_lines(lines: Sequence[Line]) -> list[Line]:
@@ -82,17 +121,21 @@ def write_headline(findings: Sequence[Finding]) -> str:
 
 def find_findings(lines: Sequence[Line], archive: ScoreArchive) -> list[Finding]:
     """Return a finding a network, the trained ones first, all of one kind of head."""
-    chosen = choose_answering_lines(lines)
-    exceeding = exceed_chance([line.values[NATURAL] for line in chosen])
+    chosen = sorted(choose_answering_lines(lines), key=is_baseline)
+    asked = [line for line in chosen if not line.labels.pixels]
+    evidence = [gather_evidence(line, chosen, archive) for line in asked]
+    claims = choose_claims(evidence)
     findings = []
-    for network in dict.fromkeys(line.network for line in sorted(chosen, key=is_baseline)):
+    for network in dict.fromkeys(line.network for line in chosen):
         of_network = [line for line in chosen if line.network == network]
-        met = [line.target for line, exceeds in zip(chosen, exceeding, strict=True) if exceeds and line.network == network]
-        findings.append(_make_finding(of_network, met, chosen, archive))
+        weighed = [(each, claim) for line, each, claim in zip(asked, evidence, claims, strict=True) if line.network == network]
+        findings.append(_make_finding(of_network, weighed, chosen, archive))
     return findings
 
 
-def _make_finding(lines: Sequence[Line], met: Sequence[str], every: Sequence[Line], archive: ScoreArchive) -> Finding:
+def _make_finding(
+    lines: Sequence[Line], weighed: Sequence[tuple[Evidence, bool]], every: Sequence[Line], archive: ScoreArchive
+) -> Finding:
     values = {line.target: line.values[NATURAL] for line in lines}
     numbers = tuple(
         (target, format_number(value.spc), format_interval(value.spc_bounds), format_number(value.mae))
@@ -102,27 +145,53 @@ def _make_finding(lines: Sequence[Line], met: Sequence[str], every: Sequence[Lin
     compared = [] if first.labels.pixels else islice(compare_baselines(first, every, archive), GAINS)
     gains = [f"{join_entry(difference.parts())} against {base.title}" for base, difference in compared]
     gain = f"SPC of {first.target} on the same images: {', '.join(gains)}." if gains else ""
-    return Finding(first.title, _word_verdict(values, met), gain, numbers)
+    far_off = all(is_far_off(line) for line in lines)
+    verdict = "not trained: errors exceed the target's range" if far_off else _word_verdict(list(values.values()), weighed)
+    return Finding(first.title, verdict, gain, numbers)
 
 
-def _word_verdict(values: dict[str, MeanScore], met: Sequence[str]) -> str:
-    if not any(value.chance for value in values.values()):
-        return "not tested against chance (no head has a defined SPC)"
-    if not met:
-        defined = [value.spc for value in values.values() if value.spc is not None]
-        return f"no position beyond chance (SPC {format_number(min(defined))} to {format_number(max(defined))})"
-    targets = "every target" if len(met) == len(values) else f"{', '.join(met)} (of {', '.join(values)})"
-    reached = [values[target].spc or 0.0 for target in met]
-    return f"position is read beyond chance on {targets}, SPC {format_number(min(reached))} to {format_number(max(reached))}"
+def _format_range(numbers: Sequence[float], form: str = "") -> str:
+    """Return the least and the largest number as text.
+
+    >>> _format_range([0.3, 0.1]), _format_range([0.25]), _format_range([3.2, 12.0], ".0f")
+    ('.100 to .300', '.250', '3 to 12')
+    """
+    texts = dict.fromkeys(f"{number:{form}}" if form else format_number(number) for number in (min(numbers), max(numbers)))
+    return " to ".join(texts)
+
+
+def _word_verdict(values: Sequence[MeanScore], weighed: Sequence[tuple[Evidence, bool]]) -> str:
+    """Return what a network's lines show: a claim with its size, or why there is none."""
+    defined = [value.spc for value in values if value.spc is not None]
+    if not defined:
+        return "no head has a defined SPC"
+    spc = f"SPC {_format_range(defined)}"
+    if not weighed:
+        return f"the baseline, {spc}"
+    claimed = [each for each, claim in weighed if claim]
+    if claimed:
+        return _word_claim(claimed, [each.target for each, _ in weighed])
+    if not any(each.gain for each, _ in weighed):
+        return f"no claim: the pixels are not among the heads to compare with ({spc})"
+    images = max(value.images - value.undefined for value in values)
+    if images < LEAST_IMAGES:
+        return f"no claim from {images} images, {LEAST_IMAGES} are needed ({spc})"
+    return f"no position beyond chance and the pixels ({spc})"
+
+
+def _word_claim(claimed: Sequence[Evidence], asked: Sequence[str]) -> str:
+    """Return on which targets position is read, and how large that is."""
+    met = [each.target for each in claimed]
+    targets = "every target" if len(met) == len(asked) else f"{', '.join(met)} (of {', '.join(asked)})"
+    spc = [each.value.spc for each in claimed if each.value.spc is not None]
+    gains = [each.gain.mean for each in claimed if each.gain and each.gain.mean is not None]
+    saved = [100 * (1 - each.value.mae / each.constant) for each in claimed if each.value.mae is not None]
+    size = f"{_format_range(gains)} more than the pixels, errors {_format_range(saved, '.0f')} % below the best constant's"
+    return f"position is read on {targets}: SPC {_format_range(spc)}, {size}"
 
 
 def describe_tests(lines: Sequence[Line]) -> str:
-    """Return how many entries were tested and how small p can get, for the table's caption."""
-    count = sum(value.chance is not None for line in lines if line.ours for value in line.values.values())
-    if not count:
-        return ""
-    least = 1 / (1 + PERMUTATIONS)
-    text = f"{count} entries were tested; the least p is {format_p(least)}, corrected {format_p(min(1.0, least * count))}."
-    if least * count > LEVEL:
-        text += f" In a table of over {int(LEVEL / least)} entries no corrected p can reach {LEVEL}: choose fewer cells."
-    return text
+    """Return how many entries were tested together, for the table's caption."""
+    chances = [value.chance for line in lines if line.ours for value in line.values.values() if value.chance]
+    count = sum(chance.corrected is not None for chance in chances)
+    return f"{count} entries of several images were tested and corrected together." if count else ""

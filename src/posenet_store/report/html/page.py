@@ -21,25 +21,24 @@ from posenet_store.report.html.findings import (
     describe_tests,
     find_findings,
     is_baseline,
+    is_far_off,
     write_headline,
 )
 from posenet_store.report.html.strip import make_strip
 from posenet_store.report.html.warnings import list_warnings
+from posenet_store.report.load import load_runs
 from posenet_store.report.published import ALL
 from posenet_store.report.records import name_networks
 from posenet_store.report.run import Run
-from posenet_store.report.scores import MeanScore, ScoreArchive
-from posenet_store.report.significance import PERMUTATIONS
+from posenet_store.report.scores import MeanScore, ScoreArchive, format_chance
 from posenet_store.report.table import NATURAL, Line, list_columns, table_lines
 from posenet_store.report.text_table import format_interval, format_number, format_p, join_entry
 from posenet_store.sweep.cell import Cell
-from posenet_store.sweep.results import Result, RunFiles, RunRecord, load_run
+from posenet_store.sweep.results import Result, RunFiles, RunRecord
 
 MOST_LINES = 400
 """Rows of Table 2 on the page; the table of cells, which can be searched, has all."""
 SHOWN_ENTRIES = 4
-FAR_OFF = 10.0
-"""An MAE above it is of a head that training never brought near its target."""
 
 
 def _format_entry(value: MeanScore | None) -> dict[str, Any] | None:
@@ -48,9 +47,9 @@ def _format_entry(value: MeanScore | None) -> dict[str, Any] | None:
         return None
     notes, p_long = [format_interval(value.spc_bounds)], ""
     if chance := value.chance:
-        notes.append(f"p {format_p(chance.corrected)}")
-        least = format_p(chance.shifted_least)
-        p_long = f"uncorrected {format_p(chance.permuted)}; of shifts {format_p(chance.shifted)}, which is at least {least}"
+        notes.append(f"p {format_chance(chance)}")
+        shifts = f"one image: p of shifts, which is at least {format_p(chance.least)}"
+        p_long = shifts if chance.corrected is None else f"t test over images and seeds, uncorrected {format_p(chance.p)}"
     notes += [f"{value.undefined} of {value.images} undefined"] if value.undefined else []
     text = f"{format_number(value.spc)} / {format_number(value.mae)}"
     return {"text": text, "notes": [note for note in notes if note], "p_long": p_long}
@@ -113,10 +112,11 @@ def table_rows(lines: Sequence[Line], archive: ScoreArchive) -> dict[str, Any]:
 
 def _summarise_warnings(lines: Sequence[Line]) -> Iterator[tuple[str, str]]:
     """Yield what a reader should know before believing any number."""
-    if any((value.mae or 0) > FAR_OFF for line in lines for value in line.values.values()):
+    far_off = dict.fromkeys(f"{line.title} ({line.source})" for line in lines if line.ours and is_far_off(line))
+    if far_off:
         yield (
-            "An MAE far above 1",
-            "training at a fixed rate did not come down from the scale of those features in its steps; "
+            "Not trained: errors exceed the target's whole range",
+            f"{', '.join(far_off)}; training at a fixed rate did not come down from the scale of those features in its steps; "
             "the exact head (ridge) does not depend on scale",
         )
     if any(NATURAL in line.values and not line.values[NATURAL].chance for line in lines if line.ours):
@@ -176,19 +176,17 @@ def _is_of_table2(cell: Cell) -> bool:
 
 def _list_facts(runs: Sequence[Path], out: Path) -> dict[str, Any]:
     """Return everything that the template shows."""
-    loaded = {path: load_run(path) for path in runs}
-    archive = ScoreArchive(runs)
-    results = list({result.id: result for _, of_run in loaded.values() for result in of_run}.values())
-    folders = {result.id: path for path, (_, of_run) in reversed(loaded.items()) for result in of_run}
+    loaded = load_runs(runs)
+    archive, results, folders = loaded.open_archive(), loaded.results, loaded.folders
     lines = table_lines([result for result in results if _is_of_table2(result.cell)] or results, archive)
     shown = lines[:MOST_LINES]
     table = table_rows(shown, archive)
     answering, findings = choose_answering_lines(lines), find_findings(lines, archive)
-    title = next(run.title for run, _ in loaded.values())
+    title = next(iter(loaded.records.values())).title
 
     def command(result: Result) -> str:
         path = folders[result.id]
-        return evaluate_command(loaded[path][0], str(path), result)
+        return evaluate_command(loaded.records[path], str(path), result)
 
     return table | {
         "title": title,
@@ -198,7 +196,6 @@ def _list_facts(runs: Sequence[Path], out: Path) -> dict[str, Any]:
         "strip_head": f"{answering[0].source.removeprefix('ours: ')}, {answering[0].setting}" if answering else "",
         "targets": [(target, describe_target(target)) for target in dict.fromkeys(line.target for line in lines)],
         "tests_note": describe_tests(lines),
-        "permutations": f"{PERMUTATIONS:,}",
         "omitted": f"The first {MOST_LINES} of {len(lines)} rows; the table of cells has all." if lines[MOST_LINES:] else "",
         "pictures": [(picture, Markup(picture.inline())) for picture in Run(title, results, archive).pictures()],  # noqa: S704
         "images": sorted({result.labels.images for result in results}),
@@ -206,7 +203,7 @@ def _list_facts(runs: Sequence[Path], out: Path) -> dict[str, Any]:
         "cells": len(results),
         "published": published_rows(),
         "data": list_cells(results, archive, command),
-        "runs": [_describe_run(run, path, out) for path, (run, _) in loaded.items()],
+        "runs": [_describe_run(run, path, out) for path, run in loaded.records.items()],
     }
 
 

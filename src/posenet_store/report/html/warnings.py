@@ -14,7 +14,7 @@ from posenet_store.sweep.cell import make_cell_target
 from posenet_store.sweep.results import Result
 
 FEW = 10
-"""Fewer images make an interval that is itself uncertain."""
+"""Fewer images make an interval that rests on the shape of their distribution."""
 HIGH = 0.3
 """From this SPC on a reader takes a map to be like the target."""
 FLAT = 0.1

@@ -90,7 +90,7 @@
     return number.toFixed(3).replace(/^(-?)0\./, "$1.");
   };
   const span = (low, high) => (low === null ? "" : `[${short(low)}, ${short(high)}]`);
-  const chance = (p) => (p === null ? "" : p === 1 ? "1" : p.toFixed(4).replace(/^0/, ""));
+  const chance = (p) => (p === null ? "" : p < 1e-4 ? "<.0001" : p.toFixed(4).replace(/^0/, ""));
   // Name, value to sort by, text to show; `e` is a cell's entry on the chosen test.
   const columns = [
     ["id", (c) => c[0], (c) => c[0]],
