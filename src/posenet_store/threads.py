@@ -6,14 +6,33 @@ torch and the BLAS of NumPy and SciPy each have threads of their own; they are t
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from functools import lru_cache
-from typing import TypeVar
+from contextlib import AbstractContextManager, contextmanager
+from functools import lru_cache, wraps
+from typing import ParamSpec, TypeVar
 
 from threadpoolctl import ThreadpoolController
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+Parameters = ParamSpec("Parameters")
+Lock = AbstractContextManager[object]
+
+
+def one_thread_at_a_time(lock: Lock) -> Callable[[Callable[Parameters, Result]], Callable[Parameters, Result]]:
+    """Return a decorator: of all functions that share `lock`, one thread of the process runs one at a time.
+
+    Use a lock that its thread may take again (`RLock`) where such functions call each other.
+    """
+
+    def decorate(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
+        @wraps(function)
+        def locked(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
+            with lock:
+                return function(*args, **kwargs)
+
+        return locked
+
+    return decorate
 
 
 def count_cpus() -> int:

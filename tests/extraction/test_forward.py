@@ -1,5 +1,7 @@
 """Batches through the network: halved where memory runs out, checked before the cast, the same on every device."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from posenet_store.backbones.backbone import Backbone
 from posenet_store.backbones.load import load_backbone
 from posenet_store.errors import BuildError
 from posenet_store.extraction.build import build_store, plan_store
-from posenet_store.extraction.forward import Forward, allocate_arrays, choose_batch_size
+from posenet_store.extraction.forward import Forward, PendingBatch, allocate_arrays, choose_batch_size
 from posenet_store.extraction.timing import StageTimer
 from posenet_store.images.sources import load_image_set
 from posenet_store.specs import BackboneSpec, Preprocess, Tap
@@ -142,3 +144,29 @@ def test_the_tiny_network_of_the_tests_runs_through_it() -> None:
     flight.wait()
     for name, value in backbone.features(pixels).items():
         assert torch.equal(targets[name], value.half())
+
+
+def test_a_pass_on_cuda_is_made_on_the_networks_own_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Events are recorded on the current GPU: on another than the network's they would not wait for its features."""
+    current: list[object] = [torch.device("cuda:0")]
+
+    @contextmanager
+    def make_current(device: torch.device) -> Iterator[None]:
+        current.append(device)
+        yield
+        current.pop()
+
+    monkeypatch.setattr(torch.cuda, "device", make_current)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: device)
+    backbone = replace(small(room=4)[0], device=torch.device("cuda:1"))
+    forward, clock = Forward(backbone, ARRAYS, StageTimer()), StageTimer()
+    used: list[object] = []
+
+    def run(*batch: object) -> PendingBatch:
+        used.append(current[-1])
+        return PendingBatch((), "float32", torch.zeros(0, 2), clock)
+
+    monkeypatch.setattr(forward, "_run_on_cuda", run)
+    forward.launch(torch.zeros(2, 4, 4, 3, dtype=torch.uint8), torch.ones(2, dtype=torch.bool), {})
+    assert used == [torch.device("cuda:1")]
+    assert current == [torch.device("cuda:0")]

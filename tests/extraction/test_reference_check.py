@@ -73,3 +73,10 @@ def test_a_store_without_a_probe_on_record_resumes(images: ImageSet, tmp_path: P
     del content["provenance"]["probe"]
     written.write_text(json.dumps(content))
     assert build_store(images, backbone, plan, tmp_path).missing == 0
+
+
+def test_features_that_float16_would_lose_are_refused_before_the_build(tmp_path: Path) -> None:
+    images, backbone = load_image_set(str(write_images(tmp_path / "photos", 4))), tiny_backbone(scale=1e-4)
+    with pytest.raises(BuildError, match=r"f3 .*--dtype float32"):
+        plan_store(images, backbone, "native", "float16")
+    assert plan_store(images, backbone, "native", "float32").spec.dtype == "float32"

@@ -3,12 +3,20 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from threading import RLock
 
 import torch
 from torch import Tensor, nn
 
 from posenet_store.backbones.inference import autocast, is_compiled
 from posenet_store.specs import TRAINED, ZEROS, Preprocess, Tap
+from posenet_store.threads import one_thread_at_a_time
+
+one_network_at_a_time = one_thread_at_a_time(RLock())
+"""For all that prepares or runs a network: its hooks, torch's tracing and torch's seed belong to all threads of a process.
+
+A Dask worker of several threads, for one, may run two parts of builds that share a network.
+"""
 
 
 class _LastTap(Exception):
@@ -35,6 +43,7 @@ class Backbone:
         """Preprocess uint8 [B, S, S, 3] into float32 [B, 3, S, S] on the backbone's device."""
         return preprocess(images.to(self.device, non_blocking=True), self.preprocess)
 
+    @one_network_at_a_time
     @torch.inference_mode()
     def features(self, images: Tensor) -> dict[str, Tensor]:
         """Return {tap name: float32 [B, C, H, W]} of uint8 images [B, S, S, 3], from one forward pass."""

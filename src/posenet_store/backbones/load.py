@@ -8,7 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from posenet_store.backbones.backbone import Backbone, run_taps
+from posenet_store.backbones.backbone import Backbone, one_network_at_a_time, run_taps
 from posenet_store.backbones.inference import autocast, check_compute, is_compiled, prepare_network
 from posenet_store.backbones.padding import check_padding, replace_padding
 from posenet_store.backbones.taps import list_tap_modules
@@ -24,6 +24,7 @@ from posenet_store.errors import PosenetStoreError, UsageError, first_line, unkn
 from posenet_store.specs import PIXELS, TAP_SETS, TRAINED, WEIGHTS_KINDS, BackboneSpec, Preprocess, Tap
 
 
+@one_network_at_a_time
 def order_modules(module: nn.Module, modules: Sequence[str], size: int) -> tuple[str, ...]:
     """Return modules in the order in which they run; raises UsageError for one that does not run exactly once.
 
@@ -46,6 +47,7 @@ def order_modules(module: nn.Module, modules: Sequence[str], size: int) -> tuple
     return tuple(order)
 
 
+@one_network_at_a_time
 def measure_taps(module: nn.Module, modules: Sequence[str], size: int) -> tuple[Tap, ...]:
     """Return the taps f1, f2, ... with their shapes for a size x size image."""
     named = [(f"f{number}", path) for number, path in enumerate(modules, 1)]
@@ -87,6 +89,7 @@ def _compile(module: nn.Module, taps: Sequence[Tap], example: Tensor, compute: s
     return compiled
 
 
+@one_network_at_a_time
 def check_backbone(spec: BackboneSpec) -> None:
     """Raise UsageError if `load_backbone` would not accept `spec`; no parameters are read, downloaded or drawn."""
     name = spec.name or ""
@@ -123,6 +126,7 @@ def _find_taps(name: str, module: nn.Module, tap_set: str, size: int) -> tuple[T
         ) from None
 
 
+@one_network_at_a_time
 def load_backbone(spec: BackboneSpec | str) -> Backbone:
     """Load a frozen torchvision network, given as a spec or by its name.
 
@@ -163,6 +167,7 @@ def load_backbone(spec: BackboneSpec | str) -> Backbone:
     )
 
 
+@one_network_at_a_time
 def wrap_backbone(
     module: nn.Module,
     name: str,

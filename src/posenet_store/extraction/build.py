@@ -19,7 +19,7 @@ from posenet_store.errors import BuildError
 from posenet_store.extraction.commit import BUFFERS, Buffer, Committer
 from posenet_store.extraction.forward import Forward, PendingBatch, choose_batch_size
 from posenet_store.extraction.prefetch import Batch, decode_batches
-from posenet_store.extraction.reference_check import compare_samples, describe_drift, sample_taps
+from posenet_store.extraction.reference_check import check_underflow, compare_samples, describe_drift, sample_taps
 from posenet_store.extraction.timing import StageTimer
 from posenet_store.images.image_set import ImageSet
 from posenet_store.images.synthetic import load_probes
@@ -52,7 +52,10 @@ class BuildResult:
 def plan_store(
     images: ImageSet, backbone: Backbone, layout: str, dtype: str, block_rows: int | None = None, file_format: str = "zarr"
 ) -> Plan:
-    """Plan the store of a backbone's features over images; nothing is written."""
+    """Plan the store of a backbone's features over images; nothing is written.
+
+    Raises BuildError if the network's features are not finite, or too small for `dtype`.
+    """
     spec = StoreSpec(
         backbone=backbone.name,
         weights=backbone.weights,
@@ -71,6 +74,7 @@ def plan_store(
         padding=backbone.padding,
         weights_kind=backbone.weights_kind,
     )
+    check_underflow(sample_taps(backbone), dtype)
     order = draw_row_order(spec.rows, spec.permutation_seed)
     ids, digests = (tuple(entries[index] for index in order) for entries in (images.ids, images.digests))
     return Plan(spec, ids, digests, tuple(order), collect_provenance() | {"probe": sample_taps(backbone)})

@@ -97,7 +97,10 @@ class Forward:
     def _try_batch(self, pixels: Tensor, valid: Tensor, targets: Mapping[str, Tensor]) -> PendingBatch | None:
         """Return None if memory ran out; the memory of the attempt is free by then."""
         try:
-            return (self._run_on_cuda if self._cuda else self._run_on_cpu)(pixels, valid, targets)
+            if not self._cuda:
+                return self._run_on_cpu(pixels, valid, targets)
+            with torch.cuda.device(self._backbone.device):  # events are recorded on the current GPU, which may be another
+                return self._run_on_cuda(pixels, valid, targets)
         except torch.OutOfMemoryError:
             return None
 

@@ -23,6 +23,10 @@ VALUES = 16
 TOLERANCE = 1e-2
 """Of the root mean square: another CPU or TF32 stays below it, another resize filter or a wrong weight does not."""
 
+FLOAT16_STEP = 2.0**-24
+SMALLEST_RMS = 100 * FLOAT16_STEP
+"""Rounding to steps changes each value by a third of a percent of it (a step / sqrt(12), 1 in 350); normal ones by .05 %."""
+
 Sample = dict[str, dict[str, Any]]
 _samples: "WeakKeyDictionary[Backbone, Sample]" = WeakKeyDictionary()
 
@@ -51,6 +55,20 @@ def _sample_tap(name: str, tap: torch.Tensor) -> dict[str, Any]:
         "rms": float(np.sqrt(np.square(values).mean())),
         "values": values[positions].tolist(),
     }
+
+
+def check_underflow(sample: Sample, dtype: str) -> None:
+    """Raise BuildError if float16 would round a tap to nothing: all of it is close to the smallest steps of float16.
+
+    >>> check_underflow({"f5": {"rms": 1e-3}, "dead": {"rms": 0.0}}, "float16")
+    """
+    small = {name: tap["rms"] for name, tap in sample.items() if 0 < tap["rms"] < SMALLEST_RMS}
+    if dtype == "float16" and small:
+        texts = ", ".join(f"{name} ({rms:.1e})" for name, rms in small.items())
+        raise BuildError(
+            f"float16, whose steps are {FLOAT16_STEP:.0e}, would lose the small features of {texts}, the root mean square on a "
+            "probe image; build with --dtype float32"
+        )
 
 
 def compare_samples(recorded: Sample, now: Sample) -> dict[str, float]:
