@@ -50,10 +50,14 @@ else:
     assert_type(reader.taps[0].name, str)
 infos, damaged = posenet_store.list_stores("stores")
 assert_type(infos, list[StoreInfo])
+assert_type(posenet_store.list_stores().stores, list[StoreInfo])
+assert_type(posenet_store.load_backbone("vgg16"), posenet_store.Backbone)
 sweep = posenet_store.load_sweep("patterns.toml")
 assert_type(sweep, posenet_store.SweepSpec)
 for damage in posenet_store.find_damage("stores/x", deep=True):
     assert_type(damage.block, int | None)
+swept = posenet_store.run_sweep(sweep, posenet_store.plan_sweep(sweep), "~/runs/x")
+assert_type(swept.failures, tuple[str, ...])
 run = posenet_store.open_run("~/runs/x", Path("runs/y"))
 assert_type(run, posenet_store.Run)
 assert_type(len(run), int)
@@ -64,7 +68,7 @@ run.to_pandas()
 def test_the_public_names_are_these() -> None:
     assert sorted(posenet_store.__all__) == [
         "Backbone", "BackboneSpec", "BuildError", "BuildResult", "ImageError", "ImageSet", "PosenetStoreError", "Reader",
-        "Run", "StoreError", "StoreInfo", "SweepSpec", "UsageError", "build_probe_store", "build_store",
+        "Run", "StoreError", "StoreInfo", "StoreListing", "SweepSpec", "UsageError", "build_probe_store", "build_store",
         "convert_store", "find_damage", "list_stores", "load_backbone", "load_image_set", "load_sweep", "make_target_map",
         "open_run", "open_store", "plan_store", "plan_sweep", "repair_store", "run_sweep", "score_maps", "wrap_backbone",
     ]  # fmt: skip

@@ -19,6 +19,7 @@ from .report.run import Run as Run
 from .report.run import open_run as open_run
 from .specs import BackboneSpec as BackboneSpec
 from .store.catalogue import StoreInfo as StoreInfo
+from .store.catalogue import StoreListing as StoreListing
 from .store.catalogue import list_stores as list_stores
 from .store.convert import convert_store as convert_store
 from .store.reader import Reader as Reader

@@ -6,6 +6,7 @@ from typing import Any
 
 from posenet_store.errors import StoreError, UsageError, unknown
 from posenet_store.files import canonical_json, sha256
+from posenet_store.notebook import format_html_table
 
 FORMAT_VERSION = 1
 PIXELS = "pixels"
@@ -146,6 +147,11 @@ class StoreSpec:
     def __repr__(self) -> str:
         kind = f"{self.layout}, {self.dtype}, {self.format}"
         return f"<StoreSpec {self.folder}: {self.network}, {self.images}, {self.rows} rows, {kind}>"
+
+    def _repr_html_(self) -> str:
+        """Return the fields as a table, for notebooks."""
+        taps = ", ".join(f"{tap.name} {tap.module} {list(tap.shape)}" for tap in self.taps)
+        return format_html_table((vars(self) | {"taps": taps}).items(), caption=self.folder)
 
     @cached_property
     def fingerprint(self) -> str:

@@ -23,7 +23,7 @@ class _LastTap(Exception):
     """Raised by the last tap's hook, so that nothing behind it is computed."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Backbone:
     """A frozen network in evaluation mode on one device; `taps` are in the order of the forward pass."""
 
@@ -38,6 +38,10 @@ class Backbone:
     compute: str = "float32"
     padding: str = ZEROS
     weights_kind: str = TRAINED
+
+    def __repr__(self) -> str:
+        taps = ", ".join(f"{tap.name} {list(tap.shape)}" for tap in self.taps)
+        return f"<Backbone {self.name}, weights {self.weights or 'none'}, on {self.device}: {taps}>"
 
     def inputs(self, images: Tensor) -> Tensor:
         """Preprocess uint8 [B, S, S, 3] into float32 [B, 3, S, S] on the backbone's device."""

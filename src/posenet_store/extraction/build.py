@@ -9,7 +9,7 @@ All stages run at the same time, each at most two steps ahead of the next, so me
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from posenet_store.extraction.reference_check import check_underflow, compare_sa
 from posenet_store.extraction.timing import StageTimer
 from posenet_store.images.image_set import ImageSet
 from posenet_store.images.synthetic import load_probes
+from posenet_store.notebook import show_progress
 from posenet_store.provenance import collect_provenance
 from posenet_store.specs import StoreSpec
 from posenet_store.store.chunking import choose_block_rows, draw_row_order
@@ -30,7 +31,7 @@ from posenet_store.store.plan import Plan
 from posenet_store.store.writer import QuarantinedImage, StoreWriter
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class BuildResult:
     """The outcome of a build: store path, images extracted, blocks still missing (0: sealed), seconds, quarantined images.
 
@@ -43,6 +44,11 @@ class BuildResult:
     seconds: float
     quarantined: tuple[QuarantinedImage, ...]
     speed: Mapping[str, Any]
+
+    def __repr__(self) -> str:
+        state = f"{self.missing} blocks missing" if self.missing else "complete"
+        counts = f"{self.extracted} images extracted in {self.seconds:.1f} s, {len(self.quarantined)} quarantined"
+        return f"<BuildResult {self.path}: {state}, {counts}>"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the facts that `build-store --json` prints."""
@@ -150,27 +156,30 @@ def build_store(
     batch_size: int | None = None,
     max_unreadable: float = 0.01,
     part: tuple[int, int] = (1, 1),
-    advance: Callable[[int], None] = lambda images: None,
+    advance: Callable[[int], None] | None = None,
     clock: StageTimer | None = None,
 ) -> BuildResult:
     """Build or resume the store of `plan` below `root`, and seal it once no block is missing.
 
     `part` (i, n) extracts every n-th block from the i-th; parts may run in any order, on several machines, even twice.
-    `advance(n)` is called after n more images are computed or found in the store. Complete blocks are committed even if
-    the build is interrupted. `batch_size` None is `choose_batch_size`. Raises BuildError if features do not fit the dtype
-    or more than `max_unreadable` of the images can't be read; committed blocks are kept.
+    `advance(n)` is called after n more images are computed or found in the store; None is a bar in a notebook. Complete
+    blocks are committed even if the build is interrupted. `batch_size` None is `choose_batch_size`. Raises BuildError if
+    features do not fit the dtype or more than `max_unreadable` of the images can't be read; committed blocks are kept.
     """
     clock = clock or StageTimer()
-    writer = StoreWriter.open(Path(root), plan)
+    writer = StoreWriter.open(Path(root).expanduser(), plan)
     missing = select_part(writer.list_missing(), part)
     rows, quarantined = count_rows(plan, missing), writer.list_quarantined()
     if missing:
         writer.unseal(missing)
         _check_drift(writer.plan, plan)
-    advance(count_rows(plan, select_part(range(len(plan.bounds)), part)) - rows)
-    if missing:
-        size = batch_size or choose_batch_size(backbone, plan.spec.block_rows)
-        quarantined = _extract(images, backbone, writer, missing, size, max_unreadable, quarantined, advance, clock)
+    total = count_rows(plan, select_part(range(len(plan.bounds)), part))
+    bar = nullcontext(advance) if advance else show_progress(f"{plan.spec.network} on {images.name}", total, "images")
+    with bar as advance:
+        advance(total - rows)
+        if missing:
+            size = batch_size or choose_batch_size(backbone, plan.spec.block_rows)
+            quarantined = _extract(images, backbone, writer, missing, size, max_unreadable, quarantined, advance, clock)
     blocks_left, speed = len(writer.list_missing()), clock.summarize(rows)
     if not blocks_left and not writer.sealed:
         writer.seal(speed | collect_provenance())
@@ -213,7 +222,7 @@ def build_probe_store(
     root: str | Path,
     *,
     batch_size: int | None = None,
-    advance: Callable[[int], None] = lambda images: None,
+    advance: Callable[[int], None] | None = None,
     clock: StageTimer | None = None,
 ) -> BuildResult:
     """Build the store of the probe images (black, white, noise) with the network, layout, dtype and format of `spec`."""

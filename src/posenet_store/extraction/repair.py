@@ -17,13 +17,13 @@ INPUTS = {"images": "images_sha256", "weights": "weights_sha256", "taps": "taps"
 
 
 def repair_store(
-    store: Path,
+    store: str | Path,
     images: ImageSet,
     backbone: Backbone,
     *,
     damage: Sequence[Damage] | None = None,
     batch_size: int | None = None,
-    advance: Callable[[int], None] = lambda images: None,
+    advance: Callable[[int], None] | None = None,
     clock: StageTimer | None = None,
 ) -> BuildResult:
     """Compute the damaged blocks of the store in the folder `store` again; other blocks stay as they are.
@@ -32,6 +32,7 @@ def repair_store(
     features are the same to the last bit. `advance` and `clock` are those of `build_store`. Raises UsageError, and changes
     nothing, if `images` or `backbone` are not those of the build.
     """
+    store = Path(store).expanduser()
     recorded = read_plan(StoreFiles(store)).spec
     images = images.take(recorded.rows)
     plan = plan_store(images, backbone, recorded.layout, recorded.dtype, recorded.block_rows, recorded.format)

@@ -16,7 +16,7 @@ from posenet_store.images.decode import decode
 SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ImageSet:
     """Ordered images: `ids` (unique names), `digests` (SHA-256 of each image's bytes) and a function that reads one.
 
@@ -29,6 +29,9 @@ class ImageSet:
     digests: tuple[str, ...]
     read: Callable[[int, int], NDArray[np.uint8]]
     ignored: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"<ImageSet {self.name}: {len(self):,} images, the first is {self.ids[0]!r}>"
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -18,7 +18,7 @@ PHOTOS = ("astronaut.png", "brick.png", "camera.png", "chelsea.png", "coffee.png
 NAMES = (*DUTS, "probes", "photos")
 
 
-def load_image_set(source: str, data_root: Path | None = None) -> ImageSet:
+def load_image_set(source: str | Path, data_root: str | Path | None = None) -> ImageSet:
     """Load the image set that `source` names; raises UsageError if there is no such set.
 
     `source` is a folder, an image file, `duts-te`, `duts-tr`, `probes`, `photos` or `synthetic:dead-leaves?n=512&seed=0`;
@@ -27,6 +27,7 @@ def load_image_set(source: str, data_root: Path | None = None) -> ImageSet:
     >>> load_image_set("probes").ids, len(load_image_set("synthetic:dead-leaves?n=7"))
     (('black', 'white', 'noise'), 7)
     """
+    source, data_root = str(source), None if data_root is None else Path(data_root).expanduser()
     images, transform = _split_transform(source)
     if transform is not None:
         return transform_images(load_image_set(images, data_root), parse_transform(transform))

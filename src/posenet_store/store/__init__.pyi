@@ -1,4 +1,5 @@
 from .catalogue import StoreInfo as StoreInfo
+from .catalogue import StoreListing as StoreListing
 from .catalogue import describe_store as describe_store
 from .catalogue import list_stores as list_stores
 from .convert import convert_store as convert_store

@@ -2,10 +2,12 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from posenet_store.errors import StoreError
+from posenet_store.notebook import format_html_table
 from posenet_store.specs import StoreSpec
 from posenet_store.store.access import MANIFEST
 from posenet_store.store.access_remote import open_files
@@ -53,6 +55,24 @@ class StoreInfo:
         }
 
 
+class StoreListing(NamedTuple):
+    """The stores below a root by name, and a line for every folder that claims to be one but is damaged."""
+
+    stores: list[StoreInfo]
+    damaged: list[str]
+
+    def __repr__(self) -> str:
+        lines = [f"{info.path.name}: {info.spec.network} on {info.spec.images}, {info.state}" for info in self.stores]
+        return "\n  ".join([f"<StoreListing: {len(lines)} stores>", *lines, *(f"damaged: {line}" for line in self.damaged)])
+
+    def _repr_html_(self) -> str:
+        """Return the list as a table, for notebooks."""
+        rows = [[fact for name, fact in info.to_dict().items() if name != "fingerprint"] for info in self.stores]
+        head = [name for info in self.stores[:1] for name in info.to_dict() if name != "fingerprint"]
+        damaged = "".join(f"<p>damaged: {escape(line)}</p>" for line in self.damaged)
+        return format_html_table(rows, head, f"{len(rows)} stores") + damaged
+
+
 def describe_store(location: str | Path) -> StoreInfo:
     """Describe the store at a path or URL; raises StoreError if it is not one."""
     files = open_files(location)
@@ -83,7 +103,7 @@ def list_facts(spec: StoreSpec, readable: int, state: str) -> list[tuple[str, st
     ]
 
 
-def list_stores(root: str | Path) -> tuple[list[StoreInfo], list[str]]:
+def list_stores(root: str | Path = "stores") -> StoreListing:
     """Return the stores below `root`, sorted by name, and an error message for each damaged one."""
     infos, damaged = [], []
     for plan in sorted(Path(root).expanduser().glob("*/plan.json")):
@@ -93,7 +113,7 @@ def list_stores(root: str | Path) -> tuple[list[StoreInfo], list[str]]:
             infos.append(describe_store(plan.parent))
         except StoreError as error:
             damaged.append(str(error))
-    return infos, damaged
+    return StoreListing(infos, damaged)
 
 
 def describe_outdated(infos: Iterable[StoreInfo]) -> list[str]:

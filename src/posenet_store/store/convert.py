@@ -13,7 +13,9 @@ from posenet_store.store.reader import Reader
 from posenet_store.store.writer import QuarantinedImage, StoreWriter
 
 
-def convert_store(reader: Reader, file_format: str, root: Path, advance: Callable[[int], None] = lambda rows: None) -> Path:
+def convert_store(
+    reader: Reader, file_format: str, root: str | Path, advance: Callable[[int], None] = lambda rows: None
+) -> Path:
     """Copy a sealed store, local or behind a URL, to `root` in `file_format`, or resume an interrupted copy.
 
     `advance(n)` is called after n more rows are copied. Returns the copy's path. Raises BuildError if a copied block does
@@ -23,7 +25,7 @@ def convert_store(reader: Reader, file_format: str, root: Path, advance: Callabl
     provenance = reader.plan.provenance | {
         "converted": collect_provenance() | {"from": reader.name, "store_id": reader.manifest["store_id"]}
     }
-    writer = StoreWriter.open(root, replace(reader.plan, spec=spec, provenance=provenance, files=()))
+    writer = StoreWriter.open(Path(root).expanduser(), replace(reader.plan, spec=spec, provenance=provenance, files=()))
     missing = writer.list_missing()
     if missing:
         writer.unseal(missing)

@@ -3,15 +3,17 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from html import escape
 from itertools import groupby, product
 from pathlib import Path
 from typing import Any
 
 from posenet_store.errors import UsageError
 from posenet_store.heads.protocols import GradientProtocol, Protocol
+from posenet_store.notebook import format_html_table
 from posenet_store.parallel.machine import share_memory
 from posenet_store.specs import PIXELS
-from posenet_store.store.catalogue import StoreInfo, describe_outdated
+from posenet_store.store.catalogue import StoreInfo, describe_outdated, list_stores
 from posenet_store.sweep.cell import PROBES, Cell
 from posenet_store.sweep.inputs import join_inputs, parse_input, reads_all_channels
 from posenet_store.sweep.limits import Limits
@@ -72,12 +74,22 @@ class Pass:
         return self.cells[0].id
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SweepPlan:
     """All passes of a sweep, and notes for people on the stores and cells that are left out."""
 
     passes: tuple[Pass, ...]
     notes: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        return f"<SweepPlan: {len(self.cells):,} heads in {len(self.passes)} passes>"
+
+    def _repr_html_(self) -> str:
+        """Return the passes as a table, for notebooks."""
+        head = ("store", "input", "protocol", "heads", "tests")
+        rows = [(task.train.name, task.input, task.protocol.name, len(task.cells), len(task.tests)) for task in self.passes]
+        notes = "".join(f"<p>note: {escape(note)}</p>" for note in self.notes)
+        return format_html_table(rows, head, f"{len(self.cells):,} heads") + notes
 
     @property
     def cells(self) -> tuple[Cell, ...]:
@@ -199,13 +211,19 @@ def _describe_lacking(network: str, reasons: Mapping[str, str]) -> str:
 
 
 def plan_sweep(
-    spec: SweepSpec, stores: Sequence[StoreInfo], root: Path, keep_moments: bool = True, limits: Limits | None = None
+    spec: SweepSpec,
+    stores: Sequence[StoreInfo] | None = None,
+    root: str | Path = "stores",
+    keep_moments: bool = True,
+    limits: Limits | None = None,
 ) -> SweepPlan:
-    """Expand a sweep over the `stores` below `root`; raises UsageError if no store fits.
+    """Expand a sweep over `stores`, by default all below `root`; raises UsageError if no store fits.
 
     Moments are kept in `root`/moments, or not at all. Without `limits` a pass may take the memory of a single local worker.
     """
     notes: list[str] = []
+    root = Path(root).expanduser()
+    stores = list_stores(root).stores if stores is None else stores
     usable = _select_sealed(stores, spec, notes)
     planned: list[tuple[StoreInfo, tuple[ScoringStore, ...], Sequence[Cell]]] = []
     trainable = [e for e in usable if _can_train(e, spec)]

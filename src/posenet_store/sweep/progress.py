@@ -15,6 +15,7 @@ from threading import Event, Thread
 
 from posenet_store.errors import StoreError
 from posenet_store.files import canonical_json, read_json, replace_unsynced
+from posenet_store.notebook import show_progress
 from posenet_store.store.read_counter import ReadCounter
 from posenet_store.sweep.plan import Pass
 from posenet_store.sweep.results import PassResult
@@ -74,6 +75,20 @@ class SweepProgress:
     read: ReadCounter
     seconds: float
     left: float | None
+
+
+@contextmanager
+def show_in_notebook(title: str, heads: int) -> Iterator[Callable[[SweepProgress], None]]:
+    """Yield a function that shows progress as a bar of `heads` heads in a notebook, and does nothing anywhere else."""
+    counted = 0
+    with show_progress(title, heads, "heads") as advance:
+
+        def show(state: SweepProgress) -> None:
+            nonlocal counted
+            advance(state.cells - counted)
+            counted = state.cells
+
+        yield show
 
 
 class ProgressMonitor:

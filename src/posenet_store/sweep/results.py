@@ -155,7 +155,7 @@ class ScoreSummary:
         return cls(**summary, images_sha256=images_sha256)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result:
     """A finished cell: its labels, its scores by test, how it was fitted (`fit`), the seconds it took, and where.
 
@@ -169,6 +169,12 @@ class Result:
     fit: dict[str, Any]
     seconds: float
     provenance: dict[str, Any]
+
+    def __repr__(self) -> str:
+        cell, labels = self.cell, self.labels
+        scores = [f"{test} SPC {score.spc}, MAE {score.mae}" for test, score in self.scores.items()]
+        what = f"{cell.target} from {cell.input} of {labels.network} on {labels.images}, {cell.protocol.name}, seed {cell.seed}"
+        return "\n  ".join([f"<Result {self.id}: {what}>", *scores])
 
     @cached_property
     def id(self) -> str:

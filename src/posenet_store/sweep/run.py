@@ -1,6 +1,7 @@
 """Run a sweep: skip finished cells, run the passes that are left, write the tables."""
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -9,13 +10,13 @@ from posenet_store.errors import PosenetStoreError
 from posenet_store.parallel.executors import run_tasks
 from posenet_store.provenance import collect_provenance
 from posenet_store.sweep.plan import Pass, SweepPlan
-from posenet_store.sweep.progress import ProgressMonitor, SweepProgress
+from posenet_store.sweep.progress import ProgressMonitor, SweepProgress, show_in_notebook
 from posenet_store.sweep.results import PassResult, RunFiles, RunRecord, write_run, write_tables
 from posenet_store.sweep.run_state import is_up_to_date, read_tests
 from posenet_store.sweep.spec import SweepSpec
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SweepResult:
     """How a sweep ended: cells finished before, trained now and only scored now; failed passes in lines, results of others."""
 
@@ -25,6 +26,10 @@ class SweepResult:
     scored: int
     failures: tuple[str, ...]
     passes: tuple[PassResult, ...] = ()
+
+    def __repr__(self) -> str:
+        counts = f"{self.now} heads trained, {self.scored} scored, {self.before} finished before"
+        return "\n  ".join([f"<SweepResult {self.run}: {counts}>", *(f"failed: {line}" for line in self.failures)])
 
 
 def _run_task(run: Path, task: Pass, threads: int) -> PassResult:
@@ -43,19 +48,21 @@ def _make_absolute(task: Pass) -> Pass:
 def run_sweep(
     spec: SweepSpec,
     plan: SweepPlan,
-    run: Path,
+    run: str | Path,
     *,
     scheduler: str = "auto",
     workers: int | None = None,
     expected: Mapping[str, float] | None = None,
-    show: Callable[[SweepProgress], None] = lambda state: None,
+    show: Callable[[SweepProgress], None] | None = None,
     announce: Callable[[str], None] = lambda line: None,
 ) -> SweepResult:
     """Run the unfinished cells of `plan` in the folder `run`; nothing is written if there are none and the tables are there.
 
     A failing pass does not stop the others; its error is in the result. `announce` gets lines for people; `show` gets
-    the progress once a second, in a thread, and at the end. `expected` are the planned seconds of passes by their id.
+    the progress once a second, in a thread, and at the end; None is a bar in a notebook. `expected` are the planned seconds
+    of passes by their id.
     """
+    run = Path(run).expanduser()
     files = RunFiles(run)
     left = plan.without(read_tests(files, plan.cells))
     passes, before = left.passes, len(plan.cells) - len(left.cells)
@@ -72,7 +79,8 @@ def run_sweep(
     failures, monitor = [], ProgressMonitor(files.progress, passes, expected or {})
     if passes:
         tasks = [_make_absolute(task) for task in passes]
-        with monitor.show_progress(show):
+        bar = nullcontext(show) if show else show_in_notebook(spec.title, len(left.cells))
+        with bar as shown, monitor.show_progress(shown):
             for task, result in run_tasks(partial(_run_task, run.absolute()), tasks, scheduler, workers, announce):
                 if isinstance(result, PosenetStoreError):
                     name = f"{task.train.name}, {task.input}, {task.protocol.name} ({len(task.cells)} cells)"
