@@ -1,4 +1,4 @@
-"""Durable files: every write of the project goes through here, and every digest."""
+"""Write files durably and compute digests; every write and digest of the project is made here."""
 
 import hashlib
 import json
@@ -30,7 +30,7 @@ def sha256(data: bytes | memoryview) -> str:
 
 
 def sha256_pieces(pieces: Iterable[bytes | memoryview]) -> str:
-    """Return the SHA-256 of pieces one after another, in hexadecimal.
+    """Return the SHA-256 of consecutive pieces in hexadecimal.
 
     >>> sha256_pieces([b"a", b"b"]) == sha256(b"ab")
     True
@@ -42,8 +42,8 @@ def sha256_pieces(pieces: Iterable[bytes | memoryview]) -> str:
 
 
 def crc32c(data: bytes | memoryview) -> int:
-    """Return the CRC-32C of `data`: for what is read again and again, ten times as fast as a digest."""
-    return int(google_crc32c.value(np.frombuffer(data, np.uint8)))  # of buffers it takes arrays only
+    """Return the CRC-32C of `data`; ten times as fast as a digest, for data that is read often."""
+    return int(google_crc32c.value(np.frombuffer(data, np.uint8)))  # it accepts no memoryview
 
 
 def sha256_file(path: Path) -> str:
@@ -53,7 +53,7 @@ def sha256_file(path: Path) -> str:
 
 
 def fsync(path: Path) -> None:
-    """Make a file's bytes, or a folder's entries, survive a power cut."""
+    """Flush a file's bytes, or a folder's entries, to the disk, so that they survive a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -63,10 +63,10 @@ def fsync(path: Path) -> None:
 
 @contextmanager
 def replace_atomically(path: Path) -> Iterator[Path]:
-    """Yield a unique temporary beside `path`; on success it is synced and replaces `path` in one step.
+    """Yield a unique temporary path beside `path`; on success that file is synced and replaces `path` in one step.
 
-    A folder that is missing is made. On a failure before the replacement the temporary is removed and `path` is as it was.
-    Raises StoreError if a folder is in the file's place: it is somebody's, and not removed.
+    A missing folder is created. After a failure before the replacement the temporary is removed and `path` is unchanged.
+    Raises StoreError if `path` is a folder; it is not removed, since it may be the user's.
     """
     if path.is_dir():
         raise StoreError(f"{path} is a folder where a file belongs; move it away and rerun the command")
@@ -85,19 +85,19 @@ def replace_atomically(path: Path) -> Iterator[Path]:
 
 
 def write_atomic(path: Path, data: bytes | memoryview) -> None:
-    """Write `data` to `path` so that a reader sees the old file or the whole new one, never a part."""
+    """Write `data` to `path` so that a reader sees the old file or the complete new one, never a part."""
     with replace_atomically(path) as temporary:
         temporary.write_bytes(data)
 
 
 def write_pieces(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
-    """Write `pieces` one after another, as `write_atomic` does."""
+    """Write consecutive pieces as `write_atomic` does."""
     with replace_atomically(path) as temporary, temporary.open("wb") as file:
         file.writelines(pieces)
 
 
 def replace_unsynced(path: Path, data: bytes) -> None:
-    """Write `data` to `path` in one step, but not for good: for what is of use only while it is new. One writer a path."""
+    """Replace `path` in one step without syncing it, for short-lived data; only one process may write to a path."""
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_bytes(data)
     temporary.replace(path)
@@ -109,7 +109,7 @@ def write_json(path: Path, value: object) -> None:
 
 
 def parse_json(data: bytes, where: object) -> dict[str, Any]:
-    """Parse a JSON object; raises StoreError that names its place if it is not one."""
+    """Parse a JSON object; raises StoreError that names `where` if it is not one."""
     try:
         value = json.loads(data)
     except ValueError as error:

@@ -1,8 +1,8 @@
-"""Bringing taps of different sizes to one 28x28 grid: the report's three channels a tap, or all channels on one of two grids.
+"""Resample taps of different sizes to the 28x28 grid: the report's three channels per tap, or all channels.
 
-`align_taps` is the report's transformation (its Section 2.1, Eq. 2): each tap [C, H, W] resized *trilinearly* to
-[3, 28, 28], which reads 6 of the C channels only, then concatenated. `resize_to_grid` resizes all
-channels bilinearly.
+`align_taps` is the report's transformation (its Section 2.1, Eq. 2): each tap [C, H, W] is resized *trilinearly* to
+[3, 28, 28], which uses only 6 of the C channels, and the taps are concatenated. `resize_to_grid` resizes all channels
+bilinearly.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,14 +21,14 @@ def align_taps(features: Sequence[Tensor]) -> Tensor:
     torch.Size([2, 6, 28, 28])
     """
     size = (ALIGNED_CHANNELS, GRID, GRID)
-    return torch.cat([F.interpolate(f[:, None], size, mode="trilinear")[:, 0] for f in features], dim=1)
+    return torch.cat([F.interpolate(tap[:, None], size, mode="trilinear")[:, 0] for tap in features], dim=1)
 
 
 def resize_to_grid(feature: Tensor, corners: bool) -> Tensor:
     """Resize one tap [B, C, H, W] bilinearly to [B, C, 28, 28]; `corners` is PyTorch's `align_corners`.
 
-    Aligned corners are the official code's (`models/decoder.py`), the other grid is the report's, for all channels.
-    A tap on the grid already is returned as it is, which is what makes a store of layout `readout` possible.
+    The official code aligns corners (`models/decoder.py`), the report does not. A tap that is on the grid already does not
+    change; layout `readout` relies on that.
 
     >>> resize_to_grid(torch.ones(2, 64, 56, 56), corners=True).shape
     torch.Size([2, 64, 28, 28])
@@ -37,12 +37,12 @@ def resize_to_grid(feature: Tensor, corners: bool) -> Tensor:
 
 
 def resample_taps(taps: Mapping[str, Tensor], arrays: Mapping[str, tuple[int, int, int]]) -> dict[str, Tensor]:
-    """Return a store's `arrays` (name -> [C, H, W], see `StoreSpec.arrays`) from the taps of a network, in order of depth."""
+    """Return a store's `arrays` (name -> [C, H, W], see `StoreSpec.arrays`) from a network's taps in order of depth."""
 
-    def made(name: str, shape: tuple[int, int, int]) -> Tensor:
+    def resample(name: str, shape: tuple[int, int, int]) -> Tensor:
         if name == ALIGNED:
             return align_taps(list(taps.values()))
         tap = taps[name.removesuffix(CORNERS_SUFFIX)]
         return tap if tuple(tap.shape[1:]) == shape else resize_to_grid(tap, name.endswith(CORNERS_SUFFIX))
 
-    return {name: made(name, shape) for name, shape in arrays.items()}
+    return {name: resample(name, shape) for name, shape in arrays.items()}

@@ -1,6 +1,6 @@
-"""Threads: how many the arithmetic takes, and doing a list of independent things in threads of our own.
+"""Set the number of threads for arithmetic, and run independent work on threads.
 
-torch and the BLAS of NumPy and SciPy each have threads of their own; they are told together, and imported only then.
+torch and the BLAS of NumPy and SciPy have separate threads, which are set together; both are imported only then.
 """
 
 import os
@@ -41,25 +41,25 @@ def count_cpus() -> int:
 
 
 @lru_cache(maxsize=1)
-def _blas() -> ThreadpoolController:
-    import scipy.linalg.blas  # noqa: F401 - it is found only once it is loaded
+def _get_blas() -> ThreadpoolController:
+    import scipy.linalg.blas  # noqa: F401 - the controller knows only loaded libraries
 
     return ThreadpoolController().select(user_api="blas")
 
 
 def set_threads(threads: int) -> None:
-    """Let arithmetic take that many threads from now on, whatever the environment said (Dask's nanny says one)."""
+    """Set the number of threads for arithmetic, whatever the environment says (Dask's nanny sets one)."""
     import torch
 
     torch.set_num_threads(threads)
-    _blas().limit(limits=threads)
+    _get_blas().limit(limits=threads)
 
 
 @contextmanager
 def limit_torch_to_one_thread() -> Iterator[int]:
-    """Let torch take one thread; yields how many it took before.
+    """Limit torch to one thread in the context; yields its previous number.
 
-    For work that BLAS does: torch's threads look for more to do for a while before they sleep, and keep BLAS's from working.
+    For work done by BLAS: torch's idle threads wait actively for a while and would slow BLAS's threads down.
     """
     import torch
 
@@ -73,15 +73,15 @@ def limit_torch_to_one_thread() -> Iterator[int]:
 
 @contextmanager
 def limit_to_one_thread() -> Iterator[int]:
-    """Let torch and BLAS take one thread, for work that has threads of its own; yields how many torch took before."""
-    with limit_torch_to_one_thread() as threads, _blas().limit(limits=1):
+    """Limit torch and BLAS to one thread in the context, for work on other threads; yields torch's previous number."""
+    with limit_torch_to_one_thread() as threads, _get_blas().limit(limits=1):
         yield threads
 
 
 def map_on_threads(work: Callable[[Item], Result], items: Iterable[Item], threads: int | None = None) -> list[Result]:
-    """Return `work(item)` of every item, in order; the threads end with the call, so a later fork inherits none.
+    """Return `work(item)` of every item, in order; the threads end with the call, so that a later fork inherits none.
 
-    Where one thread is asked for it is the caller's own.
+    With one thread the work runs on the caller's.
 
     >>> map_on_threads(abs, [-1, 2])
     [1, 2]

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from posenet_store.cli import main
+from tests.support.disks import raise_full
 from tests.support.runs import cli
 from tests.support.small import write_images
 
@@ -240,10 +241,7 @@ def test_a_hostile_file_name_is_printed_harmlessly(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_one_sentence(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(path: Path) -> None:
-        raise OSError(28, "No space left on device", str(path))
-
-    monkeypatch.setattr("posenet_store.store.writer.fsync", full)
+    monkeypatch.setattr("posenet_store.store.writer.fsync", raise_full)
     words: Words = (
         "build-store",
         "--images",

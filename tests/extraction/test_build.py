@@ -1,5 +1,6 @@
 """Extraction: every row is its image's features; what can go wrong stops, resumes or is quarantined, and says so."""
 
+import itertools
 import json
 import signal
 import subprocess
@@ -25,6 +26,7 @@ from posenet_store.images.image_set import ImageSet
 from posenet_store.images.sources import load_image_set
 from posenet_store.store.reader import open_store
 from posenet_store.store.writer import StoreWriter
+from tests.support.disks import mount_disk, raise_full
 from tests.support.small import built_store, contents, folder, tiny_backbone, write_images
 
 ROWS = 14  # three blocks of four and a tail of two
@@ -219,14 +221,8 @@ def test_a_full_disk_commits_nothing_half(images: ImageSet, tmp_path: Path, monk
     backbone = tiny_backbone()
     plan = plan_store(images, backbone, "native", "float32", 4)
     StoreWriter.open(tmp_path, plan)
-    calls = []
-
-    def full(path: Path) -> None:
-        calls.append(path)
-        if len(calls) >= call:
-            raise OSError(28, "No space left on device", str(path))
-
-    monkeypatch.setattr("posenet_store.files.fsync", full)
+    calls = itertools.count(1)
+    monkeypatch.setattr("posenet_store.files.fsync", lambda path: raise_full(path) if next(calls) >= call else None)
     with pytest.raises(OSError, match="No space left"):
         build_store(images, backbone, plan, tmp_path, batch_size=2)
     monkeypatch.undo()
@@ -240,14 +236,9 @@ def test_a_full_disk_commits_nothing_half(images: ImageSet, tmp_path: Path, monk
 
 @pytest.mark.system
 def test_a_disk_that_really_is_full(images: ImageSet, tmp_path: Path) -> None:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=160k", "tmpfs", str(disk)], check=False, capture_output=True)
-    if mounted.returncode:
-        pytest.skip(f"no tmpfs can be mounted here: {mounted.stderr.decode().strip()}")
     backbone = tiny_backbone()
     plan = plan_store(images, backbone, "native", "float32", 4)
-    try:
+    with mount_disk(disk := tmp_path / "disk", "160k") as remount:
         with pytest.raises(OSError, match="No space left on device"):
             build_store(images, backbone, plan, disk, batch_size=2)
         committed = [block for block in range(4) if block not in StoreWriter.open(disk, plan).list_missing()]
@@ -255,12 +246,10 @@ def test_a_disk_that_really_is_full(images: ImageSet, tmp_path: Path) -> None:
         assert 0 < len(committed) < 4
         assert [f"b{block:05d}.json" for block in committed] == sorted(p.name for p in disk.glob("*/commits/*"))
         assert not list((disk / plan.spec.folder).rglob("*.tmp"))
-        subprocess.run(["mount", "-o", "remount,size=8m", str(disk)], check=True)
+        remount("size=8m")
         outcome = build_store(images, backbone, plan, disk, batch_size=2)
         assert outcome.extracted == ROWS - sum((2 if block == 3 else 4) for block in committed)
         assert contents(outcome.path) == contents(folder(built_store(tmp_path / "other", images, backbone)))
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
 
 
 def test_float16_overflow_names_the_tap_the_maximum_and_the_way_out(images: ImageSet, tmp_path: Path) -> None:

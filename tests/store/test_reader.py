@@ -3,7 +3,6 @@
 import json
 import pickle
 import shutil
-import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from posenet_store.images.sources import load_image_set
 from posenet_store.specs import FORMATS
 from posenet_store.store.reader import Reader, open_store
 from posenet_store.store.records import add_digest, describe_file
+from tests.support.disks import mount_disk
 from tests.support.small import built_store, folder, tiny_backbone, write_images
 
 ROWS, BAD = 30, ("image004.png", "image011.png")
@@ -204,19 +204,12 @@ def test_a_store_without_write_permission_is_read(reader: Reader, tmp_path: Path
 
 @pytest.mark.system
 def test_a_store_on_a_disk_that_is_mounted_read_only_is_read(reader: Reader, tmp_path: Path) -> None:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(disk)], check=False, capture_output=True)
-    if mounted.returncode:
-        pytest.skip(f"no tmpfs can be mounted here: {mounted.stderr.decode().strip()}")
-    try:
+    with mount_disk(disk := tmp_path / "disk", "16m") as remount:
         store = Path(shutil.copytree(folder(reader), disk / folder(reader).name))
-        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        remount("ro")
         with pytest.raises(OSError, match="Read-only file system"):
             (disk / "proof").touch()
         _all_of(open_store(store))
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
 
 
 @pytest.mark.parametrize("file_format", FORMATS)

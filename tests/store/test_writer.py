@@ -24,6 +24,7 @@ from posenet_store.store.formats import list_block_files
 from posenet_store.store.plan import Plan
 from posenet_store.store.reader import open_store
 from posenet_store.store.writer import QuarantinedImage, StoreWriter, check_range
+from tests.support.disks import raise_full
 from tests.support.small import built_store, folder, tiny_backbone, write_images
 
 ROWS = 10  # two blocks of four and a tail of two
@@ -165,11 +166,8 @@ def test_a_block_that_is_written_again_stays_committed_throughout(
 def test_a_disk_that_is_full_at_the_very_start(
     images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
-    def full(path: Path) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device", str(path))
-
     with monkeypatch.context() as patch:
-        patch.setattr(f"posenet_store.{place}.fsync", full)
+        patch.setattr(f"posenet_store.{place}.fsync", raise_full)
         with pytest.raises(OSError, match="No space left"):
             StoreWriter.open(tmp_path, plan_of(images))
     assert not list(tmp_path.glob(".*"))
@@ -180,12 +178,9 @@ def test_a_disk_that_is_full_at_the_very_start(
 def test_a_disk_that_is_full_at_the_last_moment_leaves_a_store_to_be_sealed(
     images: ImageSet, copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(path: Path) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device", str(path))
-
     (copy / "manifest.json").unlink()
     with monkeypatch.context() as patch:
-        patch.setattr("posenet_store.files.fsync", full)
+        patch.setattr("posenet_store.files.fsync", raise_full)
         with pytest.raises(OSError, match="No space left"):
             rebuilt(images, copy.parent)
     with pytest.raises(StoreError, match="is not sealed"):

@@ -8,9 +8,7 @@ import itertools
 import multiprocessing
 import os
 import shutil
-import subprocess
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
@@ -23,6 +21,7 @@ from posenet_store.cli import main
 from posenet_store.files import sha256_file
 from posenet_store.images.sources import load_image_set
 from posenet_store.store.reader import open_store
+from tests.support.disks import mount_disk
 from tests.support.lab import ROWS, Lab, lose
 from tests.support.processes import waited
 from tests.support.small import tiny_backbone
@@ -75,22 +74,6 @@ def test_each_single_failure_of_the_disk_costs_the_block_in_hand(
     assert number > least
 
 
-@contextmanager
-def disk_of(size: str, place: Path) -> Iterator[Callable[[str], object]]:
-    """A real disk at `place`; yields a call that changes its mount options."""
-
-    def mount(*words: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(["mount", *words, str(place)], check=False, capture_output=True, text=True)
-
-    place.mkdir()
-    if (mounted := mount("-t", "tmpfs", "-o", f"size={size}", "tmpfs")).returncode:
-        pytest.skip(f"no tmpfs can be mounted here: {mounted.stderr.strip()}")
-    try:
-        yield lambda option: mount("-o", f"remount,{option}").check_returncode()
-    finally:
-        subprocess.run(["umount", str(place)], check=True)
-
-
 def build_at(barrier: Barrier, *words: Any) -> None:
     barrier.wait()
     try:
@@ -114,7 +97,7 @@ def build_in_processes(count: int, *words: object) -> list[int | None]:
 
 def test_a_full_disk_is_an_error_that_says_so(lab: Lab) -> None:
     """test_extract.py fills a disk too; here in a process of its own, which HDF5 would take with it if it wrote the file."""
-    with disk_of("200k", disk := lab.root / "disk") as remount:
+    with mount_disk(disk := lab.root / "disk", "200k") as remount:
         codes = build_in_processes(1, lab.photos, disk, lab.name)
         assert not list(disk.rglob("*.tmp"))
         remount("size=8m")
@@ -124,7 +107,7 @@ def test_a_full_disk_is_an_error_that_says_so(lab: Lab) -> None:
 
 
 def test_a_read_only_disk_is_read_and_never_half_written(lab: Lab) -> None:
-    with disk_of("8m", lab.root / "disk") as remount:
+    with mount_disk(lab.root / "disk", "8m") as remount:
         whole, half, damaged = lab.copy("disk/whole"), lab.unfinished("disk/half"), lab.copy("disk/damaged")
         lose(damaged / RECORD)
         remount("ro")

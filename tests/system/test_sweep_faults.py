@@ -7,8 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, chdir, contextmanager
+from contextlib import AbstractContextManager, chdir
 from pathlib import Path
 
 import psutil
@@ -20,6 +19,7 @@ from posenet_store.store.catalogue import list_stores
 from posenet_store.sweep.plan import SweepPlan, plan_sweep
 from posenet_store.sweep.run import SweepResult, run_sweep
 from posenet_store.sweep.spec import load_sweep
+from tests.support.disks import mount_disk
 from tests.support.processes import DaskProcesses, started, waited
 from tests.support.small import store_with_probes
 
@@ -99,21 +99,6 @@ def swept(lab: Path, run: Path, scheduler: str) -> SweepResult:
     return run_sweep(load_sweep(lab / "quick.toml"), planned(lab, "quick"), run, scheduler=scheduler, workers=2)
 
 
-@contextmanager
-def disk(folder: Path, size: str) -> Iterator[None]:
-    """A file system of its own in `folder`."""
-    folder.mkdir(parents=True)
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], check=False, capture_output=True
-    )
-    if done.returncode:
-        pytest.skip(f"no tmpfs can be mounted here: {done.stderr.decode().strip()}")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
-
-
 def test_a_killed_worker_costs_nothing_but_its_pass_again(lab: Path) -> None:
     run = lab / "worker"
     with process(lab, "some", run, "--workers", "2") as sweep:
@@ -176,14 +161,14 @@ def test_a_killed_scheduler_is_one_sentence_and_the_same_command_does_the_rest(l
 def test_a_full_disk_fails_the_passes_that_it_hits(lab: Path, tmp_path: Path, scheduler: str) -> None:
     """Room for three heads of six."""
     run = tmp_path / "run"
-    with disk(run / "heads", "12k"):
+    with mount_disk(run / "heads", "12k") as remount:
         outcome = swept(lab, run, scheduler)
         assert 0 <= outcome.now < CELLS
         assert len(outcome.failures) == (CELLS - outcome.now) / 2
         assert all(failure.endswith("(2 cells): No space left on device") for failure in outcome.failures)
         before = records(run)
         assert len(before) in (2, 3)
-        subprocess.run(["mount", "-o", "remount,size=1m", str(run / "heads")], check=True)
+        remount("size=1m")
         again = swept(lab, run, scheduler)
         assert (again.before, again.now, again.failures) == (len(before), CELLS - len(before), ())
         assert {path: when for path, when in records(run).items() if path in before} == before
