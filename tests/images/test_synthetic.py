@@ -1,6 +1,7 @@
 """The generator's promises: seeded, scale-invariant, opaque, and with no position drawn in."""
 
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from posenet_store.images import synthetic as module
-from posenet_store.images.synthetic import CANVAS, draw_dead_leaves
+from posenet_store.images.synthetic import CANVAS, draw_dead_leaves, load_dead_leaves
 
 
 @cache
@@ -106,3 +107,24 @@ def test_images_have_edges_and_flat_leaves() -> None:
     step = np.abs(np.diff(stack(64)[:8].mean(axis=3), axis=2))
     assert np.median(step) < 3 * module.GRAIN
     assert (step > 40).mean() > 0.02
+
+
+def test_images_in_a_folder_are_drawn_once_and_again_where_a_file_is_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = load_dead_leaves(3, seed=7, folder=tmp_path)
+    first = [images.read(index, 64) for index in range(3)]
+    (kept,) = tmp_path.iterdir()
+    damaged = kept / "00001.png"
+    damaged.write_bytes(damaged.read_bytes()[:5000])
+    drawn: list[int] = []
+
+    def draw(seed: int, index: int) -> NDArray[np.uint8]:
+        drawn.append(index)
+        return draw_dead_leaves(seed, index)
+
+    monkeypatch.setattr(module, "draw_dead_leaves", draw)
+    again = load_dead_leaves(3, seed=7, folder=tmp_path)
+    assert all((again.read(index, 64) == image).all() for index, image in enumerate(first))
+    assert drawn == [0, 1]  # image 0 for its digest
+    assert again.digests == load_dead_leaves(3, seed=7).digests

@@ -15,7 +15,8 @@ from posenet_store.heads.protocols import GradientProtocol, Protocol
 from posenet_store.report.pairs import Partner
 from posenet_store.specs import NO_WEIGHTS, PIXELS, RANDOM, TRAINED, ZEROS
 from posenet_store.sweep.cell import Cell, make_cell_target
-from posenet_store.sweep.results import Labels, Result, RunFiles, RunRecord, ScoreSummary, write_result, write_run, write_scores
+from posenet_store.sweep.labels import Labels
+from posenet_store.sweep.results import Result, RunFiles, RunRecord, ScoreSummary, write_result, write_run, write_scores
 
 Numbers = Sequence[float] | NDArray[np.float64]
 Columns = Mapping[str, tuple[Numbers, Numbers]]

@@ -26,7 +26,9 @@ workers_option = click.option(
     help="Local worker processes, or Slurm jobs.  [default: one a CPU core; what the settings file says]",
 )  # fmt: skip
 data_root_option = click.option(
-    "--data-root", type=click.Path(path_type=Path, file_okay=False), help="Folder that holds DUT-S.  [default: $POSENET_DATA]"
+    "--data-root",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder that holds DUT-S, and keeps generated images.  [default: $POSENET_DATA for DUT-S]",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the facts as JSON.")
 where_option = click.option(

@@ -24,6 +24,8 @@ def load_image_set(source: str | Path, data_root: str | Path | None = None) -> I
     `source` is a folder, an image file, `duts-te`, `duts-tr`, `probes`, `photos` or `synthetic:dead-leaves?n=512&seed=0`;
     append `@transposed`, `@border:16:black` or `@canvas:32:white` to change the images (see `transforms`).
 
+    DUT-S lies below `data_root`, where generated images are kept too, if it is given.
+
     >>> load_image_set("probes").ids, len(load_image_set("synthetic:dead-leaves?n=7"))
     (('black', 'white', 'noise'), 7)
     """
@@ -33,7 +35,7 @@ def load_image_set(source: str | Path, data_root: str | Path | None = None) -> I
         return transform_images(load_image_set(images, data_root), parse_transform(transform))
     kind, _, text = source.partition(":")
     if kind == "synthetic":
-        return _load_synthetic(text)
+        return _load_synthetic(text, data_root)
     if source in DUTS:
         return _load_duts(source, data_root)
     if source == "probes":
@@ -77,7 +79,7 @@ def load_photos() -> ImageSet:
     return load_files("photos", folder, [folder / name for name in PHOTOS])
 
 
-def _load_synthetic(text: str) -> ImageSet:
+def _load_synthetic(text: str, data_root: Path | None) -> ImageSet:
     kind, _, query = text.partition("?")
     if kind != "dead-leaves":
         raise unknown("synthetic image set", kind, ["dead-leaves"])
@@ -90,7 +92,7 @@ def _load_synthetic(text: str) -> ImageSet:
         options[key] = int(value)
     if options["n"] < 1:
         raise UsageError("synthetic:dead-leaves?n=0 holds no image; give n=1 or more")
-    return load_dead_leaves(options["n"], options["seed"])
+    return load_dead_leaves(options["n"], options["seed"], data_root)
 
 
 def find_duts_root(name: str, data_root: Path | None) -> Path:

@@ -5,14 +5,16 @@ the 1/f amplitude spectrum and the edges of photographs (Lee, Mumford and Huang,
 ellipses, boxes and triangles in random rotation, spread uniformly, so that an image does not depend on position.
 """
 
+import io
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from posenet_store.errors import unknown
-from posenet_store.files import sha256
+from posenet_store.files import sha256, write_atomic
 from posenet_store.images.image_set import ImageSet
 
 PROBES = ("black", "white", "noise")
@@ -48,12 +50,31 @@ def load_probes() -> ImageSet:
     return _generate("probes", PROBES, tuple(sha256(image.tobytes()) for image in images), images.__getitem__)
 
 
-def load_dead_leaves(count: int = 512, seed: int = 0) -> ImageSet:
-    """Return `count` dead-leaves images; a digest covers the generator's version, its seed and the pixels of image 0."""
+def load_dead_leaves(count: int = 512, seed: int = 0, folder: Path | None = None) -> ImageSet:
+    """Return `count` dead-leaves images; a digest covers the generator's version, its seed and the pixels of image 0.
+
+    Below `folder` each image is kept as a PNG when it is first read, so that the next network need not draw it again.
+    """
     first = sha256(draw_dead_leaves(seed, 0).tobytes())
     ids = tuple(f"dead-leaves-{index:05d}" for index in range(count))
     digests = tuple(sha256(f"{VERSION} {seed} {index} {first}".encode()) for index in range(count))
-    return _generate("dead-leaves", ids, digests, lambda index: draw_dead_leaves(seed, index))
+    if folder is None:
+        return _generate("dead-leaves", ids, digests, lambda index: draw_dead_leaves(seed, index))
+    drawn = folder / f"dead-leaves-{VERSION}-{seed}-{first[:8]}"
+    return _generate("dead-leaves", ids, digests, lambda index: _draw_once(drawn / f"{index:05d}.png", seed, index))
+
+
+def _draw_once(path: Path, seed: int, index: int) -> NDArray[np.uint8]:
+    """Return an image that was kept at `path`, or draw and keep it; a damaged file is drawn again."""
+    try:
+        return np.asarray(Image.open(path))
+    except (OSError, SyntaxError):  # there is none, or its checksums do not hold
+        image = draw_dead_leaves(seed, index)
+        text = io.BytesIO()
+        Image.fromarray(image).save(text, "PNG", compress_level=1)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, text.getvalue())
+        return image
 
 
 def _generate(name: str, ids: tuple[str, ...], digests: tuple[str, ...], draw: Callable[[int], NDArray[np.uint8]]) -> ImageSet:

@@ -11,7 +11,8 @@ from pathlib import Path
 from posenet_store.report.records import get_fields
 from posenet_store.report.scores import ScoreArchive
 from posenet_store.sweep.cell import HELD_OUT
-from posenet_store.sweep.results import Labels, Result, RunRecord, load_run, name_apart
+from posenet_store.sweep.labels import Labels, name_apart
+from posenet_store.sweep.results import Result, RunRecord, load_run
 
 TestNames = dict[str, str]
 """Name of a test column in a run's files -> in results, where the two differ."""

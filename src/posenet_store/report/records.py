@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 from posenet_store.errors import UsageError, unknown
 from posenet_store.heads.protocols import PROTOCOLS
 from posenet_store.specs import NO_WEIGHTS, RANDOM, ZEROS
-from posenet_store.sweep.results import COLUMNS, Labels, Result
+from posenet_store.sweep.labels import Labels
+from posenet_store.sweep.results import COLUMNS, Result
 
 UNTRAINED = {RANDOM: "untrained", NO_WEIGHTS: "no network"}
 """The kinds of weights that never learnt anything, and what they are called."""

@@ -13,8 +13,9 @@ from posenet_store.report.significance import constant_error
 from posenet_store.report.text_table import Listing, format_p
 from posenet_store.specs import ALIGNED, ZEROS
 from posenet_store.sweep.cell import HELD_OUT, Cell, make_cell_target
+from posenet_store.sweep.labels import Labels
 from posenet_store.sweep.results import COLUMNS as RESULT_COLUMNS
-from posenet_store.sweep.results import Labels, Result
+from posenet_store.sweep.results import Result
 
 BASE = "k=3"
 CONSTANT = "best constant"

@@ -16,8 +16,8 @@ from posenet_store.specs import PIXELS
 from posenet_store.store.catalogue import StoreInfo, describe_outdated, list_stores
 from posenet_store.sweep.cell import PROBES, Cell
 from posenet_store.sweep.inputs import join_inputs, parse_input, reads_all_channels
+from posenet_store.sweep.labels import name_apart
 from posenet_store.sweep.limits import Limits
-from posenet_store.sweep.results import name_apart
 from posenet_store.sweep.spec import SweepSpec
 
 MIN_TRAIN_ROWS = 32

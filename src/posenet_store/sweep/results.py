@@ -8,7 +8,7 @@ import csv
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,9 @@ from safetensors.numpy import load_file, save
 from posenet_store.errors import StoreError, UsageError
 from posenet_store.files import read_json, write_atomic, write_json
 from posenet_store.heads.metrics import Scores
-from posenet_store.specs import NO_WEIGHTS, TRAINED, ZEROS, StoreSpec
 from posenet_store.store.read_counter import ReadCounter
 from posenet_store.sweep.cell import Cell
+from posenet_store.sweep.labels import Labels
 
 
 @dataclass(frozen=True)
@@ -74,64 +74,6 @@ class RunFiles:
         """Create the folders."""
         for path in (self.record(""), self.head(""), self.scores("")):
             path.parent.mkdir(parents=True, exist_ok=True)
-
-
-DIGITS = 8
-"""Hexadecimal digits of a digest that tell equal names apart."""
-
-
-def name_apart(name: str, digest: str) -> str:
-    """Return a name that is also another thing's, with the first digits of its own digest.
-
-    >>> name_apart("myset", "4417aab3deadbeef")
-    'myset-4417aab3'
-    """
-    return f"{name}-{digest[:DIGITS]}"
-
-
-@dataclass(frozen=True)
-class Labels:
-    """Names of the training store's network and images, and the kind of network (see `StoreSpec`).
-
-    Two things can have one name: `network_sha256` covers all that decides the network's features but its padding,
-    `images_sha256` the images.
-    """
-
-    network: str
-    backbone: str
-    images: str
-    weights_kind: str
-    network_padding: str
-    network_sha256: str
-    images_sha256: str
-
-    @classmethod
-    def of(cls, spec: StoreSpec) -> "Labels":
-        """Return the labels of a store."""
-        return cls(
-            network=spec.network,
-            backbone=spec.backbone,
-            images=spec.images,
-            weights_kind=spec.weights_kind,
-            network_padding=spec.padding,
-            network_sha256=replace(spec, padding=ZEROS).network_key,
-            images_sha256=spec.images_sha256,
-        )
-
-    @property
-    def trained(self) -> bool:
-        """Whether the network was trained; plain pixels and random weights are the baselines."""
-        return self.weights_kind == TRAINED
-
-    @property
-    def pixels(self) -> bool:
-        """Whether there is no network: heads read the preprocessed image."""
-        return self.weights_kind == NO_WEIGHTS
-
-    @property
-    def unpadded_network(self) -> str:
-        """The network's name without its padding, the same for all paddings of one network."""
-        return self.network.removesuffix(f"-padding-{self.network_padding}")
 
 
 @dataclass(frozen=True)

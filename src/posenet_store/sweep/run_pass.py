@@ -19,11 +19,11 @@ from posenet_store.store.reader import Reader, open_store
 from posenet_store.sweep.cell import HELD_OUT, make_cell_target
 from posenet_store.sweep.grouping import FittedHeads, group_cells
 from posenet_store.sweep.inputs import parse_input
+from posenet_store.sweep.labels import Labels
 from posenet_store.sweep.moment_cache import MomentCache
 from posenet_store.sweep.plan import Pass
 from posenet_store.sweep.progress import report_progress
 from posenet_store.sweep.results import (
-    Labels,
     PassResult,
     Result,
     RunFiles,
