@@ -1,5 +1,6 @@
 """Write files durably and compute digests; every write and digest of the project is made here."""
 
+import errno
 import hashlib
 import json
 import os
@@ -7,12 +8,13 @@ import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import google_crc32c
 import numpy as np
 
-from posenet_store.errors import StoreError
+from posenet_store.errors import StoreError, UsageError
 
 
 def canonical_json(value: object) -> bytes:
@@ -50,6 +52,48 @@ def sha256_file(path: Path) -> str:
     """Return the SHA-256 of a file's bytes; raises OSError if it can't be read."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def find_existing(path: Path) -> Path:
+    """Return the nearest folder or file at or above `path` that exists."""
+    return next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
+
+
+def check_folder(path: Path, option: str) -> None:
+    """Raise UsageError if a path that should be a folder, or will become one, is a file or below one.
+
+    >>> check_folder(Path("no/such/folder"), "--stores")
+    """
+    _find_folder(path, f"{option} {path}")
+
+
+def check_writable(path: Path, option: str) -> None:
+    """Raise UsageError if nothing can be written to a folder that exists, or where it would be made."""
+    _try_to_write(path, f"{option} {path}")
+
+
+def check_file_path(path: Path, option: str) -> None:
+    """Raise UsageError if a file can't be written at `path`."""
+    if path.is_dir():
+        raise UsageError(f"{option} {path} is a folder; give the path of a file")
+    _try_to_write(path.parent, f"{option} {path}")
+
+
+def _find_folder(path: Path, wanted: str) -> Path:
+    """Return the nearest folder that exists; raises UsageError that begins with what was `wanted` if a file is in the way."""
+    if not (place := find_existing(path)).is_dir():
+        raise UsageError(f"{wanted} is not accepted: {place} is a file, not a folder")
+    return place
+
+
+def _try_to_write(path: Path, wanted: str) -> None:
+    try:
+        with TemporaryFile(dir=_find_folder(path, wanted)):
+            return
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise UsageError(f"{wanted} can't be written ({error.strerror}); give another place") from None
 
 
 def fsync(path: Path) -> None:

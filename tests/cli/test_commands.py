@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -259,6 +260,29 @@ def test_a_full_disk_is_one_sentence(home: Path, monkeypatch: pytest.MonkeyPatch
     assert cli(*words).exit_code == 0
 
 
+def test_a_disk_known_to_be_too_small_is_refused_before_the_build(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words: Words = (
+        "build-store",
+        "--images",
+        home / "photos",
+        "--stores",
+        tmp_path / "new",
+        "--backbone",
+        "pixels",
+        "--no-probes",
+    )
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr("posenet_store.extraction.plan.shutil.disk_usage", lambda path: usage._replace(free=1000))
+    refused = cli(*words)
+    assert refused.exit_code == 1
+    assert "GB free" in refused.stderr
+    assert not (tmp_path / "new").exists()
+    monkeypatch.undo()
+    assert cli(*words).exit_code == 0
+
+
 @pytest.mark.system
 def test_ctrl_c_stops_with_a_sentence_and_the_same_command_resumes(tmp_path: Path) -> None:
     write_images(tmp_path / "photos", 200)
@@ -273,9 +297,9 @@ def test_ctrl_c_stops_with_a_sentence_and_the_same_command_resumes(tmp_path: Pat
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 1, errors
-    assert "interrupted; finished work is kept" in errors
     assert "Traceback" not in errors
     committed = len(list(tmp_path.glob("stores/*/commits/b*.json")))
+    assert f"interrupted; {committed} of 4 blocks are kept: rerun the command" in errors
     assert 1 <= committed < 4
     resumed = json.loads(cli(*words, "--json").stdout)
     assert resumed["extracted"] == 200 - 64 * committed
@@ -314,6 +338,7 @@ def test_sigterm_ends_with_143_and_the_same_command_resumes(tmp_path: Path) -> N
     assert "terminated; finished work is kept" in errors
     assert "Traceback" not in errors
     committed = len(list(tmp_path.glob("stores/*/commits/b*.json")))
+    assert f"{committed} of 4 blocks are kept" in errors
     assert json.loads(cli(*words, "--json").stdout)["extracted"] == 200 - 64 * committed
 
 

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from posenet_store.backbones.backbone import Backbone, one_network_at_a_time, run_taps
+from posenet_store.backbones.checks import check_device, check_names
+from posenet_store.backbones.hed import find_hed_file
 from posenet_store.backbones.inference import autocast, check_compute, is_compiled, prepare_network
 from posenet_store.backbones.padding import check_padding, replace_padding
 from posenet_store.backbones.taps import list_tap_modules
@@ -19,7 +21,7 @@ from posenet_store.backbones.torchvision_models import (
     drop_classifier,
     load_network,
 )
-from posenet_store.backbones.weights import IMAGENET, change_input, check_weights, compute_state_digest, load_weights
+from posenet_store.backbones.weights import IMAGENET, change_input, compute_state_digest, load_weights
 from posenet_store.errors import PosenetStoreError, UsageError, first_line, unknown
 from posenet_store.specs import PIXELS, TAP_SETS, TRAINED, WEIGHTS_KINDS, BackboneSpec, Preprocess, Tap
 
@@ -60,10 +62,9 @@ def measure_taps(module: nn.Module, modules: Sequence[str], size: int) -> tuple[
 
 def parse_device(name: str) -> torch.device:
     """Return the torch device for auto, cpu, cuda or cuda:K; raises UsageError if it does not exist here."""
+    check_device(name)
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
-        raise unknown("device", name, ("auto", "cpu", "cuda", "cuda:K"))
     if name == "cpu":
         return torch.device(name)
     if not torch.cuda.is_available():
@@ -104,11 +105,12 @@ def check_backbone(spec: BackboneSpec) -> None:
 def _check_names(spec: BackboneSpec) -> None:
     """Raise UsageError for a name, device, precision, padding or weights that do not exist or do not fit."""
     name = spec.name or ""
+    check_names(spec)
     check_compute(spec.compute, parse_device(spec.device))
-    list_tap_modules(name, spec.taps)
     check_backbone_name(name)
     check_padding(name, spec.padding)
-    check_weights(spec.weights, name)
+    if spec.weights == "hed" and name != PIXELS:
+        find_hed_file()
 
 
 def _find_taps(name: str, module: nn.Module, tap_set: str, size: int) -> tuple[Tap, ...]:

@@ -7,7 +7,7 @@ does. Other families have the same taps in both sets: the last block of each res
 
 import re
 
-from posenet_store.errors import UsageError
+from posenet_store.errors import UsageError, suggest
 from posenet_store.specs import PIXELS, TAP_SETS
 
 PIXEL_TAP = "image"
@@ -53,6 +53,20 @@ _FAMILIES: tuple[tuple[str, dict[str, str]], ...] = (
 )
 
 
+NAMES = (
+    *(PIXELS, *_VGG_POOLS),
+    *(f"resnet{depth}" for depth in (18, 34, 50, 101, 152)),
+    *("resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d", "wide_resnet50_2", "wide_resnet101_2"),
+    *(f"densenet{depth}" for depth in (121, 161, 169, 201)),
+    *(f"convnext_{size}" for size in ("tiny", "small", "base", "large")),
+    *(f"efficientnet_{size}" for size in ("b0", "b1", "b2", "b3", "b4", "b5", "b6", "b7", "v2_s", "v2_m", "v2_l")),
+    *("mobilenet_v2", "mobilenet_v3_large", "mobilenet_v3_small"),
+    *(f"mnasnet{width}" for width in ("0_5", "0_75", "1_0", "1_3")),
+    *(f"shufflenet_v2_x{width}" for width in ("0_5", "1_0", "1_5", "2_0")),
+)
+"""Networks to suggest for a name that is near; torchvision says which there are."""
+
+
 def list_tap_modules(backbone: str, tap_set: str = "report") -> tuple[str, ...]:
     """Return the module names of the taps f1, f2, ... of a torchvision model.
 
@@ -73,6 +87,7 @@ def list_tap_modules(backbone: str, tap_set: str = "report") -> tuple[str, ...]:
         if re.fullmatch(pattern, backbone):
             return tuple(sets.get(tap_set, sets["report"]).split())
     raise UsageError(
-        f"unknown backbone {backbone!r}; accepted: pixels, vgg16, resnet152 and torchvision's other vgg*, resnet*, "
-        "resnext*, wide_resnet*, densenet*, regnet_*, convnext_*, efficientnet_*, mobilenet_*, mnasnet*, shufflenet_*"
+        f"unknown backbone {backbone!r}{suggest(backbone, NAMES)}; accepted: pixels, vgg16, resnet152 and torchvision's other "
+        "vgg*, resnet*, resnext*, wide_resnet*, densenet*, regnet_*, convnext_*, efficientnet_*, mobilenet_*, mnasnet*, "
+        "shufflenet_*"
     )

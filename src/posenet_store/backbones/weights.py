@@ -4,7 +4,6 @@ Preprocessing belongs to the weights: torchvision's expect RGB with the ImageNet
 Caffe) BGR with a mean only.
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,8 +11,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from posenet_store.backbones.checks import check_weights
 from posenet_store.backbones.hed import find_hed_file, read_hed_state
-from posenet_store.errors import UsageError, suggest, unknown
+from posenet_store.errors import unknown
 from posenet_store.files import canonical_json, sha256
 from posenet_store.specs import NO_WEIGHTS, PIXELS, PREPROCESSINGS, RANDOM, TRAINED, Preprocess, unit
 from posenet_store.state_dicts import read_state_dict
@@ -22,9 +22,6 @@ IMAGENET = Preprocess(224, 1 / 255, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HED = Preprocess(224, 1.0, (104.00699, 116.66877, 122.67892), (1.0, 1.0, 1.0), order="BGR")
 PIXELS_INPUT = Preprocess(28, 1.0, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 """The report feeds PosENet alone with the 28x28 image on the 0..255 scale (its code multiplies [0, 1] by 255)."""
-
-ACCEPTED = "imagenet, a .pth or .safetensors file, hed (VGG-16 only), random:SEED"
-WEIGHTS_SUFFIXES = (".pth", ".pt", ".safetensors")
 
 
 @dataclass(frozen=True)
@@ -53,24 +50,6 @@ def compute_state_digest(state: Mapping[str, Tensor]) -> str:
         value = state[name].detach().cpu().contiguous()
         entries.append([name, str(value.dtype), list(value.shape), sha256(value.reshape(-1).view(torch.uint8).numpy().data)])
     return sha256(canonical_json(entries))
-
-
-def check_weights(source: str, backbone: str) -> None:
-    """Raise UsageError unless `source` names weights that `backbone` can have; nothing is read.
-
-    >>> check_weights("random:7", "resnet18")
-    """
-    path = Path(source).expanduser()
-    if backbone == PIXELS or source == "imagenet" or re.fullmatch(r"random:\d+", source):
-        return
-    if source == "hed":
-        if backbone != "vgg16":
-            raise UsageError(f"the weights `hed` are for vgg16, not {backbone}; accepted here: imagenet, a file, random:SEED")
-        find_hed_file()
-    elif path.suffix not in WEIGHTS_SUFFIXES:
-        raise UsageError(f"unknown weights {source!r}{suggest(source, ('imagenet', 'hed', 'random:0'))}; accepted: {ACCEPTED}")
-    elif not path.is_file():
-        raise UsageError(f"weights file {path} does not exist; accepted: {ACCEPTED}")
 
 
 def load_weights(source: str, backbone: str) -> Weights:

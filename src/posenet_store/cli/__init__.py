@@ -23,7 +23,7 @@ from posenet_store.errors import PosenetStoreError
 
 DISK_ERRORS = (
     errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EIO, errno.ESTALE,
-    errno.ETIMEDOUT,
+    errno.ETIMEDOUT, errno.ENOENT, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP, errno.ENODEV,
 )  # fmt: skip
 
 
@@ -35,8 +35,12 @@ class _Group(click.Group):
             return super().invoke(ctx)
         except PosenetStoreError as error:
             _fail(ctx, str(error), error.exit_code)
-        except KeyboardInterrupt:
-            _fail(ctx, "interrupted; finished work is kept: rerun the command to continue", 1)
+        except KeyboardInterrupt as error:
+            _fail(ctx, f"interrupted; {_describe_kept(error) or 'finished work is kept'}: rerun the command to continue", 1)
+        except SystemExit as error:
+            if kept := _describe_kept(error):
+                click.echo(kept, err=True)
+            raise
         except OSError as error:
             if error.errno not in DISK_ERRORS:
                 raise
@@ -44,12 +48,17 @@ class _Group(click.Group):
             _fail(ctx, f"{error.strerror}{where}; finished work is kept: fix the cause and rerun the command", 1)
 
 
+def _describe_kept(stop: BaseException) -> str:
+    """Return what the work that was stopped noted of what is kept, nothing if it did not."""
+    return "; ".join(getattr(stop, "__notes__", ()))
+
+
 def _fail(ctx: click.Context, message: str, code: int) -> None:
     click.echo(f"error: {printable(message)}", err=True)
     ctx.exit(code)
 
 
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80})
 @click.version_option(package_name="posenet-store")
 def main() -> None:
     """Run a frozen CNN once, keep its features in a store, then train hundreds of readout heads from it."""

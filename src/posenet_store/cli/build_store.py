@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from posenet_store.cli.help import command
 from posenet_store.cli.options import backbone_options, image_options, json_option, stores_option, workers_option
 from posenet_store.cli.output import (
     describe_speed,
@@ -22,6 +23,7 @@ from posenet_store.cli.output import (
     progress,
 )
 from posenet_store.errors import PosenetStoreError, UsageError
+from posenet_store.files import check_folder, check_writable, find_existing
 from posenet_store.specs import DTYPES, FORMATS, LAYOUTS
 from posenet_store.store.chunking import count_row_bytes
 
@@ -34,12 +36,7 @@ if TYPE_CHECKING:  # the real imports are in the commands: --help must not load 
     from posenet_store.store.plan import Plan
 
 
-def _existing(path: Path) -> Path:
-    """Return the nearest folder at or above `path` that exists, to ask for its free space."""
-    return next(p for p in (path.resolve(), *path.resolve().parents) if p.exists())
-
-
-@click.command("build-store")
+@command("build-store", example="build-store --backbone vgg16 --images photos")
 @backbone_options(backbone_required=True)
 @image_options(required=True)
 @stores_option
@@ -72,6 +69,8 @@ def build_store(
 
     Resumes where an earlier build stopped; a store that is complete is left alone. The last line printed is its path.
     """
+    check_inputs(source, data_root, network, root, plan_only)
+
     from posenet_store.backbones.load import load_backbone
     from posenet_store.extraction.build import build_store, count_rows, plan_store, select_part
     from posenet_store.extraction.distributed import Part
@@ -102,10 +101,18 @@ def build_store(
     build = partial(build_store, images, backbone, plan, root, batch_size=batch_size, max_unreadable=max_unreadable, part=part)
     rows = count_rows(plan, select_part(range(len(plan.bounds)), part))
     outcome = build_with_progress(build, f"{plan.spec.network} on {images.name}", rows)
-    if as_json:
-        print_json(outcome.to_dict() | {"fingerprint": plan.spec.fingerprint})
-    else:
-        click.echo(outcome.path)
+    facts = outcome.to_dict() | {"fingerprint": plan.spec.fingerprint}
+    print_json(facts) if as_json else click.echo(outcome.path)
+
+
+def check_inputs(source: str, data_root: Path | None, network: "BackboneSpec", root: Path, plan_only: bool = False) -> None:
+    """Check images, network and the stores' folder for what can be wrong with them before torch is imported."""
+    from posenet_store.backbones.checks import check_names
+    from posenet_store.images.sources import check_source
+
+    check_source(source, data_root)
+    check_names(network)
+    check_folder(root, "--stores") if plan_only else check_writable(root, "--stores")
 
 
 def _build_probes(backbone: "Backbone", spec: "StoreSpec", root: Path, batch_size: int | None) -> None:
@@ -210,7 +217,7 @@ def _planned(plan: "Plan", root: Path, expected: "Estimate") -> dict[str, Any]:
         "blocks": len(plan.bounds),
         "seconds": round(expected.seconds, 1),
         "memory": expected.memory,
-        "free_bytes": shutil.disk_usage(_existing(root)).free,
+        "free_bytes": shutil.disk_usage(find_existing(root)).free,
     }
 
 

@@ -4,11 +4,13 @@ from pathlib import Path
 
 import click
 
+from posenet_store.cli.help import command
 from posenet_store.cli.output import printable, progress
+from posenet_store.files import check_writable
 from posenet_store.specs import FORMATS
 
 
-@click.command()
+@command(example="convert stores/vgg16-photos-0a1b2c3d --format hdf5")
 @click.argument("store", metavar="STORE")
 @click.option("--format", "file_format", type=click.Choice(FORMATS), required=True)
 @click.option(
@@ -19,6 +21,9 @@ def convert(store: str, file_format: str, root: Path | None) -> None:
 
     Every block is verified. A rerun continues an interrupted copy. The last line printed is the copy's path.
     """
+    if root is not None:
+        check_writable(root, "--stores")
+
     from posenet_store.store.convert import convert_store
     from posenet_store.store.reader import open_store
 

@@ -7,17 +7,21 @@ from typing import TYPE_CHECKING
 
 import click
 
-from posenet_store.cli.build_store import build_with_progress
+from posenet_store.cli.build_store import build_with_progress, check_inputs
+from posenet_store.cli.help import command
 from posenet_store.cli.options import backbone_options, image_options, json_option, stores_option
 from posenet_store.cli.output import print_json, print_table
+from posenet_store.errors import UsageError
+from posenet_store.files import check_writable
 from posenet_store.heads.targets import PATTERNS, TARGETS
+from posenet_store.store.reader import open_store
 
 if TYPE_CHECKING:  # the real imports are in the commands: --help must not load torch
     from posenet_store.specs import BackboneSpec
     from posenet_store.sweep.evaluate import ExternalHead
 
 
-@click.command()
+@command(example="evaluate --head runs/a/heads/ID.safetensors --images bear.jpg")
 @click.option("--head", type=click.Path(path_type=Path), required=True,
               help="RUN/heads/*.safetensors of a sweep; with --target, a state dict of one torch.nn.Conv2d.")  # fmt: skip
 @click.option("--store", type=click.Path(path_type=Path), help="A store of the head's network.")
@@ -40,17 +44,23 @@ def evaluate(
 
     The report's notebook transposes its test images: --images photo.jpg@transposed.
     """
-    from posenet_store.store.reader import open_store
+    if (store is None) == (source is None):
+        raise click.UsageError("give either --store or --images")
+    if not head.is_file():
+        raise UsageError(f"head file {head} does not exist; a sweep writes them to RUN/heads/")
+    if maps is not None:
+        check_writable(maps, "--maps")
+    if source is not None:
+        if target and network.name is None:
+            raise click.UsageError("an external head does not record its network: give --backbone")
+        check_inputs(source, data_root, network, root)
+    opened = open_store(store) if store else None
+
     from posenet_store.sweep.evaluate import ExternalHead, evaluate_external, evaluate_head
 
     question = ExternalHead(target, source_text, head_padding) if target else None
-    if store is not None and source is None:
-        chosen = store
-    elif source is not None and store is None:
-        chosen = _store_of(head, question, source, data_root, network, root, batch_size)
-    else:
-        raise click.UsageError("give either --store or --images")
-    opened = open_store(chosen)
+    if opened is None:
+        opened = open_store(_store_of(head, question, str(source), data_root, network, root, batch_size))
     found = evaluate_external(head, opened, question) if question else evaluate_head(head, opened)
     rows = found.rows()
     if maps is not None:
@@ -77,14 +87,15 @@ def _store_of(
     from posenet_store.extraction.build import build_store, plan_store
     from posenet_store.heads.file import load_head
     from posenet_store.images.sources import load_image_set
+    from posenet_store.sweep.evaluate import check_network
     from posenet_store.sweep.inputs import reads_all_channels
 
     made = {} if question else load_head(head)[1]
-    if question and network.name is None:
-        raise click.UsageError("an external head does not record its network: give --backbone")
     frozen = load_backbone(replace(network, name=network.name or made["backbone"]))
     images = load_image_set(source, data_root)
     layout = "native" if reads_all_channels(question.input if question else made["cell"]["input"]) else "aligned"
     plan = plan_store(images, frozen, layout, "float32")
+    if not question:
+        check_network(head, made, plan.spec)  # before the store is built
     build = partial(build_store, images, frozen, plan, root, batch_size=batch_size)
     return build_with_progress(build, f"{plan.spec.network} on {images.name}", len(images)).path

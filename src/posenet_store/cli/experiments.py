@@ -6,7 +6,7 @@ from posenet_store.cli.options import json_option
 from posenet_store.cli.output import print_json
 
 
-@click.group(invoke_without_command=True)
+@click.group(invoke_without_command=True, epilog="\b\nExample:\n  posenet-store experiments show table2 > mine.toml")
 @json_option
 @click.pass_context
 def experiments(context: click.Context, as_json: bool) -> None:

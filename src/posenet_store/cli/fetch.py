@@ -5,9 +5,11 @@ from pathlib import Path
 
 import click
 
+from posenet_store.cli.help import command
 from posenet_store.cli.options import data_root_option
-from posenet_store.cli.output import progress
+from posenet_store.cli.output import print_above, progress
 from posenet_store.errors import UsageError
+from posenet_store.files import check_writable
 
 STEPS = (("downloading", "MB"), ("unpacking", "files"))
 
@@ -18,7 +20,7 @@ def _check_digest(_context: click.Context, _option: click.Parameter, text: str |
     return text and text.lower()
 
 
-@click.command()
+@command(example="fetch duts-te --data-root /data")
 @click.argument("name", metavar="duts-te|duts-tr")
 @data_root_option
 @click.option("--url", help="Another URL of the zip archive.  [default: saliencydetection.net]")
@@ -36,6 +38,8 @@ def fetch(name: str, data_root: Path | None, url: str | None, sha256: str | None
     from posenet_store.images.duts import fetch_duts
     from posenet_store.images.sources import find_duts_root
 
+    where = find_duts_root(name, data_root)
+    check_writable(where, "--data-root")
     with progress() as bars:
         line, files = (bars.add_task(f"{word} {name}", total=None, unit=unit, start=False) for word, unit in STEPS)
 
@@ -47,5 +51,5 @@ def fetch(name: str, data_root: Path | None, url: str | None, sha256: str | None
             bars.start_task(files)
             bars.update(files, completed=done, total=count)
 
-        folder = fetch_duts(name, find_duts_root(name, data_root), url, sha256, show_download, show_unpacking)
+        folder = fetch_duts(name, where, url, sha256, show_download, show_unpacking, print_above(bars))
     click.echo(folder)

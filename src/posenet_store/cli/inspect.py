@@ -4,11 +4,12 @@ from typing import Any
 
 import click
 
+from posenet_store.cli.help import command
 from posenet_store.cli.options import json_option
 from posenet_store.cli.output import describe_speed, format_bytes, print_json, print_table, printable
 
 
-@click.command()
+@command(example="inspect stores/vgg16-photos-0a1b2c3d")
 @click.argument("store", metavar="STORE")
 @json_option
 def inspect(store: str, as_json: bool) -> None:

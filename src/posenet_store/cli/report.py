@@ -4,8 +4,11 @@ from pathlib import Path
 
 import click
 
+from posenet_store.cli.help import command
+from posenet_store.files import check_file_path, check_writable
 
-@click.command()
+
+@command(example="report runs/table2 --figures figures")
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...", type=click.Path(path_type=Path))
 @click.option(
     "--out",
@@ -17,6 +20,11 @@ import click
 )
 def report(runs: tuple[Path, ...], out: Path | None, figures: Path | None) -> None:
     """Write a self-contained HTML page about one or more runs: answers, Table 2, figures, all cells, provenance."""
+    if out:
+        check_file_path(out, "--out")
+    if figures:
+        check_writable(figures, "--figures")
+
     from posenet_store.report.html.page import choose_page, write_page
     from posenet_store.report.run import open_run
 

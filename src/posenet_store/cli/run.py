@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from posenet_store.cli.build_store import Termination, build_with_progress
+from posenet_store.cli.build_store import Termination, build_with_progress, check_inputs
+from posenet_store.cli.help import command
 from posenet_store.cli.options import backbone_options, data_root_option, json_option, stores_option
 from posenet_store.cli.output import format_bytes, format_time, print_json, print_table, printable
+from posenet_store.files import check_folder, check_writable
 
 if TYPE_CHECKING:  # the real imports are in the command: --help must not load torch
     from posenet_store.backbones.backbone import Backbone
@@ -26,7 +28,7 @@ LAYOUT, DTYPE = "aligned", "float32"
 """What Table 2 reads, 47 kB an image; the features of an untrained network do not fit float16."""
 
 
-@click.command()
+@command(example="run photos --backbone vgg16 --plan")
 @click.argument("source", metavar="IMAGES")
 @backbone_options(backbone_required=True)
 @data_root_option
@@ -49,6 +51,10 @@ def run(
     Builds the stores of the network, of its controls (untrained, without padding) and of the pixels as baseline. A rerun
     resumes. The last line printed is the page.
     """
+    check_inputs(source, data_root, network, root, plan_only)
+    if out:
+        check_folder(out, "--out") if plan_only else check_writable(out, "--out")
+
     from posenet_store.extraction.controls import list_networks
     from posenet_store.images.sources import load_image_set
     from posenet_store.sweep.results import RunFiles

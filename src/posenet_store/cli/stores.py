@@ -4,11 +4,12 @@ from pathlib import Path
 
 import click
 
+from posenet_store.cli.help import command
 from posenet_store.cli.options import json_option, stores_option
 from posenet_store.cli.output import format_bytes, print_json, print_table, printable
 
 
-@click.command()
+@command(example="stores --stores /data/stores")
 @stores_option
 @json_option
 def stores(root: Path, as_json: bool) -> None:

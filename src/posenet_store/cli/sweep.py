@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 import click
 
 from posenet_store.cli.build_store import Termination
+from posenet_store.cli.help import command
 from posenet_store.cli.options import json_option, stores_option, workers_option
 from posenet_store.cli.output import format_bytes, format_time, print_above, print_json, print_table, printable, progress
+from posenet_store.files import check_folder, check_writable
 
 SHOWN = 20  # passes of a plan that the terminal shows; more would scroll the totals away
 
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from posenet_store.sweep.spec import SweepSpec
 
 
-@click.command()
+@command(example="sweep table2 --plan")
 @click.argument("spec")
 @stores_option
 @click.option("--run", type=click.Path(path_type=Path), help="Folder of the results.  [default: runs/NAME]")
@@ -57,7 +59,9 @@ def sweep(
     from posenet_store.sweep.run_state import read_tests
     from posenet_store.sweep.spec import find_sweep, load_sweep
 
-    sweep_spec = load_sweep(spec)
+    sweep_spec, name = load_sweep(spec), find_sweep(spec).stem
+    files = RunFiles(run or Path("runs", name))
+    check_folder(files.root, "--run") if plan_only else check_writable(files.root, "--run")
     entries, damaged = list_stores(root)
     for line in damaged:
         click.echo(f"damaged: {printable(line)}", err=True)
@@ -65,8 +69,6 @@ def sweep(
     plan = plan_sweep(sweep_spec, entries, root, keep_moments, limits)
     for note in plan.notes:
         click.echo(f"note: {printable(note)}", err=True)
-    name = find_sweep(spec).stem
-    files = RunFiles(run or Path("runs", name))
     left = plan.without(read_tests(files, plan.cells))
     if plan_only:
         _print_plan(plan, left, {entry.spec.fingerprint: entry.spec for entry in entries}, scheduler, as_json)
@@ -74,16 +76,9 @@ def sweep(
     signal.signal(signal.SIGTERM, Termination())
     outcome = run_with_progress(name, sweep_spec, plan, left, entries, files, scheduler, workers)
     write_outcome(outcome, files)
-    if as_json:
-        facts = {
-            "finished_before": outcome.before,
-            "finished_now": outcome.now,
-            "scored_now": outcome.scored,
-            "failed": list(outcome.failures),
-        }
-        print_json({"run": str(files.root)} | facts)
-    else:
-        click.echo(files.root)
+    counts = {"finished_before": outcome.before, "finished_now": outcome.now, "scored_now": outcome.scored}
+    facts = {"run": str(files.root)} | counts | {"failed": list(outcome.failures)}
+    print_json(facts) if as_json else click.echo(files.root)
     if outcome.failures:
         raise click.exceptions.Exit(1)
 

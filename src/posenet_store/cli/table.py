@@ -4,11 +4,12 @@ from pathlib import Path
 
 import click
 
+from posenet_store.cli.help import command
 from posenet_store.cli.options import format_option, json_option, test_option, where_option
 from posenet_store.cli.output import print_listing
 
 
-@click.command()
+@command(example="table runs/table2 --by network,target --top 10")
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option(
     "--by", multiple=True, metavar="FIELD,...",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from posenet_store.cli.build_store import build_with_progress
+from posenet_store.cli.help import command
 from posenet_store.cli.options import device_option, image_options, json_option
 from posenet_store.cli.output import print_json, printable
 from posenet_store.errors import UsageError
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from posenet_store.store.verify import Damage
 
 
-@click.command()
+@command(example="verify stores/vgg16-photos-0a1b2c3d --deep")
 @click.argument("store", metavar="STORE")
 @click.option("--deep", is_flag=True, help="Hash every byte and decode every chunk; without it records, names and sizes only.")
 @click.option("--probe", is_flag=True, help="Run the recorded probe image again: do weights and libraries still give the same?")

@@ -9,7 +9,7 @@ All stages run at the same time, each at most two steps ahead of the next, so me
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from posenet_store.backbones.backbone import Backbone
 from posenet_store.errors import BuildError
 from posenet_store.extraction.commit import BUFFERS, Buffer, Committer
 from posenet_store.extraction.forward import Forward, PendingBatch, choose_batch_size
+from posenet_store.extraction.plan import check_space
 from posenet_store.extraction.prefetch import Batch, decode_batches
 from posenet_store.extraction.reference_check import check_underflow, compare_samples, describe_drift, sample_taps
 from posenet_store.extraction.timing import StageTimer
@@ -26,6 +27,7 @@ from posenet_store.images.synthetic import load_probes
 from posenet_store.notebook import show_progress
 from posenet_store.provenance import collect_provenance
 from posenet_store.specs import StoreSpec
+from posenet_store.store.access import StoreFiles
 from posenet_store.store.chunking import choose_block_rows, draw_row_order
 from posenet_store.store.plan import Plan
 from posenet_store.store.writer import QuarantinedImage, StoreWriter
@@ -147,6 +149,17 @@ def _compute(
         yield wait()
 
 
+@contextmanager
+def _count_kept(writer: StoreWriter) -> Iterator[None]:
+    """Say of an interruption how many blocks are kept."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit) as stop:
+        blocks = len(writer.plan.bounds)
+        stop.add_note(f"{blocks - len(writer.list_missing())} of {blocks} blocks are kept")
+        raise
+
+
 def build_store(
     images: ImageSet,
     backbone: Backbone,
@@ -166,8 +179,11 @@ def build_store(
     blocks are committed even if the build is interrupted. `batch_size` None is `choose_batch_size`. Raises BuildError if
     features do not fit the dtype or more than `max_unreadable` of the images can't be read; committed blocks are kept.
     """
-    clock = clock or StageTimer()
-    writer = StoreWriter.open(Path(root).expanduser(), plan)
+    clock, root = clock or StageTimer(), Path(root).expanduser()
+    size = batch_size or choose_batch_size(backbone, plan.spec.block_rows)
+    if not StoreFiles(root / plan.spec.folder).plan.is_file():
+        check_space(images, backbone, plan, root, plan.spec.rows // part[1], size)
+    writer = StoreWriter.open(root, plan)
     missing = select_part(writer.list_missing(), part)
     rows, quarantined = count_rows(plan, missing), writer.list_quarantined()
     if missing:
@@ -175,10 +191,9 @@ def build_store(
         _check_drift(writer.plan, plan)
     total = count_rows(plan, select_part(range(len(plan.bounds)), part))
     bar = nullcontext(advance) if advance else show_progress(f"{plan.spec.network} on {images.name}", total, "images")
-    with bar as advance:
+    with _count_kept(writer), bar as advance:
         advance(total - rows)
         if missing:
-            size = batch_size or choose_batch_size(backbone, plan.spec.block_rows)
             quarantined = _extract(images, backbone, writer, missing, size, max_unreadable, quarantined, advance, clock)
     blocks_left, speed = len(writer.list_missing()), clock.summarize(rows)
     if not blocks_left and not writer.sealed:

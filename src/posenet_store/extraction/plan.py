@@ -1,15 +1,18 @@
 """Estimate the seconds, memory and bytes of a build on this machine by running one batch."""
 
+import shutil
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
 from posenet_store.backbones.backbone import Backbone
-from posenet_store.errors import ImageError
+from posenet_store.errors import BuildError, ImageError
 from posenet_store.extraction.commit import BUFFERS
 from posenet_store.extraction.forward import Forward, allocate_arrays
 from posenet_store.extraction.prefetch import BATCHES_AHEAD
 from posenet_store.extraction.timing import StageTimer, get_peak_memory, reset_peak_memory
+from posenet_store.files import find_existing
 from posenet_store.images.image_set import ImageSet
 from posenet_store.store.chunking import count_row_bytes
 from posenet_store.store.formats import load_format
@@ -59,3 +62,19 @@ def estimate_build(images: ImageSet, backbone: Backbone, plan: Plan, batch_size:
     block = min(spec.block_rows, spec.rows) * (BUFFERS * count_row_bytes(spec) + 2 * size // count)
     ahead = (BATCHES_AHEAD + 1) * pixels.numel()
     return Estimate(seconds, max(loading, get_peak_memory() + block + ahead), size * spec.rows // count)
+
+
+def check_space(images: ImageSet, backbone: Backbone, plan: Plan, root: Path, rows: int, batch_size: int) -> None:
+    """Raise BuildError if `rows` more rows do not fit on the disk of `root`.
+
+    One batch tells how well they compress; it is run only where they might not fit.
+    """
+    free = shutil.disk_usage(find_existing(root)).free
+    if count_row_bytes(plan.spec) * rows <= free:
+        return
+    needed = estimate_build(images, backbone, plan, batch_size).bytes * rows // plan.spec.rows
+    if needed > free:
+        raise BuildError(
+            f"{plan.spec.folder} needs about {needed / 1e9:.1f} GB more and the disk of {root} has {free / 1e9:.1f} GB free; "
+            "make room, give another --stores, or keep less: --layout readout or aligned"
+        )

@@ -32,12 +32,17 @@ class _Version:
     size: int | None
 
 
-def download(url: str, path: Path, advance: Advance = lambda received, size: None) -> None:
+def download(
+    url: str,
+    path: Path,
+    advance: Advance = lambda received, size: None,
+    announce: Callable[[str], None] = lambda line: None,
+) -> None:
     """Download `url` to `path`; a later call resumes an interrupted download if the server still has the same file.
 
     The bytes so far are in `path`.part, their version in `path`.part.json. If the server does not support ranges or its
-    file has changed, the download starts again. `advance` gets bytes. Raises UsageError for a missing URL, and
-    PosenetStoreError if the connection keeps failing or the disk is full; the part is kept.
+    file has changed, the download starts again. `advance` gets bytes, `announce` a line before each retry. Raises
+    UsageError for a missing URL, and PosenetStoreError if the connection keeps failing or the disk is full; the part is kept.
     """
     if not url.startswith(("http://", "https://")):
         raise UsageError(f"{url!r} is not accepted; give a URL that begins with http:// or https://")
@@ -65,7 +70,9 @@ def download(url: str, path: Path, advance: Advance = lambda received, size: Non
                 f"{url} can't be fetched ({reason}), {failures + 1} times in a row; {_get_size(part):,} bytes are kept "
                 f"in {part}; rerun the command to continue"
             )
-        time.sleep(WAITS[failures])
+        wait = WAITS[failures]
+        announce(f"{url}: {reason}; attempt {failures + 2} of {len(WAITS) + 1} follows in {wait:.0f} s")
+        time.sleep(wait)
         failures += 1
     fsync(part)
     part.replace(path)

@@ -4,7 +4,7 @@ import fcntl
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -61,6 +61,7 @@ def fetch_duts(
     sha256: str | None = None,
     advance_download: Advance = lambda received, size: None,
     advance_unzip: Advance = lambda done, files: None,
+    announce: Callable[[str], None] = lambda line: None,
 ) -> Path:
     """Download `duts-te` or `duts-tr` to `root`, where `--images` looks for it; return the folder of its images.
 
@@ -78,7 +79,7 @@ def fetch_duts(
             return folder
         archive = root / f".{top.name}.zip"  # hidden, so that an archive of the user's is never removed
         if not archive.exists():
-            download(url, archive, advance_download)
+            download(url, archive, advance_download, announce)
         try:
             _install(archive, top, Path(subfolder), expected, sha256, url, advance_unzip)
         except PosenetStoreError:

@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import parse_qsl
 
-from posenet_store.errors import UsageError, unknown
+from posenet_store.errors import UsageError, suggest, unknown
 from posenet_store.images.image_set import ImageSet, load_files, load_folder
 from posenet_store.images.synthetic import load_dead_leaves, load_probes
 from posenet_store.images.transforms import parse_transform, transform_images
@@ -30,6 +30,7 @@ def load_image_set(source: str | Path, data_root: str | Path | None = None) -> I
     (('black', 'white', 'noise'), 7)
     """
     source, data_root = str(source), None if data_root is None else Path(data_root).expanduser()
+    check_source(source, data_root)
     images, transform = _split_transform(source)
     if transform is not None:
         return transform_images(load_image_set(images, data_root), parse_transform(transform))
@@ -43,12 +44,25 @@ def load_image_set(source: str | Path, data_root: str | Path | None = None) -> I
     if source == "photos":
         return load_photos()
     path = Path(source).expanduser()
-    if path.is_dir():
-        return load_folder(path)
-    if path.is_file():
-        return load_files(path.stem, path.parent, [path])
-    accepted = ", ".join((*NAMES, "synthetic:dead-leaves"))
-    raise UsageError(f"{source!r} is not a folder, a file or a known image set; accepted names: {accepted}")
+    return load_folder(path) if path.is_dir() else load_files(path.stem, path.parent, [path])
+
+
+def check_source(source: str, data_root: Path | None = None) -> None:
+    """Raise UsageError if there is no such image set, without opening an image.
+
+    >>> check_source("probes")
+    """
+    plain, transform = _split_transform(source)
+    if transform is not None:
+        parse_transform(transform)
+    if plain in DUTS:
+        _find_duts_folder(plain, data_root)
+    elif plain.partition(":")[0] != "synthetic" and plain not in NAMES and not Path(plain).expanduser().exists():
+        accepted = (*NAMES, "synthetic:dead-leaves")
+        raise UsageError(
+            f"{plain!r} is not a folder, a file or a known image set{suggest(plain, accepted)}; "
+            f"accepted names: {', '.join(accepted)}"
+        )
 
 
 def make_absolute(source: str) -> str:
@@ -103,13 +117,17 @@ def find_duts_root(name: str, data_root: Path | None) -> Path:
     return root
 
 
-def _load_duts(name: str, data_root: Path | None) -> ImageSet:
-    root = find_duts_root(name, data_root)
-    subfolder, expected = DUTS[name]
+def _find_duts_folder(name: str, data_root: Path | None) -> Path:
+    root, subfolder = find_duts_root(name, data_root), DUTS[name][0]
     folder = root / subfolder
     if not folder.is_dir():
         archive = Path(subfolder).parts[0]
         raise UsageError(f"{folder} does not exist; download it with `fetch {name}`, or unpack {archive}.zip below {root}")
+    return folder
+
+
+def _load_duts(name: str, data_root: Path | None) -> ImageSet:
+    folder, expected = _find_duts_folder(name, data_root), DUTS[name][1]
     images = load_folder(folder, name)
     if len(images) != expected:
         raise UsageError(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from posenet_store.errors import StoreError
+from posenet_store.files import check_folder
 from posenet_store.notebook import format_html_table
 from posenet_store.specs import StoreSpec
 from posenet_store.store.access import MANIFEST
@@ -104,9 +105,14 @@ def list_facts(spec: StoreSpec, readable: int, state: str) -> list[tuple[str, st
 
 
 def list_stores(root: str | Path = "stores") -> StoreListing:
-    """Return the stores below `root`, sorted by name, and an error message for each damaged one."""
+    """Return the stores below `root`, sorted by name, and an error message for each damaged one.
+
+    Raises UsageError if `root` is a file or below one.
+    """
     infos, damaged = [], []
-    for plan in sorted(Path(root).expanduser().glob("*/plan.json")):
+    folder = Path(root).expanduser()
+    check_folder(folder, "the stores' folder")
+    for plan in sorted(folder.glob("*/plan.json")):
         if plan.parent.name.startswith("."):
             continue
         try:

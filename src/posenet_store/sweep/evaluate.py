@@ -1,6 +1,6 @@
 """Score one head, of a sweep or external, on any store of the network that it reads."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from posenet_store.errors import UsageError
 from posenet_store.heads.file import load_head
 from posenet_store.heads.model import Heads
 from posenet_store.heads.targets import make_target_map
-from posenet_store.specs import GRID
+from posenet_store.specs import GRID, StoreSpec
 from posenet_store.state_dicts import read_state_dict
 from posenet_store.store.reader import Reader
 from posenet_store.sweep.cell import Cell, make_cell_target, output_size
@@ -87,14 +87,19 @@ def compute_contributions(heads: Heads, mean: Tensor, goal: NDArray[float64], na
     return Contributions(tuple(names), maps, (maps * centred).sum(axis=(1, 2)) / (centred**2).sum())
 
 
+def check_network(path: Path, metadata: Mapping[str, Any], spec: StoreSpec) -> None:
+    """Raise UsageError if a store of another network than the head's is to score it; `metadata` are those of `load_head`."""
+    if metadata["network_key"] != spec.network_key:
+        raise UsageError(
+            f"{path.name} reads features of {metadata['network']}; {spec.folder} holds those of "
+            f"{spec.network} (backbone, weights, taps, padding and preprocessing must be the same)"
+        )
+
+
 def evaluate_head(path: Path, reader: Reader) -> Evaluation:
     """Score a head that a sweep wrote; raises UsageError if the store is of another network."""
     heads, metadata = load_head(path)
-    if metadata["network_key"] != reader.spec.network_key:
-        raise UsageError(
-            f"{path.name} reads features of {metadata['network']}; {reader.name} holds those of "
-            f"{reader.spec.network} (backbone, weights, taps, padding and preprocessing must be the same)"
-        )
+    check_network(path, metadata, reader.spec)
     cell = Cell.from_dict(metadata["cell"])
     source = parse_input(cell.input, reader.spec)
     return _evaluate(heads, cell.target, make_cell_target(cell), cell.value_range, reader, source)

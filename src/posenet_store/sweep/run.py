@@ -1,7 +1,7 @@
 """Run a sweep: skip finished cells, run the passes that are left, write the tables."""
 
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -39,10 +39,32 @@ def _run_task(run: Path, task: Pass, threads: int) -> PassResult:
     return run_pass(task, run, threads)
 
 
+@contextmanager
+def _count_kept(files: RunFiles, plan: SweepPlan) -> Iterator[None]:
+    """Say of an interruption how many heads are kept."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit) as stop:
+        left = plan.without(read_tests(files, plan.cells))
+        stop.add_note(f"{len(plan.cells) - len(left.cells)} of {len(plan.cells)} heads are kept")
+        raise
+
+
 def _make_absolute(task: Pass) -> Pass:
     """Make a pass's paths absolute: a worker may run in another folder."""
     tests = tuple(replace(test, path=test.path.absolute()) for test in task.tests)
     return replace(task, train=task.train.absolute(), tests=tests, moments=task.moments and task.moments.absolute())
+
+
+def _describe_run(spec: SweepSpec, plan: SweepPlan) -> RunRecord:
+    """Return the run's record without its provenance."""
+    return RunRecord(
+        sweep=asdict(spec),
+        cells=tuple(cell.id for cell in plan.cells),
+        stores=tuple(sorted({task.train.name for task in plan.passes})),
+        notes=plan.notes,
+        provenance={},
+    )
 
 
 def run_sweep(
@@ -66,13 +88,7 @@ def run_sweep(
     files = RunFiles(run)
     left = plan.without(read_tests(files, plan.cells))
     passes, before = left.passes, len(plan.cells) - len(left.cells)
-    record = RunRecord(
-        sweep=asdict(spec),
-        cells=tuple(cell.id for cell in plan.cells),
-        stores=tuple(sorted({task.train.name for task in plan.passes})),
-        notes=plan.notes,
-        provenance={},
-    )
+    record = _describe_run(spec, plan)
     if not passes and is_up_to_date(files, record):
         return SweepResult(run, before, 0, 0, ())
     write_run(files, replace(record, provenance=collect_provenance()))
@@ -80,7 +96,7 @@ def run_sweep(
     if passes:
         tasks = [_make_absolute(task) for task in passes]
         bar = nullcontext(show) if show else show_in_notebook(spec.title, len(left.cells))
-        with bar as shown, monitor.show_progress(shown):
+        with _count_kept(files, plan), bar as shown, monitor.show_progress(shown):
             for task, result in run_tasks(partial(_run_task, run.absolute()), tasks, scheduler, workers, announce):
                 if isinstance(result, PosenetStoreError):
                     name = f"{task.train.name}, {task.input}, {task.protocol.name} ({len(task.cells)} cells)"
