@@ -233,35 +233,6 @@ def test_a_rename_that_fails_for_another_reason_is_an_error_and_leaves_nothing(
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(
-    "harm",
-    [
-        lambda store: (store / "commits/b00001.json").unlink(),
-        lambda store: (store / "commits/b00001.json").write_text('{"block": 1, "fi'),
-        lambda store: (store / "commits/b00001.json").write_bytes(b""),
-        lambda store: (store / "commits/b00001.json").write_text("[]"),
-        lambda store: edit(store / "commits/b00001.json", lambda record: record.pop("files")),
-        lambda store: edit(store / "commits/b00001.json", lambda record: record.update(files=None)),
-        lambda store: (store / "data.zarr/f2/c.1.0.0.0").unlink(),
-        lambda store: (store / "data.zarr/f2/c.1.0.0.0").write_bytes(b""),
-        lambda store: (store / "data.zarr/aligned/c.1.0.0.0").write_bytes(b"longer than before" * 10_000),
-    ],
-)
-@pytest.mark.parametrize("with_manifest", [True, False])
-def test_a_block_counts_only_with_its_record_and_all_its_data(
-    images: ImageSet, copy: Path, harm: Callable[[Path], object], with_manifest: bool
-) -> None:
-    before = contents(copy)
-    if not with_manifest:
-        (copy / "manifest.json").unlink()
-    harm(copy)
-    assert StoreWriter.open(copy.parent, plan_of(images)).list_missing() == [1]
-    assert rebuilt(images, copy.parent).extracted == 4
-    after = contents(copy)
-    assert {name for name in before if after.get(name) != before[name]} == {"manifest.json"}  # it holds times
-    assert open_store(copy).manifest["store_id"] == json.loads(before["manifest.json"])["store_id"]
-
-
 def test_a_record_that_changed_since_sealing_is_never_sealed_again(tmp_path: Path) -> None:
     """Otherwise the row of the unreadable image, which is NaN, would be readable from then on."""
     folder = write_images(tmp_path / "photos", ROWS)
@@ -286,41 +257,6 @@ def test_a_manifest_of_another_store_condemns_no_record(images: ImageSet, copy: 
     assert not StoreWriter.open(copy.parent, plan_of(images)).sealed
     assert rebuilt(images, copy.parent).extracted == 0
     open_store(copy)
-
-
-@pytest.mark.parametrize(
-    "harm",
-    [
-        lambda store: (store / "plan.json").unlink(),
-        lambda store: (store / "plan.json").write_text("{"),
-        lambda store: edit(store / "plan.json", lambda plan: plan.update(order=plan["order"][::-1])),
-        lambda store: edit(store / "plan.json", lambda plan: plan.update(image_ids=plan["image_ids"][::-1])),
-        lambda store: edit(store / "plan.json", lambda plan: plan.update(image_sha256=plan["image_sha256"][::-1])),
-        lambda store: edit(store / "plan.json", lambda plan: plan.update(image_ids=None)),
-        lambda store: edit(store / "plan.json", lambda plan: plan.update(files=None)),
-        lambda store: edit(store / "plan.json", lambda plan: plan["files"][0].pop("sha256")),
-        lambda store: edit(store / "plan.json", lambda plan: plan["spec"].update(dtype="float64")),
-        lambda store: edit(store / "plan.json", lambda plan: plan["spec"].update(rows=9)),
-        lambda store: damage(store / "data.zarr/zarr.json"),
-        lambda store: (store / "data.zarr/f2/zarr.json").unlink(),
-        lambda store: shutil.rmtree(store / "data.zarr/image_id"),
-        lambda store: damage(store / "data.zarr/image_id/c/0"),
-    ],
-)
-def test_a_damaged_plan_or_damaged_metadata_is_restored_and_no_block_is_lost(
-    images: ImageSet, sealed: Path, copy: Path, harm: Callable[[Path], object]
-) -> None:
-    harm(copy)
-    with pytest.raises(StoreError):
-        open_store(copy)
-    assert rebuilt(images, copy.parent).extracted == 0
-    before, after = contents(sealed), contents(copy)
-    assert {name for name in before if after.get(name) != before[name]} <= {"plan.json", "manifest.json"}
-    assert len(after) == len(before)
-    assert [path.name for path in copy.parent.iterdir()] == [copy.name]
-    reader, original = open_store(copy), open_store(sealed)
-    assert (reader.ids, reader.plan.order, reader.plan.digests) == (original.ids, original.plan.order, original.plan.digests)
-    assert reader.manifest["store_id"] == original.manifest["store_id"]
 
 
 def test_what_is_restored_is_on_disk_before_the_build_goes_on(

@@ -1,4 +1,4 @@
-"""A laboratory for faults: a store that nothing ever happened to, copies of it to harm, and what to compare with."""
+"""A laboratory for faults: an undamaged store, copies of it to damage, and comparisons with it."""
 
 import itertools
 import shutil
@@ -25,13 +25,14 @@ ROWS = 14  # three blocks of four and a tail of two
 ARRAYS = ("f1", "f2", "f3", "aligned")
 
 
-def lose(path: Path) -> None:
+def remove(path: Path) -> None:
+    """Remove a file or folder."""
     shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 @dataclass(frozen=True)
 class Lab:
-    """Images, the store of one format that nothing ever happened to, and a folder in which a test may do harm."""
+    """Images, their undamaged store (`sound`) in the format `name`, and a folder `root` for what a test damages."""
 
     name: str
     photos: Path
@@ -40,7 +41,7 @@ class Lab:
     root: Path
 
     def build(self, root: Path, images: ImageSet | None = None, network: Backbone | None = None, **options: Any) -> int:
-        """Type the build-store command, for the first time or again; return how many rows were extracted."""
+        """Build or resume the store; return how many rows were extracted."""
         images, network = images or self.images, network or tiny_backbone()
         return build_store(
             images, network, plan_store(images, network, "native", "float16", 4, self.name), root, **options
@@ -50,18 +51,18 @@ class Lab:
         return Path(shutil.copytree(self.sound, self.root / folder / self.sound.name))
 
     def unfinished(self, folder: str = "half") -> Path:
-        """The store as a build leaves it that ended after the first block."""
+        """Return a copy as a build leaves it that ended after the first block."""
         store = self.copy(folder)
         for path in [store / "manifest.json", *(store / "commits").glob("b0000[123].json")]:
             path.unlink()
         return store
 
-    def whole(self, store: Path, sound: Path | None = None) -> bool:
-        """True if a store is the uninterrupted one, but for files that never belonged to it."""
-        if listed(store) or said(store, sound or self.sound):
+    def is_sound(self, store: Path, sound: Path | None = None) -> bool:
+        """Return whether a store equals the undamaged one; files that do not belong to a store do not count."""
+        if list_damage(store) or read_errors(store, sound or self.sound):
             return False
-        expected, found = contents(sound or self.sound), contents(store)
-        return {file: found.get(file) for file in expected} == expected
+        expected, actual = contents(sound or self.sound), contents(store)
+        return {file: actual.get(file) for file in expected} == expected
 
     def verify_repair(self, store: Path) -> Result:
         with pytest.MonkeyPatch.context() as patch:
@@ -84,16 +85,16 @@ def lab(request: pytest.FixtureRequest, labs: dict[str, Lab], tmp_path: Path) ->
     return replace(labs[request.param], root=tmp_path)
 
 
-def said(store: Path, sound: Path) -> dict[tuple[str, int], str]:
-    """Read everything, by array and block, and return the errors; what comes without one must be right."""
+def read_errors(store: Path, sound: Path) -> dict[tuple[str, int], str]:
+    """Read every array block by block and return the errors; what is read without an error must equal `sound`."""
     try:
-        reader, whole = open_store(store), open_store(sound)
+        reader, expected = open_store(store), open_store(sound)
     except StoreError as error:
         return {("", 0): str(error)}
     errors = {}
     for name, (start, stop) in itertools.product(ARRAYS, reader.plan.bounds):
         try:
-            np.testing.assert_array_equal(reader.read(name, start, stop), whole.read(name, start, stop))
+            np.testing.assert_array_equal(reader.read(name, start, stop), expected.read(name, start, stop))
         except StoreError as error:
             errors[name, start] = str(error)
     if errors:
@@ -102,9 +103,9 @@ def said(store: Path, sound: Path) -> dict[tuple[str, int], str]:
     return errors
 
 
-def listed(store: Path) -> list[str]:
-    """What `verify --deep` says."""
+def list_damage(store: Path) -> list[str]:
+    """Return the lines of `verify --deep`."""
     try:
-        return [one.what for one in find_damage(store, deep=True)]
+        return [damage.what for damage in find_damage(store, deep=True)]
     except StoreError as error:  # without a plan there is nothing to compare with
         return [str(error)]

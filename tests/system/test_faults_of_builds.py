@@ -22,7 +22,7 @@ from posenet_store.files import sha256_file
 from posenet_store.images.sources import load_image_set
 from posenet_store.store.reader import open_store
 from tests.support.disks import mount_disk
-from tests.support.lab import ROWS, Lab, lose
+from tests.support.lab import ROWS, Lab, remove
 from tests.support.processes import waited
 from tests.support.small import tiny_backbone
 from tests.system.torture import one_build
@@ -66,11 +66,11 @@ def test_each_single_failure_of_the_disk_costs_the_block_in_hand(
                 failed = error.errno == errno.EIO
         if next(calls) <= number:  # there is no n-th call
             break
-        assert lab.whole(store, sound) or (failed and not (store / "manifest.json").exists())
+        assert lab.is_sound(store, sound) or (failed and not (store / "manifest.json").exists())
         assert not list(store.rglob("*.tmp"))
         safe = [(store / f"commits/b0000{block}.json").exists() for block in range(2)]
         assert lab.build(store.parent, few) == 6 - 4 * safe[0] - 2 * safe[1]
-        assert lab.whole(store, sound)
+        assert lab.is_sound(store, sound)
     assert number > least
 
 
@@ -102,16 +102,16 @@ def test_a_full_disk_is_an_error_that_says_so(lab: Lab) -> None:
         assert not list(disk.rglob("*.tmp"))
         remount("size=8m")
         assert 0 < lab.build(disk) < ROWS
-        assert lab.whole(disk / lab.sound.name)
+        assert lab.is_sound(disk / lab.sound.name)
     assert codes == [errno.ENOSPC]
 
 
 def test_a_read_only_disk_is_read_and_never_half_written(lab: Lab) -> None:
     with mount_disk(lab.root / "disk", "8m") as remount:
         whole, half, damaged = lab.copy("disk/whole"), lab.unfinished("disk/half"), lab.copy("disk/damaged")
-        lose(damaged / RECORD)
+        remove(damaged / RECORD)
         remount("ro")
-        assert lab.whole(whole)
+        assert lab.is_sound(whole)
         assert lab.build(whole.parent) == 0
         with pytest.raises(OSError, match="Read-only file system"):
             lab.build(half.parent)
@@ -119,7 +119,7 @@ def test_a_read_only_disk_is_read_and_never_half_written(lab: Lab) -> None:
         assert (refused.exit_code, "error: Read-only file system (" in refused.stderr) == (1, True)
         remount("rw")
         assert lab.build(half.parent) == 10
-        assert lab.whole(half)
+        assert lab.is_sound(half)
 
 
 def test_a_folder_without_permission_is_an_error_that_names_it(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,7 +141,7 @@ def test_a_folder_without_permission_is_an_error_that_names_it(lab: Lab, monkeyp
     for folder in folders:
         folder.chmod(0o755)
     assert lab.build(half.parent) == 10
-    assert lab.whole(half)
+    assert lab.is_sound(half)
 
 
 def snapshot(folder: Path) -> dict[Path, tuple[int, str]]:
@@ -151,7 +151,7 @@ def snapshot(folder: Path) -> dict[Path, tuple[int, str]]:
 def test_reading_never_writes(lab: Lab) -> None:
     store = lab.copy()
     before = snapshot(lab.root)
-    assert lab.whole(store)
+    assert lab.is_sound(store)
     assert sum(len(b["f1"]) for b in open_store(store).batches(["f1"], 0, ROWS, batch_size=3, seed=0, epoch=0)) == ROWS
     for words in (["verify", store, "--deep"], ["inspect", store], ["stores", "--stores", store.parent]):
         assert CliRunner().invoke(main, list(map(str, words))).exit_code == 0
@@ -171,19 +171,19 @@ def test_another_input_on_resume_is_another_store(lab: Lab, changed: str) -> Non
     assert len(list(store.parent.iterdir())) == 2
     assert snapshot(store) == before
     assert lab.build(store.parent) == 10
-    assert lab.whole(store)
+    assert lab.is_sound(store)
 
 
 def test_a_wrong_clock_changes_no_data(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("posenet_store.extraction.build.collect_provenance", lambda: {"time": "1970-01-01T00:00:00+00:00"})
     lab.build(lab.root)
-    assert lab.whole(lab.root / lab.sound.name)
+    assert lab.is_sound(lab.root / lab.sound.name)
 
 
 def test_two_builders_at_once_make_one_store(lab: Lab) -> None:
     assert build_in_processes(2, lab.photos, lab.root, lab.name) == [0, 0]
     assert [path.name for path in lab.root.iterdir()] == [lab.sound.name]
-    assert lab.whole(lab.root / lab.sound.name)
+    assert lab.is_sound(lab.root / lab.sound.name)
 
 
 def test_a_builder_that_is_overtaken_does_no_harm(lab: Lab) -> None:
@@ -195,7 +195,7 @@ def test_a_builder_that_is_overtaken_does_no_harm(lab: Lab) -> None:
             assert waited((lab.root / lab.sound.name / "commits/b00000.json").exists, 60)
             assert lab.build(lab.root) == 10
         if count:
-            seen.append(lab.whole(lab.root / lab.sound.name))
+            seen.append(lab.is_sound(lab.root / lab.sound.name))
 
     assert lab.build(lab.root, advance=overtake) == ROWS
     assert seen == [True] * 4
