@@ -1,4 +1,4 @@
-"""Where something was made: versions, machine, time and command, kept in stores and runs."""
+"""Collect the provenance of stores and runs: versions, machine, time and command."""
 
 import os
 import platform
@@ -14,14 +14,14 @@ PACKAGES = ("posenet-store", "torch", "torchvision", "numpy", "scipy", "pillow",
 
 @cache
 def collect_versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that numbers depend on; absent ones are left out."""
-    found = {"python": platform.python_version()}
+    """Return the versions of Python and of the installed packages that numbers depend on."""
+    versions = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
-            found[package] = version(package)
+            versions[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def collect_provenance() -> dict[str, Any]:

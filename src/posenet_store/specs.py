@@ -1,4 +1,4 @@
-"""What a store is made of, as frozen values: Tap, Preprocess, StoreSpec and its fingerprint."""
+"""The specs of taps, preprocessing, networks and stores, as frozen values, and a store's fingerprint."""
 
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -99,7 +99,7 @@ class Tap:
     shape: tuple[int, int, int]
 
     def readout(self) -> "dict[str, tuple[int, int, int]]":
-        """The arrays of layout `readout`: a tap beyond the grid is kept as the two grids that heads read, others as they are.
+        """Return the arrays of layout `readout`: a tap larger than the grid as both grids that heads read, others unchanged.
 
         >>> Tap("f1", "relu", (64, 112, 112)).readout()
         {'f1': (64, 28, 28), 'f1_corners': (64, 28, 28)}
@@ -170,8 +170,8 @@ class StoreSpec:
     @cached_property
     def network_key(self) -> str:
         """SHA-256 of what must agree between a head's training store and its test store."""
-        kept = ("backbone", "weights_sha256", "tap_set", "taps", "preprocess", "compute", "padding")
-        return sha256(canonical_json({name: value for name, value in self.to_dict().items() if name in kept}))
+        names = ("backbone", "weights_sha256", "tap_set", "taps", "preprocess", "compute", "padding")
+        return sha256(canonical_json({name: value for name, value in self.to_dict().items() if name in names}))
 
     def backbone_spec(self, weights: str, device: str) -> BackboneSpec:
         """Return how to load the network again; what a store does not know is where its weights come from."""
@@ -189,8 +189,8 @@ class StoreSpec:
         aligned = {ALIGNED: (ALIGNED_CHANNELS * len(self.taps), GRID, GRID)}
         if self.layout == "native":
             return {tap.name: tap.shape for tap in self.taps} | aligned
-        kept = {} if self.layout == "aligned" else {k: v for tap in self.taps for k, v in tap.readout().items()}
-        return kept | aligned
+        taps = {} if self.layout == "aligned" else {k: v for tap in self.taps for k, v in tap.readout().items()}
+        return taps | aligned
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain JSON values."""

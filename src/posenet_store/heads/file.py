@@ -13,14 +13,14 @@ from posenet_store.files import write_atomic
 from posenet_store.heads.model import Heads, Standardisation
 
 
-def save_head(path: Path, heads: Heads, place: int, metadata: dict[str, Any]) -> None:
-    """Write the head at `place` as safetensors (see `Heads.tensors`), how it was made as metadata, atomically."""
+def save_head(path: Path, heads: Heads, index: int, metadata: dict[str, Any]) -> None:
+    """Write head number `index` as safetensors (see `Heads.get_tensors`), with metadata on its training, atomically."""
     described = metadata | {"padding": heads.padding, "sigmoid": heads.sigmoid, "size": heads.size}
-    write_atomic(path, save(heads.get_tensors(place), metadata={key: json.dumps(value) for key, value in described.items()}))
+    write_atomic(path, save(heads.get_tensors(index), metadata={key: json.dumps(value) for key, value in described.items()}))
 
 
 def load_head(path: Path) -> tuple[Heads, dict[str, Any]]:
-    """Read a head written by `save_head`; raises UsageError if the file is another thing."""
+    """Read a head written by `save_head`; raises UsageError if the file is none."""
     try:
         with safe_open(path, "pt") as file:
             tensors = {name: file.get_tensor(name).to(torch.float64) for name in file.keys()}  # noqa: SIM118 - not a mapping

@@ -56,15 +56,15 @@ class MapSums:
         return MapSums(self.maps + other.maps, self.errors + other.errors, self.ranks + other.ranks)
 
     def means(self, scores: Scores) -> dict[str, NDArray[np.float32]]:
-        """Return `mean`, `error` (the paper's Eq. 4, of one target) and `ranks` as float32 [h, w]; without an image, none.
+        """Return `mean`, `error` (the paper's Eq. 4, for a target) and `ranks` as float32 [h, w]; nothing without an image.
 
-        The mean SPC against any permutation of the target is the dot product of `ranks` with that permutation's
-        standardised ranks: tests of significance need no image again.
+        The mean SPC with any permutation of the target is the dot product of `ranks` and that permutation's standardised
+        ranks, so tests of significance do not need the images.
         """
         finite, defined = int(np.isfinite(scores.mae).sum()), int(np.isfinite(scores.spc).sum())
-        kept = {"mean": (self.maps, finite), "error": (self.errors, finite), "ranks": (self.ranks, defined)}
+        sums = {"mean": (self.maps, finite), "error": (self.errors, finite), "ranks": (self.ranks, defined)}
         with np.errstate(over="ignore"):  # a map beyond float32 is of a head that diverged
-            return {name: (total / count).astype(np.float32) for name, (total, count) in kept.items() if count}
+            return {name: (total / count).astype(np.float32) for name, (total, count) in sums.items() if count}
 
 
 def average_ranks(rows: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -78,11 +78,11 @@ def average_ranks(rows: NDArray[np.float64]) -> NDArray[np.float64]:
     count = rows.shape[1]
     order = np.argsort(rows, axis=1)
     ordered = np.take_along_axis(rows, order, axis=1)
-    places = np.arange(count)
+    positions = np.arange(count)
     starts, ends = np.ones(rows.shape, bool), np.ones(rows.shape, bool)
     starts[:, 1:] = ends[:, :-1] = ordered[:, 1:] != ordered[:, :-1]
-    first = np.maximum.accumulate(np.where(starts, places, 0), axis=1)
-    last = np.minimum.accumulate(np.where(ends, places, count)[:, ::-1], axis=1)[:, ::-1]
+    first = np.maximum.accumulate(np.where(starts, positions, 0), axis=1)
+    last = np.minimum.accumulate(np.where(ends, positions, count)[:, ::-1], axis=1)[:, ::-1]
     ranks = np.empty(rows.shape)
     np.put_along_axis(ranks, order, (first + last) / 2 + 1, axis=1)
     return ranks

@@ -54,9 +54,9 @@ def _ramp(angle: float) -> NDArray[np.uint8]:
 
 
 def _stripes(periods: float, angle: float) -> NDArray[np.uint8]:
-    """`periods` of a cosine along the same direction as a ramp's, bright where the ramp is black."""
-    place = (_ramp(angle).astype(np.float64) + 0.5) / NATIVE_SIZE
-    return np.asarray(np.round(127.5 + 127.5 * np.cos(2 * np.pi * periods * place)), dtype=np.uint8)
+    """Return `periods` periods of a cosine in the direction of a ramp, bright where the ramp is black."""
+    position = (_ramp(angle).astype(np.float64) + 0.5) / NATIVE_SIZE
+    return np.asarray(np.round(127.5 + 127.5 * np.cos(2 * np.pi * periods * position)), dtype=np.uint8)
 
 
 def _pattern(name: str) -> NDArray[np.uint8]:
