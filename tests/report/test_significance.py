@@ -14,7 +14,6 @@ from posenet_store.report.significance import (
     constant_error,
     correct_holm,
     estimate_mean,
-    find_interval,
     permuted_p,
     shifted_p,
 )
@@ -26,6 +25,12 @@ NAN = float("nan")
 def noise(count: int) -> float:
     """Four standard deviations of a p of .5 estimated by PERMUTATIONS draws, `count` times independently."""
     return 4 * float(np.sqrt(0.25 * count / PERMUTATIONS))
+
+
+def find_interval(scores: NDArray[np.float64]) -> tuple[float, float] | None:
+    """The 95 % bounds of a mean, None where it has none."""
+    estimate = estimate_mean(scores)
+    return estimate.find_bounds() if estimate else None
 
 
 @pytest.mark.parametrize("images", [2, 7, 51, 400])

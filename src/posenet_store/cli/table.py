@@ -22,7 +22,7 @@ from posenet_store.cli.output import print_listing
 @click.option(
     "--permuted", is_flag=True,
     help="Add the p of permuted positions (Edgington's test), which for smooth maps is far too small: at a level of .05 it "
-    "errs in four of ten.",
+    "errs in four of ten ramps.",
 )  # fmt: skip
 @click.option("--top", type=click.IntRange(1), metavar="N", help="Only the first N rows.")
 @format_option

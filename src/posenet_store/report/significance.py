@@ -91,16 +91,6 @@ def estimate_mean(scores: NDArray[np.float64]) -> MeanEstimate | None:
     return MeanEstimate(mean, tuple(parts))
 
 
-def find_interval(scores: NDArray[np.float64]) -> tuple[float, float] | None:
-    """Return the 95 % bounds of the mean of scores [n], or [n, seeds], as `estimate_mean` has them.
-
-    >>> find_interval(np.array([0.5, 0.5, np.nan]))
-    (0.5, 0.5)
-    """
-    estimate = estimate_mean(scores)
-    return estimate.find_bounds() if estimate else None
-
-
 def _block_side(side: int) -> int:
     """Return the side of the blocks that are permuted: maps larger than the features' grid are upsampled from it."""
     return next((block for block in range(1, side) if side % block == 0 and side // block <= GRID), 1)
@@ -119,7 +109,7 @@ def permuted_p(ranks: NDArray[np.floating], target: NDArray[np.float64]) -> NDAr
     Edgington's randomisation test, one-sided: positions of `target` [h, w] are permuted PERMUTATIONS times, and
     p = (1 + permutations whose mean SPC is at least the observed one) / (1 + PERMUTATIONS), never below 1e-4. It holds only
     for maps whose positions are exchangeable. Those of networks are smooth and permuted targets are not: for maps as smooth
-    as a CNN's it calls four of ten maps that know nothing of the target significant at .05. Nothing here concludes from it.
+    as a CNN's that know nothing of a ramp, p is below .05 in four of ten cases. Nothing here concludes from it.
     A position of a map larger than the grid of 28x28 is a block of pixels, such as 8x8 of 224x224.
     """
     block = _block_side(target.shape[0]) if target.shape[0] == target.shape[1] else 1

@@ -45,12 +45,20 @@ class Evidence:
         return max(1.0 if p is None else p for p in ps)
 
     @property
-    def improves(self) -> bool:
-        """Whether SPC and its gain are above 0, MAE is below the constant's, and there are enough images."""
-        spc, mae, gain = self.value.spc, self.value.mae, self.gain.mean if self.gain else None
-        if spc is None or mae is None or gain is None or self.value.images - self.value.undefined < LEAST_IMAGES:
-            return False
-        return spc > 0 and gain > 0 and mae < self.constant
+    def images(self) -> int:
+        """Held-out images with an SPC."""
+        return self.value.images - self.value.undefined
+
+    @property
+    def orders(self) -> bool:
+        """Whether positions are put in order: SPC and its gain are above 0."""
+        return (self.value.spc or 0) > 0 and self.gain is not None and (self.gain.mean or 0) > 0
+
+    @property
+    def supports(self) -> bool:
+        """Whether all but p speaks for a claim: the order, an MAE below the constant's, and enough images."""
+        error = self.value.mae
+        return self.orders and error is not None and error < self.constant and self.images >= LEAST_IMAGES
 
 
 def is_baseline(line: Line) -> bool:
@@ -98,12 +106,12 @@ def gather_evidence(line: Line, lines: Sequence[Line], archive: ScoreArchive) ->
 
 
 def choose_claims(evidence: Sequence[Evidence]) -> list[bool]:
-    """Whether each line's evidence carries a claim: it improves on everything, and its p, corrected for all, is small.
+    """Whether each line's evidence carries a claim: it supports one, and its p, corrected for all, is small.
 
     A page may show thousands of heads; its answer makes claims about a few of them, and the correction is for these.
     """
     corrected = correct_holm([each.p for each in evidence])
-    return [each.improves and p <= LEVEL for each, p in zip(evidence, corrected, strict=True)]
+    return [each.supports and p <= LEVEL for each, p in zip(evidence, corrected, strict=True)]
 
 
 def choose_answering_lines(lines: Sequence[Line]) -> list[Line]:
@@ -173,9 +181,11 @@ def _word_verdict(values: Sequence[MeanScore], weighed: Sequence[tuple[Evidence,
         return _word_claim(claimed, [each.target for each, _ in weighed])
     if not any(each.gain for each, _ in weighed):
         return f"no claim: the pixels are not among the heads to compare with ({spc})"
-    images = max(value.images - value.undefined for value in values)
+    images = max(each.images for each, _ in weighed)
     if images < LEAST_IMAGES:
         return f"no claim from {images} images, {LEAST_IMAGES} are needed ({spc})"
+    if any(each.orders and each.p <= LEVEL for each, _ in weighed):
+        return f"no claim: positions are in order, but errors are not below the best constant's ({spc})"
     return f"no position beyond chance and the pixels ({spc})"
 
 
