@@ -140,6 +140,15 @@ def test_evaluate_on_a_store_and_on_an_image(home: Path) -> None:
     assert "image000" in image.stdout, image.output
 
 
+def test_evaluate_takes_the_network_from_the_head(home: Path) -> None:
+    listed = json.loads((home / "run/results.json").read_text())
+    head = home / "run/heads" / f"{next(row['id'] for row in listed if row['network'] != 'pixels')}.safetensors"
+    words = ("evaluate", "--head", head, "--images", home / "photos/image000.png", "--stores", home / "stores")
+    assert "image000" in cli(*words).stdout
+    other = cli(*words, "--weights", "random:1")
+    assert (other.exit_code, "must be the same" in other.stderr) == (2, True), other.output
+
+
 @pytest.mark.system
 def test_sweep_runs_without_torchvision_and_without_the_images(home: Path, tmp_path: Path) -> None:
     """A machine that only reads stores: torchvision can't be imported and the image folder is gone."""

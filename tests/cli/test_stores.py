@@ -5,11 +5,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+import torchvision
 from distributed import LocalCluster
 
+from posenet_store.images.sources import load_image_set
 from posenet_store.store.reader import open_store
 from tests.support.runs import cli
-from tests.support.small import contents, served, write_images
+from tests.support.small import built_store, contents, folder, served, tiny_backbone, write_images
 
 RESNET = ("--backbone", "resnet18", "--weights", "random:0", "--dtype", "float32", "--layout", "aligned", "--no-probes")
 
@@ -69,13 +72,45 @@ def test_a_scheduler_that_is_none_is_a_sentence(photos: Path, tmp_path: Path, wo
 
 
 def test_the_probe_of_the_right_weights_agrees_and_of_others_does_not(store: Path) -> None:
-    right = cli("verify", store, "--probe", "--weights", "random:0")
+    right = cli("verify", store, "--probe")
     assert right.exit_code == 0, right.output
     assert right.stdout.count("probe f") == 5
     wrong = cli("verify", store, "--probe", "--weights", "random:1", "--json")
     assert wrong.exit_code == 1
     assert min(json.loads(wrong.stdout)["probe"].values()) > 0.01
     assert "no longer gives what the store holds: f1 by" in wrong.stderr
+
+
+def test_a_repair_takes_weights_from_the_store_wherever_it_runs(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save(torchvision.models.resnet18(weights=None).state_dict(), tmp_path / "mine.pth")
+    words = (
+        "--backbone",
+        "resnet18",
+        "--weights",
+        "mine.pth",
+        "--preprocess",
+        "unit",
+        "--taps",
+        "layer1,layer2",
+        "--no-probes",
+    )
+    built = cli("build-store", "--images", photos, "--stores", tmp_path / "stores", "--layout", "aligned", *words)
+    damaged = Path(built.stdout.splitlines()[-1])
+    (damaged / "commits/b00000.json").unlink()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    result = cli("verify", damaged, "--repair", "--images", photos)
+    assert result.exit_code == 0, result.output
+    assert cli("verify", damaged, "--deep", "--probe").exit_code == 0
+
+
+def test_a_network_of_ones_own_has_no_weights_on_record(photos: Path, tmp_path: Path) -> None:
+    own = folder(built_store(tmp_path, load_image_set(str(photos)), tiny_backbone()))
+    result = cli("verify", own, "--probe")
+    assert (result.exit_code, "--weights" in result.stderr) == (2, True), result.output
 
 
 def test_inspect_shows_spread_and_compression_and_of_a_growing_store_too(store: Path, photos: Path, tmp_path: Path) -> None:

@@ -67,7 +67,9 @@ class Lab:
     def verify_repair(self, store: Path) -> Result:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("posenet_store.backbones.load.load_backbone", lambda *_: tiny_backbone())  # it has no name to type
-            return CliRunner().invoke(main, ["verify", str(store), "--repair", "--images", str(self.photos)])
+            return CliRunner().invoke(
+                main, ["verify", str(store), "--repair", "--images", str(self.photos), "--weights", "own"]
+            )
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,10 @@ class _LastTap(Exception):
 
 @dataclass(frozen=True, repr=False)
 class Backbone:
-    """A frozen network in evaluation mode on one device; `taps` are in the order of the forward pass."""
+    """A frozen network in evaluation mode on one device; `taps` are in the order of the forward pass.
+
+    `weights_source` is what `load_backbone` was given, a file with its absolute path; empty for a network of one's own.
+    """
 
     name: str
     weights: str
@@ -38,6 +41,7 @@ class Backbone:
     compute: str = "float32"
     padding: str = ZEROS
     weights_kind: str = TRAINED
+    weights_source: str = ""
 
     def __repr__(self) -> str:
         taps = ", ".join(f"{tap.name} {list(tap.shape)}" for tap in self.taps)

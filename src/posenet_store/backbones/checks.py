@@ -8,6 +8,8 @@ from posenet_store.errors import UsageError, unknown
 from posenet_store.specs import PIXELS, BackboneSpec
 
 WEIGHTS = ("imagenet", "hed", "random:SEED", "a .pth or .safetensors file")
+SUFFIXES = (".pth", ".pt", ".safetensors")
+"""Of files of weights."""
 DEVICES = ("auto", "cpu", "cuda", "cuda:K")
 
 
@@ -22,7 +24,7 @@ def check_weights(source: str, backbone: str) -> None:
     if source == "hed":
         if backbone != "vgg16":
             raise UsageError(f"the weights `hed` are for vgg16, not {backbone}; accepted here: imagenet, a file, random:SEED")
-    elif path.suffix not in (".pth", ".pt", ".safetensors"):
+    elif path.suffix not in SUFFIXES:
         raise unknown("weights", source, WEIGHTS)
     elif not path.is_file():
         raise UsageError(f"weights file {path} does not exist; accepted: {', '.join(WEIGHTS)}")

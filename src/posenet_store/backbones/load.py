@@ -21,7 +21,13 @@ from posenet_store.backbones.torchvision_models import (
     drop_classifier,
     load_network,
 )
-from posenet_store.backbones.weights import IMAGENET, change_input, compute_state_digest, load_weights
+from posenet_store.backbones.weights import (
+    IMAGENET,
+    change_input,
+    compute_state_digest,
+    load_weights,
+    make_source_absolute,
+)
 from posenet_store.errors import PosenetStoreError, UsageError, first_line, unknown
 from posenet_store.specs import PIXELS, TAP_SETS, TRAINED, WEIGHTS_KINDS, BackboneSpec, Preprocess, Tap
 
@@ -166,6 +172,7 @@ def load_backbone(spec: BackboneSpec | str) -> Backbone:
         compute=compute,
         padding=spec.padding,
         weights_kind=weights.kind,
+        weights_source=make_source_absolute(spec.weights),
     )
 
 

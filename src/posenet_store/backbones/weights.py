@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from posenet_store.backbones.checks import check_weights
+from posenet_store.backbones.checks import SUFFIXES, check_weights
 from posenet_store.backbones.hed import find_hed_file, read_hed_state
 from posenet_store.errors import unknown
 from posenet_store.files import canonical_json, sha256
@@ -50,6 +50,16 @@ def compute_state_digest(state: Mapping[str, Tensor]) -> str:
         value = state[name].detach().cpu().contiguous()
         entries.append([name, str(value.dtype), list(value.shape), sha256(value.reshape(-1).view(torch.uint8).numpy().data)])
     return sha256(canonical_json(entries))
+
+
+def make_source_absolute(source: str) -> str:
+    """Return `source` so that it names the same weights in any working directory.
+
+    >>> make_source_absolute("random:7")
+    'random:7'
+    """
+    path = Path(source).expanduser()
+    return str(path.resolve()) if path.suffix in SUFFIXES else source
 
 
 def load_weights(source: str, backbone: str) -> Weights:

@@ -1,6 +1,5 @@
 """evaluate: score one head on a store or on images."""
 
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,7 +8,7 @@ import click
 
 from posenet_store.cli.build_store import build_with_progress, check_inputs
 from posenet_store.cli.help import command
-from posenet_store.cli.options import backbone_options, image_options, json_option, stores_option
+from posenet_store.cli.options import backbone_options, image_options, json_option, list_given, stores_option
 from posenet_store.cli.output import print_json, print_table
 from posenet_store.errors import UsageError
 from posenet_store.files import check_writable
@@ -41,6 +40,8 @@ def evaluate(
     maps: Path | None,
 ) -> None:  # fmt: skip
     """Score one trained head on a store, or on images (whose store is found, or built).
+
+    The head of a sweep records its network and weights: the options of the network are for other heads.
 
     The report's notebook transposes its test images: --images photo.jpg@transposed.
     """
@@ -87,12 +88,17 @@ def _store_of(
     from posenet_store.extraction.build import build_store, plan_store
     from posenet_store.heads.file import load_head
     from posenet_store.images.sources import load_image_set
+    from posenet_store.specs import BackboneSpec
     from posenet_store.sweep.evaluate import check_network
     from posenet_store.sweep.inputs import reads_all_channels
 
     made = {} if question else load_head(head)[1]
-    frozen = load_backbone(replace(network, name=network.name or made["backbone"]))
+    if network.name is None:
+        if "network_spec" not in made:
+            raise click.UsageError(f"{head} does not record where its network comes from: give --backbone and --weights")
+        network = BackboneSpec(**(made["network_spec"] | list_given(network) | {"device": network.device}))
     images = load_image_set(source, data_root)
+    frozen = load_backbone(network)
     layout = "native" if reads_all_channels(question.input if question else made["cell"]["input"]) else "aligned"
     plan = plan_store(images, frozen, layout, "float32")
     if not question:

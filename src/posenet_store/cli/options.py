@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from posenet_store.specs import COMPILED, PADDINGS, PRECISIONS, PREPROCESSINGS, BackboneSpec
 
@@ -76,6 +77,18 @@ _BACKBONE_OPTIONS = (
         help="Images a forward pass.  [default: 16; on CUDA a block, halved while memory runs out]",
     ),
 )  # fmt: skip
+
+
+def list_given(network: BackboneSpec) -> dict[str, Any]:
+    """Return the fields of `network` that were typed, not left at their defaults."""
+    context = click.get_current_context()
+    options = {"compute": ("precision", "compiled")}
+    given = (
+        field.name for field in fields(network)
+        for option in options.get(field.name, (field.name,))
+        if context.get_parameter_source(option) not in (None, ParameterSource.DEFAULT)
+    )  # fmt: skip
+    return {name: getattr(network, name) for name in given}
 
 
 def image_options(required: bool) -> Callable[[Command], Command]:

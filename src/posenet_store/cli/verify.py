@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 @click.option("--probe", is_flag=True, help="Run the recorded probe image again: do weights and libraries still give the same?")
 @click.option("--repair", is_flag=True, help="Extract damaged blocks again (a deep check first); needs --images.")
 @image_options(required=False)
-@click.option("--weights", default="imagenet", show_default=True, metavar="W",
-              help="With --repair or --probe: the weights of the build.")  # fmt: skip
+@click.option("--weights", metavar="W",
+              help="With --repair or --probe: the weights of the build.  [default: those on record]")  # fmt: skip
 @device_option
 @click.option("--batch-size", type=click.IntRange(1),
               help="With --repair: that of the build; the last bits of features may depend on it.")  # fmt: skip
 @json_option
 def verify(
-    store: str, deep: bool, probe: bool, repair: bool, source: str | None, data_root: Path | None, weights: str, device: str,
-    batch_size: int | None, as_json: bool,
+    store: str, deep: bool, probe: bool, repair: bool, source: str | None, data_root: Path | None, weights: str | None,
+    device: str, batch_size: int | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Check a store (a folder or a URL) against its records and name every damaged file.
 
@@ -39,7 +39,7 @@ def verify(
     from posenet_store.store.verify import find_damage
 
     if repair and source is None:
-        raise click.UsageError("--repair extracts damaged blocks again: give the --images (and --weights) of the build")
+        raise click.UsageError("--repair extracts damaged blocks again: give the --images of the build")
     if repair and not Path(store).is_dir():
         raise UsageError(f"{store} is not a folder here; only a store on a disk of this machine can be repaired")
     damage = list(find_damage(store, deep or repair))
@@ -59,7 +59,7 @@ def verify(
         raise click.exceptions.Exit(1)
 
 
-def _differences(store: str, weights: str, device: str) -> dict[str, float]:
+def _differences(store: str, weights: str | None, device: str) -> dict[str, float]:
     """Return each tap's difference between the probe image now and in the store's provenance."""
     from posenet_store.backbones.load import load_backbone
     from posenet_store.extraction.reference_check import compare_samples, sample_taps
@@ -69,7 +69,7 @@ def _differences(store: str, weights: str, device: str) -> dict[str, float]:
     plan = read_plan(open_files(store))
     if "probe" not in plan.provenance:
         raise UsageError(f"{store} records no probe image; its plan.json was edited")
-    return compare_samples(plan.provenance["probe"], sample_taps(load_backbone(plan.spec.backbone_spec(weights, device))))
+    return compare_samples(plan.provenance["probe"], sample_taps(load_backbone(plan.find_backbone_spec(weights, device))))
 
 
 def _drifted(differences: dict[str, float]) -> bool:
@@ -84,7 +84,8 @@ def _drifted(differences: dict[str, float]) -> bool:
 
 
 def _repair(
-    store: Path, source: str, data_root: Path | None, damage: "list[Damage]", weights: str, device: str, batch_size: int | None
+    store: Path, source: str, data_root: Path | None, damage: "list[Damage]", weights: str | None, device: str,
+    batch_size: int | None,
 ) -> None:  # fmt: skip
     """Repair the store under a progress bar."""
     from posenet_store.backbones.load import load_backbone
@@ -93,8 +94,8 @@ def _repair(
     from posenet_store.store.access import StoreFiles
     from posenet_store.store.plan import read_plan
 
-    spec = read_plan(StoreFiles(store)).spec
+    plan = read_plan(StoreFiles(store))
     images = load_image_set(source, data_root)
-    backbone = load_backbone(spec.backbone_spec(weights, device))
+    backbone = load_backbone(plan.find_backbone_spec(weights, device))
     build = partial(repair_store, store, images, backbone, damage=damage, batch_size=batch_size)
-    build_with_progress(build, f"{spec.network} on {images.name}", spec.rows)
+    build_with_progress(build, f"{plan.spec.network} on {images.name}", plan.spec.rows)

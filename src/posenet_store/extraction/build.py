@@ -85,7 +85,8 @@ def plan_store(
     check_underflow(sample_taps(backbone), dtype)
     order = draw_row_order(spec.rows, spec.permutation_seed)
     ids, digests = (tuple(entries[index] for index in order) for entries in (images.ids, images.digests))
-    return Plan(spec, ids, digests, tuple(order), collect_provenance() | {"probe": sample_taps(backbone)})
+    recorded = {"probe": sample_taps(backbone), "weights_source": backbone.weights_source}
+    return Plan(spec, ids, digests, tuple(order), collect_provenance() | recorded)
 
 
 def _check_quarantine(quarantined: Sequence[QuarantinedImage], rows: int, limit: float) -> None:

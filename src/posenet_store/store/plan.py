@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-from posenet_store.errors import StoreError
-from posenet_store.specs import FORMAT_VERSION, StoreSpec
+from posenet_store.errors import StoreError, UsageError
+from posenet_store.specs import FORMAT_VERSION, PIXELS, BackboneSpec, StoreSpec
 from posenet_store.store.access import PLAN, Files, read_store_json
 from posenet_store.store.chunking import compute_block_bounds
 
@@ -30,6 +30,19 @@ class Plan:
     def bounds(self) -> list[tuple[int, int]]:
         """(start, stop) of every block."""
         return compute_block_bounds(self.spec.rows, self.spec.block_rows)
+
+    def find_backbone_spec(self, weights: str | None = None, device: str = "auto") -> BackboneSpec:
+        """Return how to load the store's network again, by default with the weights on record.
+
+        Raises UsageError if there are none on record: the network was a user's own.
+        """
+        source = weights or self.provenance.get("weights_source")
+        if not source and self.spec.backbone != PIXELS:  # they have no weights
+            raise UsageError(
+                f"{self.spec.folder} does not record where its weights come from: its network was wrapped in Python, or its "
+                "plan.json was edited; give --weights if torchvision has the network, or use `repair_store` from Python"
+            )
+        return self.spec.backbone_spec(source or "imagenet", device)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the content of plan.json."""

@@ -137,6 +137,8 @@ def _write_cell(files: RunFiles, reader: Reader, fitted: FittedHeads, head: int,
     cell = fitted.group.cells[head]
     labels = Labels.of(reader.spec)
     metadata = {"cell": cell.to_dict(), "network_key": reader.spec.network_key, **vars(labels)}
+    if reader.plan.provenance.get("weights_source"):
+        metadata["network_spec"] = vars(reader.plan.find_backbone_spec())
     save_head(files.head(cell.id), fitted.heads, head, metadata)
     write_scores(files.scores(cell.id), _list_arrays(scored))
     summaries, stores = _summarise(scored)
