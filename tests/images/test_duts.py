@@ -176,6 +176,8 @@ def test_a_later_command_goes_on_where_an_earlier_one_gave_up(site: Site, tmp_pa
     gave_up = typed(site, tmp_path)
     assert gave_up.exit_code == 1
     assert "4,000 bytes are kept in" in gave_up.stderr
+    tries = [line for line in gave_up.stderr.splitlines() if "the connection ended early; attempt" in line]
+    assert [line.split("attempt ")[1][:6] for line in tries] == ["2 of 4", "3 of 4", "4 of 4"]
     assert "Traceback" not in gave_up.output
     site.drops, site.asked = [], []
     assert typed(site, tmp_path).exit_code == 0

@@ -76,6 +76,13 @@ def test_unsealed_stores_and_impossible_inputs_are_said(stores: list[StoreInfo])
     assert len(plan.passes) == 1
 
 
+def test_a_missing_test_is_noted_once_whatever_the_inputs(stores: list[StoreInfo]) -> None:
+    spec = replace(SPEC, inputs=("aligned", "aligned:f1", "aligned:f2"), tests=("bear",))
+    (note,) = plan_sweep(spec, [entry(stores, "duts")], Path()).notes
+    assert "'bear'" in note
+    assert "'aligned'" in note
+
+
 def test_nothing_that_fits_is_an_error_that_lists_what_is_there(stores: list[StoreInfo]) -> None:
     with pytest.raises(UsageError, match=r"tiny-random0 on photos.*build-store"):
         plan_sweep(replace(SPEC, networks=("vgg*",)), stores, Path("stores"))

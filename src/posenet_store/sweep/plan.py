@@ -234,7 +234,10 @@ def plan_sweep(
             others = [e for e in usable if e.spec.network_key == entry.spec.network_key and _can_test(e, spec)]
             tests = _drop_duplicates(e for e in others if _holds_input(e, source))
             absent = [p for p in spec.tests if not any(_matches(test.spec.images, [p]) for test in tests)]
-            notes += [f"{entry.spec.network}: no store of {pattern!r} to test {source!r} on" for pattern in absent]
+            kind = source.partition(":")[0]  # one note for all inputs that need the same store
+            notes += [
+                f"{entry.spec.network}: no store of {pattern!r} to test heads on that read {kind!r}" for pattern in absent
+            ]
             try:
                 parse_input(source, entry.spec)
             except UsageError as error:
