@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from posenet_store.images.sources import load_image_set
 from posenet_store.report.load import load_runs
 from posenet_store.report.run import open_run
 from posenet_store.report.table import our_lines
+from posenet_store.specs import StoreSpec, Tap, unit
 from posenet_store.store.catalogue import list_stores
+from posenet_store.sweep.labels import Labels
 from posenet_store.sweep.plan import plan_sweep
 from posenet_store.sweep.run import run_sweep
 from posenet_store.sweep.spec import SweepSpec
@@ -61,6 +64,17 @@ def test_the_older_store_of_a_folder_is_noted(rebuilt: Path) -> None:
 def test_names_that_are_one_thing_stay_as_they_are(tmp_path: Path) -> None:
     run = write(tmp_path / "run", [cell(constant(0.5), network=name) for name in ("a", "b", "a-padding-none")])
     assert [result.labels.network for result in load_runs([run]).results] == ["a", "b", "a-padding-none"]
+
+
+def test_a_network_without_padding_keeps_its_name_though_its_taps_are_smaller() -> None:
+    tap = Tap("f1", "0", (8, 16, 16))
+    padded = StoreSpec(
+        "vgg16", "hed", "w", "report", (tap,), unit(32), "images", "i", 40, "native", "float16", 8, padding="zeros"
+    )
+    unpadded = replace(padded, padding="none", taps=(replace(tap, shape=(8, 14, 14)),))
+    assert Labels.of(padded).network_sha256 == Labels.of(unpadded).network_sha256
+    assert Labels.of(padded).network_sha256 != Labels.of(replace(padded, weights_sha256="v")).network_sha256
+    assert Labels.of(padded).network_sha256 != Labels.of(replace(padded, preprocess=unit(64))).network_sha256
 
 
 def test_two_files_of_weights_are_two_networks_whatever_their_names(tmp_path: Path) -> None:

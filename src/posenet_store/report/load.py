@@ -67,11 +67,11 @@ def _find_shared(pairs: Iterable[tuple[Hashable, str]]) -> set[Hashable]:
 def tell_apart(results: Sequence[Result]) -> list[tuple[Result, TestNames]]:
     """Return each result with names that stand for one network, image set and test's images, and its renamed tests."""
     labels = [result.labels for result in results]
-    networks = _find_shared((label.unpadded_network, label.network_sha256) for label in labels)
+    networks = _find_shared((label.network, label.network_sha256) for label in labels)
     images = _find_shared((label.images, label.images_sha256) for label in labels)
     named = [
         replace(result, labels=_rename_labels(result.labels, networks, images))
-        if result.labels.unpadded_network in networks or result.labels.images in images
+        if result.labels.network in networks or result.labels.images in images
         else result
         for result in results
     ]
@@ -80,7 +80,7 @@ def tell_apart(results: Sequence[Result]) -> list[tuple[Result, TestNames]]:
 
 def _rename_labels(labels: Labels, networks: set[Hashable], images: set[Hashable]) -> Labels:
     unpadded = labels.unpadded_network
-    network = name_apart(unpadded, labels.network_sha256) if unpadded in networks else unpadded
+    network = name_apart(unpadded, labels.network_sha256) if labels.network in networks else unpadded
     return replace(
         labels,
         network=network + labels.network.removeprefix(unpadded),

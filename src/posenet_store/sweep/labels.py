@@ -1,8 +1,9 @@
 """What people call a training store's network and images, and the digests by which equal names are told apart."""
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 
-from posenet_store.specs import NO_WEIGHTS, TRAINED, ZEROS, StoreSpec
+from posenet_store.files import canonical_json, sha256
+from posenet_store.specs import NO_WEIGHTS, TRAINED, StoreSpec
 
 DIGITS = 8
 """Hexadecimal digits of a digest that tell equal names apart."""
@@ -42,7 +43,7 @@ class Labels:
             images=spec.images,
             weights_kind=spec.weights_kind,
             network_padding=spec.padding,
-            network_sha256=replace(spec, padding=ZEROS).network_key,
+            network_sha256=_digest_network(spec),
             images_sha256=spec.images_sha256,
         )
 
@@ -60,3 +61,11 @@ class Labels:
     def unpadded_network(self) -> str:
         """The network's name without its padding, the same for all paddings of one network."""
         return self.network.removesuffix(f"-padding-{self.network_padding}")
+
+
+def _digest_network(spec: StoreSpec) -> str:
+    """Return a digest of all that makes a network but its padding, which also changes the sizes of taps."""
+    modules = [tap.module for tap in spec.taps]
+    return sha256(
+        canonical_json([spec.backbone, spec.weights_sha256, spec.tap_set, modules, asdict(spec.preprocess), spec.compute])
+    )
