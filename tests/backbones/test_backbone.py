@@ -41,11 +41,11 @@ def plain_network(name: str, seed: int = 0, device: str = "cpu") -> nn.Module:
 
 def plain_hooks(module: nn.Module, paths: tuple[str, ...], inputs: Tensor) -> list[Tensor]:
     """Every tap cloned at once, so that no later in-place operation can reach it; the whole network runs."""
-    found: dict[str, Tensor] = {}
+    outputs: dict[str, Tensor] = {}
 
     def keep(path: str) -> Callable[[nn.Module, object, Tensor], None]:
         def hook(_module: nn.Module, _inputs: object, output: Tensor) -> None:
-            found[path] = output.clone()
+            outputs[path] = output.clone()
 
         return hook
 
@@ -53,7 +53,7 @@ def plain_hooks(module: nn.Module, paths: tuple[str, ...], inputs: Tensor) -> li
         module.get_submodule(path).register_forward_hook(keep(path))
     with torch.no_grad():
         module(inputs)
-    return [found[path] for path in paths]
+    return [outputs[path] for path in paths]
 
 
 def imagenet_inputs(images: Tensor) -> Tensor:
@@ -70,9 +70,9 @@ def hed_inputs(images: Tensor) -> Tensor:
 
 
 def assert_same(backbone: Backbone, expected: list[Tensor]) -> None:
-    found = backbone.features(pixels())
-    assert list(found) == [tap.name for tap in backbone.taps]
-    for value, plain in zip(found.values(), expected, strict=True):
+    actual = backbone.features(pixels())
+    assert list(actual) == [tap.name for tap in backbone.taps]
+    for value, plain in zip(actual.values(), expected, strict=True):
         scale = plain.abs().max().item()
         torch.testing.assert_close(value, plain, rtol=1e-5, atol=1e-5 * scale)
 
@@ -109,8 +109,8 @@ def test_pixels_are_the_image_itself() -> None:
     backbone = load_backbone(BackboneSpec("pixels", device="cpu"))
     images = pixels(size=28)
     assert images.min() < 64 < 192 < images.max()  # 0..255 reaches the head, not 0..1
-    (found,) = backbone.features(images).values()
-    assert torch.equal(found, images.permute(0, 3, 1, 2).float())
+    (actual,) = backbone.features(images).values()
+    assert torch.equal(actual, images.permute(0, 3, 1, 2).float())
     assert backbone.preprocess.size == 28
 
 

@@ -45,9 +45,9 @@ def norms(module: nn.Module) -> int:
     return sum(isinstance(part, nn.BatchNorm2d) for part in module.modules())
 
 
-def assert_close(found: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float) -> None:
+def assert_close(actual: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float) -> None:
     for name, value in expected.items():
-        error = (found[name] - value).square().mean().sqrt() / value.square().mean().sqrt()
+        error = (actual[name] - value).square().mean().sqrt() / value.square().mean().sqrt()
         assert error < tolerance, name
 
 
@@ -95,10 +95,10 @@ def test_bfloat16_is_near_and_float32_on_the_outside() -> None:
     plain, lower = (
         load_backbone(BackboneSpec("resnet18", "random:0", "report", "cpu", compute)) for compute in ("float32", "bfloat16")
     )
-    expected, found = plain.features(pixels()), lower.features(pixels())
-    assert {value.dtype for value in found.values()} == {torch.float32}
-    assert_close(found, expected, 0.05)
-    assert any(not torch.equal(found[name], expected[name]) for name in expected)
+    expected, actual = plain.features(pixels()), lower.features(pixels())
+    assert {value.dtype for value in actual.values()} == {torch.float32}
+    assert_close(actual, expected, 0.05)
+    assert any(not torch.equal(actual[name], expected[name]) for name in expected)
 
 
 def test_float16_is_refused_on_a_processor() -> None:
@@ -113,8 +113,8 @@ def test_a_compiled_network_is_the_plain_one(monkeypatch: pytest.MonkeyPatch) ->
     compiler = torch.compile
     monkeypatch.setattr("torch.compile", lambda module: compiler(module, backend="eager"))
     for name in ("resnet18", "mobilenet_v2"):
-        found = load_backbone(BackboneSpec(name, "random:0", "report", "cpu", "float32+compile")).features(pixels())
-        assert_close(found, load_backbone(BackboneSpec(name, "random:0", device="cpu")).features(pixels()), 1e-4)
+        actual = load_backbone(BackboneSpec(name, "random:0", "report", "cpu", "float32+compile")).features(pixels())
+        assert_close(actual, load_backbone(BackboneSpec(name, "random:0", device="cpu")).features(pixels()), 1e-4)
 
 
 def test_no_compiler_is_an_error_that_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,13 +39,13 @@ def test_features_are_those_of_the_module_itself() -> None:
     module(torch.randn(8, 3, 32, 32))  # moves the running statistics; still in training mode
     backbone = wrap_backbone(module, "mine", ["second", "norm"], SMALL, device="cpu")
     pixels = torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8)
-    found = backbone.features(pixels)
+    actual = backbone.features(pixels)
     assert [(tap.name, tap.module) for tap in backbone.taps] == [("f1", "norm"), ("f2", "second")]
     assert module.training
     with torch.no_grad():
         values = module.eval().norm(module.first(backbone.inputs(pixels)))
-        torch.testing.assert_close(found["f1"], values, rtol=1e-5, atol=1e-6)
-        torch.testing.assert_close(found["f2"], module.second(values), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(actual["f1"], values, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(actual["f2"], module.second(values), rtol=1e-5, atol=1e-6)
 
 
 def test_its_store_is_built_and_found_again(tmp_path: Path) -> None:

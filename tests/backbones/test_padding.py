@@ -50,8 +50,8 @@ def by_hand(mode: str) -> Callable[[nn.Module, tuple[Tensor]], Tensor]:
 def test_vgg_is_the_network_of_torchs_own_padded_convolutions(mode: str) -> None:
     expected = plain_hooks(plain_padded("vgg11", mode), list_tap_modules("vgg11"), imagenet_inputs(pixels()).double())
     network = load_backbone(BackboneSpec("vgg11", "random:0", device="cpu", padding=mode))
-    for found, wanted in zip(network.features(pixels()).values(), expected, strict=True):
-        torch.testing.assert_close(found.double(), wanted, rtol=1e-4, atol=1e-5 * wanted.abs().max().item())
+    for actual, wanted in zip(network.features(pixels()).values(), expected, strict=True):
+        torch.testing.assert_close(actual.double(), wanted, rtol=1e-4, atol=1e-5 * wanted.abs().max().item())
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -62,8 +62,8 @@ def test_resnet_is_the_network_of_torchs_own_padded_convolutions_and_a_pool_padd
     pool.register_forward_pre_hook(by_hand(mode))
     expected = plain_hooks(plain, list_tap_modules("resnet18"), imagenet_inputs(pixels()).double())
     network = load_backbone(BackboneSpec("resnet18", "random:0", device="cpu", padding=mode))
-    for found, wanted in zip(network.features(pixels()).values(), expected, strict=True):
-        torch.testing.assert_close(found.double(), wanted, rtol=1e-4, atol=1e-5 * wanted.abs().max().item())
+    for actual, wanted in zip(network.features(pixels()).values(), expected, strict=True):
+        torch.testing.assert_close(actual.double(), wanted, rtol=1e-4, atol=1e-5 * wanted.abs().max().item())
 
 
 def test_the_stages_of_unpadded_vgg_have_the_published_sizes() -> None:
@@ -144,11 +144,11 @@ def shifted(name: str, tap: str, step: int, size: int, padding: str) -> tuple[Te
     scene = torch.randn(1, 3, size + step, size + step, dtype=torch.float64)
     module = replace_padding(plain_network(name).double(), padding)
     path = list_tap_modules(name)[int(tap[1]) - 1]
-    found = []
+    outputs = []
     for start in (0, step):
         with torch.no_grad():
-            found.append(run_taps(module, [(tap, path)], scene[..., start : start + size, start : start + size])[tap])
-    return found[0][..., 1:, 1:], found[1][..., :-1, :-1]
+            outputs.append(run_taps(module, [(tap, path)], scene[..., start : start + size, start : start + size])[tap])
+    return outputs[0][..., 1:, 1:], outputs[1][..., :-1, :-1]
 
 
 @SHIFTS

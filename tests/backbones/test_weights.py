@@ -66,10 +66,10 @@ def test_the_same_parameters_are_the_same_network_whatever_the_file(tmp_path: Pa
     assert [backbone.weights for backbone in loaded] == ["a", "b", "c", "d"]
     images = torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     features = [backbone.features(images) for backbone in loaded]
-    for file, found in zip(files, features, strict=True):
+    for file, actual in zip(files, features, strict=True):
         for name, value in parameters("resnet18", str(file)).items():
             assert torch.equal(value, state[name]), name
-        assert all(torch.equal(value, features[0][tap]) for tap, value in found.items())
+        assert all(torch.equal(value, features[0][tap]) for tap, value in actual.items())
 
 
 @pytest.mark.parametrize("change", ["value", "name", "dtype", "shape"])
@@ -185,14 +185,14 @@ def find_hed_file() -> Path:
 
 
 def test_hed_is_the_convolutions_of_vgg16() -> None:
-    found = load_weights("hed", "vgg16")
+    actual = load_weights("hed", "vgg16")
     with torch.device("meta"):
         vgg = torchvision.models.vgg16(weights=None)
     own = {name: value.shape for name, value in vgg.state_dict().items() if name.startswith("features.")}
-    assert found.state is not None
-    assert len(found.state) == 26
-    assert {name: value.shape for name, value in found.state.items()} == own
-    assert found.preprocess.order == "BGR"
+    assert actual.state is not None
+    assert len(actual.state) == 26
+    assert {name: value.shape for name, value in actual.state.items()} == own
+    assert actual.preprocess.order == "BGR"
 
 
 def test_heds_kernels_are_turned_from_keras_axes_to_torchs() -> None:
@@ -373,8 +373,8 @@ def test_densenets_published_names_are_understood(tmp_path: Path, cache: Path, s
     cache.mkdir(parents=True)
     url = torchvision.models.DenseNet121_Weights.IMAGENET1K_V1.url
     path = saved(cache / url.rsplit("/", 1)[1] if source == "imagenet" else tmp_path / "old.pth", old)
-    found = load_backbone(BackboneSpec("densenet121", "imagenet" if source == "imagenet" else str(path), device="cpu"))
-    assert found.weights_sha256 == compute_state_digest(own)
+    actual = load_backbone(BackboneSpec("densenet121", "imagenet" if source == "imagenet" else str(path), device="cpu"))
+    assert actual.weights_sha256 == compute_state_digest(own)
     for name, value in parameters("densenet121", "imagenet" if source == "imagenet" else str(path)).items():
         assert torch.equal(value, own[name]), name
 
@@ -388,9 +388,9 @@ def test_mnasnet_loads_though_it_asks_for_a_version_that_files_may_lack(tmp_path
         torch.save(own, path)
     else:
         save_file(own, path)
-    found = parameters("mnasnet0_5", str(path))
-    assert found
-    assert all(torch.equal(value, own[name]) for name, value in found.items())
+    actual = parameters("mnasnet0_5", str(path))
+    assert actual
+    assert all(torch.equal(value, own[name]) for name, value in actual.items())
 
 
 def test_the_kind_of_weights_is_a_field_whatever_a_file_is_called(tmp_path: Path, state: State) -> None:

@@ -50,8 +50,8 @@ def test_every_row_holds_its_images_features(images: ImageSet, tmp_path: Path, d
     for row, image_id in enumerate(reader.ids):
         taps = features_of(backbone, images, image_id)
         for name, expected in taps.items():
-            found = reader.read(name, row, row + 1)
-            np.testing.assert_allclose(found, expected.numpy(), rtol=tolerance, atol=1e-6)
+            actual = reader.read(name, row, row + 1)
+            np.testing.assert_allclose(actual, expected.numpy(), rtol=tolerance, atol=1e-6)
         parts = [F.interpolate(taps[n][None], size=(3, 28, 28), mode="trilinear")[0, 0] for n in ("f1", "f2", "f3")]
         np.testing.assert_allclose(reader.read("aligned", row, row + 1)[0], torch.cat(parts).numpy(), rtol=tolerance, atol=1e-6)
 
@@ -120,8 +120,8 @@ def test_a_resumed_build_is_the_uninterrupted_one(images: ImageSet, tmp_path: Pa
             (store.parent / f".{store.name}.abc.tmp").mkdir()
     extracted = build_store(images, backbone, plan, tmp_path, batch_size=2).extracted
     assert extracted == (4 if harm in ("record", "data", "torn data") else 0)
-    found = {name: digest for name, digest in contents(store).items() if not name.endswith(".tmp")}
-    assert found == whole
+    actual = {name: digest for name, digest in contents(store).items() if not name.endswith(".tmp")}
+    assert actual == whole
     assert json.loads((store / "manifest.json").read_text())["store_id"] == sealed
 
 
@@ -283,12 +283,12 @@ def test_unreadable_images_are_quarantined_and_rows_stay_aligned(tmp_path: Path)
     }
     assert {e["image_id"] for e in reader.manifest["quarantined"]} == {"image003.png", "image007.png"}
     for row, image_id in enumerate(reader.ids):
-        found = reader.read("f1", row, row + 1)
+        actual = reader.read("f1", row, row + 1)
         if image_id in ("image003.png", "image007.png"):
-            assert np.isnan(found).all()
+            assert np.isnan(actual).all()
             assert not reader.readable[row]
         else:
-            np.testing.assert_allclose(found, features_of(backbone, images, image_id)["f1"].numpy(), rtol=1e-6, atol=1e-6)
+            np.testing.assert_allclose(actual, features_of(backbone, images, image_id)["f1"].numpy(), rtol=1e-6, atol=1e-6)
     again = build_store(images, backbone, plan, tmp_path / "stores", max_unreadable=0.2)
     assert again.quarantined == outcome.quarantined
 
@@ -337,12 +337,12 @@ def test_statistics_are_those_of_all_readable_rows(tmp_path: Path) -> None:
     reader = open_store(build_store(images, backbone, plan, tmp_path / "stores", max_unreadable=0.2).path)
     for name in plan.spec.arrays:
         values = reader.read(name, 0, 9)[reader.readable].astype(np.float64)
-        found = reader.manifest["statistics"][name]
-        assert found["count"] == values.size
-        assert (found["min"], found["max"]) == (values.min(), values.max())
-        assert found["mean"] == pytest.approx(values.mean(), rel=1e-6)
-        assert found["mean_square"] == pytest.approx((values**2).mean(), rel=1e-6)
-        assert found["zeros"] == pytest.approx((values == 0).mean(), abs=1e-12)
+        actual = reader.manifest["statistics"][name]
+        assert actual["count"] == values.size
+        assert (actual["min"], actual["max"]) == (values.min(), values.max())
+        assert actual["mean"] == pytest.approx(values.mean(), rel=1e-6)
+        assert actual["mean_square"] == pytest.approx((values**2).mean(), rel=1e-6)
+        assert actual["zeros"] == pytest.approx((values == 0).mean(), abs=1e-12)
 
 
 def test_a_folder_of_another_store_is_never_written_to(images: ImageSet, tmp_path: Path) -> None:

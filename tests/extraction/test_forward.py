@@ -35,8 +35,8 @@ class _Small(nn.Module):
         self.sizes.append(len(images))
         if len(images) > self.room:
             raise torch.OutOfMemoryError("out of memory")
-        found: Tensor = self.image(images)
-        return found
+        output: Tensor = self.image(images)
+        return output
 
 
 def small(room: int) -> tuple[Backbone, _Small]:
@@ -89,8 +89,8 @@ def test_rows_without_an_image_are_not_judged(memory: torch.memory_format) -> No
             self.image = nn.Identity()
 
         def forward(self, images: Tensor) -> Tensor:
-            found: Tensor = self.image((images * 1000).contiguous(memory_format=memory))
-            return found
+            actual: Tensor = self.image((images * 1000).contiguous(memory_format=memory))
+            return actual
 
     backbone, _ = small(room=9)
     forward = Forward(replace(backbone, module=Loud()), ARRAYS, StageTimer())
@@ -120,8 +120,8 @@ def test_a_store_from_cuda_is_the_processors_to_rounding(tmp_path: Path, compute
         plan = plan_store(images, backbone, "native", "float32", 4)
         readers.append(open_store(build_store(images, backbone, plan, tmp_path / device).path))
     for name in readers[0].spec.arrays:
-        expected, found = (reader.read(name, 0, 14) for reader in readers)
-        error = np.sqrt(np.square(found - expected).mean() / np.square(expected).mean())
+        expected, actual = (reader.read(name, 0, 14) for reader in readers)
+        error = np.sqrt(np.square(actual - expected).mean() / np.square(expected).mean())
         assert error < (0.05 if compute == "bfloat16" else 0.01), name
 
 

@@ -43,8 +43,8 @@ def exactly(groups: Sequence[Tensor], protocol: RidgeProtocol, kernel: int = 3, 
     return solve_ridge([one for one in moments if one], list(goals(kernel, padding)), protocol)
 
 
-def maps(inputs: Tensor, found: RidgeHead, padding: int = 0) -> Tensor:
-    return F.conv2d(inputs.double(), found.weight[None], found.bias.reshape(1), padding=padding)[:, 0]
+def maps(inputs: Tensor, head: RidgeHead, padding: int = 0) -> Tensor:
+    return F.conv2d(inputs.double(), head.weight[None], head.bias.reshape(1), padding=padding)[:, 0]
 
 
 @pytest.fixture
@@ -72,9 +72,9 @@ def test_with_hardly_a_penalty_it_is_scipys_least_squares() -> None:
     inputs = features()
     rows = F.unfold(inputs.double(), 3).transpose(1, 2).reshape(-1, 36).numpy()
     design = np.hstack([rows, np.ones((len(rows), 1))])
-    for found, goal in zip(solved([inputs], RidgeProtocol((1e-13,), iterations=500)), goals(), strict=True):
+    for head, goal in zip(solved([inputs], RidgeProtocol((1e-13,), iterations=500)), goals(), strict=True):
         expected = lstsq(design, np.tile(goal.numpy().ravel(), len(inputs)))[0]
-        solution = np.append(found.weight.numpy().ravel(), found.bias.item())
+        solution = np.append(head.weight.numpy().ravel(), head.bias.item())
         np.testing.assert_allclose(solution, expected, rtol=1e-6, atol=1e-9)
 
 
@@ -90,18 +90,20 @@ def test_all_penalties_at_once_are_scipys_conjugate_gradients_one_by_one() -> No
         calls.append(systems)
         return torch.stack([matrices[system] @ vector for system, vector in zip(systems, vectors, strict=True)])
 
-    found, residuals, steps = conjugate_gradients(apply, right, shifts, 400)
+    solutions, residuals, steps = conjugate_gradients(apply, right, shifts, 400)
     assert residuals.max() <= iterative.TOLERANCE
     assert steps == len(calls) < 400
     assert calls[-1] != [0, 1]  # what has converged is left out
     for system, matrix in enumerate(matrices):
-        for place, shift in enumerate(shifts[system]):
+        for number, shift in enumerate(shifts[system]):
             shifted = matrix + shift * torch.eye(40, dtype=torch.float64)
             expected, failed = cg(shifted.numpy(), right[system].numpy(), rtol=1e-9, maxiter=2000)
             assert not failed
-            true = right[system] - shifted @ found[system, place]
-            assert true.norm() / right[system].norm() < 2 * iterative.TOLERANCE
-            np.testing.assert_allclose(found[system, place].numpy(), expected, rtol=0, atol=1e-6 * float(right.norm() / shift))
+            residual = right[system] - shifted @ solutions[system, number]
+            assert residual.norm() / right[system].norm() < 2 * iterative.TOLERANCE
+            np.testing.assert_allclose(
+                solutions[system, number].numpy(), expected, rtol=0, atol=1e-6 * float(right.norm() / shift)
+            )
 
 
 @pytest.mark.usefixtures("strict")
@@ -119,17 +121,17 @@ def test_dead_and_collinear_channels_are_harmless() -> None:
     inputs, protocol = features(), RidgeProtocol((1e-7,), iterations=500)
     dead = torch.full_like(inputs[:, :1], 7.25)
     hard = torch.cat([inputs, torch.zeros_like(dead), dead, inputs[:, :1] * 3], dim=1)
-    for plain, found in zip(solved([inputs], protocol), solved([hard], protocol), strict=True):
-        assert torch.count_nonzero(found.weight[4:6]) == 0
-        torch.testing.assert_close(maps(hard, found), maps(inputs, plain), rtol=0, atol=1e-6)
+    for plain, head in zip(solved([inputs], protocol), solved([hard], protocol), strict=True):
+        assert torch.count_nonzero(head.weight[4:6]) == 0
+        torch.testing.assert_close(maps(hard, head), maps(inputs, plain), rtol=0, atol=1e-6)
 
 
 def test_only_constant_features_give_the_constant_predictor() -> None:
-    for found, goal in zip(solved([torch.full((3, 2, 28, 28), 4.0)], RidgeProtocol()), goals(), strict=True):
-        assert torch.count_nonzero(found.weight) == 0
-        assert found.bias.item() == pytest.approx(goal.mean().item(), rel=1e-12)
-        assert found.facts["iterations"] == 0
-        assert "unconverged" not in found.facts
+    for head, goal in zip(solved([torch.full((3, 2, 28, 28), 4.0)], RidgeProtocol()), goals(), strict=True):
+        assert torch.count_nonzero(head.weight) == 0
+        assert head.bias.item() == pytest.approx(goal.mean().item(), rel=1e-12)
+        assert head.facts["iterations"] == 0
+        assert "unconverged" not in head.facts
 
 
 def test_blocks_may_be_cut_anywhere() -> None:
@@ -143,14 +145,14 @@ def test_blocks_may_be_cut_anywhere() -> None:
 
 def test_a_head_that_does_not_converge_says_so() -> None:
     groups = features(8, 30).split([6, 2])
-    for found in solved(groups, RidgeProtocol((1e-6,), iterations=3)):
-        assert found.facts["unconverged"] == 1
-        assert found.facts["iterations"] == 6  # to choose, and to refit
-        assert found.facts["residual"] > iterative.TOLERANCE
-        assert torch.isfinite(found.weight).all()
-    for found in solved(groups, RidgeProtocol((10.0,), iterations=200)):
-        assert "unconverged" not in found.facts
-        assert found.facts["iterations"] < 200
+    for head in solved(groups, RidgeProtocol((1e-6,), iterations=3)):
+        assert head.facts["unconverged"] == 1
+        assert head.facts["iterations"] == 6  # to choose, and to refit
+        assert head.facts["residual"] > iterative.TOLERANCE
+        assert torch.isfinite(head.weight).all()
+    for head in solved(groups, RidgeProtocol((10.0,), iterations=200)):
+        assert "unconverged" not in head.facts
+        assert head.facts["iterations"] < 200
 
 
 def test_nan_features_are_an_error_not_a_result() -> None:

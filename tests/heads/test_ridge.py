@@ -29,9 +29,9 @@ def goal(name: str, kernel: int, padding: int = 0) -> Tensor:
 
 
 def moments(inputs: Tensor, kernel: int = 3, padding: int = 0) -> Moments:
-    found = compute_moments(inputs.split(5), kernel, padding)
-    assert found is not None
-    return found
+    total = compute_moments(inputs.split(5), kernel, padding)
+    assert total is not None
+    return total
 
 
 def solve(
@@ -55,22 +55,22 @@ def predictions(inputs: Tensor, weight: Tensor, bias: Tensor, padding: int = 0) 
 @pytest.mark.parametrize("name", ["H", "G"])
 def test_without_penalty_it_is_scipys_least_squares(kernel: int, padding: int, name: str) -> None:
     inputs, target = features(), goal(name, kernel, padding)
-    (found,) = solve(moments(inputs, kernel, padding), [target], [1e-14])
+    (head,) = solve(moments(inputs, kernel, padding), [target], [1e-14])
     expected = lstsq(design(inputs, kernel, padding), np.tile(target.numpy().ravel(), len(inputs)))[0]
-    solution = np.append(found.weight.numpy().ravel(), found.bias.item())
+    solution = np.append(head.weight.numpy().ravel(), head.bias.item())
     np.testing.assert_allclose(solution, expected, rtol=1e-8, atol=1e-11)
 
 
 @pytest.mark.parametrize("penalty", [1e-4, 1e-1, 10.0])
 def test_a_penalty_is_ridge_on_standardised_features(penalty: float) -> None:
     inputs, target = features(), goal("V", 3)
-    (found,) = solve(moments(inputs), [target], [penalty])
+    (head,) = solve(moments(inputs), [target], [penalty])
     rows = design(inputs, 3, 0)[:, :-1]
     standard = (rows - rows.mean(0)) / rows.std(0)
     y = np.tile(target.numpy().ravel(), len(inputs))
     normal = standard.T @ standard / len(rows) + penalty * np.eye(rows.shape[1])
     expected = np.linalg.solve(normal, standard.T @ (y - y.mean()) / len(rows)) / rows.std(0)
-    np.testing.assert_allclose(found.weight.numpy().ravel(), expected, rtol=1e-9)
+    np.testing.assert_allclose(head.weight.numpy().ravel(), expected, rtol=1e-9)
 
 
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 2.6e8])
@@ -90,25 +90,25 @@ def test_dead_and_collinear_channels_are_harmless() -> None:
     (plain,) = solve(moments(inputs), [target], [1e-9])
     dead = torch.full_like(inputs[:, :1], 7.25)
     hard = torch.cat([inputs, torch.zeros_like(dead), dead, inputs[:, :1] * 3], dim=1)
-    (found,) = solve(moments(hard), [target], [1e-9])
-    assert torch.count_nonzero(found.weight[4:6]) == 0
-    assert torch.isfinite(found.weight).all()
+    (head,) = solve(moments(hard), [target], [1e-9])
+    assert torch.count_nonzero(head.weight[4:6]) == 0
+    assert torch.isfinite(head.weight).all()
     expected = predictions(inputs, plain.weight, plain.bias)
-    torch.testing.assert_close(predictions(hard, found.weight, found.bias), expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(predictions(hard, head.weight, head.bias), expected, rtol=0, atol=1e-6)
 
 
 def test_only_constant_features_give_the_constant_predictor() -> None:
-    (found,) = solve(moments(torch.full((3, 2, 28, 28), 4.0)), [goal("G", 3)], LAMBDAS)
-    assert torch.count_nonzero(found.weight) == 0
-    assert found.bias.item() == pytest.approx(goal("G", 3).mean().item(), rel=1e-12)
+    (head,) = solve(moments(torch.full((3, 2, 28, 28), 4.0)), [goal("G", 3)], LAMBDAS)
+    assert torch.count_nonzero(head.weight) == 0
+    assert head.bias.item() == pytest.approx(goal("G", 3).mean().item(), rel=1e-12)
 
 
 def test_the_error_from_moments_is_the_error_on_the_images() -> None:
     fitting, held, target = features(seed=0), features(seed=1) * 50 + 3, goal("VS", 3)
     fit = moments(fitting)
-    (found,) = solve(fit, [target], [1e-4])
-    direct = ((predictions(held, found.weight, found.bias) - target) ** 2).mean().item()
-    from_moments = compute_mean_squared_error(moments(held), found.weight.flatten(), found.bias, target.flatten())
+    (head,) = solve(fit, [target], [1e-4])
+    direct = ((predictions(held, head.weight, head.bias) - target) ** 2).mean().item()
+    from_moments = compute_mean_squared_error(moments(held), head.weight.flatten(), head.bias, target.flatten())
     assert from_moments == pytest.approx(direct, rel=1e-9)
 
 
@@ -117,14 +117,14 @@ def test_the_penalty_is_the_best_on_validation_and_the_fit_uses_all_images() -> 
     fitting, validation, target = features(3, 60, seed=2), features(3, 60, seed=3), goal("H", 3)
     fit = moments(fitting)
     held = moments(validation)
-    (found,) = solve([fit, held], [target], LAMBDAS)
+    (head,) = solve([fit, held], [target], LAMBDAS)
     errors = {p: solve(fit, [target], [p])[0] for p in LAMBDAS}
     best = min(
         LAMBDAS, key=lambda p: compute_mean_squared_error(held, errors[p].weight.flatten(), errors[p].bias, target.flatten())
     )
-    assert found.facts["penalty"] == best != min(LAMBDAS)
+    assert head.facts["penalty"] == best != min(LAMBDAS)
     (everything,) = solve(moments(torch.cat([fitting, validation])), [target], [best])
-    torch.testing.assert_close(found.weight, everything.weight, rtol=1e-7, atol=1e-12)
+    torch.testing.assert_close(head.weight, everything.weight, rtol=1e-7, atol=1e-12)
 
 
 def test_one_stream_serves_every_target_alike() -> None:
@@ -159,10 +159,10 @@ def test_moments_of_disjoint_images_add_up_whatever_their_shifts(offset: float) 
     inputs = features(9).double() + offset
     parts = [moments(inputs[:4]), moments(inputs[4:7] * 2), moments(inputs[7:])]
     whole = moments(torch.cat([inputs[:4], inputs[4:7] * 2, inputs[7:]])).shift_to(parts[0].shift)
-    found = parts[0] + parts[1] + parts[2]
-    assert found.images == 9
-    torch.testing.assert_close(found.second, whole.second, rtol=1e-9, atol=1e-6)
-    torch.testing.assert_close(found.position, whole.position, rtol=1e-9, atol=1e-6)
+    total = parts[0] + parts[1] + parts[2]
+    assert total.images == 9
+    torch.testing.assert_close(total.second, whole.second, rtol=1e-9, atol=1e-6)
+    torch.testing.assert_close(total.position, whole.position, rtol=1e-9, atol=1e-6)
 
 
 @pytest.mark.parametrize("offset", [0.0, 1e3])
@@ -173,43 +173,43 @@ def test_threads_sum_shares_of_the_images_and_make_the_same_whole(offset: float)
     assert alone is not None
     torch.set_num_threads(7)
     try:
-        found = compute_moments(inputs.split(5), 3, 0, memory=1 << 30)
-        assert found is not None
+        total = compute_moments(inputs.split(5), 3, 0, memory=1 << 30)
+        assert total is not None
         assert torch.get_num_threads() == 7
     finally:
         torch.set_num_threads(before)
-    found = found.shift_to(alone.shift)
-    assert found.images == 9
-    torch.testing.assert_close(found.second, alone.second, rtol=1e-9, atol=1e-6)
-    torch.testing.assert_close(found.position, alone.position, rtol=1e-9, atol=1e-6)
+    total = total.shift_to(alone.shift)
+    assert total.images == 9
+    torch.testing.assert_close(total.second, alone.second, rtol=1e-9, atol=1e-6)
+    torch.testing.assert_close(total.position, alone.position, rtol=1e-9, atol=1e-6)
     assert count_parallel_sums(1473, 784, 16, 1 << 30) == 16
     assert count_parallel_sums(6_000, 784, 2, 1 << 30) == 1
 
 
 def test_folds_are_those_of_fitting_without_each_group_and_looking_at_it() -> None:
-    """The long way round: heads fitted without a group, their maps on its images, each image's squared error."""
+    """Compared with heads fitted without each group, their maps of its images, and the squared error of each image."""
     inputs, target = features(11, 30, seed=4), goal("G", 3)
     groups = inputs.split([3, 3, 3, 2])
     errors = torch.zeros(len(LAMBDAS), 4, dtype=torch.float64)
-    for left, images in enumerate(groups):
-        rest = moments(torch.cat([one for number, one in enumerate(groups) if number != left]))
-        for place, penalty in enumerate(LAMBDAS):
-            (head,) = solve(rest, [target], [penalty])
-            errors[place, left] = (predictions(images, head.weight, head.bias) - target).square().mean()
-    (found,) = solve([moments(one) for one in groups], [target], LAMBDAS, folds=4)
+    for omitted, images in enumerate(groups):
+        rest = moments(torch.cat([group for number, group in enumerate(groups) if number != omitted]))
+        for step, penalty in enumerate(LAMBDAS):
+            (fitted,) = solve(rest, [target], [penalty])
+            errors[step, omitted] = (predictions(images, fitted.weight, fitted.bias) - target).square().mean()
+    (head,) = solve([moments(group) for group in groups], [target], LAMBDAS, folds=4)
     means = errors @ torch.tensor([3.0, 3, 3, 2], dtype=torch.float64) / 11
     best = int(means.argmin())
     spread = ttest_1samp(errors[best].numpy(), 0).confidence_interval(0.95)
-    assert found.facts["penalty"] == LAMBDAS[best] != min(LAMBDAS)
-    assert found.facts["cv_error"] == pytest.approx(means[best].item(), rel=1e-6)
-    assert found.facts["cv_high"] - found.facts["cv_error"] == pytest.approx((spread.high - spread.low) / 2, rel=1e-6)
-    assert found.facts["cv_error"] - found.facts["cv_low"] == pytest.approx((spread.high - spread.low) / 2, rel=1e-6)
-    assert found.facts["cv_explained"] == pytest.approx(1 - means[best].item() / target.var(correction=0).item(), rel=1e-6)
+    assert head.facts["penalty"] == LAMBDAS[best] != min(LAMBDAS)
+    assert head.facts["cv_error"] == pytest.approx(means[best].item(), rel=1e-6)
+    assert head.facts["cv_high"] - head.facts["cv_error"] == pytest.approx((spread.high - spread.low) / 2, rel=1e-6)
+    assert head.facts["cv_error"] - head.facts["cv_low"] == pytest.approx((spread.high - spread.low) / 2, rel=1e-6)
+    assert head.facts["cv_explained"] == pytest.approx(1 - means[best].item() / target.var(correction=0).item(), rel=1e-6)
     (everything,) = solve(moments(inputs), [target], [LAMBDAS[best]])
-    torch.testing.assert_close(found.weight, everything.weight, rtol=1e-7, atol=1e-12)
+    torch.testing.assert_close(head.weight, everything.weight, rtol=1e-7, atol=1e-12)
 
 
 def test_what_cannot_be_explained_is_not_explained_out_of_fold() -> None:
     noise = torch.randn(12, 3, 28, 28, generator=torch.Generator().manual_seed(5))
-    (found,) = solve([moments(one) for one in noise.split(3)], [goal("H", 3)], LAMBDAS, folds=4)
-    assert -0.05 < found.facts["cv_explained"] < 0.02
+    (head,) = solve([moments(images) for images in noise.split(3)], [goal("H", 3)], LAMBDAS, folds=4)
+    assert -0.05 < head.facts["cv_explained"] < 0.02

@@ -113,12 +113,12 @@ def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     monkeypatch.setattr(downloads, "WAITS", (0.01,) * 3)
     monkeypatch.setattr(downloads, "CHUNK", 1000)
     monkeypatch.setitem(DUTS, "duts-te", (DUTS["duts-te"][0], COUNT))
-    found = Site(zipped(duts()))
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler(found))
+    actual = Site(zipped(duts()))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler(actual))
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
-    found.url = f"http://127.0.0.1:{server.server_port}/DUTS-TE.zip"
-    yield found
+    actual.url = f"http://127.0.0.1:{server.server_port}/DUTS-TE.zip"
+    yield actual
     server.shutdown()
     thread.join()
     server.server_close()

@@ -451,16 +451,16 @@ def test_the_digest_changes_with_a_byte_a_name_or_a_missing_image(tmp_path: Path
     folder = write_images(tmp_path, 3)
     first = folder / "image000.png"
     data = first.read_bytes()
-    found = [load_folder(folder).sha256]
+    actual = [load_folder(folder).sha256]
     first.write_bytes(data + b"\0")
-    found.append(load_folder(folder).sha256)
+    actual.append(load_folder(folder).sha256)
     first.rename(folder / "image0.png")
-    found.append(load_folder(folder).sha256)
+    actual.append(load_folder(folder).sha256)
     (folder / "image0.png").unlink()
-    found.append(load_folder(folder).sha256)
-    assert len(set(found)) == 4
+    actual.append(load_folder(folder).sha256)
+    assert len(set(actual)) == 4
     first.write_bytes(data)
-    assert load_folder(folder).sha256 == found[0]
+    assert load_folder(folder).sha256 == actual[0]
 
 
 def test_the_digest_changes_with_the_order(tmp_path: Path) -> None:

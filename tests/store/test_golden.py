@@ -27,8 +27,10 @@ def test_a_golden_store_reads_back(path: Path) -> None:
         index = IDS.index(name)
         expected = np.array([index, 10 * index, 50 * index], np.float16)[None, :, None, None]
         for array in ("f1", "aligned"):
-            found = reader.read(array, row, row + 1)
-            assert found.dtype == np.float16
-            assert np.isnan(found).all() if name == "broken" else np.array_equal(found, np.broadcast_to(expected, found.shape))
+            actual = reader.read(array, row, row + 1)
+            assert actual.dtype == np.float16
+            assert (
+                np.isnan(actual).all() if name == "broken" else np.array_equal(actual, np.broadcast_to(expected, actual.shape))
+            )
     assert [entry["reason"] for entry in reader.manifest["quarantined"]] == ["broken on purpose"]
     assert {file: sha256_file(file) for file in path.rglob("*") if file.is_file()} == before

@@ -64,12 +64,12 @@ def test_batches_hold_the_rows_that_they_name(reader: Reader) -> None:
 @pytest.mark.parametrize("batch_size", [1, 5, 36, 100])
 def test_an_epoch_is_every_readable_row_once(reader: Reader, batch_size: int, shuffle: bool) -> None:
     dataset = reader.torch(["f3"], batch_size, shuffle=shuffle)
-    found = rows_of(list(dataset))
-    assert [len(rows) for rows in found] == [batch_size] * (READABLE // batch_size) + [READABLE % batch_size] * bool(
+    actual = rows_of(list(dataset))
+    assert [len(rows) for rows in actual] == [batch_size] * (READABLE // batch_size) + [READABLE % batch_size] * bool(
         READABLE % batch_size
     )
-    assert len(found) == len(dataset)
-    order = list(itertools.chain(*found))
+    assert len(actual) == len(dataset)
+    order = list(itertools.chain(*actual))
     assert sorted(order) == np.flatnonzero(reader.readable).tolist()
     assert (order == sorted(order)) is not shuffle
 

@@ -298,10 +298,10 @@ def test_leftovers_of_killed_writes_do_no_harm(images: ImageSet, sealed: Path, t
     (tmp_path / f".{plan.spec.folder}.abc.tmp/commits").mkdir(parents=True)
     assert writer.list_missing() == [0, 1, 2]
     store = rebuilt(images, tmp_path).path
-    found = {name: data for name, data in contents(store).items() if not name.endswith(".tmp")}
+    actual = {name: data for name, data in contents(store).items() if not name.endswith(".tmp")}
     expected = contents(sealed)
-    assert found.keys() == expected.keys()
-    assert {name for name in found if found[name] != expected[name]} <= {"plan.json", "manifest.json"}
+    assert actual.keys() == expected.keys()
+    assert {name for name in actual if actual[name] != expected[name]} <= {"plan.json", "manifest.json"}
     open_store(store)
 
 
@@ -358,8 +358,8 @@ def test_a_quarantined_image_is_in_the_record_and_not_in_the_statistics(images: 
     bad = QuarantinedImage(9, plan.ids[9], "torn")
     writer.commit(2, arrays, [bad])
     assert StoreWriter.open(tmp_path, plan).list_quarantined() == [bad]
-    found = writer.list_records()[0]["statistics"]["f1"]
-    assert (found["count"], found["max"]) == (arrays["f1"][0].size, float(arrays["f1"][0].max()))
+    actual = writer.list_records()[0]["statistics"]["f1"]
+    assert (actual["count"], actual["max"]) == (arrays["f1"][0].size, float(arrays["f1"][0].max()))
 
 
 @pytest.mark.parametrize("value", [65504.0, -65504.0, 6e-8, 0.0])
@@ -391,11 +391,11 @@ def test_statistics_are_numpys(dtype: str) -> None:
     rows = [row for row in range(37) if row not in (0, 17, 36)]
     values[[0, 17, 36]] = np.nan
     exact = values[rows].astype(np.float64)
-    found = compute_statistics(values, rows)
-    assert (found["count"], found["min"], found["max"]) == (exact.size, exact.min(), exact.max())
-    assert found["mean"] == pytest.approx(exact.mean(), rel=1e-6)  # a row is summed in float32
-    assert found["mean_square"] == pytest.approx(np.square(exact).mean(), rel=1e-6)  # squares are float32
-    assert found["zeros"] == pytest.approx((exact == 0).mean(), rel=1e-12)
+    actual = compute_statistics(values, rows)
+    assert (actual["count"], actual["min"], actual["max"]) == (exact.size, exact.min(), exact.max())
+    assert actual["mean"] == pytest.approx(exact.mean(), rel=1e-6)  # a row is summed in float32
+    assert actual["mean_square"] == pytest.approx(np.square(exact).mean(), rel=1e-6)  # squares are float32
+    assert actual["zeros"] == pytest.approx((exact == 0).mean(), rel=1e-12)
 
 
 def test_pooled_statistics_are_those_of_the_whole_even_with_empty_parts() -> None:
