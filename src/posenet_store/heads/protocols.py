@@ -103,6 +103,15 @@ class RidgeProtocol:
 
 Protocol = GradientProtocol | RidgeProtocol
 
+
+def describe_stream(protocol: Protocol) -> tuple[object, ...]:
+    """Return what heads of one stream of images must agree in: the order and size of batches, what is done to the inputs."""
+    if not isinstance(protocol, GradientProtocol):
+        return (protocol,)
+    order = protocol.batch_size, protocol.epochs, protocol.min_steps, protocol.order_seed
+    return (protocol.name, *order, protocol.standardise)
+
+
 _OFFICIAL = GradientProtocol(
     name="official-2021",
     optimizer="sgd",

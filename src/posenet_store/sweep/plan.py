@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from posenet_store.errors import UsageError
-from posenet_store.heads.protocols import GradientProtocol, Protocol
+from posenet_store.heads.protocols import GradientProtocol, Protocol, describe_stream
 from posenet_store.notebook import format_html_table
 from posenet_store.parallel.machine import share_memory
 from posenet_store.specs import PIXELS
@@ -121,14 +121,9 @@ def _select_unfinished(task: Pass, tested: Mapping[str, Mapping[str, str]]) -> I
 def _name_tests(entries: Sequence[StoreInfo]) -> tuple[ScoringStore, ...]:
     """Return stores as tests; image sets of one name have the first digits of their digests behind it."""
     names = [entry.spec.images for entry in entries]
-    return tuple(
-        ScoringStore(
-            entry.path,
-            entry.spec.fingerprint,
-            name if names.count(name) == 1 else name_apart(name, entry.spec.images_sha256),
-        )
-        for entry, name in zip(entries, names, strict=True)
-    )
+    digests = [entry.spec.images_sha256 for entry in entries]
+    unique = [n if names.count(n) == 1 else name_apart(n, digest) for n, digest in zip(names, digests, strict=True)]
+    return tuple(ScoringStore(e.path, e.spec.fingerprint, name) for e, name in zip(entries, unique, strict=True))
 
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:
@@ -196,6 +191,18 @@ def _select_sealed(stores: Sequence[StoreInfo], spec: SweepSpec, notes: list[str
     return [entry for entry in named if entry.sealed]
 
 
+def _select_tests(
+    spec: SweepSpec, entry: StoreInfo, usable: Sequence[StoreInfo], source: str, notes: list[str]
+) -> list[StoreInfo]:
+    """Return the stores on which heads that read `source` of a store are tested; add a note for each pattern without one."""
+    others = [e for e in usable if e.spec.network_key == entry.spec.network_key and _can_test(e, spec)]
+    tests = _drop_duplicates(e for e in others if _holds_input(e, source))
+    absent = [pattern for pattern in spec.tests if not any(_matches(test.spec.images, [pattern]) for test in tests)]
+    kind = source.partition(":")[0]  # one note for all inputs that need the same store
+    notes += [f"{entry.spec.network}: no store of {pattern!r} to test {kind!r} heads on" for pattern in absent]
+    return tests
+
+
 def _make_no_store_error(spec: SweepSpec, stores: Sequence[StoreInfo], root: Path) -> UsageError:
     names = ", ".join(sorted({f"{e.spec.network} on {e.spec.images}" for e in stores})) or "none"
     inputs = list(spec.inputs) or [protocol.input for protocol in spec.list_protocols()]
@@ -231,13 +238,7 @@ def plan_sweep(
     for text, protocol in product(spec.inputs or ("",), spec.list_protocols()):
         source = text or protocol.input
         for entry in _drop_duplicates(e for e in trainable if _holds_input(e, source)):
-            others = [e for e in usable if e.spec.network_key == entry.spec.network_key and _can_test(e, spec)]
-            tests = _drop_duplicates(e for e in others if _holds_input(e, source))
-            absent = [p for p in spec.tests if not any(_matches(test.spec.images, [p]) for test in tests)]
-            kind = source.partition(":")[0]  # one note for all inputs that need the same store
-            notes += [
-                f"{entry.spec.network}: no store of {pattern!r} to test heads on that read {kind!r}" for pattern in absent
-            ]
+            tests = _select_tests(spec, entry, usable, source, notes)
             try:
                 parse_input(source, entry.spec)
             except UsageError as error:
@@ -258,17 +259,8 @@ def plan_sweep(
     notes += [_describe_lacking(network, reasons) for network, reasons in lacking.items()]
     if not planned:
         raise _make_no_store_error(spec, stores, root)
-    moments = root / "moments" if keep_moments else None
-    passes = _merge_cells(planned, moments, limits or Limits(share_memory()))
+    passes = _merge_cells(planned, root / "moments" if keep_moments else None, limits or Limits(share_memory()))
     return SweepPlan(tuple(passes), tuple(dict.fromkeys(notes)))
-
-
-def _describe_stream(protocol: Protocol) -> tuple[object, ...]:
-    """Return what heads of a pass must agree in: the order and size of batches, and what is done to the inputs."""
-    if not isinstance(protocol, GradientProtocol):
-        return (protocol,)
-    order = protocol.batch_size, protocol.epochs, protocol.min_steps, protocol.order_seed
-    return (protocol.name, *order, protocol.standardise)
 
 
 def _merge_cells(
@@ -279,7 +271,7 @@ def _merge_cells(
     specs = {entry.path: entry.spec for entry, _, _ in planned}
     for entry, tests, cells in planned:
         first = cells[0]
-        shared = (first.input.partition(":")[0], _describe_stream(first.protocol))
+        shared = (first.input.partition(":")[0], describe_stream(first.protocol))
         key = (entry.path, tests, *shared)
         for rows, same_rows in groupby(cells, key=lambda cell: cell.train_rows):
             groups.setdefault((*key, rows), []).extend(same_rows)
