@@ -13,6 +13,7 @@ from posenet_store.cli.experiments import experiments
 from posenet_store.cli.fetch import fetch
 from posenet_store.cli.inspect import inspect
 from posenet_store.cli.output import printable
+from posenet_store.cli.prune import prune
 from posenet_store.cli.report import report
 from posenet_store.cli.run import run
 from posenet_store.cli.stores import stores
@@ -68,6 +69,7 @@ for _command in (
     run,
     build_store,
     stores,
+    prune,
     inspect,
     verify,
     convert,

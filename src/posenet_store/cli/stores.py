@@ -7,15 +7,23 @@ import click
 from posenet_store.cli.help import command
 from posenet_store.cli.options import json_option, stores_option
 from posenet_store.cli.output import format_bytes, print_json, print_table, printable
+from posenet_store.cli.prune import remove_after_question, yes_option
 
 
 @command(example="stores --stores /data/stores")
 @stores_option
+@click.option("--remove", "removed", multiple=True, metavar="NAME", help="Remove a store with its moments, after a question.")
+@yes_option
 @json_option
-def stores(root: Path, as_json: bool) -> None:
+def stores(root: Path, removed: tuple[str, ...], yes: bool, as_json: bool) -> None:
     """List the stores of a folder: network, images, size, state, fingerprint."""
     from posenet_store.store.catalogue import describe_outdated, list_stores
 
+    if removed:
+        from posenet_store.store.removal import find_store
+
+        remove_after_question([removal for name in dict.fromkeys(removed) for removal in find_store(root, name)], yes)
+        return
     entries, damaged = list_stores(root)
     for line in damaged:
         click.echo(f"damaged: {printable(line)}", err=True)

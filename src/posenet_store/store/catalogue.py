@@ -122,16 +122,17 @@ def list_stores(root: str | Path = "stores") -> StoreListing:
     return StoreListing(infos, damaged)
 
 
-def describe_outdated(infos: Iterable[StoreInfo]) -> list[str]:
-    """Return a line for each store whose network and images have the names of a newer store's, but not its images."""
-    newest: dict[tuple[str, str], StoreInfo] = {}
+def find_outdated(infos: Iterable[StoreInfo]) -> list[tuple[StoreInfo, StoreInfo]]:
+    """Return each store whose network and images have the names of a newer store's, but not its images, with the newest."""
     ordered = sorted(infos, key=lambda info: info.created)
-    for info in ordered:
-        newest[info.spec.network, info.spec.images] = info
-    lines = []
-    for info in ordered:
-        last = newest[info.spec.network, info.spec.images]
-        if info.spec.images_sha256 != last.spec.images_sha256:
-            images = f"other images that are called {info.spec.images!r} too"
-            lines.append(f"{info.path.name} is older than {last.path.name} and holds {images}")
-    return lines
+    newest = {(info.spec.network, info.spec.images): info for info in ordered}
+    pairs = [(info, newest[info.spec.network, info.spec.images]) for info in ordered]
+    return [(info, last) for info, last in pairs if info.spec.images_sha256 != last.spec.images_sha256]
+
+
+def describe_outdated(infos: Iterable[StoreInfo]) -> list[str]:
+    """Return a line for each store of `find_outdated`."""
+    return [
+        f"{info.path.name} is older than {last.path.name} and holds other images that are called {info.spec.images!r} too"
+        for info, last in find_outdated(infos)
+    ]
