@@ -3,6 +3,7 @@
 import errno
 import io
 import os
+import re
 import shutil
 import warnings
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from posenet_store.errors import ImageError, UsageError
 from posenet_store.images import decode as module
 from posenet_store.images.decode import MAX_PIXELS, decode, to_rgb
 from posenet_store.images.image_set import SUFFIXES, ImageSet, load_files, load_folder
+from posenet_store.images.sources import load_image_set
 from tests.support.small import write_images
 
 SIDE = 16  # images of this size are decoded without resizing, so that their pixels can be compared exactly
@@ -115,6 +117,15 @@ def test_sixteen_bit_greyscale_keeps_its_upper_eight(kind: str) -> None:
     result = decode(data, SIDE)
     assert (result == repeated((wide // 256).astype(np.uint8))).all()
     assert result[0, :4, 0].tolist() == [0, 0, 1, 255]
+
+
+@pytest.mark.parametrize("largest", [255, 4095])
+@pytest.mark.parametrize("kind", ["16-bit PNG", "32-bit TIFF"])
+def test_few_bits_in_a_wide_file_are_refused_instead_of_black(kind: str, largest: int) -> None:
+    wide = np.full((SIDE, SIDE), largest, dtype=np.uint16 if "16" in kind else np.int32)
+    with pytest.raises(ImageError, match=f"values end at {largest} of 65535.* 8 or 12 bit"):
+        decode(encoded(Image.fromarray(wide), kind[-4:].strip()), SIDE)
+    assert decode(encoded(Image.fromarray(np.zeros_like(wide)), kind[-4:].strip()), SIDE).max() == 0  # black is black
 
 
 @pytest.mark.parametrize("value", [-1, 65536, 2**31 - 1])
@@ -514,3 +525,21 @@ def test_a_folder_that_cannot_be_read_is_an_error(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr("posenet_store.images.image_set.os.walk", walk)
     with pytest.raises(UsageError, match=r"secret can't be read \(Permission denied\)"):
         load_folder(tmp_path)
+
+
+def test_of_images_and_masks_side_by_side_the_images_are_taken(tmp_path: Path) -> None:
+    for name in ("DUTS-TE-Image", "DUTS-TE-Mask"):
+        write_images(tmp_path / "DUTS-TE" / name, 3)
+    images = load_image_set(str(tmp_path / "DUTS-TE"))
+    assert (images.name, len(images)) == ("DUTS-TE-Image", 3)
+    assert images.sha256 == load_image_set(str(tmp_path / "DUTS-TE" / "DUTS-TE-Image")).sha256
+    assert re.search("images and masks; DUTS-TE-Image is taken", images.notes[0])
+
+
+def test_equal_names_in_several_folders_are_noted_and_all_taken(tmp_path: Path) -> None:
+    for name in ("photos", "labels"):
+        write_images(tmp_path / "set" / name, 2)
+    images = load_image_set(str(tmp_path / "set"))
+    assert len(images) == 4
+    assert re.search("^2 names occur in several folders, such as .* in labels, photos", images.notes[0])
+    assert load_image_set(str(tmp_path / "set" / "photos")).notes == ()

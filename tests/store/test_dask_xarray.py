@@ -37,9 +37,22 @@ def reader(request: pytest.FixtureRequest, images: ImageSet, tmp_path_factory: p
 @pytest.mark.parametrize("scheduler", ["synchronous", "threads", pytest.param("processes", marks=pytest.mark.system)])
 def test_a_dask_array_holds_the_rows_a_chunk_a_block(reader: Reader, scheduler: str) -> None:
     array = reader.dask("f2")
-    assert (array.shape, array.dtype, array.chunks[0]) == ((ROWS, 12, 8, 8), np.dtype("float16"), (4, 4, 4, 2))
+    assert (array.shape, array.dtype, array.chunks[0]) == ((ROWS, 12, 8, 8), np.dtype("float32"), (4, 4, 4, 2))
     with dask.config.set({"scheduler": scheduler, "multiprocessing.context": "forkserver"}):
         np.testing.assert_array_equal(array.compute(), reader.read("f2", 0, ROWS))
+
+
+@pytest.mark.parametrize("view", ["dask", "xarray"])
+def test_means_of_large_features_do_not_overflow(tmp_path: Path, view: str) -> None:
+    photos = load_image_set(str(write_images(tmp_path / "photos", 8)))
+    backbone = tiny_backbone(scale=40.0)
+    plan = plan_store(photos, backbone, "native", "float16", 4)
+    reader = open_store(build_store(photos, backbone, plan, tmp_path / "stores").path)
+    stored = reader.read("f3", 0, 8).astype(np.float64)
+    assert stored.sum() > np.finfo(np.float16).max  # what float16 sums would end at
+    array = reader.dask("f3") if view == "dask" else reader.xarray()["f3"]
+    with dask.config.set(scheduler="synchronous"):
+        assert float(array.mean().compute()) == pytest.approx(stored.mean(), rel=1e-5)
 
 
 def test_only_the_blocks_that_are_asked_for_are_read(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,7 +76,7 @@ def test_an_xarray_dataset_names_rows_and_dimensions(reader: Reader) -> None:
         np.testing.assert_array_equal(data["readable"].values, reader.readable)
         means = data["aligned"].where(data["readable"]).mean("image").compute()
         expected = reader.read("aligned", 0, ROWS)[reader.readable].astype(np.float64).mean(0)
-        np.testing.assert_allclose(means, expected, rtol=2e-3)  # float16 means
+        np.testing.assert_allclose(means, expected, rtol=1e-6)  # float32 sums of 13 values
 
 
 @pytest.fixture(params=FORMATS)

@@ -14,6 +14,7 @@ from torchvision.models.feature_extraction import create_feature_extractor
 
 from posenet_store.backbones.weights import Weights, compute_state_digest
 from posenet_store.errors import PosenetStoreError, UsageError, first_line, unknown
+from posenet_store.files import sha256_file
 from posenet_store.specs import PIXELS, Tap
 from posenet_store.state_dicts import unwrap_state_dict
 
@@ -45,6 +46,7 @@ def _load_imagenet_state(name: str) -> Mapping[str, Tensor]:
         raise UsageError(f"torchvision has no `imagenet` weights for {name}; accepted here: a file, random:SEED")
     cache = Path(torch.hub.get_dir(), "checkpoints")
     file = cache / Path(entry.url).name
+    _check_cached_file(file, name)
     try:
         loaded: object = entry.get_state_dict(progress=True, check_hash=True, weights_only=True)
     except (URLError, TimeoutError, ConnectionError) as error:
@@ -55,12 +57,25 @@ def _load_imagenet_state(name: str) -> Mapping[str, Tensor]:
         ) from None
     except OSError:
         raise  # a full disk or missing permission: the file is not damaged
-    except Exception as error:  # torch does not check the hash of a file in its cache; a damaged one can raise anything
+    except Exception as error:  # a file whose name has no hash can raise anything
         reason = first_line(error)
         if isinstance(error, UnpicklingError):  # torch's own message advises to allow the code
             reason = "there are no tensors in it, or there is code, which is never run"
         raise PosenetStoreError(f"the downloaded weights of {name} are damaged: {reason}; delete {file} if it exists") from None
     return unwrap_state_dict(loaded, file)
+
+
+def _check_cached_file(file: Path, name: str) -> None:
+    """Raise PosenetStoreError if a cached file is not the one of its name, which ends in the first digits of its SHA-256.
+
+    torch checks what it downloads, and believes what lies in its cache.
+    """
+    digits = re.search(r"-([0-9a-f]{8,})\.pth$", file.name)
+    if digits and file.is_file() and not (digest := sha256_file(file)).startswith(digits[1]):
+        raise PosenetStoreError(
+            f"the downloaded weights of {name} are damaged: their SHA-256 begins with {digest[:8]}, not {digits[1]}; "
+            f"delete {file} if it exists"
+        )
 
 
 def _assign_state(module: nn.Module, state: Mapping[str, Tensor], name: str) -> None:

@@ -80,6 +80,8 @@ def build_store(
 
     images = load_image_set(source, data_root).take(limit)
     _report_ignored(images.ignored)
+    for note in images.notes:
+        click.echo(f"note: {printable(note)}", err=True)
     backbone = load_backbone(network)
     plan = plan_store(images, backbone, layout, dtype, file_format=file_format)
     if plan_only:

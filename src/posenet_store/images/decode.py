@@ -2,8 +2,9 @@
 
 Rules, each with a test: RGB is the result of `PIL.Image.convert("RGB")`, which repeats greyscale, converts CMYK and
 palettes, and drops alpha; of an animation the first frame is used. 16-bit images keep their upper 8 bits (PIL would clip
-them to white). EXIF orientation is ignored, as in torchvision and both published codes. Images are resized to size x size
-with PIL's antialiased bilinear filter, as torchvision does with PIL images.
+them to white); files of more than 8 bits that hold 12-bit values or fewer would be black and are refused. EXIF orientation is
+ignored, as in torchvision and both published codes. Images are resized to size x size with PIL's antialiased bilinear filter,
+as torchvision does with PIL images.
 """
 
 import io
@@ -14,6 +15,8 @@ from PIL import Image, UnidentifiedImageError
 
 from posenet_store.errors import ImageError
 
+DARK = 1 << 12
+"""A 16-bit image without a value from here on has at most 16 of 256 grey levels."""
 MAX_PIXELS = 178_956_970
 """Larger images are quarantined: the size at which PIL itself calls a file a decompression bomb."""
 
@@ -30,6 +33,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
         wide = np.asarray(image).astype(np.int64)
         if wide.min() < 0 or wide.max() > 0xFFFF:
             raise ImageError(f"integer image with values {wide.min()} to {wide.max()}; 16 bit (0 to 65535) is accepted")
+        if 0 < wide.max() < DARK:
+            raise ImageError(f"values end at {wide.max()} of 65535: is it 8 or 12 bit in a wider file? Save it as 8 bit")
         image = Image.fromarray((wide >> 8).astype(np.uint8))
     return image.convert("RGB")
 

@@ -21,7 +21,7 @@ class ImageSet:
     """Ordered images: `ids` (unique names), `digests` (SHA-256 of each image's bytes) and a function that reads one.
 
     `read(index, size)` returns uint8 [size, size, 3] or raises ImageError with the reason. `ignored` are the files of a
-    folder that are not images by their suffix.
+    folder that are not images by their suffix, `notes` what a user should know of the choice of images.
     """
 
     name: str
@@ -29,6 +29,7 @@ class ImageSet:
     digests: tuple[str, ...]
     read: Callable[[int, int], NDArray[np.uint8]]
     ignored: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return f"<ImageSet {self.name}: {len(self):,} images, the first is {self.ids[0]!r}>"
@@ -67,27 +68,58 @@ class FileReader:
         return decode(self.fetch(index), size)
 
 
-def load_files(name: str, root: Path, paths: list[Path], ignored: tuple[str, ...] = ()) -> ImageSet:
+def load_files(
+    name: str, root: Path, paths: list[Path], ignored: tuple[str, ...] = (), notes: tuple[str, ...] = ()
+) -> ImageSet:
     """Return the ImageSet of files below `root`, in the given order; each file is hashed now.
 
     Reading a file that changed later raises ImageError, so features never belong to other pixels.
     """
     with ThreadPoolExecutor() as pool:
         digests = tuple(pool.map(_hash_file, paths))
-    return ImageSet(name, tuple(_relative_name(path, root) for path in paths), digests, FileReader(paths, digests), ignored)
+    return ImageSet(
+        name, tuple(_relative_name(path, root) for path in paths), digests, FileReader(paths, digests), ignored, notes
+    )
 
 
 def load_folder(folder: Path, name: str | None = None) -> ImageSet:
     """Return the images below `folder`, recursively, sorted by relative path; links are followed, but no loops.
 
-    Hidden files and other suffixes than `SUFFIXES` are listed in `ignored`. Raises UsageError if there is no image.
+    Of a folder that holds NAME-Image and NAME-Mask, as DUT-S does, the first is taken; a note says so, and also if
+    folders hold files of one name, which may be masks. Hidden files and other suffixes than `SUFFIXES` are listed in
+    `ignored`. Raises UsageError if there is no image.
     """
+    notes = []
+    if (inner := _find_image_folder(folder)) is not None:
+        notes.append(f"{folder} holds images and masks; {inner.name} is taken")
+        folder, name = inner, name or inner.name
     files = _list_files(folder)
     images = sorted(filter(_is_image, files), key=lambda path: os.fsencode(path.relative_to(folder).as_posix()))
     ignored = sorted(_relative_name(path, folder) for path in files if not _is_image(path))
     if not images:
         raise UsageError(f"{folder} holds no image ({len(ignored)} other files); accepted: {', '.join(sorted(SUFFIXES))}")
-    return load_files(name or folder.resolve().name, folder, images, tuple(ignored))
+    notes += _note_equal_names(folder, images)
+    return load_files(name or folder.resolve().name, folder, images, tuple(ignored), tuple(notes))
+
+
+def _find_image_folder(folder: Path) -> Path | None:
+    """Return NAME-Image if the folder holds it and NAME-Mask, None if not, or if several do."""
+    pairs = [path for path in folder.glob("*-Image") if path.with_name(path.name.replace("-Image", "-Mask")).is_dir()]
+    return pairs[0] if len(pairs) == 1 else None
+
+
+def _note_equal_names(folder: Path, images: Sequence[Path]) -> list[str]:
+    """Return a note if two folders hold files of one name: masks or labels often lie beside the images so."""
+    parents: dict[str, set[Path]] = {}
+    for path in images:
+        parents.setdefault(path.stem, set()).add(path.parent)
+    equal = [stem for stem, folders in parents.items() if len(folders) > 1]
+    if not equal:
+        return []
+    folders = ", ".join(sorted(path.relative_to(folder).as_posix() for path in parents[equal[0]]))
+    return [
+        f"{len(equal)} names occur in several folders, such as {equal[0]} in {folders}: are some of them masks? All are taken"
+    ]
 
 
 def _list_files(folder: Path) -> list[Path]:

@@ -85,4 +85,4 @@ def transform_images(images: ImageSet, transform: Transform) -> ImageSet:
 
     change = f"{transform.kind} {transform.margin} {bytes(transform.colour).hex()}"
     digests = tuple(sha256(f"{change} {digest}".encode()) for digest in images.digests)
-    return ImageSet(f"{images.name}-{transform.name}", images.ids, digests, read, images.ignored)
+    return ImageSet(f"{images.name}-{transform.name}", images.ids, digests, read, images.ignored, images.notes)

@@ -1,4 +1,7 @@
-"""Make lazy views of a store: dask arrays and an xarray Dataset; every read is checked as in the reader."""
+"""Make lazy views of a store: dask arrays and an xarray Dataset; every read is checked as in the reader.
+
+The views are float32: dask and xarray add up float16 in float16, whose sums end at 65,504.
+"""
 
 from typing import TYPE_CHECKING, Any, cast
 
@@ -14,18 +17,18 @@ if TYPE_CHECKING:
 
 
 def _read_block(source: Source, name: str, start: int, stop: int) -> NDArray[Any]:
-    return source.read(name, start, stop)
+    return source.read(name, start, stop).astype(np.float32, copy=False)
 
 
 def make_dask_array(source: Source, name: str) -> "dask.array.Array":
-    """Return an array [rows, C, H, W] of a store with one chunk per block; nothing is read until it is computed."""
+    """Return a float32 array [rows, C, H, W] of a store with one chunk per block; nothing is read until it is computed."""
     import dask.array as da
     from dask.delayed import delayed
 
     shape = source.spec.arrays[name]
     read = delayed(_read_block, pure=True)
     parts = [
-        da.from_delayed(read(source, name, start, stop), (stop - start, *shape), np.dtype(source.spec.dtype))
+        da.from_delayed(read(source, name, start, stop), (stop - start, *shape), np.dtype(np.float32))
         for start, stop in source.bounds
     ]
     return cast("dask.array.Array", da.concatenate(parts))
