@@ -3,7 +3,7 @@
 import re
 import shutil
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +32,7 @@ if TYPE_CHECKING:  # the real imports are in the commands: --help must not load 
     from posenet_store.extraction.build import BuildResult
     from posenet_store.extraction.distributed import Part
     from posenet_store.extraction.plan import Estimate
+    from posenet_store.images.image_set import ImageSet
     from posenet_store.specs import BackboneSpec, StoreSpec
     from posenet_store.store.plan import Plan
 
@@ -79,9 +80,7 @@ def build_store(
     from posenet_store.images.sources import load_image_set
 
     images = load_image_set(source, data_root).take(limit)
-    _report_ignored(images.ignored)
-    for note in images.notes:
-        click.echo(f"note: {printable(note)}", err=True)
+    _report_choice(images)
     backbone = load_backbone(network)
     plan = plan_store(images, backbone, layout, dtype, file_format=file_format)
     if plan_only:
@@ -139,9 +138,11 @@ def _build_on_workers(build: "Part", blocks: int, scheduler: str, workers: int |
             bars.advance(bar)
 
 
-def _report_ignored(names: Sequence[str]) -> None:
-    """Name the first files that are not images."""
-    if names:
+def _report_choice(images: "ImageSet") -> None:
+    """Say which files are taken where that may surprise, and name the first that are not images."""
+    for note in images.notes:
+        click.echo(f"note: {printable(note)}", err=True)
+    if names := images.ignored:
         shown = ", ".join(map(printable, names[:3])) + (", ..." if len(names) > 3 else "")
         click.echo(f"{len(names)} files are not images and are left out: {shown}", err=True)
 
