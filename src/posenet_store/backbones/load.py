@@ -127,7 +127,7 @@ def _find_taps(name: str, module: nn.Module, tap_set: str, size: int) -> tuple[T
     try:
         return measure_taps(module, modules, size)
     except RuntimeError as error:
-        if "input size" not in str(error):
+        if not re.search("input size|negative dimension", str(error)):  # torch's words on the CPU, and on meta until 2.7
             raise
         raise UsageError(
             f"{name}: nothing is left of a {size}x{size} image before its last tap; give a larger --size"

@@ -2,9 +2,9 @@
 
 Rules, each with a test: RGB is the result of `PIL.Image.convert("RGB")`, which repeats greyscale, converts CMYK and
 palettes, and drops alpha; of an animation the first frame is used. 16-bit images keep their upper 8 bits (PIL would clip
-them to white); files of more than 8 bits that hold 12-bit values or fewer would be black and are refused. EXIF orientation is
-ignored, as in torchvision and both published codes. Images are resized to size x size with PIL's antialiased bilinear filter,
-as torchvision does with PIL images.
+them to white); files of more than 8 bits that hold 12-bit values or fewer would be black and are refused.
+EXIF orientation is ignored, as in torchvision and both published codes. Images are resized to size x size with PIL's
+antialiased bilinear filter, as torchvision does with PIL images.
 """
 
 import io
