@@ -2,11 +2,13 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import posenet_store
 from posenet_store import notebook
+from posenet_store.errors import UsageError
 from posenet_store.extraction.build import build_store, plan_store
 from posenet_store.images.sources import load_image_set
 from posenet_store.store.catalogue import list_stores
@@ -33,6 +35,7 @@ def test_paths_are_texts_with_a_home_folder_and_everything_is_shown_in_a_few_lin
     built = build_store(images, backbone, plan, "~/stores")
     listing = list_stores()
     sweep = plan_sweep(load_sweep("~/sweep.toml"))
+    assert plan_sweep(load_sweep("~/sweep.toml"), listing) == sweep
     trained = run_sweep(load_sweep("~/sweep.toml"), sweep, "~/run", scheduler="inline")
     run = posenet_store.open_run("~/run")
     shown: list[tuple[object, list[str]]] = [
@@ -65,6 +68,18 @@ def test_tables_for_notebooks_have_the_facts_and_escape_text(home: Path) -> None
     assert "&lt;b&gt;" in listing._repr_html_()
     assert "damaged: " in listing._repr_html_()
     assert path.name.replace("<", "&lt;").replace(">", "&gt;") in sweep._repr_html_()
+
+
+@pytest.mark.parametrize(
+    "options", [{"batch_size": -1}, {"batch_size": 0}, {"part": (3, 2)}, {"part": (0, 1)}, {"max_unreadable": 1.5}], ids=str
+)
+def test_a_build_that_would_silently_do_nothing_is_refused(home: Path, options: dict[str, Any]) -> None:
+    images, backbone = load_image_set(str(home / "photos")), tiny_backbone()
+    with pytest.raises(UsageError, match=next(iter(options))):
+        build_store(images, backbone, plan_store(images, backbone, "aligned", "float32"), "stores", **options)
+    assert not (home / "stores").exists()
+    with pytest.raises(UsageError, match="block_rows"):
+        plan_store(images, backbone, "aligned", "float32", block_rows=-1)
 
 
 def test_outside_a_notebook_a_bar_is_silent(capsys: pytest.CaptureFixture[str]) -> None:

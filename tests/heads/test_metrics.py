@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
+from posenet_store.errors import UsageError
 from posenet_store.files import canonical_json
 from posenet_store.heads.metrics import CONSTANT_TOLERANCE, Scores, rank_maps, score_maps, score_with_map_sums
 from posenet_store.heads.targets import TARGETS, make_target_map
@@ -250,3 +251,8 @@ def test_without_a_defined_image_there_is_no_map_of_ranks() -> None:
     assert set(sums.means(scores)) == {"mean", "error"}
     scores, sums = score_with_map_sums(np.full((2, 10, 10), np.inf), RAMP)
     assert sums.means(scores) == {}
+
+
+def test_maps_of_another_size_than_the_target_are_refused() -> None:
+    with pytest.raises(UsageError, match=r"\(2, 3, 3\)"):
+        score_maps(np.zeros((2, 3, 3)), np.zeros((4, 4)))

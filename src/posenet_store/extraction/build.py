@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from posenet_store.backbones.backbone import Backbone
-from posenet_store.errors import BuildError
+from posenet_store.errors import BuildError, UsageError
 from posenet_store.extraction.commit import BUFFERS, Buffer, Committer
 from posenet_store.extraction.forward import Forward, PendingBatch, choose_batch_size
 from posenet_store.extraction.plan import check_space
@@ -30,6 +30,7 @@ from posenet_store.specs import StoreSpec
 from posenet_store.store.access import StoreFiles
 from posenet_store.store.chunking import choose_block_rows, draw_row_order
 from posenet_store.store.plan import Plan
+from posenet_store.store.requests import check_count
 from posenet_store.store.writer import QuarantinedImage, StoreWriter
 
 
@@ -64,6 +65,8 @@ def plan_store(
 
     Raises BuildError if the network's features are not finite, or too small for `dtype`.
     """
+    if block_rows is not None:
+        check_count("block_rows", block_rows, 1)
     spec = StoreSpec(
         backbone=backbone.name,
         weights=backbone.weights,
@@ -161,6 +164,16 @@ def _count_kept(writer: StoreWriter) -> Iterator[None]:
         raise
 
 
+def _check_numbers(batch_size: int | None, max_unreadable: float, part: tuple[int, int]) -> None:
+    """Raise UsageError for a batch of no images, a share beyond 0 to 1, or a part that is none of its parts."""
+    if batch_size is not None:
+        check_count("batch_size", batch_size, 1)
+    if not 0 <= max_unreadable <= 1:
+        raise UsageError(f"max_unreadable = {max_unreadable} is not accepted; give a share of the images from 0 to 1")
+    if not 1 <= part[0] <= part[1]:
+        raise UsageError(f"part = {part} is not accepted; give (i, n) with 1 <= i <= n, such as (2, 8)")
+
+
 def build_store(
     images: ImageSet,
     backbone: Backbone,
@@ -180,6 +193,7 @@ def build_store(
     blocks are committed even if the build is interrupted. `batch_size` None is `choose_batch_size`. Raises BuildError if
     features do not fit the dtype or more than `max_unreadable` of the images can't be read; committed blocks are kept.
     """
+    _check_numbers(batch_size, max_unreadable, part)
     clock, root = clock or StageTimer(), Path(root).expanduser()
     size = batch_size or choose_batch_size(backbone, plan.spec.block_rows)
     if not StoreFiles(root / plan.spec.folder).plan.is_file():

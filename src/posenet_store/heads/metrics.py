@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from posenet_store.errors import UsageError
+
 CONSTANT_TOLERANCE = 1e-5
 """A map is constant if its range is within 1e-5 of the larger of the target's range and the map's magnitude.
 
@@ -109,6 +111,10 @@ def score_maps(predictions: NDArray[np.float64], target: NDArray[np.float64]) ->
     >>> score_maps(np.stack([ramp * 2, -ramp, ramp * 0 + 7]), ramp).spc.round(6).tolist()
     [1.0, -1.0, nan]
     """
+    if np.shape(predictions)[1:] != np.shape(target):
+        raise UsageError(
+            f"predictions {np.shape(predictions)} do not fit a target {np.shape(target)}; give [n, h, w] and a target [h, w]"
+        )
     return score_with_map_sums(predictions, target)[0]
 
 

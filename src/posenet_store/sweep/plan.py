@@ -13,7 +13,7 @@ from posenet_store.heads.protocols import GradientProtocol, Protocol, describe_s
 from posenet_store.notebook import format_html_table
 from posenet_store.parallel.machine import share_memory
 from posenet_store.specs import PIXELS
-from posenet_store.store.catalogue import StoreInfo, describe_outdated, list_stores
+from posenet_store.store.catalogue import StoreInfo, StoreListing, describe_outdated, list_stores
 from posenet_store.sweep.cell import PROBES, Cell
 from posenet_store.sweep.inputs import join_inputs, parse_input, reads_all_channels
 from posenet_store.sweep.labels import name_apart
@@ -219,7 +219,7 @@ def _describe_lacking(network: str, reasons: Mapping[str, str]) -> str:
 
 def plan_sweep(
     spec: SweepSpec,
-    stores: Sequence[StoreInfo] | None = None,
+    stores: Sequence[StoreInfo] | StoreListing | None = None,
     root: str | Path = "stores",
     keep_moments: bool = True,
     limits: Limits | None = None,
@@ -230,7 +230,8 @@ def plan_sweep(
     """
     notes: list[str] = []
     root = Path(root).expanduser()
-    stores = list_stores(root).stores if stores is None else stores
+    listing = list_stores(root) if stores is None else stores
+    stores = listing.stores if isinstance(listing, StoreListing) else listing
     usable = _select_sealed(stores, spec, notes)
     planned: list[tuple[StoreInfo, tuple[ScoringStore, ...], Sequence[Cell]]] = []
     trainable = [e for e in usable if _can_train(e, spec)]
