@@ -89,7 +89,7 @@ def write_store(root: Path, images: int) -> None:
     writer.seal({})
 
 
-def _run_case(stores: Path, case: dict[str, object]) -> list[Any]:
+def run_case(stores: Path, case: dict[str, object]) -> list[Any]:
     """Plan and run a case in a process of its own: its strategy, planned and measured seconds, planned and measured bytes."""
     command = [sys.executable, "-c", CHILD, str(stores), json.dumps(case)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -106,7 +106,7 @@ def measure(images: int, root: Path) -> tuple[Figures, Figures]:
     figures: Figures = {}
     for name, case in CASES.items():
         report_step(name)
-        runs = [_run_case(root / "stores", case) for _ in range(REPEATS)]
+        runs = [run_case(root / "stores", case) for _ in range(REPEATS)]
         planned, seconds = (min(run[index] for run in runs) for index in (1, 2))
         memory, peak = (max(run[index] for run in runs) / 1e6 for index in (3, 4))
         figures |= {f"{name}: strategy": str(runs[0][0]), f"{name}: planned s": planned, f"{name}: measured s": seconds}
