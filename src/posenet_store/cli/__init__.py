@@ -36,6 +36,10 @@ RARELY = (100_000, 50, 50)
 class _Group(click.Group):
     """Report errors that a user can cause in one sentence with an exit code; other errors keep their traceback."""
 
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the commands in the order in which a user needs them."""
+        return list(self.commands)
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)

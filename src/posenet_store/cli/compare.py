@@ -19,9 +19,10 @@ from posenet_store.cli.output import print_listing, printable
 def compare(
     runs: tuple[Path, ...], between: str | None, tests: tuple[str, ...], conditions: tuple[str, ...], form: str, as_json: bool
 ) -> None:
-    """Show how heads of two runs, or of one with --between, differ on the same images, with 95 % intervals.
+    """Show how heads differ on the same images.
 
-    Seeds are pooled. Ends with a summary line for each test column.
+    Compares the heads of two runs, or of one with --between, with 95 % intervals. Seeds are pooled. Ends with a
+    summary line for each test column.
     """
     from posenet_store.report.compare import compare_pairs, describe_sides, list_comparisons, summarise_comparisons
     from posenet_store.report.pairs import list_unpaired, pair_cells, read_sides

@@ -17,9 +17,10 @@ from posenet_store.specs import FORMATS
     "--stores", "root", type=click.Path(path_type=Path), help="Where the copy goes.  [default: the local store's folder]"
 )
 def convert(store: str, file_format: str, root: Path | None) -> None:
-    """Copy a sealed store (a folder or a URL) into a local folder, in any format.
+    """Copy a sealed store into another format.
 
-    Every block is verified. A rerun continues an interrupted copy. The last line printed is the copy's path.
+    The store may be a folder or a URL. Every block is verified. A rerun continues an interrupted copy. The last
+    line printed is the copy's path.
     """
     if root is not None:
         check_writable(root, "--stores")

@@ -39,9 +39,10 @@ def evaluate(
     batch_size: int | None, root: Path, as_json: bool, target: str | None, source_text: str, head_padding: int,
     maps: Path | None,
 ) -> None:  # fmt: skip
-    """Score one trained head on a store, or on images (whose store is found, or built).
+    """Score one trained head on a store, or on images.
 
-    The head of a sweep records its network and weights: the options of the network are for other heads.
+    The store of images is looked for, and built if there is none. The head of a sweep records its network and
+    weights: the options of the network are for other heads.
 
     The report's notebook transposes its test images: --images photo.jpg@transposed.
     """

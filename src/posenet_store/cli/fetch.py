@@ -31,9 +31,10 @@ def _check_digest(_context: click.Context, _option: click.Parameter, text: str |
     help="Expected digest of the archive. The actual one is recorded in any case.",
 )
 def fetch(name: str, data_root: Path | None, url: str | None, sha256: str | None) -> None:
-    """Download DUT-S and unpack it where --images duts-te and duts-tr expect it.
+    """Download DUT-S.
 
-    A rerun continues an interrupted download. The last line printed is the folder.
+    It is unpacked where --images duts-te and duts-tr expect it. A rerun continues an interrupted download. The last
+    line printed is the folder.
     """
     from posenet_store.images.duts import fetch_duts
     from posenet_store.images.sources import find_duts_root

@@ -13,7 +13,10 @@ from posenet_store.cli.output import describe_speed, format_bytes, print_json, p
 @click.argument("store", metavar="STORE")
 @json_option
 def inspect(store: str, as_json: bool) -> None:
-    """Show what a store (a folder or a URL) holds: taps and their statistics, progress, quarantine, provenance."""
+    """Show what a store holds.
+
+    Of a folder or a URL: taps and their statistics, progress, quarantine, provenance.
+    """
     from posenet_store.store.catalogue import describe_store
     from posenet_store.store.feature_statistics import compute_deviation
     from posenet_store.store.reader import open_store

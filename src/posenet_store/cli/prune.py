@@ -23,9 +23,10 @@ yes_option = click.option("--yes", is_flag=True, help="Remove without a question
 @click.option("--older", is_flag=True, help="Also stores whose network and image folder are called as a newer store's.")
 @yes_option
 def prune(root: Path, older: bool, yes: bool) -> None:
-    """Remove moments of stores that are gone and temporaries of killed builds, after a question.
+    """Remove what stores and builds left behind, after a question.
 
-    Temporaries of the last hour stay: a build may be running.
+    These are kept moments of stores that are gone, and temporaries of killed builds. Temporaries of the last hour
+    stay: a build may be running.
     """
     from posenet_store.store.removal import find_leftovers
 

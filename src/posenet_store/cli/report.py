@@ -19,7 +19,10 @@ from posenet_store.files import check_file_path, check_writable
     "--figures", type=click.Path(path_type=Path), metavar="DIR", help="Also write every figure as PNG and SVG into DIR."
 )
 def report(runs: tuple[Path, ...], out: Path | None, figures: Path | None) -> None:
-    """Write a self-contained HTML page about one or more runs: answers, Table 2, figures, all cells, provenance."""
+    """Write the page of one or more runs.
+
+    The HTML file is self-contained: answers, Table 2, figures, all cells, provenance.
+    """
     if out:
         check_file_path(out, "--out")
     if figures:

@@ -46,10 +46,10 @@ def run(
     network: "BackboneSpec", batch_size: int | None, source: str, data_root: Path | None, root: Path, out: Path | None,
     experiment: str, limit: int | None, no_untrained: bool, no_unpadded: bool, plan_only: bool, as_json: bool,
 ) -> None:  # fmt: skip
-    """Measure how much position a network encodes on IMAGES: build stores, train heads, write the page.
+    """Measure how much position a network encodes on IMAGES.
 
-    Builds the stores of the network, of its controls (untrained, without padding) and of the pixels as baseline. A rerun
-    resumes. The last line printed is the page.
+    Builds the stores of the network, of its controls (untrained, without padding) and of the pixels as baseline,
+    trains heads, and writes the page. A rerun resumes. The last line printed is the page.
     """
     check_inputs(source, data_root, network, root, plan_only)
     if out:

@@ -16,7 +16,7 @@ from posenet_store.cli.prune import remove_after_question, yes_option
 @yes_option
 @json_option
 def stores(root: Path, removed: tuple[str, ...], yes: bool, as_json: bool) -> None:
-    """List the stores of a folder: network, images, size, state, fingerprint."""
+    """List the stores of a folder."""
     from posenet_store.store.catalogue import describe_outdated, list_stores
 
     if removed:

@@ -31,7 +31,10 @@ def table(
     run: Path, by: tuple[str, ...], tests: tuple[str, ...], conditions: tuple[str, ...], sort: str | None, top: int | None,
     permuted: bool, form: str, as_json: bool,
 ) -> None:  # fmt: skip
-    """Print a run as the report's Table 2, compared with the published numbers; with --by, rank groups of heads."""
+    """Print a run as the report's Table 2, or rank its heads.
+
+    Table 2 is compared with the published numbers; --by ranks groups of heads.
+    """
     from posenet_store.report.load import load_runs
     from posenet_store.report.ranking import BEST_FIRST, rank_heads
     from posenet_store.report.records import select_results

@@ -32,9 +32,9 @@ def verify(
     store: str, deep: bool, probe: bool, repair: bool, source: str | None, data_root: Path | None, weights: str | None,
     device: str, batch_size: int | None, as_json: bool,
 ) -> None:  # fmt: skip
-    """Check a store (a folder or a URL) against its records and name every damaged file.
+    """Check a store and name every damaged file.
 
-    Exit code 1 if anything is wrong and not repaired.
+    The store may be a folder or a URL. Exit code 1 if anything is wrong and not repaired.
     """
     from posenet_store.store.verify import find_damage
 
