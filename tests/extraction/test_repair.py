@@ -26,6 +26,26 @@ def test_a_damaged_block_is_computed_again(tmp_path: Path) -> None:
     assert (list(find_damage(store, deep=True)), contents(store)) == ([], before)
 
 
+def test_the_named_store_is_repaired_whatever_it_and_its_images_are_called(tmp_path: Path) -> None:
+    place, backbone = write_images(tmp_path / "photos", 10), tiny_backbone()
+    store = folder(built_store(tmp_path / "stores", load_folder(place), backbone))
+    before = contents(store)
+    renamed, images = store.rename(tmp_path / "stores" / "our best one"), load_folder(place.rename(tmp_path / "holiday"))
+    victim = next(path for path in sorted((renamed / "data.zarr/f1").glob("c.*")))
+    victim.write_bytes(b"x" + victim.read_bytes()[1:])
+    assert repair_store(renamed, images, backbone, batch_size=2).path == renamed
+    assert (list(find_damage(renamed, deep=True)), contents(renamed)) == ([], before)
+    assert list((tmp_path / "stores").iterdir()) == [renamed]
+
+
+def test_a_renamed_folder_of_images_resumes_the_same_store(tmp_path: Path) -> None:
+    place, backbone = write_images(tmp_path / "photos", 10), tiny_backbone()
+    first = built_store(tmp_path / "stores", load_folder(place), backbone)
+    again = built_store(tmp_path / "stores", load_folder(place.rename(tmp_path / "holiday")), backbone)
+    assert folder(again) == folder(first)
+    assert list((tmp_path / "stores").iterdir()) == [folder(first)]
+
+
 def test_the_probes_get_a_store_like_another_one(tmp_path: Path) -> None:
     reader = built_store(tmp_path, load_folder(write_images(tmp_path / "photos", 5)), tiny_backbone(), "readout", "float16")
     probes = open_store(build_probe_store(tiny_backbone(), reader.spec, tmp_path).path)

@@ -207,11 +207,12 @@ def build_with_progress(build: "Callable[..., BuildResult]", title: str, images:
 
 
 def _planned(plan: "Plan", root: Path, expected: "Estimate") -> dict[str, Any]:
+    from posenet_store.store.plan import find_folder
     from posenet_store.store.writer import count_files
 
     spec = plan.spec
     return {
-        "store": str(root / spec.folder),
+        "store": str(find_folder(root, spec)),
         "images": spec.rows,
         "taps": {tap.name: {"module": tap.module, "shape": list(tap.shape)} for tap in spec.taps},
         "bytes": count_row_bytes(spec) * spec.rows,

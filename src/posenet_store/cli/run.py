@@ -115,9 +115,10 @@ def _plan_build(images: "ImageSet", backbone: "Backbone", root: Path, batch_size
     from posenet_store.extraction.forward import choose_batch_size
     from posenet_store.extraction.plan import estimate_build
     from posenet_store.store.catalogue import StoreInfo, describe_store
+    from posenet_store.store.plan import find_folder
 
     plan = plan_store(images, backbone, LAYOUT, DTYPE)
-    path = root / plan.spec.folder
+    path = find_folder(root, plan.spec)
     if (path / "plan.json").is_file() and (info := describe_store(path)).sealed:
         return info, 0.0
     expected = estimate_build(images, backbone, plan, batch_size or choose_batch_size(backbone, plan.spec.block_rows))

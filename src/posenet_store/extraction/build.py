@@ -29,7 +29,7 @@ from posenet_store.provenance import collect_provenance
 from posenet_store.specs import StoreSpec
 from posenet_store.store.access import StoreFiles
 from posenet_store.store.chunking import choose_block_rows, draw_row_order
-from posenet_store.store.plan import Plan
+from posenet_store.store.plan import Plan, find_folder
 from posenet_store.store.requests import check_count
 from posenet_store.store.writer import QuarantinedImage, StoreWriter
 
@@ -185,9 +185,11 @@ def build_store(
     part: tuple[int, int] = (1, 1),
     advance: Callable[[int], None] | None = None,
     clock: StageTimer | None = None,
+    folder: Path | None = None,
 ) -> BuildResult:
     """Build or resume the store of `plan` below `root`, and seal it once no block is missing.
 
+    `folder` is where the store lies, if it is known: None looks for it by its fingerprint, whatever its images are called.
     `part` (i, n) extracts every n-th block from the i-th; parts may run in any order, on several machines, even twice.
     `advance(n)` is called after n more images are computed or found in the store; None is a bar in a notebook. Complete
     blocks are committed even if the build is interrupted. `batch_size` None is `choose_batch_size`. Raises BuildError if
@@ -196,9 +198,10 @@ def build_store(
     _check_numbers(batch_size, max_unreadable, part)
     clock, root = clock or StageTimer(), Path(root).expanduser()
     size = batch_size or choose_batch_size(backbone, plan.spec.block_rows)
-    if not StoreFiles(root / plan.spec.folder).plan.is_file():
+    folder = folder or find_folder(root, plan.spec)
+    if not StoreFiles(folder).plan.is_file():
         check_space(images, backbone, plan, root, plan.spec.rows // part[1], size)
-    writer = StoreWriter.open(root, plan)
+    writer = StoreWriter.open(root, plan, folder)
     missing = select_part(writer.list_missing(), part)
     rows, quarantined = count_rows(plan, missing), writer.list_quarantined()
     if missing:

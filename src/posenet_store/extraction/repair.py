@@ -43,5 +43,6 @@ def repair_store(
     damage = list(find_damage(store, deep=True)) if damage is None else damage
     StoreWriter(StoreFiles(store), plan).unseal([entry.block for entry in damage if entry.block is not None])
     return build_store(
-        images, backbone, plan, store.parent, batch_size=batch_size, max_unreadable=1.0, advance=advance, clock=clock
-    )
+        images, backbone, plan, store.parent,
+        batch_size=batch_size, max_unreadable=1.0, advance=advance, clock=clock, folder=store,
+    )  # fmt: skip

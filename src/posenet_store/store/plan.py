@@ -1,11 +1,13 @@
 """Plan: the content of plan.json, which is the spec of a store and the image of each row."""
 
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from posenet_store.errors import StoreError, UsageError
 from posenet_store.specs import FORMAT_VERSION, PIXELS, BackboneSpec, StoreSpec
-from posenet_store.store.access import PLAN, Files, read_store_json
+from posenet_store.store.access import PLAN, Files, StoreFiles, read_store_json
 from posenet_store.store.chunking import compute_block_bounds
 
 
@@ -85,3 +87,16 @@ def read_plan(files: Files) -> Plan:
     if recorded != spec.fingerprint or any(len(column) != spec.rows for column in lists):
         raise StoreError(f"{where} does not match its own fingerprint; it was edited or damaged")
     return plan
+
+
+def find_folder(root: Path, spec: StoreSpec) -> Path:
+    """Return the folder below `root` of the store of `spec`, made under the present name of its images or another.
+
+    The fingerprint says what a store is; the name of the images' folder is a label, and the folder may have been renamed.
+    """
+    folder = root / spec.folder
+    for other in sorted(root.glob(f"*-{spec.fingerprint[:8]}")) if not folder.exists() else ():
+        with suppress(StoreError, OSError):
+            if read_plan(StoreFiles(other)).spec.fingerprint == spec.fingerprint:
+                return other
+    return folder

@@ -20,7 +20,7 @@ from posenet_store.files import canonical_json, fsync, sha256, sha256_file, writ
 from posenet_store.store.access import StoreFiles
 from posenet_store.store.feature_statistics import compute_statistics
 from posenet_store.store.formats import list_block_files, load_format
-from posenet_store.store.plan import Plan, read_plan
+from posenet_store.store.plan import Plan, find_folder, read_plan
 from posenet_store.store.records import (
     EncodedFiles,
     add_digest,
@@ -81,13 +81,15 @@ class StoreWriter:
         self.plan = plan
 
     @classmethod
-    def open(cls, root: Path, plan: Plan) -> "StoreWriter":
+    def open(cls, root: Path, plan: Plan, folder: Path | None = None) -> "StoreWriter":
         """Create the store of `plan` below `root`, or resume it; damaged plans and metadata are restored.
+
+        `folder` is where it lies, if that is known already: a store may have been renamed.
 
         Blocks whose record changed since the store was sealed are taken out, to be extracted again. Raises StoreError if
         the folder holds something else.
         """
-        files = StoreFiles(root / plan.spec.folder)
+        files = StoreFiles(folder or find_folder(root, plan.spec))
         if not files.root.exists():
             _create_store(files, plan)
         elif not _has_intact_plan(files, plan):

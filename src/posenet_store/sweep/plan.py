@@ -217,6 +217,14 @@ def _describe_lacking(network: str, reasons: Mapping[str, str]) -> str:
     return f"left out: {len(reasons)} inputs that stores of {network} do not hold, such as {text!r}: {reason}"
 
 
+def _note_large_amounts(spec: SweepSpec, entry: StoreInfo) -> list[str]:
+    """Return a note for each amount of training images that a store does not have."""
+    rows = _count_train_rows(spec, entry)
+    return [
+        f"left out: {images} training images; {entry.path.name} has {rows}" for images in spec.train_images if images > rows
+    ]
+
+
 def plan_sweep(
     spec: SweepSpec,
     stores: Sequence[StoreInfo] | StoreListing | None = None,
@@ -246,16 +254,12 @@ def plan_sweep(
                 lacking.setdefault(entry.spec.network, {})[source] = str(error)
                 continue
             cells = _make_cells(spec, entry, source, protocol)
-            rows = _count_train_rows(spec, entry)
-            large = [images for images in spec.train_images if images > rows]
-            notes += [f"left out: {images} training images; {entry.path.name} has {rows}" for images in large]
-            if not cells:
-                continue
-            if cells[0].held_out == entry.spec.rows and not tests:
+            notes += _note_large_amounts(spec, entry)
+            if cells and cells[0].held_out == entry.spec.rows and not tests:
                 raise UsageError(
                     f"nothing to test {entry.spec.network} on: holdout is 0 and no store matches tests {spec.tests}"
                 )
-            planned.append((entry, _name_tests(tests), cells))
+            planned += [(entry, _name_tests(tests), cells)] if cells else []
     notes += describe_outdated(entry for entry, _, _ in planned)
     notes += [_describe_lacking(network, reasons) for network, reasons in lacking.items()]
     if not planned:
