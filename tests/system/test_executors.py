@@ -129,7 +129,7 @@ def test_the_dashboard_is_announced_where_there_is_one(monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize(
-    ("scheduler", "message"), [("slrum", "accepted: local, inline, slurm"), ("tcp://127.0.0.1:1", "no Dask")]
+    ("scheduler", "message"), [("slrum", "accepted: auto, local, inline, slurm"), ("tcp://127.0.0.1:1", "no Dask")]
 )
 def test_a_scheduler_that_is_not_there_is_a_usage_error(scheduler: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
