@@ -39,6 +39,7 @@ from posenet_store.sweep.training_inputs import TrainingInputs
 from posenet_store.threads import count_cpus
 
 UNCACHED_BYTES = 64 << 20
+"""Of the moments that are timed for a plan: more than the cache of a CPU."""
 
 
 @dataclass(frozen=True)

@@ -35,8 +35,8 @@ def select_one_kind(results: Sequence[Result]) -> list[Result]:
     return group_alike([result for result in results if is_base(result)] or results)[0]
 
 
-def _first_seed(results: Sequence[Result]) -> Result:
-    """Return the result of the first seed: its map is shown."""
+def find_first_seed(results: Sequence[Result]) -> Result:
+    """Return the result of the first seed, whose map is shown."""
     return min(results, key=lambda result: result.cell.seed)
 
 
@@ -78,7 +78,7 @@ def draw_predicted_maps(results: Sequence[Result], archive: ScoreArchive) -> Pic
         show_map(panels[0][column], make_cell_target(cell), cell.value_range, f"{target}\n{describe_target(target)}")
         for panel, row in zip(panels[1:, column], rows, strict=True):
             heads = cells.get((target, row.network))
-            values = archive.array(_first_seed(heads).id, f"{row.kind}/{row.test}") if heads else None
+            values = archive.array(find_first_seed(heads).id, f"{row.kind}/{row.test}") if heads else None
             show_map(panel, values, cell.value_range)
     for panel, label in zip(panels[:, 0], ("target\n", *(row.label for row in rows)), strict=True):
         panel.set_ylabel(label, rotation=0, ha="right", va="center")
@@ -101,7 +101,7 @@ def show_row_of_maps(panels: Sequence[Any], settings: Sequence[Sequence[Result] 
     cell = next(results for results in settings if results)[0].cell
     show_map(panels[0], make_cell_target(cell), cell.value_range)
     for panel, results in zip(panels[1:], settings, strict=True):
-        values = archive.array(_first_seed(results).id, f"map/{HELD_OUT}") if results else None
+        values = archive.array(find_first_seed(results).id, f"map/{HELD_OUT}") if results else None
         show_map(panel, values, cell.value_range)
 
 

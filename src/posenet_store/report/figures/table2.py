@@ -6,11 +6,12 @@ from typing import Any
 from posenet_store.heads.targets import describe_target
 from posenet_store.report.figures.curves import HEAD, ScorePoints
 from posenet_store.report.figures.drawing import (
+    COLOURS,
     GREY,
-    MARKERS,
     Axes,
     Picture,
     add_legend,
+    choose_marker,
     first_networks,
     new_figure,
     styled,
@@ -26,8 +27,8 @@ CAPTION = (
     "SPC on natural images by target and network; bars: 95 % intervals over images and seeds. Hollow: published, of networks "
     "that were trained on ImageNet; natural is one photograph in the report, PASCAL-S in the paper."
 )
-TRAINED, UNPADDED, UNTRAINED = "#0072b2", "#d55e00", "#009e73"
-"""Colours of networks as they are, with another padding, and without training (of Okabe and Ito's palette)."""
+TRAINED, UNPADDED, UNTRAINED = COLOURS[:3]
+"""Colours of networks as they are, with another padding, and without training."""
 
 
 @styled
@@ -86,7 +87,7 @@ def _list_labels(lines: Sequence[Line]) -> dict[str, str]:
 
 def _choose_style(line: Line, sources: Sequence[str]) -> dict[str, Any]:
     """Return a line's look: the marker says whose number it is, the colour what kind of network it is of."""
-    look = {"marker": MARKERS[sources.index(line.source) % len(MARKERS)], "ms": 5}
+    look = {"marker": choose_marker(line.source, sources), "ms": 5}
     if not line.ours:
         return look | {"color": GREY, "mfc": "none"}
     labels = line.labels

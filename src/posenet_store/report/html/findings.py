@@ -9,7 +9,7 @@ from posenet_store.report.figures.maps import select_one_kind
 from posenet_store.report.scores import MeanScore, ScoreArchive
 from posenet_store.report.significance import LEVEL, constant_error, correct_holm
 from posenet_store.report.table import NATURAL, Line
-from posenet_store.report.text_table import format_interval, format_number, join_entry
+from posenet_store.report.text_table import format_number, join_entry
 from posenet_store.sweep.cell import make_cell_target
 
 LEAST_IMAGES = 30
@@ -20,12 +20,11 @@ GAINS = 2
 
 @dataclass(frozen=True)
 class Finding:
-    """One network's answer: the verdict, a sentence on the baselines, and (target, SPC, its interval, MAE) as text."""
+    """One network's answer: the verdict, and a sentence on the baselines."""
 
     network: str
     verdict: str
     gain: str
-    numbers: tuple[tuple[str, str, str, str], ...]
 
 
 @dataclass(frozen=True)
@@ -144,18 +143,14 @@ def find_findings(lines: Sequence[Line], archive: ScoreArchive) -> list[Finding]
 def _make_finding(
     lines: Sequence[Line], weighed: Sequence[tuple[Evidence, bool]], every: Sequence[Line], archive: ScoreArchive
 ) -> Finding:
-    values = {line.target: line.values[NATURAL] for line in lines}
-    numbers = tuple(
-        (target, format_number(value.spc), format_interval(value.spc_bounds), format_number(value.mae))
-        for target, value in values.items()
-    )
+    values = [line.values[NATURAL] for line in lines]
     first = lines[0]
     compared = [] if first.labels.pixels else islice(compare_baselines(first, every, archive), GAINS)
     gains = [f"{join_entry(difference.parts())} against {base.title}" for base, difference in compared]
     gain = f"SPC of {first.target} on the same images: {', '.join(gains)}." if gains else ""
     far_off = all(is_far_off(line) for line in lines)
-    verdict = "not trained: errors exceed the target's range" if far_off else _word_verdict(list(values.values()), weighed)
-    return Finding(first.title, verdict, gain, numbers)
+    verdict = "not trained: errors exceed the target's range" if far_off else _word_verdict(values, weighed)
+    return Finding(first.title, verdict, gain)
 
 
 def _format_range(numbers: Sequence[float], form: str = "") -> str:

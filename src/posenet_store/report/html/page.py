@@ -39,6 +39,7 @@ from posenet_store.sweep.results import Result, RunFiles, RunRecord
 MOST_LINES = 400
 """Rows of Table 2 on the page; the table of cells, which can be searched, has all."""
 SHOWN_ENTRIES = 4
+"""Entries of Table 2 that a warning names; of the others it gives the number."""
 
 
 def _format_entry(value: MeanScore | None) -> dict[str, Any] | None:

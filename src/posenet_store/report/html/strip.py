@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from posenet_store.heads.targets import describe_target
 from posenet_store.report.figures.drawing import encode_map
+from posenet_store.report.figures.maps import find_first_seed
 from posenet_store.report.scores import ScoreArchive
 from posenet_store.report.table import NATURAL, Line
 from posenet_store.report.text_table import format_interval, format_number
@@ -46,12 +47,11 @@ class Strip:
 
 
 def make_strip(lines: Sequence[Line], archive: ScoreArchive) -> Strip | None:
-    """Return the strip of some lines of one kind of head, None without one.
+    """Return the strip of our lines with held-out scores, all of one kind of head; None without one.
 
     Pixels come first, then the trained networks and their variants without padding, then the untrained ones. A map is the
     first seed's for the first held-out image; SPC and MAE are the means over all held-out images.
     """
-    lines = [line for line in lines if line.ours and NATURAL in line.values]
     if not lines:
         return None
     cells = {line.target: line.results[0].cell for line in lines}
@@ -75,7 +75,7 @@ def _paint(line: Line | None, archive: ScoreArchive) -> PaintedMap | None:
     """Return a line's map of the first held-out image with its mean scores."""
     if line is None:
         return None
-    value, first = line.values[NATURAL], min(line.results, key=lambda result: result.cell.seed)
+    value, first = line.values[NATURAL], find_first_seed(line.results)
     values = archive.array(first.id, f"map/{line.test(NATURAL)}")
     spc = format_number(value.spc)
     picture, alt = _encode(values, first.cell.value_range, f"{line.title} on {line.target}: SPC {spc}")
