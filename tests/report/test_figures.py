@@ -13,6 +13,7 @@ from PIL import Image
 import posenet_store
 from posenet_store.errors import UsageError
 from posenet_store.report.figures.curves import AXES, draw_axis, find_curves
+from posenet_store.report.figures.inline import inline_svg
 from posenet_store.report.figures.maps import average_errors, draw_border, draw_error_maps, error_by_distance
 from posenet_store.report.figures.table2 import draw_table2
 from posenet_store.report.pairs import Partner
@@ -181,6 +182,17 @@ def test_a_hostile_name_is_text_in_a_figure(tmp_path: Path) -> None:
         svg = picture.inline()
         assert "<img" not in svg
         assert ElementTree.fromstring(svg.replace("xlink:", "")) is not None
+
+
+@pytest.mark.parametrize("moved", ['<use xlink:href="#c" x="5" y="5"/>', '<image transform="scale(1 -1)"/>'])
+def test_what_is_moved_keeps_its_clip_outside(moved: str) -> None:
+    """Browsers move a clip with the element that carries it: points and maps would be cut away."""
+    head = '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" width="72pt" height="72pt">'
+    svg = f'{head}<g id="a"><g clip-path="url(#c)">{moved}</g><g clip-path="url(#c)"><path d="M 0 0"/></g></g></svg>'
+    text = inline_svg(svg.encode(), name="x", title="t", description="d", tips={}, ink="#222222", page_width=2.0)
+    clipped = [node.tag.rpartition("}")[2] for node in ElementTree.fromstring(text).iter() if "clip-path" in node.attrib]
+    assert clipped == ["g", "path"]
+    assert 'width="50.0%"' in text
 
 
 def test_an_inline_figure_has_ids_of_its_own_a_title_and_hover_texts(tmp_path: Path) -> None:
