@@ -38,6 +38,16 @@ def test_a_kind_is_timed_once_and_no_more_units_than_there_are() -> None:
     assert len(work.calls) == calls
 
 
+def test_pauses_of_a_busy_machine_are_not_taken_for_slow_work() -> None:
+    class Interrupted(Work):
+        def __call__(self, units: int) -> None:
+            super().__call__(units)
+            self.now += 0.017 * (len(self.calls) > 3)  # another program runs in between
+
+    work = Interrupted(0.0, 1e-4)
+    assert Stopwatch(work.clock).extrapolate("work", work, 20_000) == pytest.approx(2.0, rel=0.25)
+
+
 def test_many_images_lie_in_the_memory_of_one() -> None:
     images = repeat_random_image(1000, 3)
     assert images.shape == (1000, 3, 28, 28)

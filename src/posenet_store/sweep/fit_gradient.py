@@ -8,7 +8,7 @@ recomputed in every step they would cost more than the convolution. So whatever 
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -61,7 +61,7 @@ class GramSpace:
             for heads in group.members:
                 steps = self.protocol.count_epochs(rows) * self.protocol.count_steps(rows)
                 stepping = ("Gram steps", heads.width, heads.shape, len(heads.cells), self.protocol)
-                seconds += stopwatch.extrapolate(stepping, partial(_step_in_gram_space, heads), steps)
+                seconds += stopwatch.extrapolate(stepping, _prepare_gram_steps(heads), steps)
         runs = split_by_memory(self.groups, rows, self.limits.memory)
         memory = 2 * STEP_BYTES + max(sum(_moment_bytes(group, rows) for group in run) for run in runs)
         partial_groups = [heads for group in self.groups for heads in group.members if group.feature_indices(heads) is not None]
@@ -140,15 +140,23 @@ def _sum_random_images(group: MomentGroup, targets: Tensor, images_of_each_threa
     compute_image_moments([repeat_random_image(images, group.width)], images, *group.shape, targets)
 
 
-def _step_in_gram_space(heads: HeadGroup, steps: int) -> None:
-    """Take steps on moments of as many images as are too large for the CPU's cache, as real ones are."""
-    batch = heads.gradient_protocol.batch_size
+def _prepare_gram_steps(heads: HeadGroup) -> Callable[[int], None]:
+    """Return a function that takes steps on moments of more images than a CPU's cache holds, as real ones are."""
+    batch, targets = heads.gradient_protocol.batch_size, heads.alone().targets()
     images = max(batch, UNCACHED_BYTES // count_moment_bytes(1, heads.width, heads.shape[0]))
-    targets = heads.alone().targets()
-    second = torch.ones(images, heads.unknowns * (heads.unknowns + 1) // 2, dtype=torch.float64)
-    moments = ImageMoments(second, second.new_zeros(images, len(targets), heads.unknowns), 1)
-    order = [np.arange(first, first + batch) % images for first in range(0, steps * batch, batch)]
-    train_in_gram_space(moments, lambda epoch: order if epoch == 0 else [], heads.width, make_training_group(heads, targets))
+    training = make_training_group(heads, targets)
+
+    @cache
+    def make_moments() -> ImageMoments:
+        """Make them in the first call, which no one times: new memory takes as long as a hundred steps."""
+        second = torch.ones(images, heads.unknowns * (heads.unknowns + 1) // 2, dtype=torch.float64)
+        return ImageMoments(second, second.new_zeros(images, len(targets), heads.unknowns), 1)
+
+    def step(steps: int) -> None:
+        order = [np.arange(first, first + batch) % images for first in range(0, steps * batch, batch)]
+        train_in_gram_space(make_moments(), lambda epoch: order if epoch == 0 else [], heads.width, training)
+
+    return step
 
 
 def _sum_moments(

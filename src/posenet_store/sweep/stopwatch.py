@@ -10,6 +10,8 @@ from posenet_store.specs import GRID
 
 ENOUGH, LONG = 0.01, 0.1
 """Seconds that the units beyond the first must take (shorter times are mostly noise), and that need no second look."""
+AGREEMENT = 1.25
+"""Two times of a unit at most this factor apart are the work's; on a busy machine a pause of 20 ms looks like slow work."""
 
 
 class Stopwatch:
@@ -33,11 +35,11 @@ class Stopwatch:
         return first + (units - 1) * more
 
     def _measure(self, work: Callable[[int], object], most: int) -> tuple[float, float]:
-        """Return the seconds of the first unit, and of each one more: the smaller of two that were long enough."""
+        """Return the seconds of the first unit, and of each one more: the least, when two agree or the last time was long."""
         work(1)  # loads and caches what only the first call pays for
         first, units, longer = self._time(work, 1), 1, 0.0
         slopes: list[float] = []
-        while units < most and longer < LONG and len(slopes) < 2:
+        while units < most and longer < LONG and not agree(slopes):
             units = min(2 * units, most)
             longer = self._time(work, units) - first
             if longer >= ENOUGH or units == most:
@@ -52,6 +54,15 @@ class Stopwatch:
             work(units)
             times.append(self._clock() - began)
         return min(times)
+
+
+def agree(slopes: list[float]) -> bool:
+    """Return whether the last two times of a unit confirm each other.
+
+    >>> agree([0.02]), agree([0.02, 0.01]), agree([0.02, 0.01, 0.011])
+    (False, False, True)
+    """
+    return len(slopes) > 1 and max(slopes[-2:]) <= AGREEMENT * min(slopes[-2:])
 
 
 def repeat_random_image(images: int, channels: int) -> Tensor:
