@@ -4,12 +4,22 @@ import errno
 import hashlib
 import math
 import os
+import stat
 from pathlib import Path
 
 import pytest
 
 from posenet_store.errors import StoreError
-from posenet_store.files import canonical_json, read_json, replace_atomically, sha256, sha256_file, write_atomic, write_json
+from posenet_store.files import (
+    canonical_json,
+    make_folder,
+    read_json,
+    replace_atomically,
+    sha256,
+    sha256_file,
+    write_atomic,
+    write_json,
+)
 
 
 def test_write_atomic_creates_and_replaces(tmp_path: Path) -> None:
@@ -124,6 +134,48 @@ def test_a_failure_of_the_folders_sync_is_not_swallowed(tmp_path: Path, monkeypa
     with pytest.raises(OSError, match="Input/output error"):
         write_atomic(tmp_path / "record.json", b"new")
     assert [entry.name for entry in tmp_path.iterdir()] == ["record.json"]
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOTSUP])
+def test_a_disk_that_cannot_sync_folders_is_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    """CIFS and some FUSE file systems; a file that is not synced is still an error."""
+    refused: list[bool] = []
+
+    def sync(descriptor: int) -> None:
+        folder = stat.S_ISDIR(os.fstat(descriptor).st_mode)
+        if folder is refuse_folders:
+            refused.append(folder)
+            raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "fsync", sync)
+    refuse_folders = True
+    write_atomic(tmp_path / "deep/er/record.json", b"new")
+    assert (tmp_path / "deep/er/record.json").read_bytes() == b"new"
+    assert refused == [True] * 3
+    refuse_folders = False
+    with pytest.raises(OSError, match=os.strerror(code)):
+        write_atomic(tmp_path / "deep/er/record.json", b"newer")
+    assert (tmp_path / "deep/er/record.json").read_bytes() == b"new"
+
+
+def test_each_folder_that_is_made_is_synced_in_the_one_above(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[tuple[str, Path]] = []
+    mkdir = os.mkdir
+
+    def make(path: Path, *mode: int) -> None:
+        events.append(("made", path))
+        mkdir(path, *mode)
+
+    monkeypatch.setattr(os, "mkdir", make)
+    monkeypatch.setattr(os, "fsync", lambda number: events.append(("synced", Path(f"/proc/self/fd/{number}").readlink())))
+    made = [tmp_path / "runs", tmp_path / "runs/table2", tmp_path / "runs/table2/cells"]
+    make_folder(made[-1])
+    assert events == [event for path in made for event in (("made", path), ("synced", path.parent))]
+    make_folder(made[-1])
+    assert len(events) == 6
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(FileExistsError, match="file"):
+        make_folder(tmp_path / "file")
 
 
 def test_json_round_trip_is_exact(tmp_path: Path) -> None:

@@ -97,12 +97,26 @@ def _try_to_write(path: Path, wanted: str) -> None:
 
 
 def fsync(path: Path) -> None:
-    """Flush a file's bytes, or a folder's entries, to the disk, so that they survive a power cut."""
+    """Flush a file's bytes, or a folder's entries, to the disk, so that they survive a power cut.
+
+    Does nothing for a folder of a file system that can't flush folders (CIFS).
+    """
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if not (path.is_dir() and error.errno in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)):
+            raise
     finally:
         os.close(descriptor)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, and those above it that are missing, each synced in the one above; do nothing if it exists."""
+    if not path.is_dir():
+        make_folder(path.parent)
+        path.mkdir(exist_ok=True)
+        fsync(path.parent)
 
 
 @contextmanager
@@ -114,9 +128,7 @@ def replace_atomically(path: Path) -> Iterator[Path]:
     """
     if path.is_dir():
         raise StoreError(f"{path} is a folder where a file belongs; move it away and rerun the command")
-    if not path.parent.is_dir():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fsync(path.parent.parent)
+    make_folder(path.parent)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         yield temporary

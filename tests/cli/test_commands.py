@@ -1,9 +1,11 @@
 """The command line: a user's whole path on a real torchvision network, and every wrong thing typed."""
 
+import errno
 import json
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -267,6 +269,37 @@ def test_a_full_disk_is_one_sentence(home: Path, monkeypatch: pytest.MonkeyPatch
     assert "rerun the command" in result.stderr
     monkeypatch.undo()
     assert cli(*words).exit_code == 0
+
+
+def test_every_folder_of_results_is_synced_in_the_one_above(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise a power cut takes the folder with all that was synced in it; a disk that can't sync folders stops nothing."""
+    unsynced: list[tuple[Path, int]] = []  # each new folder, and the inode of the one above
+    mkdir = os.mkdir
+
+    def make(path: str, *mode: int) -> None:
+        mkdir(path, *mode)
+        unsynced.append((Path(path), Path(path).parent.stat().st_ino))
+
+    def sync(descriptor: int) -> None:
+        unsynced[:] = [(path, above) for path, above in unsynced if above != os.fstat(descriptor).st_ino]
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    monkeypatch.setattr(os, "mkdir", make)
+    monkeypatch.setattr(os, "fsync", sync)
+    stores, run = tmp_path / "new/stores", tmp_path / "new/runs/first"
+    (home / "ridge.toml").write_text(SWEEP.replace('"report-2020", ', "").replace("[report-2020]\nepochs = 1\n", ""))
+    commands: list[Words] = [
+        ("build-store", "--images", home / "photos", "--stores", stores, "--backbone", "pixels", "--no-probes"),
+        ("convert", store(home, "pixels"), "--format", "hdf5", "--stores", tmp_path / "other/stores"),
+        ("sweep", home / "ridge.toml", "--stores", stores, "--run", run, "--scheduler", "inline"),
+    ]
+    for command in commands:
+        result = cli(*command)
+        assert result.exit_code == 0, result.output
+        assert [path for path, _ in unsynced if path.name != "progress"] == []
 
 
 def test_a_disk_known_to_be_too_small_is_refused_before_the_build(

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from posenet_store.errors import PosenetStoreError, UsageError, unknown
-from posenet_store.files import fsync, read_json, sha256_file, write_json
+from posenet_store.files import fsync, make_folder, read_json, sha256_file, write_json
 from posenet_store.images.download import Advance, download
 from posenet_store.images.image_set import SUFFIXES
 from posenet_store.images.sources import DUTS
@@ -24,7 +24,7 @@ RECORD = "fetched.json"
 @contextmanager
 def _lock(root: Path) -> Iterator[None]:
     """Lock `root` against a second fetch, which would write to the same files; the lock ends with the process."""
-    root.mkdir(parents=True, exist_ok=True)
+    make_folder(root)
     folder = os.open(root, os.O_RDONLY)
     try:
         fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -72,7 +72,6 @@ def _draw_once(path: Path, seed: int, index: int) -> NDArray[np.uint8]:
         image = draw_dead_leaves(seed, index)
         text = io.BytesIO()
         Image.fromarray(image).save(text, "PNG", compress_level=1)
-        path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, text.getvalue())
         return image
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from posenet_store.errors import UsageError, unknown
+from posenet_store.files import fsync
 from posenet_store.store.access import PLAN
 from posenet_store.store.catalogue import find_outdated, list_stores
 
@@ -84,6 +85,7 @@ def remove(removal: Removal) -> None:
         return
     temporary = removal.root / f".{path.name.strip('.')}.{uuid.uuid4().hex}.tmp"
     path.rename(temporary)
+    fsync(removal.root)  # otherwise a power cut could bring the name back, of a folder that is half removed
     shutil.rmtree(temporary)
 
 

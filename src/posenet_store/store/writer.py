@@ -16,7 +16,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from posenet_store.errors import BuildError, StoreError
-from posenet_store.files import canonical_json, fsync, sha256, sha256_file, write_json, write_pieces
+from posenet_store.files import canonical_json, fsync, make_folder, sha256, sha256_file, write_json, write_pieces
 from posenet_store.store.access import StoreFiles
 from posenet_store.store.feature_statistics import compute_statistics
 from posenet_store.store.formats import list_block_files, load_format
@@ -215,10 +215,10 @@ def _list_files(folder: Path) -> list[Path]:
 @contextmanager
 def _make_skeleton(files: StoreFiles, plan: Plan) -> Iterator[StoreFiles]:
     """Make everything that a store needs before its first block, in a temporary folder beside the store's folder."""
-    files.root.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(files.root.parent)
     skeleton = StoreFiles(files.root.with_name(f".{files.root.name}.{uuid.uuid4().hex}.tmp"))
     try:
-        skeleton.commits.mkdir(parents=True)
+        make_folder(skeleton.commits)
         load_format(plan.spec.format).create(skeleton.root, plan.spec, plan.ids)
         entries = tuple(describe_file(skeleton.root, path) for path in _list_files(skeleton.root))
         write_json(skeleton.plan, replace(plan, files=entries).to_dict())
@@ -243,6 +243,6 @@ def _restore_metadata(files: StoreFiles, plan: Plan) -> None:
     with _make_skeleton(files, plan) as skeleton:
         for path in _list_files(skeleton.root):
             target = files.root / path.relative_to(skeleton.root)
-            target.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(target.parent)
             path.replace(target)
             fsync(target.parent)

@@ -53,7 +53,6 @@ class MomentCache:
         if path is None:
             return
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
             with replace_atomically(path) as temporary:
                 save_file(dict(tensors), temporary, metadata={"key": key, "checks": _compute_checksums(tensors)})
         except (SafetensorError, OSError):

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from posenet_store.errors import StoreError, UsageError
-from posenet_store.files import read_json, write_atomic, write_json
+from posenet_store.files import make_folder, read_json, write_atomic, write_json
 from posenet_store.heads.metrics import Scores
 from posenet_store.store.read_counter import ReadCounter
 from posenet_store.sweep.cell import Cell
@@ -73,7 +73,7 @@ class RunFiles:
     def create(self) -> None:
         """Create the folders."""
         for path in (self.record(""), self.head(""), self.scores("")):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(path.parent)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from posenet_store.files import fsync, write_atomic
+from posenet_store.files import make_folder, write_atomic
 from posenet_store.specs import StoreSpec
 from posenet_store.store.access import Files, StoreFiles
 from posenet_store.store.chunking import choose_chunk_rows, compute_block_bounds, count_row_bytes
@@ -28,8 +28,7 @@ CACHE = {"rdcc_nbytes": 16 << 20, "rdcc_w0": 1.0}  # a chunk larger than the cac
 
 def create(folder: Path, spec: StoreSpec, ids: Sequence[str]) -> None:
     """Create the folder of the parts."""
-    (folder / PARTS).mkdir()
-    fsync(folder)
+    make_folder(folder / PARTS)
 
 
 def count_other_files(spec: StoreSpec) -> int:
