@@ -8,6 +8,7 @@ PosenetStoreError            exit code 1: the work failed
 """
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -33,6 +34,19 @@ class BuildError(PosenetStoreError):
 
 class StoreError(PosenetStoreError):
     """A store can't be opened, or what it holds is not what its records say."""
+
+
+OUT_OF_MEMORY = re.compile("out of memory|allocate memory|_ALLOC_FAILED|unable to find an engine|CUBLAS_STATUS_NOT_INITIALIZED")
+"""What torch's allocators, the driver, cuDNN (whose plans all lack room) and cuBLAS say where memory does not suffice."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error means that the memory of the machine or of a GPU did not suffice.
+
+    >>> is_out_of_memory(RuntimeError("CUDA error: out of memory")), is_out_of_memory(RuntimeError("shapes differ"))
+    (True, False)
+    """
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and bool(OUT_OF_MEMORY.search(str(error))))
 
 
 def first_line(error: BaseException) -> str:

@@ -15,8 +15,8 @@ TAP_SETS = ("report", "official")
 DTYPES = ("float16", "float32")
 LAYOUTS = ("native", "readout", "aligned")
 FORMATS = ("zarr", "hdf5")
-PRECISIONS = ("float32", "bfloat16", "float16")
-"""What a network computes in; what a store holds is its `dtype`."""
+PRECISIONS = ("float32", "bfloat16", "float16", "tf32")
+"""What a network computes in; what a store holds is its `dtype`. TF32 is float32 of 10 bits inside a GPU's convolutions."""
 COMPILED = "+compile"
 COMPUTES = tuple(precision + suffix for precision in PRECISIONS for suffix in ("", COMPILED))
 ZEROS = "zeros"

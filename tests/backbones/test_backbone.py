@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from posenet_store.backbones.backbone import Backbone, preprocess, run_taps
-from posenet_store.backbones.load import load_backbone, parse_device
+from posenet_store.backbones.load import load_backbone
 from posenet_store.backbones.taps import list_tap_modules
 from posenet_store.backbones.weights import load_weights
 from posenet_store.errors import UsageError
@@ -169,10 +169,3 @@ def test_a_seed_is_a_network_and_the_global_generator_is_left_alone() -> None:
 def test_a_mistake_names_what_is_accepted(name: str, weights: str, taps: str, device: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         load_backbone(BackboneSpec(name, weights, taps, device))
-
-
-def test_cuda_is_refused_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert parse_device("auto").type == "cpu"
-    with pytest.raises(UsageError, match="no usable CUDA device"):
-        parse_device("cuda")

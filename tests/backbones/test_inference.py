@@ -102,9 +102,10 @@ def test_bfloat16_is_near_and_float32_on_the_outside() -> None:
 
 
 def test_float16_is_refused_on_a_processor() -> None:
-    with pytest.raises(UsageError, match="float16 needs a CUDA device; on a CPU use bfloat16"):
-        load_backbone(BackboneSpec("resnet18", "random:0", "report", "cpu", "float16"))
-    check_compute("float16+compile", torch.device("cuda"))
+    for compute in ("float16", "tf32"):
+        with pytest.raises(UsageError, match=f"{compute} needs a CUDA device; on a CPU use bfloat16"):
+            load_backbone(BackboneSpec("resnet18", "random:0", "report", "cpu", compute))
+        check_compute(f"{compute}+compile", torch.device("cuda"))
 
 
 @pytest.mark.system
@@ -115,6 +116,21 @@ def test_a_compiled_network_is_the_plain_one(monkeypatch: pytest.MonkeyPatch) ->
     for name in ("resnet18", "mobilenet_v2"):
         actual = load_backbone(BackboneSpec(name, "random:0", "report", "cpu", "float32+compile")).features(pixels())
         assert_close(actual, load_backbone(BackboneSpec(name, "random:0", device="cpu")).features(pixels()), 1e-4)
+
+
+@pytest.mark.system
+def test_a_network_is_compiled_once_for_batches_of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler, graphs = torch.compile, list[torch.fx.GraphModule]()
+
+    def count(graph: torch.fx.GraphModule, _inputs: object) -> object:
+        graphs.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr("torch.compile", lambda module: compiler(module, backend=count))
+    backbone = load_backbone(BackboneSpec("resnet18", "random:0", "report", "cpu", "float32+compile"))
+    for batch in (1, 4, 3, 1):
+        assert {len(value) for value in backbone.features(pixels()[:1].repeat(batch, 1, 1, 1)).values()} == {batch}
+    assert len(graphs) == 1
 
 
 def test_no_compiler_is_an_error_that_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

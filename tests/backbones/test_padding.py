@@ -9,7 +9,7 @@ from torch.nn import functional
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from posenet_store.backbones.backbone import run_taps
-from posenet_store.backbones.load import load_backbone, parse_device
+from posenet_store.backbones.load import load_backbone
 from posenet_store.backbones.padding import check_padding, replace_padding
 from posenet_store.backbones.taps import list_tap_modules
 from posenet_store.errors import UsageError
@@ -193,14 +193,3 @@ def test_unit_input_is_totensor_alone() -> None:
     assert network.weights == "random0-unit"
     with pytest.raises(UsageError, match="unknown preprocessing 'none'; accepted: weights, unit"):
         load_backbone(BackboneSpec("resnet18", "random:0", device="cpu", preprocess="none"))
-
-
-def test_a_card_is_named_by_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert parse_device("cuda:1") == torch.device("cuda:1")
-    assert parse_device("cuda").type == "cuda"
-    with pytest.raises(UsageError, match="cuda:2: this machine has 2 CUDA devices, the last is cuda:1"):
-        parse_device("cuda:2")
-    with pytest.raises(UsageError, match=r"unknown device 'cuda:x'.*accepted: auto, cpu, cuda, cuda:K"):
-        parse_device("cuda:x")

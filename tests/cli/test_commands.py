@@ -302,6 +302,19 @@ def test_every_folder_of_results_is_synced_in_the_one_above(
         assert [path for path, _ in unsynced if path.name != "progress"] == []
 
 
+def test_memory_that_runs_out_is_one_sentence_and_what_computes_is_said(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run_out(*_: object, **__: object) -> None:
+        raise RuntimeError("CUDA error: out of memory\nCompile with TORCH_USE_CUDA_DSA")
+
+    words: Words = ("build-store", "--images", home / "photos", "--stores", home / "oom", "--backbone", "pixels", "--no-probes")
+    with monkeypatch.context() as patched:
+        patched.setattr("posenet_store.extraction.build.Buffer", run_out)
+        result = cli(*words)
+    assert (result.exit_code, result.stderr.splitlines()[-1][:50]) == (1, "error: out of memory (CUDA error: out of memory); ")
+    assert "--batch-size" in result.stderr
+    assert "pixels computes in float32 on cpu" in cli(*words).stderr
+
+
 def test_a_disk_known_to_be_too_small_is_refused_before_the_build(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -24,23 +24,34 @@ from tests.support.small import contents, tiny_backbone, write_images
 ARRAYS = {"f1": (3, 4, 4)}
 
 
+SHORTAGES = (
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    getattr(torch, "AcceleratorError", RuntimeError)("CUDA error: out of memory"),  # outside of torch's allocator
+    RuntimeError("GET was unable to find an engine to execute this computation"),  # cuDNN: no plan had room
+    RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+    MemoryError(),
+)
+
+
 class _Small(nn.Module):
     """A device on which `room` images fit."""
 
-    def __init__(self, room: int) -> None:
+    def __init__(self, room: int, error: Exception) -> None:
         super().__init__()
-        self.image, self.room, self.sizes = nn.Identity(), room, list[int]()
+        self.image, self.room, self.error, self.sizes = nn.Identity(), room, error, list[int]()
 
     def forward(self, images: Tensor) -> Tensor:
         self.sizes.append(len(images))
         if len(images) > self.room:
-            raise torch.OutOfMemoryError("out of memory")
+            raise self.error
         output: Tensor = self.image(images)
         return output
 
 
-def small(room: int) -> tuple[Backbone, _Small]:
-    module, taps = _Small(room), (Tap("f1", "image", (3, 4, 4)),)
+def small(room: int, error: Exception = SHORTAGES[0]) -> tuple[Backbone, _Small]:
+    module, taps = _Small(room, error), (Tap("f1", "image", (3, 4, 4)),)
     preprocess = Preprocess(4, 1.0, (0.0,) * 3, (1.0,) * 3)
     return Backbone("small", "", "00", "", taps, preprocess, module, torch.device("cpu")), module
 
@@ -53,8 +64,9 @@ def launched(forward: Forward, pixels: Tensor, held: Tensor | None = None, dtype
     return targets["f1"]
 
 
-def test_a_batch_is_halved_until_it_fits_and_later_ones_begin_there() -> None:
-    backbone, module = small(room=3)
+@pytest.mark.parametrize("error", SHORTAGES, ids=lambda error: str(error)[:30])
+def test_a_batch_is_halved_until_it_fits_and_later_ones_begin_there(error: Exception) -> None:
+    backbone, module = small(room=3, error=error)
     forward, pixels = Forward(backbone, ARRAYS, StageTimer()), torch.randint(0, 256, (10, 4, 4, 3), dtype=torch.uint8)
     for _ in range(2):
         assert torch.equal(launched(forward, pixels), pixels.permute(0, 3, 1, 2).float())
@@ -63,8 +75,10 @@ def test_a_batch_is_halved_until_it_fits_and_later_ones_begin_there() -> None:
 
 
 def test_memory_that_does_not_suffice_for_one_image_is_an_error_that_says_so() -> None:
-    with pytest.raises(BuildError, match="the memory of cpu does not suffice for one image"):
+    with pytest.raises(BuildError, match=r"the memory of cpu does not suffice for one image .*Tried to allocate"):
         launched(Forward(small(room=0)[0], ARRAYS, StageTimer()), torch.zeros(4, 4, 4, 3, dtype=torch.uint8))
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        launched(Forward(small(0, RuntimeError("shapes differ"))[0], ARRAYS, StageTimer()), torch.zeros(4, 4, 4, 3).byte())
 
 
 def test_a_build_that_runs_out_of_memory_in_the_middle_is_the_store_of_smaller_batches(tmp_path: Path) -> None:

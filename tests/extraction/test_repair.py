@@ -3,13 +3,15 @@
 from pathlib import Path
 
 import pytest
+from torch import Tensor
 
+from posenet_store.backbones.backbone import Backbone
 from posenet_store.errors import UsageError
 from posenet_store.extraction.build import build_probe_store
 from posenet_store.extraction.repair import repair_store
 from posenet_store.images.image_set import load_folder
 from posenet_store.store.reader import open_store
-from posenet_store.store.verify import find_damage
+from posenet_store.store.verify import Damage, find_damage
 from tests.support.small import built_store, contents, folder, tiny_backbone, write_images
 
 
@@ -22,8 +24,27 @@ def test_a_damaged_block_is_computed_again(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="weights"):
         repair_store(store, images, tiny_backbone(seed=1))
     assert len(list(find_damage(store, deep=True))) > 0
-    assert repair_store(store, images, backbone, batch_size=2).extracted == 2
+    assert repair_store(store, images, backbone).extracted == 2  # the batch size is on record
     assert (list(find_damage(store, deep=True)), contents(store)) == ([], before)
+
+
+def test_a_store_records_what_computed_it_and_is_repaired_in_its_batches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, backbone = load_folder(write_images(tmp_path / "photos", 10)), tiny_backbone()
+    reader = built_store(tmp_path / "stores", images, backbone)
+    assert reader.plan.provenance["computed_on"] == {"device": "cpu", "precision": "float32", "batch_size": 2}
+    assert not any("computed_on" in reader.read_record(block) for block in range(3))
+    batches: list[int] = []
+    features = Backbone.features
+
+    def count(network: Backbone, pixels: Tensor) -> dict[str, Tensor]:
+        batches.append(len(pixels))
+        return features(network, pixels)
+
+    monkeypatch.setattr(Backbone, "features", count)
+    repair_store(folder(reader), images, backbone, damage=[Damage(0, "lost")])
+    assert batches == [2, 2]
 
 
 def test_the_named_store_is_repaired_whatever_it_and_its_images_are_called(tmp_path: Path) -> None:

@@ -14,8 +14,9 @@ from click.testing import CliRunner
 from numpy.typing import NDArray
 
 from posenet_store.cli import main
+from posenet_store.extraction import plan
 from posenet_store.extraction.build import BuildResult, build_store, plan_store
-from posenet_store.extraction.plan import estimate_build
+from posenet_store.extraction.plan import estimate_build, find_slow_precision
 from posenet_store.extraction.timing import STAGES, StageTimer, get_peak_memory
 from posenet_store.images.image_set import ImageSet
 from posenet_store.images.sources import load_image_set
@@ -109,8 +110,8 @@ def test_a_slow_disk_holds_the_network_up_and_memory_stays_bounded(
 
     monkeypatch.setattr(StoreWriter, "write", slow)
     backbone = tiny_backbone()
-    plan = plan_store(images, backbone, "native", "float32", 1)
-    build_store(images, backbone, plan, tmp_path / "stores", batch_size=1, advance=advance)
+    planned = plan_store(images, backbone, "native", "float32", 1)
+    build_store(images, backbone, planned, tmp_path / "stores", batch_size=1, advance=advance)
     assert 2 <= most[0] <= 4
 
 
@@ -158,11 +159,20 @@ def test_reading_and_decoding_are_the_same_workers() -> None:
     assert clock.find_bottleneck() == "decode"
 
 
+def test_bfloat16_that_a_cpu_emulates_is_said_before_a_build(monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = replace(tiny_backbone(), compute="bfloat16+compile")
+    monkeypatch.setattr(plan, "has_bfloat16_instructions", lambda: False)
+    assert "8 times as long" in str(find_slow_precision(backbone))
+    assert find_slow_precision(replace(backbone, compute="float32")) is None
+    monkeypatch.setattr(plan, "has_bfloat16_instructions", lambda: True)
+    assert find_slow_precision(backbone) is None
+
+
 def test_a_plan_says_memory_and_bytes_of_a_build(images: ImageSet, tmp_path: Path) -> None:
     backbone = tiny_backbone()
-    plan = plan_store(images, backbone, "native", "float16", 4)
-    expected = estimate_build(images, backbone, plan, 4)
-    sealed = open_store(build_store(images, backbone, plan, tmp_path / "stores").path)
+    planned = plan_store(images, backbone, "native", "float16", 4)
+    expected = estimate_build(images, backbone, planned, 4)
+    sealed = open_store(build_store(images, backbone, planned, tmp_path / "stores").path)
     assert expected.bytes == pytest.approx(sealed.manifest["bytes"], rel=0.2)
     assert expected.memory > 0
     assert expected.seconds > 0

@@ -6,7 +6,7 @@ import pytest
 
 from posenet_store.errors import UsageError
 from posenet_store.parallel.executors import share_worker_memory
-from posenet_store.parallel.machine import MIB, SHARE, parse_memory, read_memory_limit, share_memory
+from posenet_store.parallel.machine import MIB, SHARE, has_bfloat16_instructions, parse_memory, read_memory_limit, share_memory
 
 GIB = 1 << 30
 FILES = {"proc/meminfo": f"MemTotal:   {8 * GIB // 1024} kB\nMemFree: 1 kB\n"}
@@ -34,6 +34,17 @@ def test_the_least_limit_counts(tmp_path: Path, files: dict[str, str], environme
         (tmp_path / name).write_text(text)
     assert read_memory_limit(tmp_path, environment) == expected
     assert share_memory(4, tmp_path, environment) == int(expected * SHARE / 4)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("flags\t\t: fpu avx512_bf16 sse", True), ("flags : fpu avx2", False), ("Features : fp bf16", True), ("model : 1", True)],
+)
+def test_bfloat16_is_an_instruction_or_not(tmp_path: Path, text: str, expected: bool) -> None:
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/cpuinfo").write_text(f"processor : 0\n{text}\n")
+    assert has_bfloat16_instructions(tmp_path) is expected
+    assert has_bfloat16_instructions(tmp_path / "absent")
 
 
 def test_without_proc_the_system_says_how_much_there_is(tmp_path: Path) -> None:

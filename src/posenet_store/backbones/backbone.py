@@ -8,7 +8,7 @@ from threading import RLock
 import torch
 from torch import Tensor, nn
 
-from posenet_store.backbones.inference import autocast, is_compiled
+from posenet_store.backbones.inference import is_compiled, set_precision
 from posenet_store.specs import TRAINED, ZEROS, Preprocess, Tap
 from posenet_store.threads import one_thread_at_a_time
 
@@ -55,12 +55,13 @@ class Backbone:
     @torch.inference_mode()
     def features(self, images: Tensor) -> dict[str, Tensor]:
         """Return {tap name: float32 [B, C, H, W]} of uint8 images [B, S, S, 3], from one forward pass."""
-        with autocast(self.compute, self.device):
+        with set_precision(self.compute, self.device):
             if is_compiled(self.compute):
-                outputs: dict[str, Tensor] = self.module(self.inputs(images))
+                # torch would compile another network for a single image: it runs twice
+                outputs: dict[str, Tensor] = self.module(self.inputs(images if len(images) > 1 else images.repeat(2, 1, 1, 1)))
             else:
                 outputs = run_taps(self.module, [(tap.name, tap.module) for tap in self.taps], self.inputs(images))
-        return {tap.name: outputs[tap.name].float() for tap in self.taps}
+        return {tap.name: outputs[tap.name][: len(images)].float() for tap in self.taps}
 
 
 @lru_cache

@@ -32,7 +32,7 @@ def check_weights(source: str, backbone: str) -> None:
 
 def check_device(name: str) -> None:
     """Raise UsageError if no device is called so; whether it is there, torch tells."""
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
+    if not re.fullmatch(r"auto|cpu|cuda(:(0|[1-9]\d?))?", name):
         raise unknown("device", name, DEVICES)
 
 

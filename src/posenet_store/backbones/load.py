@@ -8,10 +8,11 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from posenet_store.backbones.backbone import Backbone, one_network_at_a_time, run_taps
-from posenet_store.backbones.checks import check_device, check_names
+from posenet_store.backbones.backbone import Backbone, one_network_at_a_time, preprocess, run_taps
+from posenet_store.backbones.checks import check_names
+from posenet_store.backbones.device import parse_device
 from posenet_store.backbones.hed import find_hed_file
-from posenet_store.backbones.inference import autocast, check_compute, is_compiled, prepare_network
+from posenet_store.backbones.inference import check_compute, is_compiled, prepare_network, set_precision
 from posenet_store.backbones.padding import check_padding, replace_padding
 from posenet_store.backbones.taps import list_tap_modules
 from posenet_store.backbones.torchvision_models import (
@@ -66,29 +67,16 @@ def measure_taps(module: nn.Module, modules: Sequence[str], size: int) -> tuple[
     return tuple(Tap(name, path, tuple(outputs[name].shape[1:])) for name, path in named)  # type: ignore[arg-type]
 
 
-def parse_device(name: str) -> torch.device:
-    """Return the torch device for auto, cpu, cuda or cuda:K; raises UsageError if it does not exist here."""
-    check_device(name)
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cpu":
-        return torch.device(name)
-    if not torch.cuda.is_available():
-        raise UsageError(f"--device {name}: this machine has no usable CUDA device; use --device auto or cpu")
-    device, count = torch.device(name), torch.cuda.device_count()
-    if (device.index or 0) >= count:
-        raise UsageError(
-            f"--device {name}: this machine has {count} CUDA device{'s' * (count > 1)}, the last is cuda:{count - 1}"
-        )
-    return device
+def _compile(module: nn.Module, taps: Sequence[Tap], inputs: Tensor, compute: str) -> nn.Module:
+    """Compile the network up to its taps for batches of any size, and run it once on `inputs`, a batch of two.
 
-
-def _compile(module: nn.Module, taps: Sequence[Tap], example: Tensor, compute: str) -> nn.Module:
-    """Compile the network up to its taps and run it once; raises PosenetStoreError if torch can't compile it here."""
+    Raises PosenetStoreError if torch can't compile it here.
+    """
     compiled = cast(nn.Module, torch.compile(cut_at_taps(module, taps)))
     try:
-        with torch.inference_mode(), autocast(compute, example.device):
-            compiled(example)
+        with torch.inference_mode(), set_precision(compute, inputs.device):
+            torch._dynamo.mark_dynamic(inputs, 0)
+            compiled(inputs)
     except Exception as error:  # a missing compiler or an unsupported operation can raise anything
         raise PosenetStoreError(
             f"torch can't compile this network here ({first_line(error)}); leave --compile out, or install a C++ compiler"
@@ -149,8 +137,9 @@ def load_backbone(spec: BackboneSpec | str) -> Backbone:
     """
     spec = BackboneSpec(spec) if isinstance(spec, str) else spec
     _check_names(spec)
-    name, device = spec.name or "", parse_device(spec.device)
-    compute = "float32" if name == PIXELS else spec.compute  # pixels: nothing is computed
+    name = spec.name or ""
+    device = parse_device("cpu" if name == PIXELS else spec.device)  # pixels: nothing is computed
+    compute = "float32" if name == PIXELS else spec.compute
     weights = change_input(load_weights(spec.weights, name), spec.preprocess, spec.size)
     module, digest = load_network(name, weights)
     module = replace_padding(drop_classifier(module), spec.padding).eval().requires_grad_(False)
@@ -159,7 +148,9 @@ def load_backbone(spec: BackboneSpec | str) -> Backbone:
     modules = tuple(tap.module for tap in taps)
     module = prepare_network(module.to(device), modules, compute)
     if is_compiled(compute):
-        module = _compile(module, taps, torch.zeros(1, 3, size, size, device=device), compute)
+        with torch.inference_mode():  # as in every later pass: torch compiles for other tensors anew
+            inputs = preprocess(torch.zeros(2, size, size, 3, dtype=torch.uint8, device=device), weights.preprocess)
+        module = _compile(module, taps, inputs, compute)
     return Backbone(
         name=name,
         weights=weights.label,

@@ -105,7 +105,7 @@ def load_network(name: str, weights: Weights) -> tuple[nn.Module, str]:
     if name == PIXELS:
         return _Pixels(), compute_state_digest({})
     if weights.seed is not None:
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[]):  # weights are drawn on the CPU; GPUs are left alone
             torch.manual_seed(weights.seed)
             module = build_network(name)
         return module, compute_state_digest(module.state_dict())

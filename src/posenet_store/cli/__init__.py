@@ -21,7 +21,7 @@ from posenet_store.cli.stores import stores
 from posenet_store.cli.sweep import sweep
 from posenet_store.cli.table import table
 from posenet_store.cli.verify import verify
-from posenet_store.errors import PosenetStoreError
+from posenet_store.errors import PosenetStoreError, first_line, is_out_of_memory
 
 DISK_ERRORS = (
     errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EIO, errno.ESTALE,
@@ -29,6 +29,7 @@ DISK_ERRORS = (
 )  # fmt: skip
 
 
+ROOM = "free some, or give a smaller --batch-size, fewer --workers or --device cpu"
 RARELY = (100_000, 50, 50)
 """When garbage is looked for: what imports and figures allocate lives to the end, and looking takes an eighth of a sweep."""
 
@@ -51,6 +52,10 @@ class _Group(click.Group):
             if kept := _describe_kept(error):
                 click.echo(kept, err=True)
             raise
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            _fail(ctx, f"out of memory ({first_line(error)}); finished work is kept: {ROOM}, and rerun the command", 1)
         except OSError as error:
             if error.errno not in DISK_ERRORS:
                 raise

@@ -75,17 +75,18 @@ def build_store(
     from posenet_store.backbones.load import load_backbone
     from posenet_store.extraction.build import build_store, count_rows, plan_store, select_part
     from posenet_store.extraction.distributed import Part
-    from posenet_store.extraction.forward import choose_batch_size
+    from posenet_store.extraction.forward import choose_batch_size, describe_computation
     from posenet_store.extraction.plan import estimate_build
     from posenet_store.images.sources import load_image_set
 
     images = load_image_set(source, data_root).take(limit)
     _report_choice(images)
     backbone = load_backbone(network)
+    report_device(backbone, network.device)
     plan = plan_store(images, backbone, layout, dtype, file_format=file_format)
     if plan_only:
         size = batch_size or choose_batch_size(backbone, plan.spec.block_rows)
-        facts = _planned(plan, root, estimate_build(images, backbone, plan, size))
+        facts = _planned(plan, root, estimate_build(images, backbone, plan, size), describe_computation(backbone, size))
         print_json(facts) if as_json else _print_plan(facts)
         return
     if scheduler is not None:
@@ -104,6 +105,18 @@ def build_store(
     outcome = build_with_progress(build, f"{plan.spec.network} on {images.name}", rows)
     facts = outcome.to_dict() | {"fingerprint": plan.spec.fingerprint}
     print_json(facts) if as_json else click.echo(outcome.path)
+
+
+def report_device(backbone: "Backbone", asked: str) -> None:
+    """Say on standard error what computes, why it is not the GPU that is there, and what is slow there."""
+    from posenet_store.backbones.device import describe_device, explain_cpu
+    from posenet_store.extraction.plan import find_slow_precision
+
+    fault = explain_cpu() if asked == "auto" and backbone.device.type == "cpu" else None
+    click.echo(f"{backbone.name} computes in {backbone.compute} on {describe_device(backbone.device)}", err=True)
+    for note in (fault and f"--device auto takes the CPU: {fault}", find_slow_precision(backbone)):
+        if note:
+            click.echo(f"note: {note}", err=True)
 
 
 def check_inputs(source: str, data_root: Path | None, network: "BackboneSpec", root: Path, plan_only: bool = False) -> None:
@@ -206,7 +219,7 @@ def build_with_progress(build: "Callable[..., BuildResult]", title: str, images:
     return outcome
 
 
-def _planned(plan: "Plan", root: Path, expected: "Estimate") -> dict[str, Any]:
+def _planned(plan: "Plan", root: Path, expected: "Estimate", computed_on: dict[str, Any]) -> dict[str, Any]:
     from posenet_store.store.plan import find_folder
     from posenet_store.store.writer import count_files
 
@@ -221,6 +234,8 @@ def _planned(plan: "Plan", root: Path, expected: "Estimate") -> dict[str, Any]:
         "blocks": len(plan.bounds),
         "seconds": round(expected.seconds, 1),
         "memory": expected.memory,
+        "gpu_memory": expected.gpu_memory,
+        "computed_on": computed_on,
         "free_bytes": shutil.disk_usage(find_existing(root)).free,
     }
 
@@ -234,6 +249,8 @@ def _print_plan(facts: dict[str, Any]) -> None:
     click.echo(f"size    about {on_disk} in {facts['files']:,} files, {size} before compression")
     click.echo(f"time    about {format_time(facts['seconds'])} on this machine, measured on one batch")
     click.echo(f"memory  {format_bytes(facts['memory'])}, whatever the number of images")
+    if facts["gpu_memory"]:
+        click.echo(f"gpu     {format_bytes(facts['gpu_memory'])} of {facts['computed_on']['device']}")
     click.echo(f"free    {format_bytes(facts['free_bytes'])} on the disk of {facts['store']}")
     if facts["free_bytes"] < facts["bytes"]:
         click.echo("warning: the free disk is less than the uncompressed size", err=True)

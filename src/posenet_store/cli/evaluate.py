@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from posenet_store.cli.build_store import build_with_progress, check_inputs
+from posenet_store.cli.build_store import build_with_progress, check_inputs, report_device
 from posenet_store.cli.help import command
 from posenet_store.cli.options import backbone_options, image_options, json_option, list_given, stores_option
 from posenet_store.cli.output import print_json, print_table
@@ -100,6 +100,7 @@ def _store_of(
         network = BackboneSpec(**(made["network_spec"] | list_given(network) | {"device": network.device}))
     images = load_image_set(source, data_root)
     frozen = load_backbone(network)
+    report_device(frozen, network.device)
     layout = "native" if reads_all_channels(question.input if question else made["cell"]["input"]) else "aligned"
     plan = plan_store(images, frozen, layout, "float32")
     if not question:

@@ -69,7 +69,7 @@ _BACKBONE_OPTIONS = (
     device_option,
     click.option(
         "--precision", type=click.Choice(PRECISIONS), default=PRECISIONS[0], show_default=True,
-        help="What convolutions compute in (autocast); float16 on CUDA only. --dtype is what the store holds.",
+        help="What convolutions compute in; float16 and tf32 on CUDA only. --dtype is what the store holds.",
     ),
     click.option("--compile", "compiled", is_flag=True, help="Compile the network with torch.compile; needs a C++ compiler."),
     click.option(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from posenet_store.cli.build_store import Termination, build_with_progress, check_inputs
+from posenet_store.cli.build_store import Termination, build_with_progress, check_inputs, report_device
 from posenet_store.cli.help import command
 from posenet_store.cli.options import backbone_options, data_root_option, json_option, stores_option
 from posenet_store.cli.output import format_bytes, format_time, print_json, print_table, printable
@@ -96,6 +96,7 @@ def _prepare_stores(
     from posenet_store.images.synthetic import load_probes
 
     backbone = load_backbone(network)
+    report_device(backbone, network.device)
     prepare = _plan_build if plan_only else _build
     return [_Store(role, *prepare(subset, backbone, root, batch_size)) for subset in (images, load_probes())]
 

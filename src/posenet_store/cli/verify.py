@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from posenet_store.cli.build_store import build_with_progress
+from posenet_store.cli.build_store import build_with_progress, report_device
 from posenet_store.cli.help import command
 from posenet_store.cli.options import device_option, image_options, json_option
 from posenet_store.cli.output import print_json, printable
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
               help="With --repair or --probe: the weights of the build.  [default: those on record]")  # fmt: skip
 @device_option
 @click.option("--batch-size", type=click.IntRange(1),
-              help="With --repair: that of the build; the last bits of features may depend on it.")  # fmt: skip
+              help="With --repair: images a forward pass.  [default: that of the build]")  # fmt: skip
 @json_option
 def verify(
     store: str, deep: bool, probe: bool, repair: bool, source: str | None, data_root: Path | None, weights: str | None,
@@ -55,7 +55,7 @@ def verify(
         click.echo(f"{store.rstrip('/').rsplit('/')[-1]}: {len(damage)} faults ({how})", err=True)
     if damage and repair and source is not None:
         _repair(Path(store).resolve(), source, data_root, damage, weights, device, batch_size)
-    elif damage or _drifted(differences):
+    elif damage or _drifted(store, differences):
         raise click.exceptions.Exit(1)
 
 
@@ -72,13 +72,15 @@ def _differences(store: str, weights: str | None, device: str) -> dict[str, floa
     return compare_samples(plan.provenance["probe"], sample_taps(load_backbone(plan.find_backbone_spec(weights, device))))
 
 
-def _drifted(differences: dict[str, float]) -> bool:
+def _drifted(store: str, differences: dict[str, float]) -> bool:
     """Return whether the probe image gives other features than those on record, and say so."""
     if not differences:
         return False
     from posenet_store.extraction.reference_check import describe_drift
+    from posenet_store.store.access_remote import open_files
+    from posenet_store.store.plan import read_plan
 
-    if beyond := describe_drift(differences):
+    if beyond := describe_drift(differences, read_plan(open_files(store)).spec.compute):
         click.echo(f"the network no longer gives what the store holds: {beyond}; are weights and versions the same?", err=True)
     return bool(beyond)
 
@@ -88,6 +90,7 @@ def _repair(
     batch_size: int | None,
 ) -> None:  # fmt: skip
     """Repair the store under a progress bar."""
+    from posenet_store.backbones.device import collect_device
     from posenet_store.backbones.load import load_backbone
     from posenet_store.extraction.repair import repair_store
     from posenet_store.images.sources import load_image_set
@@ -96,6 +99,12 @@ def _repair(
 
     plan = read_plan(StoreFiles(store))
     images = load_image_set(source, data_root)
+    computed_on = plan.provenance.get("computed_on", {}).get("device")
+    if device == "auto" and computed_on == "cpu":
+        device = "cpu"  # also where there is a GPU, so that the repaired features are the same to the last bit
     backbone = load_backbone(plan.find_backbone_spec(weights, device))
+    report_device(backbone, device)
+    if computed_on not in (None, collect_device(backbone.device)["device"]):
+        click.echo(f"note: the build computed on {computed_on}; the last bits of repaired features may differ", err=True)
     build = partial(repair_store, store, images, backbone, damage=damage, batch_size=batch_size)
     build_with_progress(build, f"{plan.spec.network} on {images.name}", plan.spec.rows)

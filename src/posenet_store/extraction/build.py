@@ -10,14 +10,14 @@ import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from posenet_store.backbones.backbone import Backbone
 from posenet_store.errors import BuildError, UsageError
 from posenet_store.extraction.commit import BUFFERS, Buffer, Committer
-from posenet_store.extraction.forward import Forward, PendingBatch, choose_batch_size
+from posenet_store.extraction.forward import Forward, PendingBatch, choose_batch_size, describe_computation
 from posenet_store.extraction.plan import check_space
 from posenet_store.extraction.prefetch import Batch, decode_batches
 from posenet_store.extraction.reference_check import check_underflow, compare_samples, describe_drift, sample_taps
@@ -32,6 +32,7 @@ from posenet_store.store.chunking import choose_block_rows, draw_row_order
 from posenet_store.store.plan import Plan, find_folder
 from posenet_store.store.requests import check_count
 from posenet_store.store.writer import QuarantinedImage, StoreWriter
+from posenet_store.threads import limit_torch_to_one_thread
 
 
 @dataclass(frozen=True, repr=False)
@@ -104,7 +105,7 @@ def _check_quarantine(quarantined: Sequence[QuarantinedImage], rows: int, limit:
 
 def _check_drift(recorded: Plan, now: Plan) -> None:
     """Raise BuildError if the network now gives other features than in the blocks that are stored already."""
-    differing = describe_drift(compare_samples(recorded.provenance.get("probe", {}), now.provenance["probe"]))
+    differing = describe_drift(compare_samples(recorded.provenance.get("probe", {}), now.provenance["probe"]), now.spec.compute)
     if differing:
         raise BuildError(
             f"the network no longer gives what the store's first blocks hold: the probe image differs in {differing}; "
@@ -144,6 +145,8 @@ def _compute(
         first = batch.start - plan.bounds[batch.block][0]
         if first == 0:
             buffer = next(next_buffer)
+            while pending and not buffer.is_free:  # what is computed meanwhile can already be encoded
+                yield wait()
             buffer.wait(clock)
         targets = {name: array[first : first + len(batch.pixels)] for name, array in buffer.arrays.items()}
         pending.append((batch, buffer, forward.launch(batch.pixels, batch.valid, targets)))
@@ -199,6 +202,7 @@ def build_store(
     clock, root = clock or StageTimer(), Path(root).expanduser()
     size = batch_size or choose_batch_size(backbone, plan.spec.block_rows)
     folder = folder or find_folder(root, plan.spec)
+    plan = replace(plan, provenance=plan.provenance | {"computed_on": describe_computation(backbone, size)})
     if not StoreFiles(folder).plan.is_file():
         check_space(images, backbone, plan, root, plan.spec.rows // part[1], size)
     writer = StoreWriter.open(root, plan, folder)
@@ -235,6 +239,8 @@ def _extract(
     buffers = [Buffer(plan, cuda) for _ in range(min(BUFFERS, len(blocks)))]
     forward = Forward(backbone, plan.spec.arrays, clock)
     with (
+        # on a GPU, torch's threads have no work here, but each thread that encodes would start a team of its own
+        limit_torch_to_one_thread() if cuda else nullcontext(),
         Committer(writer, clock) as committer,
         closing(decode_batches(images, plan, blocks, batch_size, clock, cuda)) as batches,
     ):
@@ -243,7 +249,9 @@ def _extract(
             quarantined = [*quarantined, *batch.quarantined]
             _check_quarantine(quarantined, plan.spec.rows, max_unreadable)
             if batch.stop == stop:
-                committer.submit(batch.block, buffer, [image for image in quarantined if start <= image.row < stop])
+                computed_on = describe_computation(backbone, forward.limit or batch_size) if cuda else None
+                unreadable = [image for image in quarantined if start <= image.row < stop]
+                committer.submit(batch.block, buffer, unreadable, computed_on)
             advance(len(batch.pixels))
         committer.finish(buffers)
     return quarantined

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 from torch import Tensor
 
@@ -19,6 +20,11 @@ class Buffer:
     def __init__(self, plan: Plan, pinned: bool) -> None:
         self.arrays = allocate_arrays(plan.spec.arrays, plan.spec.block_rows, plan.spec.dtype, pinned)
         self.encoding: Future[None] | None = None
+
+    @property
+    def is_free(self) -> bool:
+        """Whether the buffer may be filled at once."""
+        return self.encoding is None or self.encoding.done()
 
     def wait(self, clock: StageTimer) -> None:
         """Wait until the buffer may be filled again; raises the error of encoding its block."""
@@ -43,9 +49,11 @@ class Committer:
         self._encoder.shutdown()
         self._writer_thread.shutdown()
 
-    def submit(self, block: int, buffer: Buffer, quarantined: Sequence[QuarantinedImage]) -> None:
+    def submit(
+        self, block: int, buffer: Buffer, quarantined: Sequence[QuarantinedImage], computed_on: Mapping[str, Any] | None = None
+    ) -> None:
         """Start committing a complete block."""
-        buffer.encoding = self._encoder.submit(self._encode, block, buffer.arrays, quarantined)
+        buffer.encoding = self._encoder.submit(self._encode, block, buffer.arrays, quarantined, computed_on)
 
     def finish(self, buffers: Iterable[Buffer]) -> None:
         """Wait until everything is committed; raises the first error."""
@@ -54,11 +62,17 @@ class Committer:
         if self._writing is not None:
             self._writing.result()
 
-    def _encode(self, block: int, arrays: Mapping[str, Tensor], quarantined: Sequence[QuarantinedImage]) -> None:
+    def _encode(
+        self,
+        block: int,
+        arrays: Mapping[str, Tensor],
+        quarantined: Sequence[QuarantinedImage],
+        computed_on: Mapping[str, Any] | None,
+    ) -> None:
         start, stop = self._writer.plan.bounds[block]
         with self._clock.measure("encode"):
             values = {name: array[: stop - start].numpy() for name, array in arrays.items()}
-            encoded = self._writer.encode(block, values, quarantined)
+            encoded = self._writer.encode(block, values, quarantined, computed_on)
         if self._writing is not None:
             self._writing.result()  # so that at most one encoded block waits in memory for the disk
         self._writing = self._writer_thread.submit(self._write, encoded)

@@ -6,14 +6,17 @@ batch is computed; `PendingBatch.wait` waits for them. On a CPU the features are
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from posenet_store.backbones.backbone import Backbone
-from posenet_store.errors import BuildError
+from posenet_store.backbones.device import collect_device
+from posenet_store.errors import BuildError, first_line, is_out_of_memory
 from posenet_store.extraction.timing import StageTimer
 from posenet_store.resampling import resample_taps
+from posenet_store.specs import get_precision
 from posenet_store.store.writer import check_range
 
 CPU_BATCH = 16
@@ -22,6 +25,11 @@ CPU_BATCH = 16
 def choose_batch_size(backbone: Backbone, block_rows: int) -> int:
     """Return the default number of images per batch: 16 on a CPU, a block on CUDA (halved if memory runs out)."""
     return block_rows if backbone.device.type == "cuda" else CPU_BATCH
+
+
+def describe_computation(backbone: Backbone, batch_size: int) -> dict[str, Any]:
+    """Return what a store records of how its features were computed: the last bits of them may depend on each."""
+    return collect_device(backbone.device) | {"precision": get_precision(backbone.compute), "batch_size": batch_size}
 
 
 def allocate_arrays(spec_arrays: Mapping[str, tuple[int, int, int]], rows: int, dtype: str, pinned: bool) -> dict[str, Tensor]:
@@ -53,7 +61,8 @@ class PendingBatch:
 
 def _find_extremes(values: Tensor, valid: Tensor) -> Tensor:
     """Return the minimum and maximum of the valid rows, float32 [2]; 0 if there is none."""
-    rows = values if bool(valid.all()) else values[valid.to(values.device)]
+    # rows are picked by number: a mask on the GPU would make the host wait for the number of its rows
+    rows = values if bool(valid.all()) else values[valid.nonzero()[:, 0].to(values.device, non_blocking=True)]
     if not rows.numel():
         return torch.zeros(2, device=values.device)
     # in the order of memory, channels last: otherwise all values would be copied first
@@ -65,6 +74,7 @@ class Forward:
 
     def __init__(self, backbone: Backbone, arrays: Mapping[str, tuple[int, int, int]], clock: StageTimer) -> None:
         self.limit: int | None = None
+        self._shortage = ""  # what torch said when memory ran out last
         self._backbone, self._arrays, self._clock = backbone, arrays, clock
         self._cuda = backbone.device.type == "cuda"
         self._copying = torch.cuda.Stream(backbone.device) if self._cuda else None
@@ -86,7 +96,8 @@ class Forward:
                 first += size
             elif size == 1:
                 raise BuildError(
-                    f"the memory of {self._backbone.device} does not suffice for one image; free some, or --device cpu"
+                    f"the memory of {self._backbone.device} does not suffice for one image ({self._shortage}); "
+                    "free some, or --device cpu"
                 )
             else:
                 self.limit = size // 2
@@ -101,7 +112,10 @@ class Forward:
                 return self._run_on_cpu(pixels, valid, targets)
             with torch.cuda.device(self._backbone.device):  # events are recorded on the current GPU, which may be another
                 return self._run_on_cuda(pixels, valid, targets)
-        except torch.OutOfMemoryError:
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            self._shortage = first_line(error)
             return None
 
     @torch.inference_mode()
@@ -116,7 +130,8 @@ class Forward:
 
     @torch.inference_mode()
     def _run_on_cuda(self, pixels: Tensor, valid: Tensor, targets: Mapping[str, Tensor]) -> PendingBatch:
-        started, computed, copying, copied = (torch.cuda.Event(enable_timing=True) for _ in range(4))
+        # `blocking`: whoever waits sleeps, and leaves its core to decoding and encoding
+        started, computed, copying, copied = (torch.cuda.Event(enable_timing=True, blocking=True) for _ in range(4))
         started.record()
         values = resample_taps(self._backbone.features(pixels), self._arrays)
         kind = next(iter(targets.values())).dtype

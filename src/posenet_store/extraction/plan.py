@@ -1,10 +1,15 @@
 """Estimate the seconds, memory and bytes of a build on this machine by running one batch."""
 
 import shutil
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from posenet_store.backbones.backbone import Backbone
 from posenet_store.errors import BuildError, ImageError
@@ -14,54 +19,83 @@ from posenet_store.extraction.prefetch import BATCHES_AHEAD
 from posenet_store.extraction.timing import StageTimer, get_peak_memory, reset_peak_memory
 from posenet_store.files import find_existing
 from posenet_store.images.image_set import ImageSet
+from posenet_store.parallel.machine import has_bfloat16_instructions
+from posenet_store.specs import StoreSpec, get_precision
+from posenet_store.store.access import StoreFiles
 from posenet_store.store.chunking import count_row_bytes
-from posenet_store.store.formats import load_format
 from posenet_store.store.plan import Plan
+from posenet_store.store.writer import StoreWriter
 from posenet_store.threads import count_cpus
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Costs of a build: seconds, peak host memory in bytes, bytes on the disk."""
+    """Costs of a build: seconds, peak host memory in bytes, bytes on the disk, peak memory of the GPU in bytes (CPU: 0)."""
 
     seconds: float
     memory: int
     bytes: int
+    gpu_memory: int = 0
 
 
 def estimate_build(images: ImageSet, backbone: Backbone, plan: Plan, batch_size: int) -> Estimate:
-    """Estimate a build by reading, computing, copying and compressing one batch.
+    """Estimate a build by reading, computing, copying, encoding and hashing one batch.
 
-    On CUDA the stages overlap and the slowest counts; on a CPU they share the cores and add up.
+    On a CPU all stages share the cores and add up. On CUDA three things happen at the same time and the slowest counts: the
+    GPU computes, it copies, and the CPU decodes and encodes.
     """
     clock, spec, loading = StageTimer(), plan.spec, get_peak_memory()
     reset_peak_memory()  # temporary memory of loading is free by now
-    count = min(batch_size, spec.block_rows, len(images))
-    forward = Forward(backbone, spec.arrays, StageTimer())
-    pixels = torch.zeros((count, spec.preprocess.size, spec.preprocess.size, 3), dtype=torch.uint8)
-    targets = allocate_arrays(spec.arrays, count, spec.dtype, pinned=False)
-    valid = torch.ones(count, dtype=torch.bool)
+    cuda, count = backbone.device.type == "cuda", min(batch_size, spec.block_rows, len(images))
+    pixels = torch.zeros((count, spec.preprocess.size, spec.preprocess.size, 3), dtype=torch.uint8, pin_memory=cuda)
     for index in range(count):
         try:
             with clock.measure("decode", count_cpus()):
                 pixels[index] = torch.from_numpy(images.read(index, spec.preprocess.size).copy())
         except ImageError:
             continue  # the build itself quarantines and reports it
+    targets = allocate_arrays(spec.arrays, count, spec.dtype, pinned=cuda)
     for timer in (StageTimer(), clock):  # the first pass sets up kernels
-        with timer.measure("forward"):
-            for batch in forward.launch(pixels, valid, targets):
-                batch.wait()
-    with clock.measure("encode"):
-        arrays = {name: target.numpy() for name, target in targets.items()}
-        files = load_format(spec.format).encode_block(spec, 0, arrays, plan.ids[:count])
-    size = sum(len(piece) for pieces in files.values() for piece in pieces)
+        for batch in Forward(backbone, spec.arrays, timer).launch(pixels, torch.ones(count, dtype=torch.bool), targets):
+            batch.wait()
+    size = _encode(plan, count, {name: target.numpy() for name, target in targets.items()}, clock)
     seconds_of = clock.get_seconds()
-    stages = [seconds_of[stage] for stage in ("decode", "forward", "encode")]
-    seconds = (max if backbone.device.type == "cuda" else sum)(stages) / count * spec.rows
+    on_cpu = seconds_of["decode"] + seconds_of["encode"]
+    if cuda:
+        seconds = max(seconds_of["forward"], seconds_of["copy"], on_cpu)
+    else:
+        seconds = seconds_of["forward"] + seconds_of["copy"] + on_cpu
+    buffer = sum(_count_pinned(shape, spec) if cuda else count_block_bytes(shape, spec) for shape in spec.arrays.values())
     # two blocks in buffers, one encoded and one being written; features may hardly compress
-    block = min(spec.block_rows, spec.rows) * (BUFFERS * count_row_bytes(spec) + 2 * size // count)
-    ahead = (BATCHES_AHEAD + 1) * pixels.numel()
-    return Estimate(seconds, max(loading, get_peak_memory() + block + ahead), size * spec.rows // count)
+    blocks = BUFFERS * buffer + 2 * size // count * min(spec.block_rows, spec.rows)
+    memory = max(loading, get_peak_memory() + blocks + (BATCHES_AHEAD + 1) * pixels.numel())
+    gpu_memory = torch.cuda.max_memory_reserved(backbone.device) if cuda else 0
+    return Estimate(seconds / count * spec.rows, memory, size * spec.rows // count, gpu_memory)
+
+
+def _encode(plan: Plan, count: int, arrays: Mapping[str, NDArray[Any]], clock: StageTimer) -> int:
+    """Encode a block of `count` rows as a build does, but write nothing; return its size in bytes."""
+    small = replace(plan, spec=replace(plan.spec, rows=count), ids=plan.ids[:count])
+    with clock.measure("encode"):
+        encoded = StoreWriter(StoreFiles(Path()), small).encode(0, arrays, [])
+    return sum(len(piece) for pieces in encoded.files.values() for piece in pieces)
+
+
+def count_block_bytes(shape: Sequence[int], spec: StoreSpec) -> int:
+    """Return the bytes of one array in a block."""
+    return min(spec.block_rows, spec.rows) * prod(shape) * np.dtype(spec.dtype).itemsize
+
+
+def _count_pinned(shape: Sequence[int], spec: StoreSpec) -> int:
+    """Return the bytes that torch locks for one array of a buffer: it rounds each up to a power of two."""
+    return 1 << (count_block_bytes(shape, spec) - 1).bit_length()
+
+
+def find_slow_precision(backbone: Backbone) -> str | None:
+    """Return a note if the network computes in bfloat16 on a CPU that has to emulate it, else None."""
+    if backbone.device.type != "cpu" or get_precision(backbone.compute) != "bfloat16" or has_bfloat16_instructions():
+        return None
+    return "this CPU has no instructions for bfloat16, which takes about 8 times as long here as --precision float32"
 
 
 def check_space(images: ImageSet, backbone: Backbone, plan: Plan, root: Path, rows: int, batch_size: int) -> None:

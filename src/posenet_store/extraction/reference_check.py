@@ -18,10 +18,14 @@ from posenet_store.backbones.backbone import Backbone
 from posenet_store.errors import BuildError
 from posenet_store.images.decode import decode
 from posenet_store.images.synthetic import make_probe
+from posenet_store.specs import PRECISIONS, get_precision
+from posenet_store.store.writer import NOT_FINITE
 
 VALUES = 16
 TOLERANCE = 1e-2
 """Of the root mean square: another CPU or TF32 stays below it, another resize filter or a wrong weight does not."""
+BFLOAT16_TOLERANCE = 8e-2
+"""The same in bfloat16, whose 7 bits differ by up to 3.5e-2 after 152 layers where another device sums in another order."""
 
 FLOAT16_STEP = 2.0**-24
 SMALLEST_RMS = 100 * FLOAT16_STEP
@@ -48,7 +52,7 @@ def sample_taps(backbone: Backbone) -> Sample:
 def _sample_tap(name: str, tap: torch.Tensor) -> dict[str, Any]:
     values = tap.double().flatten().cpu().numpy()
     if not np.isfinite(values).all():
-        raise BuildError(f"tap {name} holds NaN or infinite features of a probe image; are the weights intact?")
+        raise BuildError(f"tap {name} holds NaN or infinite features of a probe image; {NOT_FINITE}")
     positions = np.linspace(0, len(values) - 1, VALUES).astype(int)
     return {
         "mean": float(values.mean()),
@@ -87,10 +91,11 @@ def compare_samples(recorded: Sample, now: Sample) -> dict[str, float]:
     }
 
 
-def describe_drift(differences: Mapping[str, float]) -> str:
-    """Name the taps that differ by more than the tolerance.
+def describe_drift(differences: Mapping[str, float], compute: str = PRECISIONS[0]) -> str:
+    """Name the taps that differ by more than the precision of `compute` explains.
 
-    >>> describe_drift({"f1": 0.25, "f2": 0.0}), describe_drift({"f2": 0.0})
+    >>> describe_drift({"f1": 0.25, "f2": 0.0}), describe_drift({"f2": 0.02}, "bfloat16")
     ('f1 by 25.0 %', '')
     """
-    return ", ".join(f"{name} by {value:.1%}".replace("%", " %") for name, value in differences.items() if value > TOLERANCE)
+    tolerance = BFLOAT16_TOLERANCE if get_precision(compute) == "bfloat16" else TOLERANCE
+    return ", ".join(f"{name} by {value:.1%}".replace("%", " %") for name, value in differences.items() if value > tolerance)

@@ -28,12 +28,13 @@ def repair_store(
 ) -> BuildResult:
     """Compute the damaged blocks of the store in the folder `store` again; other blocks stay as they are.
 
-    `damage` is the result of `find_damage`; None finds it by reading every byte. With the `batch_size` of the build the
-    features are the same to the last bit. `advance` and `clock` are those of `build_store`. Raises UsageError, and changes
-    nothing, if `images` or `backbone` are not those of the build.
+    `damage` is the result of `find_damage`; None finds it by reading every byte. `batch_size` None is that of the build, with
+    which the same kind of device gives the same features to the last bit. `advance` and `clock` are those of `build_store`.
+    Raises UsageError, and changes nothing, if `images` or `backbone` are not those of the build.
     """
     store = Path(store).expanduser()
-    recorded = read_plan(StoreFiles(store)).spec
+    stored = read_plan(StoreFiles(store))
+    recorded, batch_size = stored.spec, batch_size or stored.provenance.get("computed_on", {}).get("batch_size")
     images = images.take(recorded.rows)
     plan = plan_store(images, backbone, recorded.layout, recorded.dtype, recorded.block_rows, recorded.format)
     if plan.spec.fingerprint != recorded.fingerprint:

@@ -10,7 +10,7 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from posenet_store.errors import PosenetStoreError, UsageError, first_line
+from posenet_store.errors import PosenetStoreError, UsageError, first_line, is_out_of_memory
 from posenet_store.parallel.machine import SHARE, parse_memory, share_memory
 from posenet_store.parallel.slurm import SLURM_FILE, load_slurm_settings, submit_slurm_jobs
 from posenet_store.threads import count_cpus
@@ -139,8 +139,7 @@ def _run_task(work: Callable[[Task, int], Result], task: Task, threads: int) -> 
         where = f" ({error.filename})" if error.filename else ""
         raise PosenetStoreError(f"{error.strerror or first_line(error)}{where}") from error
     except (MemoryError, RuntimeError) as error:
-        # on a CPU torch has no error type for it
-        if isinstance(error, MemoryError) or "allocate memory" in str(error) or "out of memory" in str(error):
+        if is_out_of_memory(error):
             raise PosenetStoreError(f"out of memory ({first_line(error)}); fewer workers leave more to each") from error
         raise
 

@@ -1,4 +1,4 @@
-"""Find the memory that a worker on this machine may use: physical memory, or less where cgroups or Slurm limit it."""
+"""Find what this machine has: the memory that a worker may use (cgroups or Slurm may limit it), and bfloat16 instructions."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -7,8 +7,11 @@ from pathlib import Path
 
 from posenet_store.errors import UsageError
 
+BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16", "sve_bf16"}
+"""What Linux calls a CPU's instructions for bfloat16, x86 and ARM."""
 SHARE = 0.5
 """Share of a worker's memory for a pass; the rest is for libraries, blocks being read and the file system's cache."""
+FLAG_LISTS = ("flags", "Features")
 CGROUP_LIMITS = ("sys/fs/cgroup/memory.max", "sys/fs/cgroup/memory/memory.limit_in_bytes")
 MIB = 1 << 20
 MIN_MEMORY = 1_000_000  # bytes
@@ -42,6 +45,14 @@ def read_memory_limit(root: Path = Path("/"), environment: Mapping[str, str] | N
 def share_memory(workers: int = 1, root: Path = Path("/"), environment: Mapping[str, str] | None = None) -> int:
     """Return the bytes that a pass may use if `workers` workers share this machine."""
     return int(read_memory_limit(root, environment) * SHARE / workers)
+
+
+def has_bfloat16_instructions(root: Path = Path("/")) -> bool:
+    """Return whether the CPU multiplies bfloat16 itself; True where the system does not tell."""
+    cpuinfo = root / "proc/cpuinfo"
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.is_file() else []
+    flags = [set(words.split()) for name, _, words in (line.partition(":") for line in lines) if name.strip() in FLAG_LISTS]
+    return not flags or bool(flags[0] & BFLOAT16_FLAGS)
 
 
 def _find_limits(root: Path, environment: Mapping[str, str]) -> Iterator[int]:

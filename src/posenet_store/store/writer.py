@@ -34,6 +34,7 @@ from posenet_store.store.records import (
 from posenet_store.threads import map_on_threads
 
 FLOAT16_MAX = 65504.0
+NOT_FINITE = "are the weights intact? If the network computes in float16, it may overflow there: --precision bfloat16"
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def check_range(name: str, low: float, high: float, dtype: str) -> None:
     >>> check_range("f1", 0.0, 1.0, "float16")
     """
     if not (isfinite(low) and isfinite(high)):
-        raise BuildError(f"tap {name} holds NaN or infinite features before any cast; are the weights intact?")
+        raise BuildError(f"tap {name} holds NaN or infinite features before any cast; {NOT_FINITE}")
     if dtype == "float16" and (largest := max(-low, high)) > FLOAT16_MAX:
         raise BuildError(
             f"tap {name} reaches {largest:.4g}, more than float16 holds ({FLOAT16_MAX:.0f}); build again with --dtype float32"
@@ -146,8 +147,17 @@ class StoreWriter:
         """Return the images that could not be read so far."""
         return [QuarantinedImage(**entry) for record in self.list_records() for entry in record["quarantined"]]
 
-    def encode(self, block: int, arrays: Mapping[str, NDArray[Any]], quarantined: Sequence[QuarantinedImage]) -> EncodedBlock:
-        """Encode a block's arrays for `write`; sets the rows of quarantined images to NaN, in place."""
+    def encode(
+        self,
+        block: int,
+        arrays: Mapping[str, NDArray[Any]],
+        quarantined: Sequence[QuarantinedImage],
+        computed_on: Mapping[str, Any] | None = None,
+    ) -> EncodedBlock:
+        """Encode a block's arrays for `write`; sets the rows of quarantined images to NaN, in place.
+
+        `computed_on` is what the record says of a GPU; CPUs are left out, so that all of one kind make the same record.
+        """
         spec, (start, stop) = self.plan.spec, self.plan.bounds[block]
         unreadable = [image.row - start for image in quarantined]
         readable = [row for row in range(stop - start) if row not in unreadable]
@@ -161,7 +171,7 @@ class StoreWriter:
             "files": map_on_threads(lambda name: describe_pieces(name, files[name]), files),
             "statistics": {name: compute_statistics(values, readable) for name, values in arrays.items()},
             "quarantined": [vars(image) for image in quarantined],
-        }
+        } | ({"computed_on": dict(computed_on)} if computed_on else {})
         return EncodedBlock(block, files, add_digest(content))
 
     def write(self, encoded: EncodedBlock) -> None:
