@@ -23,7 +23,7 @@ from posenet_store.provenance import collect_versions
 from posenet_store.threads import count_cpus
 
 Figures = dict[str, float | str]
-Measure = Callable[[int, Path], tuple[Mapping[str, float | str], Mapping[str, float | str]]]
+Measure = Callable[..., tuple[Mapping[str, float | str], Mapping[str, float | str]]]
 RESULTS = Path(__file__).parent / "results"
 STARTED = time.monotonic()
 
@@ -55,17 +55,23 @@ def _commit() -> str:
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
 
-def run(doc: str | None, images: int, measure: Measure) -> None:
-    """Measure in a temporary folder, print, and write the result file; `measure(images, folder)` returns (ratios, figures)."""
+def run(doc: str | None, images: int, measure: Measure, **options_help: str) -> None:
+    """Measure in a temporary folder, print, and write the result file; `measure(images, folder)` returns (ratios, figures).
+
+    Each keyword is one more option, a text, with its help; `measure` gets it by its name.
+    """
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=images)
     parser.add_argument("--json", action="store_true", help="print the ratios as one flat JSON object")
     parser.add_argument("--no-write", action="store_true", help="leave the result file as it is")
+    for option, text in options_help.items():
+        parser.add_argument(f"--{option}", default="", help=text)
     options = parser.parse_args()
+    more = {option: getattr(options, option) for option in options_help}
     name = Path(sys.argv[0]).stem
     with tempfile.TemporaryDirectory() as folder:
         report_step(f"{name}: {options.images} images")
-        measured = measure(options.images, Path(folder))
+        measured = measure(options.images, Path(folder), **more)
         report_step(f"{name}: done")
     ratios, figures = ({key: v if isinstance(v, str) else round(v, 4) for key, v in part.items()} for part in measured)
     if not options.no_write:
