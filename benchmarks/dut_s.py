@@ -53,7 +53,7 @@ SWEEPS = {
 def cut_image(sources: Sequence[Image.Image], path: Path, seed: int) -> None:
     """Write a JPEG file: a part of one of the sources, turned or mirrored."""
     rng = np.random.default_rng(seed)
-    source = sources[rng.integers(len(sources))]
+    source = sources[int(rng.integers(len(sources)))]
     width, height = (int(side * rng.uniform(0.6, 1.0)) for side in source.size)
     left, top = (int(rng.integers(side - part + 1)) for side, part in zip(source.size, (width, height), strict=True))
     turned = source.crop((left, top, left + width, top + height)).transpose(Image.Transpose(int(rng.integers(7))))

@@ -26,7 +26,7 @@ from posenet_store.store.reader import Reader
 from posenet_store.sweep.moment_cache import MomentCache
 from posenet_store.sweep.spec import SweepSpec
 from posenet_store.threads import count_cpus
-from sweep import SPEC, built, fitted, one_pass
+from sweep import SPEC, build_noise_store, plan_single_pass, time_fit
 
 STEPS = (1, 2, 4, 8)
 REPEATS = 2
@@ -35,70 +35,70 @@ ONE_HEAD = replace(SPEC, inputs=("full",), targets=("H",), recipes=(GradientProt
 Curve = dict[int, float]
 
 
-def seconds(root: Path, reader: Reader, spec: SweepSpec) -> float:
-    """Seconds to train the one pass of a sweep, the best of two."""
-    task = one_pass(root, reader, spec)
-    return min(fitted(reader, task, MomentCache(None, ""))[0] for _ in range(REPEATS))
+def time_training(root: Path, reader: Reader, spec: SweepSpec) -> float:
+    """Seconds to train the only pass of a sweep, the best of two."""
+    task = plan_single_pass(root, reader, spec)
+    return min(time_fit(reader, task, MomentCache(None, ""))[0] for _ in range(REPEATS))
 
 
-def curves(images: int, root: Path) -> dict[str, Curve]:
+def time_sizes(images: int, root: Path) -> dict[str, Curve]:
     """Return seconds by size of each amount."""
-    place, rows = root / "images", images + images // 8
-    whole = built(place, rows)
+    folder, rows = root / "images", images + images // 8
+    reader = build_noise_store(folder, rows)
     report_step("images")
     first = {images * step // 8: replace(SPEC, holdout=1 - images * step / 8 / rows) for step in STEPS}
-    seconds(place, whole, first[images // 8])  # loads what the libraries load on first use
-    found = {"images": {size: seconds(place, whole, spec) for size, spec in first.items()}}
+    time_training(folder, reader, first[images // 8])  # loads what the libraries load on first use
+    curves = {"images": {size: time_training(folder, reader, spec) for size, spec in first.items()}}
     quarter, epochs = first[images // 4], [25 * step for step in STEPS]
     report_step("epochs")
-    found["epochs"] = {
-        size: seconds(place, whole, replace(quarter, recipes=(GradientProtocol(epochs=size),))) for size in epochs
+    curves["epochs"] = {
+        size: time_training(folder, reader, replace(quarter, recipes=(GradientProtocol(epochs=size),))) for size in epochs
     }
     several = replace(SPEC, inputs=("full",))
     for name, widths, spec, count in (("channels", (64, 128, 192, 256), ONE_HEAD, 223), ("gram", (3, 6, 12), several, 667)):
         report_step(name)
-        found[name] = {}
+        curves[name] = {}
         for width in widths:
-            place = root / f"{name}{width}"
-            found[name][5 * width] = seconds(place, built(place, count, 0, "native", (width,) * 5), spec)
-    return found
+            folder = root / f"{name}{width}"
+            curves[name][5 * width] = time_training(folder, build_noise_store(folder, count, 0, "native", (width,) * 5), spec)
+    return curves
 
 
-def fit(curve: Curve) -> tuple[float, float]:
+def fit_power_law(curve: Curve) -> tuple[float, float]:
     """Return exponent and factor of the power law through a curve."""
     exponent, factor = np.polyfit(np.log(list(curve)), np.log(list(curve.values())), 1)
     return float(exponent), float(np.exp(factor))
 
 
-def draw(found: Mapping[str, Curve], out: Path) -> None:
-    """Plot every curve with its power law."""
+def draw_curves(curves: Mapping[str, Curve], out: Path) -> None:
+    """Draw every curve with its power law."""
     matplotlib.rcParams["svg.hashsalt"] = "posenet"
-    figure = Figure(figsize=(3 * len(found), 3), layout="constrained")
-    axes: Sequence[matplotlib.axes.Axes] = figure.subplots(1, len(found), squeeze=False)[0]
-    for (name, curve), one in zip(found.items(), axes, strict=True):
-        exponent, factor = fit(curve)
+    figure = Figure(figsize=(3 * len(curves), 3), layout="constrained")
+    axes: Sequence[matplotlib.axes.Axes] = figure.subplots(1, len(curves), squeeze=False)[0]
+    for (name, curve), axis in zip(curves.items(), axes, strict=True):
+        exponent, factor = fit_power_law(curve)
         sizes = np.array(list(curve), dtype=float)
-        one.loglog(sizes, list(curve.values()), "o", color="#0072b2")
-        one.loglog(sizes, factor * sizes**exponent, color="#666666", label=f"size to the power {exponent:.2f}")
-        one.set_xlabel("channels in Gram space" if name == "gram" else name)
-        one.set_ylabel("seconds of training")
-        one.set_xticks(sizes, [f"{size:,.0f}" for size in sizes])
-        one.set_yticks(list(curve.values()), [f"{value:.3g}" for value in curve.values()])
-        one.minorticks_off()
-        one.legend(frameon=False, fontsize=8)
+        axis.loglog(sizes, list(curve.values()), "o", color="#0072b2")
+        axis.loglog(sizes, factor * sizes**exponent, color="#666666", label=f"size to the power {exponent:.2f}")
+        axis.set_xlabel("channels in Gram space" if name == "gram" else name)
+        axis.set_ylabel("seconds of training")
+        axis.set_xticks(sizes, [f"{size:,.0f}" for size in sizes])
+        axis.set_yticks(list(curve.values()), [f"{value:.3g}" for value in curve.values()])
+        axis.minorticks_off()
+        axis.legend(frameon=False, fontsize=8)
     out.mkdir(parents=True, exist_ok=True)
     figure.savefig(out / "scaling.svg", metadata={"Date": None})
     figure.savefig(out / "scaling.png", dpi=150)
 
 
-def measured(images: int, root: Path) -> tuple[dict[str, float], dict[str, float]]:
+def measure(images: int, root: Path) -> tuple[dict[str, float], dict[str, float]]:
     """Return exponents, and the seconds behind them."""
-    found = curves(images, root)
-    draw(found, OUT)
-    exponents = {f"{name}_exponent": fit(curve)[0] for name, curve in found.items()}
-    return exponents, {f"seconds, {size} {name}": value for name, curve in found.items() for size, value in curve.items()}
+    curves = time_sizes(images, root)
+    draw_curves(curves, OUT)
+    exponents = {f"{name}_exponent": fit_power_law(curve)[0] for name, curve in curves.items()}
+    return exponents, {f"seconds, {size} {name}": value for name, curve in curves.items() for size, value in curve.items()}
 
 
 if __name__ == "__main__":
     torch.set_num_threads(count_cpus())
-    run(__doc__, 4800, measured)
+    run(__doc__, 4800, measure)

@@ -37,7 +37,7 @@ PROTOCOL = GradientProtocol(min_steps=4000)
 Order = Callable[[int, int], NDArray[np.int64]]
 
 
-def orders(reader: Reader, rows: int) -> dict[str, Order]:
+def make_orders(reader: Reader, rows: int) -> dict[str, Order]:
     """The order of (seed, epoch): of a full shuffle, and of pools of N blocks."""
 
     def pooled(blocks: int) -> Order:
@@ -51,14 +51,14 @@ def orders(reader: Reader, rows: int) -> dict[str, Order]:
     return {"full": full} | {str(blocks): pooled(blocks) for blocks in POOLS}
 
 
-def batch_variance(order: Order, means: NDArray[np.float64]) -> float:
+def compute_batch_variance(order: Order, means: NDArray[np.float64]) -> float:
     """Variance of the mean feature of a batch, over the batches of 200 epochs."""
     drawn = [means[order(0, epoch)] for epoch in range(200)]
     size = PROTOCOL.batch_size
     return float(np.var([values[first : first + size].mean() for values in drawn for first in range(0, len(values), size)]))
 
 
-def measured(images: int, root: Path) -> tuple[dict[str, float], dict[str, float]]:
+def measure(images: int, root: Path) -> tuple[dict[str, float], dict[str, float]]:
     """Return ratios, and the scores behind them."""
     source, backbone = (
         load_image_set(f"synthetic:dead-leaves?n={images}"),
@@ -75,9 +75,9 @@ def measured(images: int, root: Path) -> tuple[dict[str, float], dict[str, float
     means = torch.cat(blocks).double().mean(dim=(1, 2, 3)).numpy()
     variances: dict[str, float] = {}
     scores: dict[str, list[float]] = {}
-    for name, order in orders(reader, rows).items():
+    for name, order in make_orders(reader, rows).items():
         report_step(f"{name} blocks a pool")
-        variances[name] = batch_variance(order, means)
+        variances[name] = compute_batch_variance(order, means)
         scores[name] = []
         for seed in range(SEEDS):
 
@@ -95,4 +95,4 @@ def measured(images: int, root: Path) -> tuple[dict[str, float], dict[str, float
 
 
 if __name__ == "__main__":
-    run(__doc__, 256, measured)
+    run(__doc__, 256, measure)

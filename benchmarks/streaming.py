@@ -1,10 +1,10 @@
-"""A store far larger than memory: what does a sweep of it hold, and do two sweeps at once disturb each other?
+"""A store far larger than memory: how much memory does a sweep of it take, and do two sweeps at once disturb each other?
 
-A store of one tap [64, 112, 112], float16, 4.3 GB before compression, is swept (exact and Gram space heads on all its
+A store of one tap [64, 112, 112], float16, 4.3 GB before compression, is time_sweeps (exact and Gram space heads on all its
 channels, kernel 1) by a process that may not hold more than 1.5 GB; then by two such processes at once.
 
-held_vs_limit   the most that the process held : 1.5 GB (below 1 is within)
-planned_vs_held the memory that the plan said, with what the libraries hold : the most that it held
+memory_vs_limit the peak of the process's memory : 1.5 GB (below 1 is within)
+memory_planned  planned memory, with what the libraries hold : measured peak
 two_vs_one      seconds of two sweeps at once : of one alone
 
     python benchmarks/streaming.py [--images 2680] [--json]
@@ -37,22 +37,22 @@ from posenet_store.sweep.run import run_sweep
 from posenet_store.sweep.spec import SweepSpec
 from posenet_store.sweep.stopwatch import Stopwatch
 root, run = Path(sys.argv[1]), Path(sys.argv[2])
-def held(key):
+def read_status(key):
     return int(Path("/proc/self/status").read_text().split(key)[1].split()[0]) * 1024
-found = list_stores(root)[0]
+stores = list_stores(root)[0]
 spec = SweepSpec(title="t", inputs=("full",), kernels=(1,), protocols=("ridge", "report-2020"), seeds=(0,), tests=())
-plan = plan_sweep(spec, found, root, keep_moments=False)
-specs, stopwatch = {entry.spec.fingerprint: entry.spec for entry in found}, Stopwatch()
+plan = plan_sweep(spec, stores, root, keep_moments=False)
+specs, stopwatch = {entry.spec.fingerprint: entry.spec for entry in stores}, Stopwatch()
 costs = [estimate_cost(task, specs, stopwatch) for task in plan.passes]  # loads what the libraries load on first use
-before = held("VmRSS:")
+before = read_status("VmRSS:")
 began = time.perf_counter()
 outcome = run_sweep(spec, plan, run, scheduler="inline")
 assert not outcome.failures, outcome.failures
-print(held("VmHWM:"), before + max(cost.memory for cost in costs), time.perf_counter() - began)
+print(read_status("VmHWM:"), before + max(cost.memory for cost in costs), time.perf_counter() - began)
 """
 
 
-def large_store(root: Path, images: int) -> float:
+def write_large_store(root: Path, images: int) -> float:
     """Write the store; the features are noise, rectified as a network's. Return its bytes before compression."""
     preprocess = Preprocess(224, 1.0, (0.0,) * 3, (1.0,) * 3)
     taps = (Tap("f1", "features", SHAPE),)
@@ -68,27 +68,27 @@ def large_store(root: Path, images: int) -> float:
     return float(images * np.prod(SHAPE) * 2)
 
 
-def swept(root: Path, names: list[str]) -> list[tuple[float, float, float]]:
-    """Sweep in processes of their own, at once; return bytes held, bytes planned and seconds of each."""
+def time_sweeps(root: Path, names: list[str]) -> list[tuple[float, float, float]]:
+    """Sweep in processes of their own, at once; return measured bytes, planned bytes and seconds of each."""
     commands = [[sys.executable, "-c", SWEEP, str(root), str(root.parent / name)] for name in names]
     children = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for command in commands]
-    found = [child.communicate()[0].split() for child in children]
-    return [(float(held), float(planned), float(seconds)) for held, planned, seconds in found]
+    outputs = [child.communicate()[0].split() for child in children]
+    return [(float(peak), float(planned), float(seconds)) for peak, planned, seconds in outputs]
 
 
-def measured(images: int, root: Path) -> tuple[dict[str, float], dict[str, float]]:
+def measure(images: int, root: Path) -> tuple[dict[str, float], dict[str, float]]:
     """Return ratios, and the figures behind them."""
     report_step("build")
-    size = large_store(root / "stores", images)
+    size = write_large_store(root / "stores", images)
     report_step("one sweep")
-    ((held, planned, seconds),) = swept(root / "stores", ["alone"])
+    ((peak, planned, seconds),) = time_sweeps(root / "stores", ["alone"])
     report_step("two sweeps at once")
     began = time.perf_counter()
-    swept(root / "stores", ["one", "other"])
+    time_sweeps(root / "stores", ["first", "second"])
     both = time.perf_counter() - began
-    ratios = {"held_vs_limit": held / LIMIT, "planned_vs_held": planned / held, "two_vs_one": both / seconds}
-    return ratios, {"store GB": size / 1e9, "held MB": held / 1e6, "planned MB": planned / 1e6, "seconds": seconds}
+    ratios = {"memory_vs_limit": peak / LIMIT, "memory_planned": planned / peak, "two_vs_one": both / seconds}
+    return ratios, {"store GB": size / 1e9, "measured MB": peak / 1e6, "planned MB": planned / 1e6, "seconds": seconds}
 
 
 if __name__ == "__main__":
-    run(__doc__, 2680, measured)
+    run(__doc__, 2680, measure)

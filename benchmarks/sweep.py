@@ -63,8 +63,8 @@ RESIZED = transforms.Compose([transforms.Resize((26, 26)), transforms.ToTensor()
 SPEC = SweepSpec(title="bench", train=("noise",), tests=(), holdout=0.1, targets=TARGETS, seeds=(0,))
 
 
-def network(seed: int, channels: tuple[int, ...]) -> Backbone:
-    """A small random network of five stages with zero padding: position leaks into it from the border."""
+def make_network(seed: int, channels: tuple[int, ...]) -> Backbone:
+    """Return a small random network of five stages with zero padding: position leaks into it from the border."""
     torch.manual_seed(seed)
     pairs = zip((3, *channels), channels, strict=False)
     stages = [nn.Sequential(nn.Conv2d(i, o, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)) for i, o in pairs]
@@ -76,8 +76,8 @@ def network(seed: int, channels: tuple[int, ...]) -> Backbone:
     return Backbone("small", f"random{seed}", digest, "report", taps, preprocess, module, device, weights_kind="random")
 
 
-def noise(images: int) -> ImageSet:
-    """Smooth random images, made when read."""
+def make_noise(images: int) -> ImageSet:
+    """Return smooth random images, made when read."""
     names = tuple(f"{number:05d}" for number in range(images))
 
     def read(index: int, size: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
@@ -87,10 +87,12 @@ def noise(images: int) -> ImageSet:
     return ImageSet("noise", names, names, read)
 
 
-def built(root: Path, images: int, seed: int = 0, layout: str = "aligned", channels: tuple[int, ...] = (16,) * 5) -> Reader:
-    """Build one store."""
-    backbone = network(seed, channels)
-    return open_store(build_store(noise(images), backbone, plan_store(noise(images), backbone, layout, "float16"), root).path)
+def build_noise_store(
+    root: Path, images: int, seed: int = 0, layout: str = "aligned", channels: tuple[int, ...] = (16,) * 5
+) -> Reader:
+    """Build a store of noise."""
+    source, backbone = make_noise(images), make_network(seed, channels)
+    return open_store(build_store(source, backbone, plan_store(source, backbone, layout, "float16"), root).path)
 
 
 class Report2020(Dataset[tuple[Tensor, Tensor]]):
@@ -106,8 +108,8 @@ class Report2020(Dataset[tuple[Tensor, Tensor]]):
         return self.features[row], RESIZED(Image.open(self.target))[0]
 
 
-def _trained(batches: Callable[[], object], epochs: int) -> float:
-    """Seconds of the plain loop: one convolution, MSELoss, Adam."""
+def _time_loop(batches: Callable[[], object], epochs: int) -> float:
+    """Return the seconds of the plain loop: one convolution, MSELoss, Adam."""
     conv, loss = nn.Conv2d(15, 1, 3), nn.MSELoss()
     adam = torch.optim.Adam(conv.parameters(), lr=1e-3, weight_decay=1e-4)
     began = time.perf_counter()
@@ -119,101 +121,102 @@ def _trained(batches: Callable[[], object], epochs: int) -> float:
     return time.perf_counter() - began
 
 
-def loops(features: Tensor, root: Path) -> tuple[float, float]:
-    """Seconds a head of the report's loop, and of the plain loop with everything in memory."""
+def time_loops(features: Tensor, root: Path) -> tuple[float, float]:
+    """Return the seconds a head of the report's loop, and of the plain loop with everything in memory."""
     path = root / "target.png"
     Image.fromarray((make_target_map("H", 256) * 255).astype(np.uint8)).save(path)
     loader = DataLoader(Report2020(features, path), batch_size=4, shuffle=True)
-    report = _trained(lambda: loader, LOOP_EPOCHS)
+    report = _time_loop(lambda: loader, LOOP_EPOCHS)
     target = torch.from_numpy(make_target_map("H", 26).astype(np.float32))
 
     def in_memory() -> object:
         order = torch.randperm(len(features))
         return ((features[rows], target.expand(len(rows), -1, -1)) for rows in order.split(4))
 
-    plain = _trained(in_memory, LOOP_EPOCHS)
+    plain = _time_loop(in_memory, LOOP_EPOCHS)
     return report * EPOCHS / LOOP_EPOCHS, plain * EPOCHS / LOOP_EPOCHS
 
 
-def one_pass(root: Path, reader: Reader, spec: SweepSpec) -> Pass:
-    """The single pass of a sweep over one store."""
+def plan_single_pass(root: Path, reader: Reader, spec: SweepSpec) -> Pass:
+    """Return the only pass of a sweep over one store."""
     entries = [entry for entry in list_stores(root)[0] if entry.spec.fingerprint == reader.spec.fingerprint]
-    (found,) = plan_sweep(spec, entries, root).passes
-    return found
+    (task,) = plan_sweep(spec, entries, root).passes
+    return task
 
 
-def fitted(reader: Reader, task: Pass, cache: MomentCache) -> tuple[float, list[FittedHeads]]:
-    """Seconds to train a pass, and its heads."""
+def time_fit(reader: Reader, task: Pass, cache: MomentCache) -> tuple[float, list[FittedHeads]]:
+    """Return the seconds to train a pass, and its heads."""
     began = time.perf_counter()
     heads = fit_heads(task, reader, cache)
     return time.perf_counter() - began, heads
 
 
-def spc(reader: Reader, task: Pass, heads: list[FittedHeads]) -> dict[str, float]:
-    """Mean SPC on the held-out rows of each target's head."""
+def compute_spc(reader: Reader, task: Pass, heads: list[FittedHeads]) -> dict[str, float]:
+    """Return the mean SPC on the held-out rows of each target's head."""
     source, start = parse_input(task.input, reader.spec), task.cells[0].train_rows
-    ((*scored,),) = score_heads(read_inputs(reader, source, start, reader.spec.rows), [make_scorable(one) for one in heads])
-    found = [float(np.nanmean(one.scores.spc)) for one in scored]
-    return {cell.target: value for cell, value in zip(heads[0].group.cells, found, strict=True)}
+    ((*scored,),) = score_heads(read_inputs(reader, source, start, reader.spec.rows), [make_scorable(group) for group in heads])
+    means = [float(np.nanmean(head.scores.spc)) for head in scored]
+    return {cell.target: value for cell, value in zip(heads[0].group.cells, means, strict=True)}
 
 
-def idle(passes: Sequence[PassResult], workers: int) -> float:
-    """The share of its workers' time, from the first pass's start to the last one's end, that a run spent in no pass."""
-    span = max(one.began + one.seconds for one in passes) - min(one.began for one in passes)
-    return 1 - sum(one.seconds for one in passes) / (workers * span)
+def compute_idle_share(passes: Sequence[PassResult], workers: int) -> float:
+    """Return the share of its workers' time, from the first pass's start to the last one's end, that a run spent in no pass."""
+    span = max(task.began + task.seconds for task in passes) - min(task.began for task in passes)
+    return 1 - sum(task.seconds for task in passes) / (workers * span)
 
 
-def workers(root: Path) -> tuple[float, float, float, float]:
+def time_workers(root: Path) -> tuple[float, float, float, float]:
     """Return the speed of two workers over one with one CPU core, and over one with both; their idle share and start-up."""
     for seed in range(4):
-        built(root / "stores", 2400, seed, "native", (32, 64, 96, 128, 128))
+        build_noise_store(root / "stores", 2400, seed, "native", (32, 64, 96, 128, 128))
     spec = replace(SPEC, inputs=("full",), kernels=(1,), protocols=("ridge",))
     plan = plan_sweep(spec, list_stores(root / "stores")[0], root / "stores", keep_moments=False)
-    whole = os.sched_getaffinity(0)
+    all_cores = os.sched_getaffinity(0)
     seconds = {}
-    for count, mine in ((1, {min(whole)}), (1, whole), (2, whole)):
-        os.sched_setaffinity(0, mine)  # workers inherit it
+    for count, cores in ((1, {min(all_cores)}), (1, all_cores), (2, all_cores)):
+        os.sched_setaffinity(0, cores)  # workers inherit it
         when, began = time.time(), time.perf_counter()
-        outcome = run_sweep(spec, plan, root / f"run{count}-{len(mine)}", scheduler="local", workers=count)
-        seconds[count, len(mine)] = time.perf_counter() - began
-    one, machine, two = seconds.values()
-    return one / two, machine / two, idle(outcome.passes, 2), min(done.began for done in outcome.passes) - when
+        outcome = run_sweep(spec, plan, root / f"run{count}-{len(cores)}", scheduler="local", workers=count)
+        seconds[count, len(cores)] = time.perf_counter() - began
+    single, machine, two = seconds.values()
+    return single / two, machine / two, compute_idle_share(outcome.passes, 2), min(done.began for done in outcome.passes) - when
 
 
-def planning(root: Path) -> tuple[float, int]:
+def time_planning(root: Path) -> tuple[float, int]:
     """Return the seconds that planning a large grid over three of the stores below `root` takes, and its heads."""
-    found = list_stores(root)[0][:3]
-    names = [tap.name for tap in found[0].spec.taps]
-    subsets = tuple("aligned:" + "+".join(some) for size in range(1, 6) for some in combinations(names, size))
+    stores = list_stores(root)[0][:3]
+    names = [tap.name for tap in stores[0].spec.taps]
+    subsets = tuple("aligned:" + "+".join(subset) for size in range(1, 6) for subset in combinations(names, size))
     rates = tuple(GradientProtocol(learning_rate=rate) for rate in (1e-2, 1e-3, 1e-4))
     grid = replace(SPEC, inputs=subsets, kernels=(1, 3, 5, 7), paddings=(0, 1, 2, 3), seeds=tuple(range(5)), recipes=rates)
     began = time.perf_counter()
-    plan = plan_sweep(grid, found, root)
+    plan = plan_sweep(grid, stores, root)
     return time.perf_counter() - began, len(plan.cells)
 
 
-def all_measured(images: int, root: Path) -> tuple[dict[str, float], dict[str, float]]:
+def measure(images: int, root: Path) -> tuple[dict[str, float], dict[str, float]]:
     """Return ratios, and the figures behind them."""
-    reader = built(root / "one", images)
+    reader = build_noise_store(root / "noise", images)
     source = parse_input("aligned", reader.spec)
     features = torch.cat(list(read_inputs(reader, source, 0, round(0.9 * images))))
     report_step("the report's loop and a plain loop")
-    report, plain = loops(features, root)
+    report, plain = time_loops(features, root)
     cache, none = MomentCache(root / "moments", reader.manifest["store_id"]), MomentCache(None, "")
     report_step("5, 15 and 60 heads")
-    tasks = {n: one_pass(root / "one", reader, replace(SPEC, seeds=tuple(range(n // 5)))) for n in (5, 15, 60)}
-    five, adam = fitted(reader, tasks[5], none)
-    fifteen, _ = fitted(reader, tasks[15], cache)
-    warm, _ = fitted(reader, tasks[15], cache)
-    sixty, _ = fitted(reader, tasks[60], none)
+    tasks = {n: plan_single_pass(root / "noise", reader, replace(SPEC, seeds=tuple(range(n // 5)))) for n in (5, 15, 60)}
+    five, adam = time_fit(reader, tasks[5], none)
+    fifteen, _ = time_fit(reader, tasks[15], cache)
+    warm, _ = time_fit(reader, tasks[15], cache)
+    sixty, _ = time_fit(reader, tasks[60], none)
     report_step("exact heads")
     lambdas = tuple(10.0**power for power in range(-9, 1))
-    ridge_task = one_pass(root / "one", reader, replace(SPEC, protocols=("ridge",), recipes=(RidgeProtocol(lambdas=lambdas),)))
-    ridge, exact = fitted(reader, ridge_task, none)
+    exact_spec = replace(SPEC, protocols=("ridge",), recipes=(RidgeProtocol(lambdas=lambdas),))
+    ridge_task = plan_single_pass(root / "noise", reader, exact_spec)
+    ridge, exact = time_fit(reader, ridge_task, none)
     report_step("one and two workers")
-    faster, than_machine, share, start = workers(root / "many")
+    faster, than_machine, share, start = time_workers(root / "workers")
     report_step("planning a large grid")
-    planned_in, heads = planning(root / "many" / "stores")
+    planned_in, heads = time_planning(root / "workers" / "stores")
     ratios = {
         "report_5": report / (five / 5),
         "report_15": report / (fifteen / 15),
@@ -229,11 +232,11 @@ def all_measured(images: int, root: Path) -> tuple[dict[str, float], dict[str, f
     seconds = {"report's loop, a head": report, "plain loop, a head": plain, "ours, 5 heads": five, "ours, 15 heads": fifteen}
     facts = seconds | {"ours, 15 heads, warm": warm, "ours, 60 heads": sixty, "ridge, 5 targets": ridge}
     facts |= {"two workers' start": start, "heads planned": heads}
-    scores = spc(reader, tasks[5], adam), spc(reader, ridge_task, exact)
-    facts |= {f"SPC {name}, {way}": one[name] for way, one in zip(("Adam", "ridge"), scores, strict=True) for name in TARGETS}
+    scores = compute_spc(reader, tasks[5], adam), compute_spc(reader, ridge_task, exact)
+    facts |= {f"SPC {name}, {way}": spc[name] for way, spc in zip(("Adam", "ridge"), scores, strict=True) for name in TARGETS}
     return ratios, facts
 
 
 if __name__ == "__main__":
     torch.set_num_threads(count_cpus())
-    run(__doc__, 5577, all_measured)
+    run(__doc__, 5577, measure)
