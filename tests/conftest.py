@@ -18,3 +18,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.path.is_relative_to(SYSTEM):
             item.add_marker("system")
         item.add_marker(pytest.mark.xdist_group("slurm" if "slurm" in item.path.name else str(item.path)))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what tests have counted (`record_property`)."""
+    for report in [*terminalreporter.getreports("passed"), *terminalreporter.getreports("failed")]:
+        for name, count in report.user_properties:
+            terminalreporter.write_line(f"{name}, {report.location[2]}: {count}")

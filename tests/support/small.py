@@ -33,21 +33,21 @@ def write_images(folder: Path, count: int, seed: int = 0) -> Path:
     return folder
 
 
-def tiny_backbone(seed: int = 0, name: str = "tiny", scale: float = 1.0, size: int = 32) -> Backbone:
+def tiny_backbone(seed: int = 0, name: str = "tiny", scale: float = 1.0, size: int = 32, stages: int = 3) -> Backbone:
     """Return a random network with taps f1 [8, 16, 16], f2 [12, 8, 8], f3 [16, 4, 4] on 32x32 images: fast, zero-padded.
 
-    Other sizes of the input are for tests of memory.
+    Other sizes of the input are for tests of memory, fewer stages for tests of many builds.
     """
     torch.manual_seed(seed)
-    stages = [(3, 8), (8, 12), (12, 16)]
+    channels = [(3, 8), (8, 12), (12, 16)][:stages]
     module = nn.Sequential(
-        *(nn.Sequential(nn.Conv2d(i, o, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)) for i, o in stages)
+        *(nn.Sequential(nn.Conv2d(i, o, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)) for i, o in channels)
     ).eval()
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.mul_(scale)
     module.requires_grad_(False)
-    taps = measure_taps(module, ["0", "1", "2"], size)
+    taps = measure_taps(module, ["0", "1", "2"][:stages], size)
     preprocess = Preprocess(size, 1 / 255, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
     digest, device = compute_state_digest(module.state_dict()), torch.device("cpu")
     return Backbone(name, f"random{seed}", digest, "report", taps, preprocess, module, device, weights_kind="random")
