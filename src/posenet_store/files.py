@@ -119,6 +119,11 @@ def make_folder(path: Path) -> None:
         fsync(path.parent)
 
 
+def name_temporary(path: Path) -> Path:
+    """Return a unique hidden path beside `path`, for what will become it, or was it."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+
+
 @contextmanager
 def replace_atomically(path: Path) -> Iterator[Path]:
     """Yield a unique temporary path beside `path`; on success that file is synced and replaces `path` in one step.
@@ -129,7 +134,7 @@ def replace_atomically(path: Path) -> Iterator[Path]:
     if path.is_dir():
         raise StoreError(f"{path} is a folder where a file belongs; move it away and rerun the command")
     make_folder(path.parent)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    temporary = name_temporary(path)
     try:
         yield temporary
         fsync(temporary)
@@ -146,12 +151,6 @@ def write_atomic(path: Path, data: bytes | memoryview) -> None:
         temporary.write_bytes(data)
 
 
-def write_pieces(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
-    """Write consecutive pieces as `write_atomic` does."""
-    with replace_atomically(path) as temporary, temporary.open("wb") as file:
-        file.writelines(pieces)
-
-
 def replace_unsynced(path: Path, data: bytes) -> None:
     """Replace `path` in one step without syncing it, for short-lived data; only one process may write to a path."""
     temporary = path.with_name(f".{path.name}.tmp")
@@ -159,9 +158,14 @@ def replace_unsynced(path: Path, data: bytes) -> None:
     temporary.replace(path)
 
 
+def format_json(value: object) -> bytes:
+    """Encode `value` as readable JSON."""
+    return json.dumps(value, indent=1, sort_keys=True, allow_nan=False).encode() + b"\n"
+
+
 def write_json(path: Path, value: object) -> None:
     """Write `value` as readable JSON, atomically."""
-    write_atomic(path, json.dumps(value, indent=1, sort_keys=True, allow_nan=False).encode() + b"\n")
+    write_atomic(path, format_json(value))
 
 
 def parse_json(data: bytes, where: object) -> dict[str, Any]:

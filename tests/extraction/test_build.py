@@ -222,7 +222,7 @@ def test_a_full_disk_commits_nothing_half(images: ImageSet, tmp_path: Path, monk
     plan = plan_store(images, backbone, "native", "float32", 4)
     StoreWriter.open(tmp_path, plan)
     calls = itertools.count(1)
-    monkeypatch.setattr("posenet_store.files.fsync", lambda path: raise_full(path) if next(calls) >= call else None)
+    monkeypatch.setattr("posenet_store.store.exclusive.fsync", lambda path: raise_full(path) if next(calls) >= call else None)
     with pytest.raises(OSError, match="No space left"):
         build_store(images, backbone, plan, tmp_path, batch_size=2)
     monkeypatch.undo()

@@ -8,6 +8,9 @@ import itertools
 import multiprocessing
 import os
 import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from multiprocessing.synchronize import Barrier
@@ -44,11 +47,11 @@ def breaking(real: Callable[..., Any], calls: Iterator[int], number: int, late: 
     return call
 
 
-RENAMES = ((Path, "rename"), (Path, "replace"))
+NAMINGS = ((Path, "rename"), (Path, "replace"), (os, "link"))
 
 
 @pytest.mark.parametrize(
-    ("functions", "late", "least"), [(((os, "fsync"),), False, 14), (RENAMES, False, 6), (RENAMES, True, 6)]
+    ("functions", "late", "least"), [(((os, "fsync"),), False, 14), (NAMINGS, False, 6), (NAMINGS, True, 6)]
 )
 def test_each_single_failure_of_the_disk_costs_the_block_in_hand(
     lab: Lab, functions: Sequence[tuple[Any, str]], late: bool, least: int
@@ -202,3 +205,34 @@ def test_a_builder_that_is_overtaken_does_no_harm(lab: Lab) -> None:
 
     assert lab.build(lab.root, advance=overtake) == ROWS
     assert seen == [True] * 4
+
+
+SUSPENDED_BUILD = """
+import os, signal, sys
+from pathlib import Path
+support, photos, stores, file_format = sys.argv[1:]
+sys.path.insert(0, support)
+from posenet_store.store.writer import StoreWriter
+from tests.system.torture import one_build
+listed = StoreWriter.list_missing
+def list_missing(writer, deep=False):
+    missing = listed(writer, deep)
+    StoreWriter.list_missing = listed
+    os.kill(os.getpid(), signal.SIGSTOP)
+    return missing
+StoreWriter.list_missing = list_missing
+one_build(Path(photos), Path(stores), file_format)
+"""
+
+
+def test_a_builder_that_was_suspended_leaves_a_store_that_another_has_sealed_as_it_is(lab: Lab) -> None:
+    words = [str(Path(__file__).parents[2]), str(lab.photos), str(lab.root), lab.name]
+    child = subprocess.Popen([sys.executable, "-c", SUSPENDED_BUILD, *words])
+    _, status = os.waitpid(child.pid, os.WUNTRACED)
+    assert os.WIFSTOPPED(status)
+    assert lab.build(lab.root) == ROWS
+    before = snapshot(store := lab.root / lab.sound.name)
+    child.send_signal(signal.SIGCONT)
+    assert child.wait() == 0
+    assert {path: facts for path, facts in snapshot(store).items() if facts[1]} == {p: f for p, f in before.items() if f[1]}
+    assert lab.is_sound(store)

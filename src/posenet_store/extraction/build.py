@@ -189,10 +189,12 @@ def build_store(
     advance: Callable[[int], None] | None = None,
     clock: StageTimer | None = None,
     folder: Path | None = None,
+    damaged: Sequence[int] = (),
 ) -> BuildResult:
     """Build or resume the store of `plan` below `root`, and seal it once no block is missing.
 
     `folder` is where the store lies, if it is known: None looks for it by its fingerprint, whatever its images are called.
+    Blocks that are `damaged` are built as if they were missing.
     `part` (i, n) extracts every n-th block from the i-th; parts may run in any order, on several machines, even twice.
     `advance(n)` is called after n more images are computed or found in the store; None is a bar in a notebook. Complete
     blocks are committed even if the build is interrupted. `batch_size` None is `choose_batch_size`. Raises BuildError if
@@ -206,21 +208,25 @@ def build_store(
     if not StoreFiles(folder).plan.is_file():
         check_space(images, backbone, plan, root, plan.spec.rows // part[1], size)
     writer = StoreWriter.open(root, plan, folder)
-    missing = select_part(writer.list_missing(), part)
-    rows, quarantined = count_rows(plan, missing), writer.list_quarantined()
-    if missing:
-        writer.unseal(missing)
-        _check_drift(writer.plan, plan)
-    total = count_rows(plan, select_part(range(len(plan.bounds)), part))
+    blocks = select_part(sorted({*writer.list_missing(), *damaged}), part) or _list_damaged(writer)
+    total, rows = count_rows(plan, select_part(range(len(plan.bounds)), part)), 0
     bar = nullcontext(advance) if advance else show_progress(f"{plan.spec.network} on {images.name}", total, "images")
     with _count_kept(writer), bar as advance:
-        advance(total - rows)
-        if missing:
-            quarantined = _extract(images, backbone, writer, missing, size, max_unreadable, quarantined, advance, clock)
+        advance(total - count_rows(plan, blocks))
+        while blocks:
+            _check_drift(writer.plan, plan)
+            _extract(images, backbone, writer, blocks, size, max_unreadable, advance, clock)
+            rows += count_rows(plan, blocks)
+            blocks = _list_damaged(writer)
     blocks_left, speed = len(writer.list_missing()), clock.summarize(rows)
     if not blocks_left and not writer.sealed:
         writer.seal(speed | collect_provenance())
-    return BuildResult(writer.files.root, rows, blocks_left, speed["seconds"], tuple(quarantined), speed)
+    return BuildResult(writer.files.root, rows, blocks_left, speed["seconds"], tuple(writer.list_quarantined()), speed)
+
+
+def _list_damaged(writer: StoreWriter) -> list[int]:
+    """Return the blocks to extract again before a store can be sealed, whoever built them; none while blocks are missing."""
+    return [] if writer.sealed or writer.list_missing() else writer.list_missing(deep=True)
 
 
 def _extract(
@@ -230,12 +236,13 @@ def _extract(
     blocks: Sequence[int],
     batch_size: int,
     max_unreadable: float,
-    quarantined: list[QuarantinedImage],
     advance: Callable[[int], None],
     clock: StageTimer,
-) -> list[QuarantinedImage]:
-    """Extract and commit blocks; return `quarantined` and the images that can't be read."""
+) -> None:
+    """Extract and commit blocks."""
     plan, cuda = writer.plan, backbone.device.type == "cuda"
+    others = (record for record in writer.list_records() if record["block"] not in blocks)
+    quarantined = [QuarantinedImage(**entry) for record in others for entry in record["quarantined"]]
     buffers = [Buffer(plan, cuda) for _ in range(min(BUFFERS, len(blocks)))]
     forward = Forward(backbone, plan.spec.arrays, clock)
     with (
@@ -254,7 +261,6 @@ def _extract(
                 committer.submit(batch.block, buffer, unreadable, computed_on)
             advance(len(batch.pixels))
         committer.finish(buffers)
-    return quarantined
 
 
 def build_probe_store(

@@ -11,7 +11,6 @@ from posenet_store.images.image_set import ImageSet
 from posenet_store.store.access import StoreFiles
 from posenet_store.store.plan import read_plan
 from posenet_store.store.verify import Damage, find_damage
-from posenet_store.store.writer import StoreWriter
 
 INPUTS = {"images": "images_sha256", "weights": "weights_sha256", "taps": "taps"}
 
@@ -42,8 +41,8 @@ def repair_store(
         reason = ", ".join(f"the {name} differ" for name in differing) or "the fingerprints differ"
         raise UsageError(f"these inputs are not the store's: {reason}; give what its build was given")
     damage = list(find_damage(store, deep=True)) if damage is None else damage
-    StoreWriter(StoreFiles(store), plan).unseal([entry.block for entry in damage if entry.block is not None])
     return build_store(
         images, backbone, plan, store.parent,
         batch_size=batch_size, max_unreadable=1.0, advance=advance, clock=clock, folder=store,
+        damaged=[entry.block for entry in damage if entry.block is not None],
     )  # fmt: skip

@@ -26,9 +26,7 @@ def convert_store(
         "converted": collect_provenance() | {"from": reader.name, "store_id": reader.manifest["store_id"]}
     }
     writer = StoreWriter.open(Path(root).expanduser(), replace(reader.plan, spec=spec, provenance=provenance, files=()))
-    missing = writer.list_missing()
-    if missing:
-        writer.unseal(missing)
+    missing = writer.list_missing(deep=not writer.sealed)
     for block, (start, stop) in enumerate(reader.bounds):
         if block in missing:
             _copy_block(reader, writer, block)
@@ -47,5 +45,5 @@ def _copy_block(reader: Reader, writer: StoreWriter, block: int) -> None:
         copied = np.empty_like(values)
         copy.read(name, start, copied)
         if not np.array_equal(copied, values, equal_nan=True):
-            writer.unseal([block])
+            writer.discard(block)
             raise BuildError(f"block {block} of {name} does not read back as it was written to {writer.files}")

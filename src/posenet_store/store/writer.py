@@ -1,14 +1,19 @@
 """StoreWriter: create a store, commit its blocks one by one, resume it and seal it.
 
-Each block is written in the order data, fsync, rename, record: it counts once its record in commits/ exists, and the
+Each block is written in the order data, fsync, name, record: it counts once its record in commits/ exists, and the
 record has the digests of its files. A kill at any moment therefore loses at most what is not written yet.
+
+Any number of processes may build or repair a store at once, and each may be suspended at any moment and go on later.
+Files and records of a valid block are never replaced or removed (`exclusive`); what is replaced was compared with its
+digest just before, and a store is sealed once every file is known to have its digest.
 """
 
-import shutil
-import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+import itertools
+import random
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from math import isfinite, nan
 from pathlib import Path
 from typing import Any
@@ -16,21 +21,22 @@ from typing import Any
 from numpy.typing import NDArray
 
 from posenet_store.errors import BuildError, StoreError
-from posenet_store.files import canonical_json, fsync, make_folder, sha256, sha256_file, write_json, write_pieces
+from posenet_store.files import canonical_json, format_json, sha256, sha256_file, write_json
 from posenet_store.store.access import StoreFiles
+from posenet_store.store.exclusive import FileIdentity, StagedFile, identify, put, stage, take_away
 from posenet_store.store.feature_statistics import compute_statistics
 from posenet_store.store.formats import list_block_files, load_format
 from posenet_store.store.plan import Plan, find_folder, read_plan
 from posenet_store.store.records import (
     EncodedFiles,
     add_digest,
-    describe_file,
     describe_pieces,
     find_fault,
     read_manifest,
     read_record,
     summarize_records,
 )
+from posenet_store.store.skeleton import create_store, has_intact_plan, restore_metadata
 from posenet_store.threads import map_on_threads
 
 FLOAT16_MAX = 65504.0
@@ -80,6 +86,10 @@ class StoreWriter:
     def __init__(self, files: StoreFiles, plan: Plan) -> None:
         self.files = files
         self.plan = plan
+        self._digests: dict[str, tuple[FileIdentity, str]] = {}
+        """Files whose digest this process knows, since it wrote or read them."""
+        self._committed: dict[int, FileIdentity] = {}
+        """The records of this process."""
 
     @classmethod
     def open(cls, root: Path, plan: Plan, folder: Path | None = None) -> "StoreWriter":
@@ -87,29 +97,14 @@ class StoreWriter:
 
         `folder` is where it lies, if that is known already: a store may have been renamed.
 
-        Blocks whose record changed since the store was sealed are taken out, to be extracted again. Raises StoreError if
-        the folder holds something else.
+        Raises StoreError if the folder holds something else.
         """
         files = StoreFiles(folder or find_folder(root, plan.spec))
         if not files.root.exists():
-            _create_store(files, plan)
-        elif not _has_intact_plan(files, plan):
-            _restore_metadata(files, plan)
-        writer = cls(files, read_plan(files))
-        if changed := writer._list_changed():
-            writer.unseal(changed)
-        return writer
-
-    def _list_changed(self) -> list[int]:
-        """Return the blocks whose record is not the one in the manifest: sealing again would declare them undamaged."""
-        try:
-            manifest = read_manifest(self.files)
-        except StoreError:
-            return []
-        if manifest["fingerprint"] != self.plan.spec.fingerprint:
-            return []
-        records = [(block, self.files.commit(block), digest) for block, digest in enumerate(manifest["commits_sha256"])]
-        return [block for block, path, digest in records if path.is_file() and sha256_file(path) != digest]
+            create_store(files, plan)
+        elif not has_intact_plan(files, plan):
+            restore_metadata(files, plan)
+        return cls(files, read_plan(files))
 
     @property
     def sealed(self) -> bool:
@@ -121,27 +116,36 @@ class StoreWriter:
         except (StoreError, OSError):
             return False
 
-    def unseal(self, blocks: Sequence[int]) -> None:
-        """Take blocks out of the store: remove the manifest first, then their records."""
-        self.files.manifest.unlink(missing_ok=True)
-        for block in blocks:
-            self.files.commit(block).unlink(missing_ok=True)
+    def find_record(self, block: int, deep: bool = False) -> dict[str, Any] | None:
+        """Return a block's record if it is readable and the files have the recorded sizes, else None.
 
-    def find_record(self, block: int) -> dict[str, Any] | None:
-        """Return a block's record if it is readable and the files have the recorded sizes, else None."""
+        With `deep` they must have the recorded digests, too; files that this process wrote are not read for that.
+        """
         try:
             record = read_record(self.files, block)
-            return None if any(find_fault(self.files, entry, deep=False) for entry in record["files"]) else record
+            faulty = any(find_fault(self.files, entry, deep=False) for entry in record["files"])
+            return None if faulty or (deep and not all(map(self._has_digest, record["files"]))) else record
         except (StoreError, KeyError, TypeError):
             return None
+
+    def _has_digest(self, entry: Mapping[str, Any]) -> bool:
+        """Return whether a file has the recorded digest."""
+        name, path = entry["path"], self.files.root / entry["path"]
+        try:
+            if (identity := identify(path)) and self._digests.get(name, (None,))[0] != identity:
+                self._digests[name] = identity, sha256_file(path)
+        except OSError:
+            return False
+        return identity is not None and self._digests[name][1] == entry["sha256"]
 
     def list_records(self) -> list[dict[str, Any]]:
         """Return the records of all committed blocks."""
         return [record for block in range(len(self.plan.bounds)) if (record := self.find_record(block))]
 
-    def list_missing(self) -> list[int]:
-        """Return the blocks that are still to be extracted."""
-        return [block for block in range(len(self.plan.bounds)) if self.find_record(block) is None]
+    def list_missing(self, deep: bool = False) -> list[int]:
+        """Return the blocks that are still to be extracted; with `deep` also those that were damaged since."""
+        records = map_on_threads(partial(self.find_record, deep=deep), range(len(self.plan.bounds)))
+        return [block for block, record in enumerate(records) if record is None]
 
     def list_quarantined(self) -> list[QuarantinedImage]:
         """Return the images that could not be read so far."""
@@ -177,82 +181,65 @@ class StoreWriter:
     def write(self, encoded: EncodedBlock) -> None:
         """Write a block's files durably, then the record that commits it.
 
-        Nothing is removed first: a valid block that is written again, by this or another process, stays valid throughout.
+        If another process has committed the block by now, its files and record stay, and these are dropped. Two processes
+        that write different bytes at the same moment try again until the files are those of one of them.
         """
-        map_on_threads(lambda name: write_pieces(self.files.root / name, encoded.files[name]), encoded.files)
-        write_json(self.files.commit(encoded.block), encoded.record)
+        block, record = encoded.block, self.files.commit(encoded.block)
+        if self.find_record(block, deep=True):
+            return
+        contents = {self.files.root / name: pieces for name, pieces in encoded.files.items()}
+        with stage(contents) as data, stage({record: [format_json(encoded.record)]}) as (commit,):
+            for file, entry in zip(data, encoded.record["files"], strict=True):
+                self._digests[entry["path"]] = file.identity, entry["sha256"]
+            for pause in itertools.count():
+                judged = identify(record)
+                if self.find_record(block, deep=True):
+                    return
+                time.sleep(random.random() * pause / 10)  # noqa: S311 - so that two writers get out of step
+                if judged:
+                    take_away(record, judged)
+                map_on_threads(partial(self._name, block), data)
+                if put(commit.temporary, record):
+                    self._committed[block] = commit.identity
+
+    def _name(self, block: int, file: StagedFile) -> None:
+        """Give a data file its name; a file that has the name already goes, unless a valid record names it."""
+        while identify(file.path) != file.identity and not put(file.temporary, file.path):
+            judged = identify(file.path)
+            if self.find_record(block, deep=True):
+                return
+            if judged:
+                take_away(file.path, judged)
 
     def commit(self, block: int, arrays: Mapping[str, NDArray[Any]], quarantined: Sequence[QuarantinedImage]) -> None:
         """Encode a block and write it."""
         self.write(self.encode(block, arrays, quarantined))
 
+    def discard(self, block: int) -> None:
+        """Remove the record of a block that this process has committed, unless another is there by now."""
+        judged = identify(self.files.commit(block))
+        if judged and judged == self._committed.get(block):
+            take_away(self.files.commit(block), judged)
+
     def seal(self, summary: Mapping[str, Any]) -> None:
-        """Write manifest.json, which makes the store readable; raises BuildError while blocks are missing."""
-        if missing := self.list_missing():
+        """Write manifest.json, which makes the store readable, unless there is one that names all records.
+
+        Raises BuildError while blocks are missing or damaged.
+        """
+        if missing := self.list_missing(deep=True):
             raise BuildError(f"{self.files.root} can't be sealed: {len(missing)} blocks are missing, the first is {missing[0]}")
+        while not self.sealed:  # a block may be repaired while its manifest is written
+            load_format(self.plan.spec.format).finish(self.files.root, self.plan.spec)
+            write_json(self.files.manifest, add_digest(self._list_content() | {"summary": dict(summary)}))
+
+    def _list_content(self) -> dict[str, Any]:
+        """Return what the manifest says of the records as they are now."""
         spec, records = self.plan.spec, self.list_records()
-        load_format(spec.format).finish(self.files.root, spec)
         digests = [sha256_file(self.files.commit(block)) for block in range(len(records))]
-        content = summarize_records(spec, records) | {
+        return summarize_records(spec, records) | {
             "plan_sha256": sha256_file(self.files.plan),
             "store_id": sha256(canonical_json(digests)),
             "commits_sha256": digests,
             "rows": spec.rows,
             "bytes": sum(entry["bytes"] for record in records for entry in record["files"]),
-            "summary": dict(summary),
         }
-        write_json(self.files.manifest, add_digest(content))
-
-
-def _has_intact_plan(files: StoreFiles, plan: Plan) -> bool:
-    """Return whether the store's plan is `plan` and the format's own files are intact; raises StoreError for another store."""
-    if not files.plan.is_file() and not files.commits.is_dir():
-        raise StoreError(f"{files.root} exists and is not a store; move it away, or give another --stores folder")
-    try:
-        stored = read_plan(files)
-    except StoreError:
-        return False
-    if stored.spec.fingerprint != plan.spec.fingerprint:
-        raise StoreError(f"{files.root} belongs to fingerprint {stored.spec.fingerprint}; move it away to build this one")
-    same = (stored.ids, stored.digests, stored.order) == (plan.ids, plan.digests, plan.order)
-    return same and not any(find_fault(files, entry, deep=True) for entry in stored.files)
-
-
-def _list_files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file())
-
-
-@contextmanager
-def _make_skeleton(files: StoreFiles, plan: Plan) -> Iterator[StoreFiles]:
-    """Make everything that a store needs before its first block, in a temporary folder beside the store's folder."""
-    make_folder(files.root.parent)
-    skeleton = StoreFiles(files.root.with_name(f".{files.root.name}.{uuid.uuid4().hex}.tmp"))
-    try:
-        make_folder(skeleton.commits)
-        load_format(plan.spec.format).create(skeleton.root, plan.spec, plan.ids)
-        entries = tuple(describe_file(skeleton.root, path) for path in _list_files(skeleton.root))
-        write_json(skeleton.plan, replace(plan, files=entries).to_dict())
-        yield skeleton
-    finally:
-        shutil.rmtree(skeleton.root, ignore_errors=True)
-
-
-def _create_store(files: StoreFiles, plan: Plan) -> None:
-    """Rename a complete skeleton to the store's folder, so that no store is ever incomplete."""
-    with _make_skeleton(files, plan) as skeleton:
-        try:
-            skeleton.root.rename(files.root)
-        except OSError:
-            if not files.plan.is_file():  # otherwise another builder was first, and its store is as good as this one
-                raise
-    fsync(files.root.parent)
-
-
-def _restore_metadata(files: StoreFiles, plan: Plan) -> None:
-    """Replace the store's plan and the format's own files by those of a skeleton; blocks and records stay."""
-    with _make_skeleton(files, plan) as skeleton:
-        for path in _list_files(skeleton.root):
-            target = files.root / path.relative_to(skeleton.root)
-            make_folder(target.parent)
-            path.replace(target)
-            fsync(target.parent)

@@ -1,0 +1,70 @@
+"""Create the folder of a store with everything but its blocks, and restore its plan and metadata where they are damaged."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from posenet_store.errors import StoreError
+from posenet_store.files import fsync, make_folder, name_temporary, write_json
+from posenet_store.store.access import StoreFiles
+from posenet_store.store.formats import load_format
+from posenet_store.store.plan import Plan, read_plan
+from posenet_store.store.records import describe_file, find_fault
+
+
+def has_intact_plan(files: StoreFiles, plan: Plan) -> bool:
+    """Return whether the store's plan is `plan` and the format's own files are intact; raises StoreError for another store."""
+    if not files.plan.is_file() and not files.commits.is_dir():
+        raise StoreError(f"{files.root} exists and is not a store; move it away, or give another --stores folder")
+    try:
+        stored = read_plan(files)
+    except StoreError:
+        return False
+    if stored.spec.fingerprint != plan.spec.fingerprint:
+        raise StoreError(f"{files.root} belongs to fingerprint {stored.spec.fingerprint}; move it away to build this one")
+    same = (stored.ids, stored.digests, stored.order) == (plan.ids, plan.digests, plan.order)
+    return same and not any(find_fault(files, entry, deep=True) for entry in stored.files)
+
+
+def _list_files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+@contextmanager
+def _make_skeleton(files: StoreFiles, plan: Plan) -> Iterator[StoreFiles]:
+    """Make everything that a store needs before its first block, in a temporary folder beside the store's folder."""
+    make_folder(files.root.parent)
+    skeleton = StoreFiles(name_temporary(files.root))
+    try:
+        make_folder(skeleton.commits)
+        load_format(plan.spec.format).create(skeleton.root, plan.spec, plan.ids)
+        entries = tuple(describe_file(skeleton.root, path) for path in _list_files(skeleton.root))
+        write_json(skeleton.plan, replace(plan, files=entries).to_dict())
+        yield skeleton
+    finally:
+        shutil.rmtree(skeleton.root, ignore_errors=True)
+
+
+def create_store(files: StoreFiles, plan: Plan) -> None:
+    """Rename a complete skeleton to the store's folder, so that no store is ever incomplete."""
+    with _make_skeleton(files, plan) as skeleton:
+        try:
+            skeleton.root.rename(files.root)
+        except OSError:
+            if not files.plan.is_file():  # otherwise another builder was first, and its store is as good as this one
+                raise
+    fsync(files.root.parent)
+
+
+def restore_metadata(files: StoreFiles, plan: Plan) -> None:
+    """Replace the store's plan and the format's own files by those of a skeleton; blocks and records stay."""
+    with _make_skeleton(files, plan) as skeleton:
+        if has_intact_plan(files, plan):  # another builder has restored them
+            return
+        for path in _list_files(skeleton.root):
+            target = files.root / path.relative_to(skeleton.root)
+            make_folder(target.parent)
+            path.replace(target)
+            fsync(target.parent)
