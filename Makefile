@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help demo test test-system check docs bench science torture
+.PHONY: help demo test test-system test-gpu check docs bench science torture
 
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ test: $(STAMP)  ## unit tests and docstring examples, with coverage
 test-system: $(STAMP)  ## real processes, disks, Slurm, browser and nginx
 	$(PYTEST) -m system --cov-append --cov-fail-under=0
 
+test-gpu: $(STAMP)  ## on a machine with a GPU: features, races, memory that runs out, resuming
+	$(BIN)/pytest -n 0 -rs -m gpu
+
 check: $(STAMP)  ## lint, format, types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -53,7 +56,7 @@ docs: $(STAMP)  ## the documentation as a site in site/; every link and name is 
 
 BENCHMARKS := reason latency store extract sweep plan kernels streaming shuffle scaling dut_s
 
-bench: $(STAMP)  ## speed as ratios against named baselines, into benchmarks/results; NAME=sweep runs one of them
+bench: $(STAMP)  ## speed as ratios against named baselines, into benchmarks/results; NAME=sweep runs one of them, NAME=gpu that of a GPU
 	@set -e; for name in $(or $(NAME),$(BENCHMARKS)); do echo "== $$name"; $(BIN)/python benchmarks/$$name.py; done
 	$(BIN)/python docs/render.py
 

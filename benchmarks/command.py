@@ -6,6 +6,7 @@ from which documents are rendered: no number is typed twice.
 
 import argparse
 import json
+import os
 import platform
 import shlex
 import subprocess
@@ -15,8 +16,6 @@ import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-
-import psutil
 
 from posenet_store.files import write_json
 from posenet_store.provenance import collect_versions
@@ -43,7 +42,7 @@ def describe_machine() -> dict[str, object]:
         "cpu": fields.get("model name") or platform.processor(),
         "instructions": [name for name in ("avx2", "avx512f", "amx_tile") if name in flags],
         "cores": count_cpus(),
-        "memory": psutil.virtual_memory().total,
+        "memory": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "system": f"{platform.system()} {platform.machine()}",
         "versions": collect_versions(),
     }
@@ -53,6 +52,24 @@ def _commit() -> str:
     """Return the checkout's commit, empty outside of one."""
     command = ("git", "-C", str(RESULTS.parent), "rev-parse", "--short", "HEAD")
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+
+
+def write_result(
+    name: str, command: str, ratios: Mapping[str, float | str], figures: Mapping[str, float | str], folder: Path = RESULTS
+) -> None:
+    """Write the result file of a benchmark."""
+    rounded = [{key: v if isinstance(v, str) else round(v, 7) for key, v in part.items()} for part in (ratios, figures)]
+    content = {
+        "name": name,
+        "date": datetime.now(UTC).date().isoformat(),
+        "commit": _commit(),
+        "command": command,
+        "seconds": round(time.monotonic() - STARTED, 1),
+        "machine": describe_machine(),
+        "ratios": rounded[0],
+        "figures": rounded[1],
+    }
+    write_json(folder / f"{name}.json", content)
 
 
 def run(doc: str | None, images: int, measure: Measure, **options_help: str) -> None:
@@ -75,17 +92,7 @@ def run(doc: str | None, images: int, measure: Measure, **options_help: str) -> 
         report_step(f"{name}: done")
     ratios, figures = ({key: v if isinstance(v, str) else round(v, 4) for key, v in part.items()} for part in measured)
     if not options.no_write:
-        content = {
-            "name": name,
-            "date": datetime.now(UTC).date().isoformat(),
-            "commit": _commit(),
-            "command": shlex.join(["python", f"benchmarks/{name}.py", *sys.argv[1:]]),
-            "seconds": round(time.monotonic() - STARTED, 1),
-            "machine": describe_machine(),
-            "ratios": ratios,
-            "figures": figures,
-        }
-        write_json(RESULTS / f"{name}.json", content)
+        write_result(name, shlex.join(["python", f"benchmarks/{name}.py", *sys.argv[1:]]), ratios, figures)
     if options.json:
         print(json.dumps(ratios))
         return

@@ -85,7 +85,8 @@ def find_meaning(name: str, meanings: Mapping[str, str]) -> str:
 
 def render_result(name: str, result: Result) -> str:
     """Return the section of one benchmark: title, explanation, machine, and a table of its ratios and figures."""
-    docstring = read_docstring(ROOT / "benchmarks" / f"{name}.py")
+    script = name.partition("-")[0]  # gpu-cuda-nvidia-h100 is what gpu.py wrote on that machine
+    docstring = read_docstring(ROOT / "benchmarks" / f"{script}.py")
     title, _, body = docstring.partition("\n")
     meanings = read_meanings(docstring)
     prose = [
@@ -95,6 +96,8 @@ def render_result(name: str, result: Result) -> str:
     ]
     machine = result["machine"]
     measured = f"Measured on {result['date']}: {machine.get('cores', '?')} cores of {machine.get('cpu', 'a CPU')}."
+    if "device" in result["figures"]:
+        measured = f"{measured[:-1]}, {result['figures']['device']}."
     lines = [
         f"## {title.strip().rstrip('.') or name}",
         "",
@@ -102,7 +105,7 @@ def render_result(name: str, result: Result) -> str:
     ]
     others = [key for key in meanings if not any(matches(key, name) for name in result["ratios"])]
     lines += [*(f"- `{key}`: {meanings[key]}" for key in others if meanings[key]), ""] if others else []
-    lines += [measured, f"Run it again with `make bench NAME={name}`.", "", "| ratio | value | meaning |", "|---|---|---|"]
+    lines += [measured, f"Run it again with `make bench NAME={script}`.", "", "| ratio | value | meaning |", "|---|---|---|"]
     for key, value in result["ratios"].items():
         lines.append(f"| `{key}` | {format_number(value)} | {find_meaning(key, meanings)} |")
     if result["figures"]:

@@ -5,20 +5,17 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from posenet_store.backbones.backbone import Backbone
-from posenet_store.backbones.load import load_backbone
 from posenet_store.errors import BuildError
 from posenet_store.extraction.build import build_store, plan_store
 from posenet_store.extraction.forward import Forward, PendingBatch, allocate_arrays, choose_batch_size
 from posenet_store.extraction.timing import StageTimer
 from posenet_store.images.sources import load_image_set
-from posenet_store.specs import BackboneSpec, Preprocess, Tap
-from posenet_store.store.reader import open_store
+from posenet_store.specs import Preprocess, Tap
 from tests.support.small import contents, tiny_backbone, write_images
 
 ARRAYS = {"f1": (3, 4, 4)}
@@ -121,32 +118,6 @@ def test_a_batch_is_sixteen_on_a_processor_and_a_block_on_cuda() -> None:
     backbone, _ = small(room=1)
     assert choose_batch_size(backbone, 64) == 16
     assert choose_batch_size(replace(backbone, device=torch.device("cuda")), 64) == 64
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA device")
-@pytest.mark.parametrize("compute", ["float32", "bfloat16", "float16"])
-def test_a_store_from_cuda_is_the_processors_to_rounding(tmp_path: Path, compute: str) -> None:
-    """Of the root mean square: TF32 keeps 10 bits, as float16 does, bfloat16 7."""
-    images = load_image_set(str(write_images(tmp_path / "photos", 14)))
-    readers = []
-    for device, way in (("cpu", "float32"), ("cuda", compute)):
-        backbone = load_backbone(BackboneSpec("resnet18", "random:0", "report", device, way))
-        plan = plan_store(images, backbone, "native", "float32", 4)
-        readers.append(open_store(build_store(images, backbone, plan, tmp_path / device).path))
-    for name in readers[0].spec.arrays:
-        expected, actual = (reader.read(name, 0, 14) for reader in readers)
-        error = np.sqrt(np.square(actual - expected).mean() / np.square(expected).mean())
-        assert error < (0.05 if compute == "bfloat16" else 0.01), name
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA device")
-def test_cuda_gives_the_same_bytes_whatever_the_interruption(tmp_path: Path) -> None:
-    images = load_image_set(str(write_images(tmp_path / "photos", 14)))
-    backbone = load_backbone(BackboneSpec("resnet18", "random:0", "report", "cuda"))
-    plan = plan_store(images, backbone, "native", "float16", 4)
-    for part in ((2, 2), (1, 2)):
-        parts = build_store(images, backbone, plan, tmp_path / "parts", part=part).path
-    assert contents(parts) == contents(build_store(images, backbone, plan, tmp_path / "whole").path)
 
 
 def test_the_tiny_network_of_the_tests_runs_through_it() -> None:
