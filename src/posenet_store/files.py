@@ -16,6 +16,9 @@ import numpy as np
 
 from posenet_store.errors import StoreError, UsageError
 
+NAME_BYTES = 140
+"""Bytes of a name that is made of labels; file systems accept 255."""
+
 
 def canonical_json(value: object) -> bytes:
     """Encode `value` so that equal values give equal bytes (sorted keys, no spaces, no NaN).
@@ -117,6 +120,24 @@ def make_folder(path: Path) -> None:
         make_folder(path.parent)
         path.mkdir(exist_ok=True)
         fsync(path.parent)
+
+
+def to_utf8(name: str) -> str:
+    """Return a path's text with bytes that are not valid UTF-8 escaped, so that it can be recorded and printed.
+
+    >>> to_utf8(os.fsdecode(b"caf\\xe9")) == r"caf\\xe9"
+    True
+    """
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def shorten_name(label: str) -> str:
+    """Return a label as far as a file's name has room for it, beside a digest and what `name_temporary` adds.
+
+    >>> shorten_name("photos"), shorten_name("a/b"), len(shorten_name("x" * 300))
+    ('photos', 'a-b', 140)
+    """
+    return label.replace("/", "-").encode(errors="backslashreplace")[:NAME_BYTES].decode(errors="ignore")
 
 
 def name_temporary(path: Path) -> Path:

@@ -5,7 +5,7 @@ from functools import cached_property
 from typing import Any
 
 from posenet_store.errors import StoreError, UsageError, unknown
-from posenet_store.files import canonical_json, sha256
+from posenet_store.files import canonical_json, sha256, shorten_name
 from posenet_store.notebook import format_html_table
 
 FORMAT_VERSION = 1
@@ -180,8 +180,8 @@ class StoreSpec:
 
     @property
     def folder(self) -> str:
-        """The store's folder name under the store root."""
-        return f"{self.backbone}-{self.images}-{self.fingerprint[:8]}"
+        """The store's folder name under the store root: its labels, as far as there is room, and its fingerprint."""
+        return f"{shorten_name(f'{self.backbone}-{self.images}')}-{self.fingerprint[:8]}"
 
     @property
     def arrays(self) -> dict[str, tuple[int, int, int]]:

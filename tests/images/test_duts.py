@@ -289,6 +289,37 @@ def test_an_evil_or_broken_archive_leaves_nothing_behind(site: Site, tmp_path: P
     assert list(tmp_path.rglob("evil*")) == []
 
 
+def test_any_flipped_bit_in_the_end_of_an_archive_is_a_sentence_or_does_no_harm(tmp_path: Path) -> None:
+    """The end is the directory: names, sizes, offsets, the way of compressing."""
+    data = zipped({"DUTS-TE/0.jpg": b"image" * 20})
+    archive, broken = tmp_path / "archive.zip", 0
+    for bit in range(8 * data.index(b"PK\x01\x02"), 8 * len(data)):
+        flipped = bytearray(data)
+        flipped[bit // 8] ^= 1 << bit % 8
+        archive.write_bytes(flipped)
+        try:
+            unpacks.unzip(archive, tmp_path / str(bit), 1 << 20)
+        except PosenetStoreError:
+            broken += 1
+        shutil.rmtree(tmp_path / str(bit))
+    assert broken > 250
+
+
+def test_an_archive_whose_directory_is_damaged_is_removed(site: Site, tmp_path: Path) -> None:
+    """Its offset lies before the start of the file."""
+    whole_archive = site.data
+    damaged = bytearray(whole_archive)
+    damaged[-3] ^= 64  # the size of the archive's comment
+    damaged[-6] ^= 64  # the offset of the directory
+    site.data = bytes(damaged)
+    done = typed(site, tmp_path)
+    assert (done.exit_code, "the archive was removed" in done.stderr) == (1, True)
+    assert list(tmp_path.iterdir()) == []
+    site.data = whole_archive
+    assert typed(site, tmp_path).exit_code == 0
+    whole(site, tmp_path)
+
+
 def test_an_archive_that_would_fill_the_disk_is_not_begun(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     site.data = zipped(duts() | {"DUTS-TE/zeros": bytes(30_000_000)})
     monkeypatch.setattr(fetches, "LIMIT", 29_000_000)

@@ -14,7 +14,7 @@ from torch import Tensor
 from posenet_store.backbones.checks import SUFFIXES, check_weights
 from posenet_store.backbones.hed import find_hed_file, read_hed_state
 from posenet_store.errors import unknown
-from posenet_store.files import canonical_json, sha256
+from posenet_store.files import canonical_json, sha256, to_utf8
 from posenet_store.specs import NO_WEIGHTS, PIXELS, PREPROCESSINGS, RANDOM, TRAINED, Preprocess, unit
 from posenet_store.state_dicts import read_state_dict
 
@@ -80,7 +80,7 @@ def load_weights(source: str, backbone: str) -> Weights:
         seed = int(source.removeprefix("random:"))
         return Weights(f"random{seed}", IMAGENET, seed=seed, kind=RANDOM)
     path = Path(source).expanduser()
-    return Weights(path.stem, IMAGENET, read_state_dict(path))
+    return Weights(to_utf8(path.stem), IMAGENET, read_state_dict(path))
 
 
 def change_input(weights: Weights, preprocess: str = "weights", size: int | None = None) -> Weights:

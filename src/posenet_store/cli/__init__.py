@@ -2,6 +2,8 @@
 
 import errno
 import gc
+import io
+import sys
 from typing import Any
 
 import click
@@ -78,6 +80,8 @@ def _fail(ctx: click.Context, message: str, code: int) -> None:
 def main() -> None:
     """Run a frozen CNN once, keep its features in a store, then train hundreds of readout heads from it."""
     gc.set_threshold(*RARELY)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")  # a path is printed as its bytes are, in any encoding
 
 
 for _command in (

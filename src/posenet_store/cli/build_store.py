@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from posenet_store.cli.help import command
+from posenet_store.cli.images import load_images
 from posenet_store.cli.options import backbone_options, image_options, json_option, stores_option, workers_option
 from posenet_store.cli.output import (
     describe_speed,
@@ -32,7 +33,6 @@ if TYPE_CHECKING:  # the real imports are in the commands: --help must not load 
     from posenet_store.extraction.build import BuildResult
     from posenet_store.extraction.distributed import Part
     from posenet_store.extraction.plan import Estimate
-    from posenet_store.images.image_set import ImageSet
     from posenet_store.specs import BackboneSpec, StoreSpec
     from posenet_store.store.plan import Plan
 
@@ -77,10 +77,8 @@ def build_store(
     from posenet_store.extraction.distributed import Part
     from posenet_store.extraction.forward import choose_batch_size, describe_computation
     from posenet_store.extraction.plan import estimate_build
-    from posenet_store.images.sources import load_image_set
 
-    images = load_image_set(source, data_root).take(limit)
-    _report_choice(images)
+    images = load_images(source, data_root, limit)
     backbone = load_backbone(network)
     report_device(backbone, network.device)
     plan = plan_store(images, backbone, layout, dtype, file_format=file_format)
@@ -149,15 +147,6 @@ def _build_on_workers(build: "Part", blocks: int, scheduler: str, workers: int |
             if isinstance(result, PosenetStoreError):
                 click.echo(f"part {part.part[0]}/{part.part[1]} failed: {result}", err=True)
             bars.advance(bar)
-
-
-def _report_choice(images: "ImageSet") -> None:
-    """Say which files are taken where that may surprise, and name the first that are not images."""
-    for note in images.notes:
-        click.echo(f"note: {printable(note)}", err=True)
-    if names := images.ignored:
-        shown = ", ".join(map(printable, names[:3])) + (", ..." if len(names) > 3 else "")
-        click.echo(f"{len(names)} files are not images and are left out: {shown}", err=True)
 
 
 def _part(text: str) -> tuple[int, int]:

@@ -8,6 +8,7 @@ import click
 
 from posenet_store.cli.build_store import build_with_progress, check_inputs, report_device
 from posenet_store.cli.help import command
+from posenet_store.cli.images import load_images
 from posenet_store.cli.options import backbone_options, image_options, json_option, list_given, stores_option
 from posenet_store.cli.output import print_json, print_table
 from posenet_store.errors import UsageError
@@ -88,7 +89,6 @@ def _store_of(
     from posenet_store.backbones.load import load_backbone
     from posenet_store.extraction.build import build_store, plan_store
     from posenet_store.heads.file import load_head
-    from posenet_store.images.sources import load_image_set
     from posenet_store.specs import BackboneSpec
     from posenet_store.sweep.evaluate import check_network
     from posenet_store.sweep.inputs import reads_all_channels
@@ -98,7 +98,7 @@ def _store_of(
         if "network_spec" not in made:
             raise click.UsageError(f"{head} does not record where its network comes from: give --backbone and --weights")
         network = BackboneSpec(**(made["network_spec"] | list_given(network) | {"device": network.device}))
-    images = load_image_set(source, data_root)
+    images = load_images(source, data_root)
     frozen = load_backbone(network)
     report_device(frozen, network.device)
     layout = "native" if reads_all_channels(question.input if question else made["cell"]["input"]) else "aligned"

@@ -3,7 +3,9 @@
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 
 GAP = 2
 """Spaces between columns."""
+SECONDS_A_LINE = 10.0
+"""Seconds between two lines of progress where there is no terminal."""
 
 
 def describe_speed(speed: Mapping[str, Any]) -> str:
@@ -60,8 +64,11 @@ class CoarseTimeLeft(ProgressColumn):
         return Text("?" if left is None else format_time(left), style="progress.remaining")
 
 
-def progress(coarse: bool = False) -> Progress:
-    """Return a progress display on standard error; `coarse` is for few, long steps. Standard output holds results only."""
+def progress(coarse: bool = False, transient: bool = False) -> Progress:
+    """Return a progress display on standard error; `coarse` is for few, long steps. Standard output holds results only.
+
+    A `transient` one is removed at the end.
+    """
     return Progress(
         SpinnerColumn(),
         TextColumn("{task.description}", markup=False),
@@ -72,7 +79,24 @@ def progress(coarse: bool = False) -> Progress:
         TextColumn("left"),
         CoarseTimeLeft() if coarse else TimeRemainingColumn(),
         console=Console(stderr=True),
+        transient=transient,
     )
+
+
+@contextmanager
+def show_steps(title: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+    """Yield `advance(done, total)`, which moves a bar; where standard error is no terminal, it prints a line now and then."""
+    with progress(transient=True) as bars:
+        bar, printed = bars.add_task(printable(title), total=None, unit=unit), time.monotonic()
+
+        def advance(done: int, total: int) -> None:
+            nonlocal printed
+            bars.update(bar, completed=done, total=total)
+            if not bars.console.is_terminal and time.monotonic() - printed > SECONDS_A_LINE:
+                printed = time.monotonic()
+                click.echo(f"{printable(title)}: {done:,} of {total:,} {unit}", err=True)
+
+        yield advance
 
 
 def print_above(bars: Progress) -> Callable[[str], None]:

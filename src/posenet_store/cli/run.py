@@ -11,9 +11,10 @@ import click
 
 from posenet_store.cli.build_store import Termination, build_with_progress, check_inputs, report_device
 from posenet_store.cli.help import command
+from posenet_store.cli.images import load_images
 from posenet_store.cli.options import backbone_options, data_root_option, json_option, stores_option
 from posenet_store.cli.output import format_bytes, format_time, print_json, print_table, printable
-from posenet_store.files import check_folder, check_writable
+from posenet_store.files import check_folder, check_writable, shorten_name
 
 if TYPE_CHECKING:  # the real imports are in the command: --help must not load torch
     from posenet_store.backbones.backbone import Backbone
@@ -56,12 +57,11 @@ def run(
         check_folder(out, "--out") if plan_only else check_writable(out, "--out")
 
     from posenet_store.extraction.controls import list_networks
-    from posenet_store.images.sources import load_image_set
     from posenet_store.sweep.results import RunFiles
     from posenet_store.sweep.spec import load_sweep
 
     spec = load_sweep(experiment)
-    images = load_image_set(source, data_root).take(limit)
+    images = load_images(source, data_root, limit)
     networks, notes = list_networks(network, untrained=not no_untrained, unpadded=not no_unpadded)
     for note in notes:
         click.echo(f"note: {printable(note)}", err=True)
@@ -71,7 +71,7 @@ def run(
         for store in _prepare_stores(role, frozen, images, root, batch_size, plan_only)
     ]  # fmt: skip
     label = stores[0].info.spec.network
-    files = RunFiles(out or Path("runs", f"{images.name}-{label}"))
+    files = RunFiles(out or Path("runs", f"{shorten_name(images.name)}-{label}"))
     spec = replace(spec, title=f"{label} on {images.name}", networks=("*",), train=("*", images.name))
     if plan_only:
         _print_plan(stores, spec, root, files, as_json)

@@ -8,6 +8,7 @@ import click
 
 from posenet_store.cli.build_store import build_with_progress, report_device
 from posenet_store.cli.help import command
+from posenet_store.cli.images import load_images
 from posenet_store.cli.options import device_option, image_options, json_option
 from posenet_store.cli.output import print_json, printable
 from posenet_store.errors import UsageError
@@ -93,12 +94,11 @@ def _repair(
     from posenet_store.backbones.device import collect_device
     from posenet_store.backbones.load import load_backbone
     from posenet_store.extraction.repair import repair_store
-    from posenet_store.images.sources import load_image_set
     from posenet_store.store.access import StoreFiles
     from posenet_store.store.plan import read_plan
 
     plan = read_plan(StoreFiles(store))
-    images = load_image_set(source, data_root)
+    images = load_images(source, data_root, plan.spec.rows)
     computed_on = plan.provenance.get("computed_on", {}).get("device")
     if device == "auto" and computed_on == "cpu":
         device = "cpu"  # also where there is a GPU, so that the repaired features are the same to the last bit

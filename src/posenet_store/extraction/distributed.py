@@ -84,7 +84,7 @@ def build_part(part: Part, threads: int) -> BuildResult:
 
 @lru_cache(maxsize=1)
 def _load_images(source: str, data_root: Path | None, limit: int | None) -> ImageSet:
-    return load_image_set(source, data_root).take(limit)
+    return load_image_set(source, data_root, limit)
 
 
 @lru_cache(maxsize=1)

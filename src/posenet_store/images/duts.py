@@ -82,9 +82,9 @@ def fetch_duts(
             download(url, archive, advance_download, announce)
         try:
             _install(archive, top, Path(subfolder), expected, sha256, url, advance_unzip)
-        except PosenetStoreError:
+        except PosenetStoreError as error:
             archive.unlink()  # otherwise the next fetch would fail, too
-            raise
+            raise PosenetStoreError(f"{error}; the archive was removed: rerun the command to fetch it again") from None
         archive.unlink()
     return folder
 
@@ -97,12 +97,12 @@ def _install(
         shutil.rmtree(old)
     digest, size = sha256_file(archive), archive.stat().st_size
     if sha256 and digest != sha256:
-        raise PosenetStoreError(f"{url} gave {size:,} bytes with SHA-256 {digest}, not {sha256}; the file was removed")
+        raise PosenetStoreError(f"{url} gave {size:,} bytes with SHA-256 {digest}, not {sha256}")
     temporary = top.with_name(f".{top.name}.{uuid.uuid4().hex}.tmp")
     try:
         unzip(archive, temporary, LIMIT, advance)
         if (count := _count_images(temporary / subfolder)) != expected:
-            raise PosenetStoreError(f"{url} holds {count:,} images in {subfolder}, not {expected:,}; the file was removed")
+            raise PosenetStoreError(f"{url} holds {count:,} images in {subfolder}, not {expected:,}")
         record = {"url": url, "sha256": digest, "bytes": size, "images": count, **collect_provenance()}
         write_json(temporary / top.name / RECORD, record)
         os.sync()  # one call for thousands of small files, before the rename that declares them complete

@@ -9,10 +9,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from posenet_store.errors import ImageError, UsageError
-from posenet_store.files import sha256
+from posenet_store.errors import UsageError
+from posenet_store.files import sha256, to_utf8
 from posenet_store.images.decode import decode
+from posenet_store.images.reading import hash_image, read_image
 
+Advance = Callable[[int, int], None]
+"""Called with how many images are hashed by now, and of how many."""
 SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"))
 
 
@@ -45,9 +48,14 @@ class ImageSet:
 
     def take(self, limit: int | None) -> "ImageSet":
         """Return the first `limit` images (all for None); raises UsageError if the limit is below 1."""
-        if limit is not None and limit < 1:
-            raise UsageError(f"--limit {limit} leaves no image; give 1 or more")
+        check_limit(limit)
         return replace(self, ids=self.ids[:limit], digests=self.digests[:limit])
+
+
+def check_limit(limit: int | None) -> None:
+    """Raise UsageError if a limit of images is below 1."""
+    if limit is not None and limit < 1:
+        raise UsageError(f"--limit {limit} leaves no image; give 1 or more")
 
 
 @dataclass(frozen=True)
@@ -58,32 +66,49 @@ class FileReader:
     digests: Sequence[str]
 
     def fetch(self, index: int) -> bytes:
-        """Return a file's bytes; raises ImageError if they changed since the set was made."""
-        data = _read_bytes(self.paths[index])
-        if sha256(data) != self.digests[index]:
-            raise ImageError("the file changed while the store was being built")
-        return data
+        """Return a file's bytes; raises BuildError if the disk fails, or if they changed since the set was made."""
+        return read_image(self.paths[index], self.digests[index])
 
     def __call__(self, index: int, size: int) -> NDArray[np.uint8]:
         return decode(self.fetch(index), size)
 
 
-def load_files(
-    name: str, root: Path, paths: list[Path], ignored: tuple[str, ...] = (), notes: tuple[str, ...] = ()
-) -> ImageSet:
-    """Return the ImageSet of files below `root`, in the given order; each file is hashed now.
+@dataclass(frozen=True)
+class Listing:
+    """The image files of a folder in order, names of other files in it, and notes on the choice; nothing is read yet."""
 
-    Reading a file that changed later raises ImageError, so features never belong to other pixels.
+    folder: Path
+    images: tuple[Path, ...]
+    ignored: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def load_files(name: str, files: Listing, limit: int | None = None, advance: Advance = lambda done, total: None) -> ImageSet:
+    """Return the ImageSet of the first `limit` files of a listing (all for None); each file is hashed now.
+
+    A file that changes later is noticed when it is read, so features never belong to other pixels. Raises BuildError if
+    the disk keeps failing.
     """
+    check_limit(limit)
+    paths, digests = files.images[:limit], []
     with ThreadPoolExecutor() as pool:
-        digests = tuple(pool.map(_hash_file, paths))
-    return ImageSet(
-        name, tuple(_relative_name(path, root) for path in paths), digests, FileReader(paths, digests), ignored, notes
-    )
+        for digest in pool.map(hash_image, paths):
+            digests.append(digest)
+            advance(len(digests), len(paths))
+    ids = tuple(_relative_name(path, files.folder) for path in paths)
+    return ImageSet(to_utf8(name), ids, tuple(digests), FileReader(paths, digests), files.ignored, files.notes)
 
 
-def load_folder(folder: Path, name: str | None = None) -> ImageSet:
-    """Return the images below `folder`, recursively, sorted by relative path; links are followed, but no loops.
+def load_folder(
+    folder: Path, name: str | None = None, limit: int | None = None, advance: Advance = lambda done, total: None
+) -> ImageSet:
+    """Return the images below `folder` that `list_folder` lists, named after it."""
+    files = list_folder(folder)
+    return load_files(name or files.folder.resolve().name, files, limit, advance)
+
+
+def list_folder(folder: Path) -> Listing:
+    """List the images below `folder`, recursively, sorted by relative path; links are followed, but no loops.
 
     Of a folder that holds NAME-Image and NAME-Mask, as DUT-S does, the first is taken; a note says so, and also if
     folders hold files of one name, which may be masks. Hidden files and other suffixes than `SUFFIXES` are listed in
@@ -92,14 +117,14 @@ def load_folder(folder: Path, name: str | None = None) -> ImageSet:
     notes = []
     if (inner := _find_image_folder(folder)) is not None:
         notes.append(f"{folder} holds images and masks; {inner.name} is taken")
-        folder, name = inner, name or inner.name
+        folder = inner
     files = _list_files(folder)
     images = sorted(filter(_is_image, files), key=lambda path: os.fsencode(path.relative_to(folder).as_posix()))
     ignored = sorted(_relative_name(path, folder) for path in files if not _is_image(path))
     if not images:
         raise UsageError(f"{folder} holds no image ({len(ignored)} other files); accepted: {', '.join(sorted(SUFFIXES))}")
     notes += _note_equal_names(folder, images)
-    return load_files(name or folder.resolve().name, folder, images, tuple(ignored), tuple(notes))
+    return Listing(folder, tuple(images), tuple(ignored), tuple(notes))
 
 
 def _find_image_folder(folder: Path) -> Path | None:
@@ -146,20 +171,6 @@ def _refuse_folder(error: OSError) -> None:
     raise UsageError(f"folder {error.filename} can't be read ({error.strerror}); fix its permissions or leave it out")
 
 
-def _read_bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ImageError(f"can't be read: {error.strerror}") from None
-
-
-def _hash_file(path: Path) -> str:
-    try:
-        return sha256(_read_bytes(path))
-    except ImageError as error:
-        return f"unreadable: {error}"
-
-
 def _relative_name(path: Path, root: Path) -> str:
-    """Return the path below `root`; bytes that are not valid UTF-8 are escaped, so that records can be written and printed."""
-    return os.fsencode(path.relative_to(root).as_posix()).decode("utf-8", "backslashreplace")
+    """Return the path below `root` in UTF-8."""
+    return to_utf8(path.relative_to(root).as_posix())

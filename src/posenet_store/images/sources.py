@@ -7,7 +7,7 @@ from pathlib import Path
 from urllib.parse import parse_qsl
 
 from posenet_store.errors import UsageError, suggest, unknown
-from posenet_store.images.image_set import ImageSet, load_files, load_folder
+from posenet_store.images.image_set import Advance, ImageSet, Listing, check_limit, list_folder, load_files, load_folder
 from posenet_store.images.synthetic import load_dead_leaves, load_probes
 from posenet_store.images.transforms import parse_transform, transform_images
 
@@ -18,33 +18,42 @@ PHOTOS = ("astronaut.png", "brick.png", "camera.png", "chelsea.png", "coffee.png
 NAMES = (*DUTS, "probes", "photos")
 
 
-def load_image_set(source: str | Path, data_root: str | Path | None = None) -> ImageSet:
+def load_image_set(
+    source: str | Path,
+    data_root: str | Path | None = None,
+    limit: int | None = None,
+    advance: Advance = lambda done, total: None,
+) -> ImageSet:
     """Load the image set that `source` names; raises UsageError if there is no such set.
 
     `source` is a folder, an image file, `duts-te`, `duts-tr`, `probes`, `photos` or `synthetic:dead-leaves?n=512&seed=0`;
     append `@transposed`, `@border:16:black` or `@canvas:32:white` to change the images (see `transforms`).
 
-    DUT-S lies below `data_root`, where generated images are kept too, if it is given.
+    DUT-S lies below `data_root`, where generated images are kept too, if it is given. With `limit` only the first images
+    are loaded, and no other file is read. `advance(done, total)` is called while files are hashed.
 
     >>> load_image_set("probes").ids, len(load_image_set("synthetic:dead-leaves?n=7"))
     (('black', 'white', 'noise'), 7)
     """
     source, data_root = str(source), None if data_root is None else Path(data_root).expanduser()
     check_source(source, data_root)
+    check_limit(limit)
     images, transform = _split_transform(source)
     if transform is not None:
-        return transform_images(load_image_set(images, data_root), parse_transform(transform))
+        return transform_images(load_image_set(images, data_root, limit, advance), parse_transform(transform))
     kind, _, text = source.partition(":")
     if kind == "synthetic":
-        return _load_synthetic(text, data_root)
+        return _load_synthetic(text, data_root).take(limit)
     if source in DUTS:
-        return _load_duts(source, data_root)
+        return _load_duts(source, data_root, limit, advance)
     if source == "probes":
-        return load_probes()
+        return load_probes().take(limit)
     if source == "photos":
-        return load_photos()
+        return load_photos().take(limit)
     path = Path(source).expanduser()
-    return load_folder(path) if path.is_dir() else load_files(path.stem, path.parent, [path])
+    if path.is_dir():
+        return load_folder(path, None, limit, advance)
+    return load_files(path.stem, Listing(path.parent, (path,)), limit, advance)
 
 
 def check_source(source: str, data_root: Path | None = None) -> None:
@@ -90,7 +99,7 @@ def load_photos() -> ImageSet:
     if package is None or package.origin is None:
         raise UsageError("the photographs come with scikit-image; install it: pip install 'posenet-store[demo]'")
     folder = Path(package.origin).parent / "data"
-    return load_files("photos", folder, [folder / name for name in PHOTOS])
+    return load_files("photos", Listing(folder, tuple(folder / name for name in PHOTOS)))
 
 
 def _load_synthetic(text: str, data_root: Path | None) -> ImageSet:
@@ -126,12 +135,12 @@ def _find_duts_folder(name: str, data_root: Path | None) -> Path:
     return folder
 
 
-def _load_duts(name: str, data_root: Path | None) -> ImageSet:
+def _load_duts(name: str, data_root: Path | None, limit: int | None, advance: Advance) -> ImageSet:
     folder, expected = _find_duts_folder(name, data_root), DUTS[name][1]
-    images = load_folder(folder, name)
-    if len(images) != expected:
+    files = list_folder(folder)
+    if len(files.images) != expected:
         raise UsageError(
-            f"{folder} holds {len(images):,} images, {name} has {expected:,}: the copy is incomplete; "
+            f"{folder} holds {len(files.images):,} images, {name} has {expected:,}: the copy is incomplete; "
             f"to use these images as they are, give the folder itself: --images {folder}"
         )
-    return images
+    return load_files(name, files, limit, advance)

@@ -4,8 +4,10 @@ import errno
 import os
 import shutil
 import stat
+import struct
 import zlib
 from collections.abc import Callable
+from lzma import LZMAError
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from zipfile import BadZipFile, LargeZipFile, ZipFile, ZipInfo
 
@@ -13,6 +15,11 @@ from posenet_store.errors import PosenetStoreError
 
 MAX_ENTRIES = 200_000
 CHUNK = 1 << 20
+ARCHIVE_ERRORS = (
+    BadZipFile, LargeZipFile, zlib.error, LZMAError, struct.error, EOFError, ValueError, RuntimeError, OverflowError
+)  # fmt: skip
+"""What zipfile raises for a damaged archive; one flipped bit may name another compression, or an offset before the start."""
+ARCHIVE_ERRNOS = (None, errno.EINVAL, errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
 
 
 def unzip(path: Path, folder: Path, limit: int, advance: Callable[[int, int], None] = lambda done, files: None) -> None:
@@ -31,7 +38,9 @@ def unzip(path: Path, folder: Path, limit: int, advance: Callable[[int, int], No
                 with archive.open(entry) as source, target.open("xb") as file:
                     shutil.copyfileobj(source, file, CHUNK)  # compares the checksum at the end
                 advance(done, len(files))
-    except (BadZipFile, LargeZipFile, zlib.error, EOFError, NotImplementedError, FileExistsError, NotADirectoryError) as error:
+    except (*ARCHIVE_ERRORS, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in ARCHIVE_ERRNOS:  # of the disk
+            raise
         raise PosenetStoreError(f"{path} is not a valid zip archive: {error}") from None
 
 

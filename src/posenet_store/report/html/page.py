@@ -221,5 +221,5 @@ def choose_page(runs: Sequence[Path]) -> Path:
 
 def write_page(runs: Sequence[Path], out: Path) -> Path:
     """Write the page of one or more runs to `out`; raises UsageError if one is no run or has no cell."""
-    write_atomic(out, _render(_list_facts(runs, out)).encode())
+    write_atomic(out, _render(_list_facts(runs, out)).encode(errors="backslashreplace"))  # a path may be no UTF-8
     return out
