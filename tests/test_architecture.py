@@ -11,6 +11,7 @@ MODULES = sorted(SOURCE.rglob("*.py"))
 OWNERS = {
     "zarr": {"store"},
     "numcodecs": {"store"},
+    "isal": {"store"},
     "google_crc32c": {"files"},
     "threadpoolctl": {"threads"},
     "obstore": {"store"},

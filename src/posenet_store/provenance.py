@@ -9,7 +9,10 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-PACKAGES = ("posenet-store", "torch", "torchvision", "numpy", "scipy", "pillow", "zarr", "h5py", "dask", "safetensors")
+PACKAGES = (
+    *("posenet-store", "torch", "torchvision", "numpy", "scipy", "pillow"),
+    *("zarr", "numcodecs", "h5py", "isal", "dask", "safetensors"),
+)
 
 
 @cache

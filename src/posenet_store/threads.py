@@ -81,12 +81,13 @@ def limit_to_one_thread() -> Iterator[int]:
 def map_on_threads(work: Callable[[Item], Result], items: Iterable[Item], threads: int | None = None) -> list[Result]:
     """Return `work(item)` of every item, in order; the threads end with the call, so that a later fork inherits none.
 
-    With one thread the work runs on the caller's.
+    With one thread or item the work runs on the caller's.
 
     >>> map_on_threads(abs, [-1, 2])
     [1, 2]
     """
-    if (count := threads or count_cpus()) == 1:
+    items = list(items)
+    if (count := min(threads or count_cpus(), len(items))) <= 1:
         return [work(item) for item in items]
     with ThreadPoolExecutor(count) as pool:
         return list(pool.map(work, items))

@@ -1,4 +1,4 @@
-"""Make the golden stores of the current format version: run once for each version, commit, never change.
+"""Make the golden stores of the current format version that do not exist: run once for each version, commit, never change.
 
 python tests/support/make_golden.py
 """
@@ -31,9 +31,11 @@ def main() -> None:
     """Write stores/golden/vN-FORMAT: five rows in blocks of two, the third image quarantined, no network, 28x28."""
     images = ImageSet("golden", IDS, tuple(sha256(name.encode()) for name in IDS), flat)
     for name in FORMATS:
+        if (golden := GOLDEN / f"v{FORMAT_VERSION}-{name}").exists():
+            continue
         plan = plan_store(images, load_backbone(BackboneSpec("pixels", device="cpu")), "native", "float16", 2, name)
         path = build_store(images, load_backbone(BackboneSpec("pixels", device="cpu")), plan, GOLDEN, max_unreadable=0.5).path
-        shutil.move(path, GOLDEN / f"v{FORMAT_VERSION}-{name}")
+        shutil.move(path, golden)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,10 @@
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from posenet_store.specs import StoreSpec
 
@@ -42,6 +44,18 @@ def choose_chunk_rows(block_rows: int, row_bytes: int) -> int:
     (4, 1)
     """
     return next((n for n in range(block_rows, 0, -1) if block_rows % n == 0 and n * row_bytes <= CHUNK_BYTES), 1)
+
+
+def take_chunk(values: NDArray[Any], start: int, rows: int) -> NDArray[Any]:
+    """Return the chunk of `rows` rows that begins at row `start`, contiguous; NaN fills it up where `values` ends.
+
+    >>> take_chunk(np.arange(3.0)[:, None], 2, 2).tolist()
+    [[2.0], [nan]]
+    """
+    chunk = values[start : start + rows]
+    if len(chunk) < rows:
+        chunk = np.concatenate([chunk, np.full((rows - len(chunk), *chunk.shape[1:]), np.nan, chunk.dtype)])
+    return np.ascontiguousarray(chunk)
 
 
 def count_row_bytes(spec: StoreSpec, names: Iterable[str] | None = None) -> int:

@@ -1,7 +1,8 @@
 """A store's arrays as closed HDF5 part files, one per block, readable by plain h5py or h5dump. The owner of h5py.
 
-Chunks are uncompressed with fletcher32, so that no plugin is needed and a flipped bit is an error. A part is made in
-memory and written in one step; it is never opened for writing again, so a crash can't leave it incomplete.
+Chunks are deflated under HDF5's own gzip filter, so that no plugin is needed and a flipped bit is an error; `hdf5_chunks`
+makes and reads them. A part is made in memory and written in one step; it is never opened for writing again, so a crash
+can't leave it incomplete.
 """
 
 import io
@@ -13,17 +14,18 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from posenet_store.errors import first_line
 from posenet_store.files import make_folder, write_atomic
 from posenet_store.specs import StoreSpec
 from posenet_store.store.access import Files, StoreFiles
 from posenet_store.store.chunking import choose_chunk_rows, compute_block_bounds, count_row_bytes
 from posenet_store.store.formats import Arrays
+from posenet_store.store.formats.hdf5_chunks import read_rows, write_datasets
 from posenet_store.store.records import EncodedFiles
 
 PARTS = "parts"
 WHOLE = "whole.h5"
 IDS = "image_id"
-CACHE = {"rdcc_nbytes": 16 << 20, "rdcc_w0": 1.0}  # a chunk larger than the cache would be decoded anew for each of its rows
 
 
 def create(folder: Path, spec: StoreSpec, ids: Sequence[str]) -> None:
@@ -44,14 +46,14 @@ def name_file(array: str, block: int) -> str:
 def encode_block(spec: StoreSpec, block: int, arrays: Mapping[str, NDArray[Any]], ids: Sequence[str]) -> EncodedFiles:
     """Encode a block of all arrays and its row names as one part."""
     modules = {tap.name: tap.module for tap in spec.taps}
+    rows = {name: choose_chunk_rows(spec.block_rows, count_row_bytes(spec, [name])) for name in arrays}
     part = io.BytesIO()  # not a file, since HDF5 ends the process when the disk is full
     with h5py.File(part, "w", libver=("earliest", "v110")) as file:
-        for name, values in arrays.items():
-            rows = min(choose_chunk_rows(spec.block_rows, count_row_bytes(spec, [name])), len(values))
-            dataset = file.create_dataset(name, data=values, chunks=(rows, *values.shape[1:]), fletcher32=True)
-            dataset.attrs["module"] = modules.get(name, "all taps, trilinear to [3, 28, 28] each")
+        write_datasets(file, arrays, rows)
+        for name in arrays:
+            file[name].attrs["module"] = modules.get(name, "all taps, trilinear to [3, 28, 28] each")
             for axis, label in enumerate(("image", "channel", "y", "x")):
-                dataset.dims[axis].label = label
+                file[name].dims[axis].label = label
         file.create_dataset(IDS, data=list(ids), dtype=h5py.string_dtype())
     return {name_file(IDS, block): [part.getbuffer()]}
 
@@ -60,13 +62,17 @@ class _PartArrays(Arrays):
     """Opens a part for each read and closes it again, so that no open file is shared across a fork."""
 
     def _read_block(self, name: str, block: int, start: int, out: NDArray[Any]) -> None:
-        with self._open(name_file(name, block)) as part:
-            part[name].read_direct(out, np.s_[start : start + len(out)])
+        part = name_file(name, block)
+        try:
+            with self._open(part) as file:
+                read_rows(file[name], start, out)
+        except (ValueError, RuntimeError, OSError, KeyError) as error:
+            raise ValueError(f"{part}: {first_line(error)}") from None
 
     def _open(self, part: str) -> h5py.File:
         if isinstance(self._files, StoreFiles):  # HDF5 reads a local file itself, in C
-            return h5py.File(self._files.root / part, "r", locking=False, **CACHE)
-        return h5py.File(self._files.open(part), "r", **CACHE)
+            return h5py.File(self._files.root / part, "r", locking=False)
+        return h5py.File(self._files.open(part), "r")
 
 
 def open_arrays(files: Files, spec: StoreSpec) -> Arrays:

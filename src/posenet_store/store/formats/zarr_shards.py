@@ -14,6 +14,7 @@ from numcodecs.zstd import Zstd
 from numpy.typing import NDArray
 
 from posenet_store.files import crc32c
+from posenet_store.store.chunking import take_chunk
 from posenet_store.threads import map_on_threads
 
 LEVEL = 1
@@ -29,10 +30,7 @@ def encode(values: NDArray[Any], chunk: int, chunks: int) -> list[bytes]:
     codec = Zstd(level=LEVEL, checksum=True)
 
     def compress(start: int) -> bytes:
-        rows = values[start : start + chunk]
-        if len(rows) < chunk:
-            rows = np.concatenate([rows, np.full((chunk - len(rows), *rows.shape[1:]), np.nan, rows.dtype)])
-        return bytes(codec.encode(np.ascontiguousarray(rows)))
+        return bytes(codec.encode(take_chunk(values, start, chunk)))
 
     pieces = map_on_threads(compress, range(0, len(values), chunk))
     index = np.full((chunks, 2), ABSENT, ENTRY)

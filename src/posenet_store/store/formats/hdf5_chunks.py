@@ -1,0 +1,86 @@
+"""Deflate and inflate the chunks of HDF5 datasets on all CPU cores, with ISA-L. The owner of isal.
+
+HDF5 runs its gzip filter on one core, with zlib. Here each chunk becomes the same kind of stream (zlib's, RFC 1950) on a
+thread of its own and passes HDF5 as it is (`write_direct_chunk`, `read_direct_chunk`), so that every program that has HDF5
+reads it. A stream ends with the Adler-32 of its data, which whoever inflates it compares, HDF5's own filter too: a checksum
+filter beside it would find nothing more.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import h5py
+import numpy as np
+from isal import igzip_lib
+from numpy.typing import NDArray
+
+from posenet_store.store.chunking import take_chunk
+from posenet_store.threads import map_on_threads
+
+LEVEL = 1
+FILTER = "gzip"
+
+
+def write_datasets(file: h5py.File, arrays: Mapping[str, NDArray[Any]], chunk_rows: Mapping[str, int]) -> None:
+    """Create a dataset for each array, in chunks of at most `chunk_rows[name]` rows, and write its chunks in order.
+
+    Where a dataset ends within a chunk, NaN fills the chunk; NaN is also the fill value, which no reader should ever see.
+    """
+
+    rows = {name: min(chunk_rows[name], len(values)) for name, values in arrays.items()}
+
+    def deflate(chunk: tuple[str, int]) -> bytes:
+        name, start = chunk
+        return igzip_lib.compress(take_chunk(arrays[name], start, rows[name]), LEVEL, igzip_lib.COMP_ZLIB)
+
+    for name, values in arrays.items():
+        shape = (rows[name], *values.shape[1:])
+        options = {"chunks": shape, "compression": FILTER, "compression_opts": LEVEL, "fillvalue": np.nan}
+        file.create_dataset(name, values.shape, values.dtype, **options)
+    chunks = [(name, start) for name, values in arrays.items() for start in range(0, len(values), rows[name])]
+    for (name, start), data in zip(chunks, map_on_threads(deflate, chunks), strict=True):
+        file[name].id.write_direct_chunk((start, 0, 0, 0), data)
+
+
+def read_rows(dataset: h5py.Dataset, start: int, out: NDArray[Any]) -> None:
+    """Inflate rows [start, start + len(out)) of a dataset into `out`, of its dtype.
+
+    Raises ValueError if the dataset is not what `write_datasets` writes, or a chunk is missing or damaged.
+    """
+    stop = start + len(out)
+    stored = (dataset.compression, dataset.shuffle, dataset.fletcher32, dataset.dtype, dataset.shape[1:])
+    rows, *shape = dataset.chunks or (1,)
+    if stored != (FILTER, False, False, out.dtype, tuple(shape)) or tuple(shape) != out.shape[1:] or stop > len(dataset):
+        raise ValueError(f"{dataset} is not {FILTER} chunks of {out.dtype} {list(out.shape[1:])} up to row {stop}")
+
+    def inflate(first: int) -> None:
+        data = _inflate(_read_chunk(dataset, first), math.prod(dataset.chunks) * out.itemsize)
+        chunk = np.frombuffer(data, out.dtype).reshape(dataset.chunks)
+        begin, end = max(first, start), min(first + rows, stop)
+        out[begin - start : end - start] = chunk[begin - first : end - first]
+
+    map_on_threads(inflate, range(start - start % rows, stop, rows))
+
+
+def _read_chunk(dataset: h5py.Dataset, row: int) -> bytes:
+    """Return the stored bytes of the chunk that begins at `row`; raises ValueError if it is missing or empty."""
+    if not dataset.id.get_chunk_info_by_coord((row, 0, 0, 0)).size:  # of which `read_direct_chunk` makes a MemoryError
+        raise ValueError(f"a chunk is missing, that of row {row}")
+    _, data = dataset.id.read_direct_chunk((row, 0, 0, 0))
+    return bytes(data)
+
+
+def _inflate(data: bytes, size: int) -> bytes:
+    """Return the `size` bytes of a zlib stream; raises ValueError if it holds others, more or fewer.
+
+    Never more than one byte beyond `size` is inflated, whatever the stream holds.
+    """
+    stream = igzip_lib.IgzipDecompressor(igzip_lib.DECOMP_ZLIB)
+    try:
+        values = stream.decompress(data, size + 1)
+    except igzip_lib.IsalError as error:  # type: ignore[misc]  # its stub declares an instance, not a class
+        raise ValueError(f"a chunk can't be inflated: {error}") from None
+    if len(values) != size or not stream.eof:
+        raise ValueError(f"a chunk does not end after its {size:,} bytes")
+    return bytes(values)
