@@ -36,6 +36,10 @@ class StoreError(PosenetStoreError):
     """A store can't be opened, or what it holds is not what its records say."""
 
 
+class DamageWarning(UserWarning):
+    """A cell of a run is damaged: it is left out, and done again by the next sweep."""
+
+
 OUT_OF_MEMORY = re.compile("out of memory|allocate memory|_ALLOC_FAILED|unable to find an engine|CUBLAS_STATUS_NOT_INITIALIZED")
 """What torch's allocators, the driver, cuDNN (whose plans all lack room) and cuBLAS say where memory does not suffice."""
 

@@ -357,18 +357,20 @@ def test_what_one_run_lacks_is_said_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("harm", ["cut", "other"])
-def test_damaged_scores_are_named(tmp_path: Path, harm: str) -> None:
-    one = cell(constant(0.5))
-    run = write(tmp_path / "run", [one])
-    path = RunFiles(run).scores(one.result.id)
+def test_damaged_cells_are_named_and_left_out(tmp_path: Path, harm: str) -> None:
+    cells = [cell(constant(spc), kernel=kernel) for spc, kernel in ((0.5, 3), (0.7, 5))]
+    run = write(tmp_path / "run", cells)
+    path = RunFiles(run).scores(cells[0].result.id)
     if harm == "cut":
         path.write_bytes(path.read_bytes()[:-3])
     else:
-        path.write_bytes(RunFiles(write(tmp_path / "b", [cell(constant(0.5, test="x"))])).scores(one.result.id).read_bytes())
-    result = cli("compare", run, run)
-    assert result.exit_code == 1
-    assert f"{path} is damaged" in result.stderr
+        path.write_bytes(RunFiles(run).scores(cells[1].result.id).read_bytes())
+    result = cli("compare", run, run, "--json")
+    assert result.exit_code == 0
+    assert result.stderr.startswith(f"damaged: {path} ")
     assert "rerun the sweep" in result.stderr
+    assert len(json.loads(result.stdout)) == 1
+    assert ".500" not in result.stdout
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from posenet_store.errors import DamageWarning
 from posenet_store.heads.protocols import RidgeProtocol
 from posenet_store.images.sources import load_image_set
 from posenet_store.report.load import load_runs
@@ -21,6 +23,37 @@ from posenet_store.sweep.run import run_sweep
 from posenet_store.sweep.spec import SweepSpec
 from tests.support.runs import cell, cli, constant, digest, write
 from tests.support.small import built_store, tiny_backbone, write_images
+
+
+def flip(path: Path) -> None:
+    """Change the last byte of a file: of the JSON files, its final brace."""
+    data = path.read_bytes().rstrip()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+
+
+@pytest.mark.parametrize("part", ["cells", "heads", "scores"])
+def test_damaged_cells_are_named_and_never_shown(tmp_path: Path, part: str) -> None:
+    cells = [cell(constant(spc), seed=seed) for seed, spc in enumerate((0.5, 0.7))]
+    run, copy = write(tmp_path / "run", cells), write(tmp_path / "copy", cells)
+    (damaged,) = (run / part).glob(f"{cells[1].result.id}.*")
+    flip(damaged)
+    with pytest.warns(DamageWarning, match=damaged.name) as caught:
+        assert open_run(run).results == [cells[0].result]
+    assert len(caught) == 1
+    commands: list[list[str | Path]] = [
+        ["table", run],
+        ["table", run, "--by", "target"],
+        ["report", run, "--out", tmp_path / "page.html"],
+    ]
+    for command in commands:
+        result = cli(*command)
+        assert (result.exit_code, result.stderr.count(f"damaged: {damaged}")) == (0, 1), result.output
+        assert ".600" not in result.stdout
+    assert ".600" not in (tmp_path / "page.html").read_text()
+    with pytest.warns(DamageWarning):
+        loaded = load_runs([run, copy])
+    assert loaded.folders[cells[1].result.id] == copy
+    np.testing.assert_equal(loaded.open_archive().array(cells[1].result.id, "spc/held-out"), [0.7] * 4)
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ from tests.support.runs import cell, cli, constant, predicted, write
 
 def opened(folder: Path, *cells: Partner) -> tuple[list[Result], ScoreArchive]:
     run = write(folder / "run", cells)
-    return load_run(run)[1], ScoreArchive([run])
+    return load_run(run)[1], ScoreArchive({run: {result.id for result in load_run(run)[1]}})
 
 
 def test_an_interval_is_over_the_images_and_seeds_that_were_kept(tmp_path: Path) -> None:
@@ -100,7 +100,10 @@ def test_a_run_without_its_scores_falls_back_to_the_spread(tmp_path: Path) -> No
     records, kept = opened(tmp_path, cell(constant(0.5), seed=0), cell(constant(0.7), seed=1))
     for record in records:
         RunFiles(tmp_path / "run").scores(str(record.id)).unlink()
-    assert pool_seeds(records, "held-out", ScoreArchive([tmp_path / "run"])).text() == ".600 ±.141 / .250"
+    assert (
+        pool_seeds(records, "held-out", ScoreArchive({tmp_path / "run": {record.id for record in records}})).text()
+        == ".600 ±.141 / .250"
+    )
     assert pool_seeds(records, "held-out", kept).spc_bounds is None
 
 
@@ -108,9 +111,10 @@ def test_damaged_scores_are_named(tmp_path: Path) -> None:
     records, kept = opened(tmp_path, cell(constant(0.5)))
     path = RunFiles(tmp_path / "run").scores(str(records[0].id))
     path.write_bytes(path.read_bytes()[:40])
-    with pytest.raises(StoreError, match=f"{path.name} is damaged"):
+    with pytest.raises(StoreError, match=f"{path.name} is damaged"):  # since the run was opened
         pool_seeds(records, "held-out", kept)
-    assert cli("table", tmp_path / "run").exit_code == 1
+    result = cli("table", tmp_path / "run")
+    assert (result.exit_code, str(path) in result.stderr) == (2, True)
 
 
 def test_table_and_compare_speak_of_the_same_intervals(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from posenet_store.errors import StoreError, UsageError
+from posenet_store.errors import DamageWarning, StoreError, UsageError
 from posenet_store.heads.file import load_head
 from posenet_store.heads.metrics import score_maps
 from posenet_store.heads.protocols import GradientProtocol, RidgeProtocol
@@ -133,6 +133,40 @@ def test_a_rerun_restores_exactly_what_is_missing(root: Path, run: Path, tmp_pat
     original, _ = load_head(RunFiles(run).head(lost.stem))
     # alone or among the others: the same head
     torch.testing.assert_close(again.weight, original.weight, rtol=1e-6, atol=1e-9)
+
+
+def test_a_rerun_does_damaged_cells_again_and_names_them(root: Path, run: Path, tmp_path: Path) -> None:
+    files = RunFiles(Path(shutil.copytree(run, tmp_path / "run")))
+    ids = [cell.id for cell in planned(root).cells]
+    damaged = [files.record(ids[0]), files.record(ids[1]), files.head(ids[2]), files.scores(ids[-1])]
+    damaged[0].write_bytes(damaged[0].read_bytes()[:100])
+    shutil.copy(files.record(ids[4]), damaged[1])
+    for path in damaged[2:]:
+        data = bytearray(path.read_bytes())
+        data[-1] ^= 64
+        path.write_bytes(data)
+    with pytest.raises(StoreError, match=ids[2]):
+        evaluate_head(damaged[2], open_store(planned(root).passes[0].tests[0].path))
+    with pytest.warns(DamageWarning) as caught:
+        outcome = swept(root, files.root)
+    assert sorted({str(warning.message).split()[0] for warning in caught}) == sorted(map(str, damaged))
+    assert (outcome.before, outcome.now, outcome.failures) == (8, 4, ())
+    assert swept(root, files.root).now == 0
+    for again, original in zip(load_run(files.root).results, load_run(run).results, strict=True):
+        assert again.cell == original.cell
+        assert again.scores["held-out"].spc == pytest.approx(original.scores["held-out"].spc, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ["results.csv", "results.json", "run.json"])
+def test_a_rerun_writes_damaged_tables_again(root: Path, run: Path, tmp_path: Path, name: str) -> None:
+    fresh = Path(shutil.copytree(run, tmp_path / "run"))
+    original = (run / name).read_bytes()
+    (fresh / name).write_bytes(original.replace(b"0", b"1", 1))
+    outcome = swept(root, fresh)
+    assert (outcome.before, outcome.now) == (12, 0)
+    if name != "run.json":  # which has the time
+        assert (fresh / name).read_bytes() == original
+    assert load_run(fresh).record.cells == load_run(run).record.cells
 
 
 def test_an_image_set_added_as_a_test_scores_heads_and_trains_none(root: Path, tmp_path: Path) -> None:

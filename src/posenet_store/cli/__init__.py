@@ -4,6 +4,9 @@ import errno
 import gc
 import io
 import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import click
@@ -23,7 +26,7 @@ from posenet_store.cli.stores import stores
 from posenet_store.cli.sweep import sweep
 from posenet_store.cli.table import table
 from posenet_store.cli.verify import verify
-from posenet_store.errors import PosenetStoreError, first_line, is_out_of_memory
+from posenet_store.errors import DamageWarning, PosenetStoreError, first_line, is_out_of_memory
 
 DISK_ERRORS = (
     errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EIO, errno.ESTALE,
@@ -45,7 +48,8 @@ class _Group(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with _show_damage():
+                return super().invoke(ctx)
         except PosenetStoreError as error:
             _fail(ctx, str(error), error.exit_code)
         except KeyboardInterrupt as error:
@@ -63,6 +67,23 @@ class _Group(click.Group):
                 raise
             where = f" ({error.filename})" if error.filename else ""
             _fail(ctx, f"{error.strerror}{where}; finished work is kept: fix the cause and rerun the command", 1)
+
+
+@contextmanager
+def _show_damage() -> Iterator[None]:
+    """Print what is damaged once, as a line without the place in the code."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("default", DamageWarning)
+        show = warnings.showwarning
+
+        def show_line(message: Warning | str, category: type[Warning], *where: Any, **options: Any) -> None:
+            if category is DamageWarning:
+                click.echo(f"damaged: {printable(str(message))}", err=True)
+            else:
+                show(message, category, *where, **options)
+
+        warnings.showwarning = show_line
+        yield
 
 
 def _describe_kept(stop: BaseException) -> str:

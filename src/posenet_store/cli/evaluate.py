@@ -88,12 +88,11 @@ def _store_of(
     """Build, or find, the store of the images that a head is to be scored on."""
     from posenet_store.backbones.load import load_backbone
     from posenet_store.extraction.build import build_store, plan_store
-    from posenet_store.heads.file import load_head
     from posenet_store.specs import BackboneSpec
-    from posenet_store.sweep.evaluate import check_network
+    from posenet_store.sweep.evaluate import check_network, load_cell_head
     from posenet_store.sweep.inputs import reads_all_channels
 
-    made = {} if question else load_head(head)[1]
+    made = {} if question else load_cell_head(head)[1]
     if network.name is None:
         if "network_spec" not in made:
             raise click.UsageError(f"{head} does not record where its network comes from: give --backbone and --weights")

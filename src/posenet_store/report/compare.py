@@ -14,7 +14,8 @@ from posenet_store.report.pairs import Partner, partner_fields
 from posenet_store.report.records import FIELDS, format_field, group_by, name_networks
 from posenet_store.report.significance import estimate_mean
 from posenet_store.report.text_table import Entry, Listing, format_number
-from posenet_store.sweep.results import COLUMNS, Result
+from posenet_store.sweep.results import Result
+from posenet_store.sweep.tables import COLUMNS
 
 SAME = 1e-6
 """Scores of one head trained twice, alone and among others, agree to this."""

@@ -41,11 +41,13 @@ class LoadedRuns:
 
     def open_archive(self, *runs: Path) -> ScoreArchive:
         """Return the arrays of these runs' cells, or of all."""
-        return ScoreArchive(runs or tuple(self.records), self.renamed)
+        cells = {run: {result.id for result in self.results_of[run]} for run in runs or self.records}
+        return ScoreArchive(cells, self.renamed)
 
 
 def load_runs(folders: Sequence[Path]) -> LoadedRuns:
-    """Load one run or several; raises UsageError if one is no run or has no finished cell."""
+    """Load one run or several, and warn of each cell that is damaged; raises UsageError if one is no run or has no
+    finished cell."""
     loaded = {path: load_run(path) for path in folders}
     named = iter(tell_apart([result for _, of_run in loaded.values() for result in of_run]))
     pairs = {path: [next(named) for _ in of_run] for path, (_, of_run) in loaded.items()}

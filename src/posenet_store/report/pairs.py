@@ -20,7 +20,7 @@ from posenet_store.report.records import (
     split_condition,
 )
 from posenet_store.report.scores import ScoreArchive
-from posenet_store.sweep.results import Result, RunFiles, damaged_scores
+from posenet_store.sweep.results import Result, RunFiles
 
 Scores = dict[str, NDArray[float64]]
 """Per-image scores by name: `spc/<test>` and `mae/<test>`."""
@@ -83,21 +83,14 @@ def read_sides(runs: Sequence[Path], between: str | None, conditions: Sequence[s
 
 def _read_side(loaded: LoadedRuns, name: str, run: Path, results: Iterable[Result]) -> Side:
     files, archive = RunFiles(run), loaded.open_archive(run)
-    cells = tuple(
-        Partner(result, _read_scores(archive, result, files.scores(result.id)))
-        for result in results
-        if files.scores(result.id).is_file()
-    )
+    cells = tuple(Partner(result, _read_scores(archive, result)) for result in results if files.scores(result.id).is_file())
     lacking = [i for i in loaded.records[run].cells if not (files.record(i).is_file() and files.scores(i).is_file())]
     return Side(name, cells, run, tuple(lacking))
 
 
-def _read_scores(archive: ScoreArchive, result: Result, path: Path) -> Scores:
-    """Return the per-image scores of a cell; raises StoreError that names its file if one is missing there."""
+def _read_scores(archive: ScoreArchive, result: Result) -> Scores:
+    """Return the per-image scores of a cell."""
     scores = {name: archive.array(result.id, name) for test in result.scores for name in (f"spc/{test}", f"mae/{test}")}
-    for name, array in scores.items():
-        if array is None:
-            raise damaged_scores(path, f"it lacks {name}")
     return {name: array for name, array in scores.items() if array is not None}
 
 

@@ -9,7 +9,8 @@ from posenet_store.errors import UsageError, unknown
 from posenet_store.heads.protocols import PROTOCOLS
 from posenet_store.specs import NO_WEIGHTS, RANDOM, ZEROS
 from posenet_store.sweep.labels import Labels
-from posenet_store.sweep.results import COLUMNS, Result
+from posenet_store.sweep.results import Result
+from posenet_store.sweep.tables import COLUMNS
 
 UNTRAINED = {RANDOM: "untrained", NO_WEIGHTS: "no network"}
 """The kinds of weights that never learnt anything, and what they are called."""

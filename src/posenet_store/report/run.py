@@ -16,7 +16,8 @@ from posenet_store.report.records import name_networks, select_results
 from posenet_store.report.scores import ScoreArchive
 from posenet_store.report.table import make_table2
 from posenet_store.report.text_table import Listing
-from posenet_store.sweep.results import Result, make_row
+from posenet_store.sweep.results import Result
+from posenet_store.sweep.tables import make_row
 
 if TYPE_CHECKING:
     import pandas

@@ -1,6 +1,6 @@
 """Means over seeds with their intervals, and how probable they are by chance, from the arrays that runs keep."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import inf
@@ -32,19 +32,23 @@ class ScoreArchive:
     """The arrays that runs keep of their cells, by cell id and name such as `spc/held-out`; the latest files stay in memory."""
 
     def __init__(
-        self, runs: Sequence[Path] = (), renamed: Mapping[Path, Mapping[str, Mapping[str, str]]] | None = None
+        self,
+        cells: Mapping[Path, Collection[str]] | None = None,
+        renamed: Mapping[Path, Mapping[str, Mapping[str, str]]] | None = None,
     ) -> None:
-        """Open runs; `renamed` has, by run and cell id, the test columns that are called otherwise here: name there -> here."""
-        self._runs = [RunFiles(run) for run in runs]
+        """Open the cells of runs; `renamed` has, by run and cell id, the test columns that are called otherwise here: name
+        there -> here."""
+        self._cells = cells or {}
         self._renamed = renamed or {}
         self._arrays = lru_cache(maxsize=256)(self._read)
 
     def _read(self, cell: str) -> dict[str, NDArray[Any]]:
-        run = next((run for run in self._runs if run.scores(cell).is_file()), None)
+        paths = {run: RunFiles(run).scores(cell) for run, cells in self._cells.items() if cell in cells}
+        run = next((run for run, path in paths.items() if path.is_file()), None)
         if run is None:
             return {}
-        names = self._renamed.get(run.root, {}).get(cell, {})
-        arrays = {tuple(name.split("/", 1)): array for name, array in read_scores(run.scores(cell)).items()}
+        names = self._renamed.get(run, {}).get(cell, {})
+        arrays = {tuple(name.split("/", 1)): array for name, array in read_scores(paths[run]).items()}
         return {f"{kind}/{names.get(test, test)}": array for (kind, test), array in arrays.items()}
 
     def array(self, cell: str, name: str) -> NDArray[Any] | None:

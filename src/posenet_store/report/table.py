@@ -14,8 +14,8 @@ from posenet_store.report.text_table import Listing, format_p
 from posenet_store.specs import ALIGNED, ZEROS
 from posenet_store.sweep.cell import HELD_OUT, Cell, make_cell_target
 from posenet_store.sweep.labels import Labels
-from posenet_store.sweep.results import COLUMNS as RESULT_COLUMNS
 from posenet_store.sweep.results import Result
+from posenet_store.sweep.tables import COLUMNS as RESULT_COLUMNS
 
 BASE = "k=3"
 CONSTANT = "best constant"

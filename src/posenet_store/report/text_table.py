@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from posenet_store.sweep.results import format_csv
+from posenet_store.sweep.tables import format_csv
 
 Entry = str | tuple[str, ...]
 """Text, or the parts of a number: ("+.012", "[.003,", ".021]"); an absent part is empty."""

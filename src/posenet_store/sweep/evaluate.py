@@ -21,6 +21,7 @@ from posenet_store.state_dicts import read_state_dict
 from posenet_store.store.reader import Reader
 from posenet_store.sweep.cell import Cell, make_cell_target, output_size
 from posenet_store.sweep.inputs import Input, parse_input
+from posenet_store.sweep.results import RunFiles, read_result
 from posenet_store.sweep.score import Scorable, Scored, list_columns, score_heads
 
 
@@ -87,6 +88,17 @@ def compute_contributions(heads: Heads, mean: Tensor, goal: NDArray[float64], na
     return Contributions(tuple(names), maps, (maps * centred).sum(axis=(1, 2)) / (centred**2).sum())
 
 
+def load_cell_head(path: Path) -> tuple[Heads, dict[str, Any]]:
+    """Load a head that a sweep wrote (see `load_head`); raises StoreError if it lies in a run that has it otherwise.
+
+    A head that was copied from its run has nothing to be compared with.
+    """
+    files = RunFiles(path.absolute().parents[1])
+    if files.head(path.stem) == path.absolute() and files.record(path.stem).is_file():
+        read_result(files, path.stem)
+    return load_head(path)
+
+
 def check_network(path: Path, metadata: Mapping[str, Any], spec: StoreSpec) -> None:
     """Raise UsageError if a store of another network than the head's is to score it; `metadata` are those of `load_head`."""
     if metadata["network_key"] != spec.network_key:
@@ -98,7 +110,7 @@ def check_network(path: Path, metadata: Mapping[str, Any], spec: StoreSpec) -> N
 
 def evaluate_head(path: Path, reader: Reader) -> Evaluation:
     """Score a head that a sweep wrote; raises UsageError if the store is of another network."""
-    heads, metadata = load_head(path)
+    heads, metadata = load_cell_head(path)
     check_network(path, metadata, reader.spec)
     cell = Cell.from_dict(metadata["cell"])
     source = parse_input(cell.input, reader.spec)

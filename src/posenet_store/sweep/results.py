@@ -1,29 +1,34 @@
-"""The files of a run: run.json, a Result, a head and per-image scores for each finished cell, and the tables of results.
+"""The files of a run: run.json, and a record (Result), a head and per-image scores for each finished cell.
 
-A cell is finished when its record exists; the record is written last. Everything is written atomically, so a rerun
-finds complete cells or none.
+A cell is finished when its record exists, which is written last. It has the digests of the head, of the scores and of
+itself; a cell that does not match them is damaged: it is named in a warning, never shown, and done again by `sweep`.
 """
 
-import csv
-import io
-import json
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
-from posenet_store.errors import StoreError, UsageError
+from posenet_store.errors import DamageWarning, StoreError, UsageError
 from posenet_store.files import make_folder, read_json, write_atomic, write_json
 from posenet_store.heads.metrics import Scores
+from posenet_store.store.access import StoreFiles
 from posenet_store.store.read_counter import ReadCounter
+from posenet_store.store.records import add_digest, describe_file, find_fault, has_valid_digest
 from posenet_store.sweep.cell import Cell
 from posenet_store.sweep.labels import Labels
+from posenet_store.threads import map_on_threads
+
+RESTORE = "rerun the sweep to restore it"
+READERS = 8
+"""Threads that read cells: each waits for the disk three times a cell."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +148,7 @@ class Result:
             if result.id != fields["id"]:
                 raise ValueError("its cell has another id")
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise StoreError(f"{where} is damaged ({error}); remove it and rerun the sweep") from None
+            raise StoreError(f"{where} is damaged ({error}); {RESTORE}") from None
         return result
 
 
@@ -179,18 +184,73 @@ class RunRecord:
             lists = {name: tuple(fields[name]) for name in ("cells", "stores", "notes")}
             return cls(**(fields | lists))
         except (KeyError, TypeError) as error:
-            raise StoreError(f"{where} is damaged ({error}); remove it and rerun the sweep") from None
+            raise StoreError(f"{where} is damaged ({error}); {RESTORE}") from None
+
+
+def _read_signed(path: Path) -> dict[str, Any]:
+    """Read a JSON file without its own digest; raises StoreError if it is missing or does not match that."""
+    content = read_json(path)
+    try:
+        intact = has_valid_digest(content)
+    except ValueError:  # it holds NaN, which is not written
+        intact = False
+    if not intact:
+        raise StoreError(f"{path} was edited or damaged since it was written; {RESTORE}")
+    return {name: value for name, value in content.items() if name != "sha256"}
 
 
 def write_result(files: RunFiles, result: Result) -> None:
     """Write the record that makes a cell finished; its head and scores must be there already."""
-    write_json(files.record(result.id), result.to_dict())
+    entries = [describe_file(files.root, path) for path in (files.head(result.id), files.scores(result.id))]
+    write_json(files.record(result.id), add_digest(result.to_dict() | {"files": entries}))
+
+
+def read_result(files: RunFiles, cell: str) -> Result:
+    """Read the record of a finished cell, and compare its head and its scores with it.
+
+    Raises StoreError if the record is missing, damaged or another cell's, or if the head or the scores are not those of
+    the record. Head and scores may be missing.
+    """
+    path = files.record(cell)
+    content = _read_signed(path)
+    result = Result.from_dict(content, path)
+    if result.id != cell:
+        raise StoreError(f"{path} is the record of another cell, {result.id}; {RESTORE}")
+    for entry in content["files"]:
+        if (files.root / entry["path"]).exists() and (fault := find_fault(StoreFiles(files.root), entry, deep=True)):
+            raise StoreError(f"{fault}; {RESTORE}")
+    return result
+
+
+def read_results(files: RunFiles, cells: Iterable[str]) -> dict[str, Result]:
+    """Return the records of those cells that are finished, by their ids in order; warns of each that is damaged."""
+    recorded = {path.stem for path in files.record("").parent.glob("*.json")}
+
+    def read(cell: str) -> Result | StoreError:
+        try:
+            return read_result(files, cell)
+        except StoreError as error:
+            return error
+
+    results: dict[str, Result] = {}
+    ids = [cell for cell in cells if cell in recorded] if recorded else []
+    for cell, result in zip(ids, map_on_threads(read, ids, READERS), strict=True):
+        if isinstance(result, StoreError):
+            warnings.warn(str(result), DamageWarning, stacklevel=2)
+        else:
+            results[cell] = result
+    return results
 
 
 def write_run(files: RunFiles, run: RunRecord) -> None:
     """Create the run's folders and write run.json."""
     files.create()
-    write_json(files.run, asdict(run))
+    write_json(files.run, add_digest(asdict(run)))
+
+
+def read_run(files: RunFiles) -> RunRecord:
+    """Read run.json; raises StoreError if it is missing or damaged."""
+    return RunRecord.from_dict(_read_signed(files.run), files.run)
 
 
 def write_scores(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
@@ -203,60 +263,26 @@ def read_scores(path: Path) -> dict[str, NDArray[Any]]:
     try:
         return dict(load_file(path))
     except SafetensorError as error:
-        raise damaged_scores(path, error) from None
+        raise StoreError(f"{path} is damaged ({error}); {RESTORE}") from None
 
 
-def damaged_scores(path: Path, why: object) -> StoreError:
-    """Build the error for a damaged file of scores."""
-    return StoreError(f"{path} is damaged ({why}); remove it and rerun the sweep")
+class LoadedRun(NamedTuple):
+    """A run's record and its finished cells in order."""
+
+    record: RunRecord
+    results: list[Result]
 
 
-def load_run(root: Path) -> tuple[RunRecord, list[Result]]:
-    """Load run.json and the results of its finished cells in order; raises UsageError if `root` is no run."""
+def load_run(root: Path) -> LoadedRun:
+    """Load run.json and the results of the finished cells in order; warns of each that is damaged.
+
+    Raises UsageError if `root` is no run or has no finished cell, StoreError if run.json is damaged.
+    """
     files = RunFiles(root)
     if not files.run.is_file():
         raise UsageError(f"{root} is not a run: it has no run.json; `sweep` creates one")
-    run = RunRecord.from_dict(read_json(files.run), files.run)
-    results = [read_result(files, cell) for cell in run.cells if files.record(cell).is_file()]
+    run = read_run(files)
+    results = list(read_results(files, run.cells).values())
     if not results:
         raise UsageError(f"{root} has no finished cell yet; rerun its sweep")
-    return run, results
-
-
-def read_result(files: RunFiles, cell: str) -> Result:
-    """Read the record of a finished cell; raises StoreError if it is missing, damaged or another cell's."""
-    path = files.record(cell)
-    result = Result.from_dict(read_json(path), path)
-    if result.id != cell:
-        raise StoreError(f"{path} is the record of another cell, {result.id}; remove it and rerun the sweep")
-    return result
-
-
-COLUMNS = ("id", "network", "images", "input", "target", "kernel", "padding", "protocol", "seed")
-
-
-def make_row(result: Result) -> dict[str, Any]:
-    """Return a result as a flat row: its cell, then spc, mae, counts and the images of each test, then how it was fitted."""
-    known = vars(result.cell) | vars(result.labels) | {"id": result.id, "protocol": result.cell.protocol.name}
-    row = {name: known[name] for name in COLUMNS}
-    for test, score in result.scores.items():
-        row |= {f"{test}:{name}": value for name, value in vars(score).items()}
-    return row | result.fit | {"seconds": result.seconds}
-
-
-def format_csv(rows: Sequence[dict[str, Any]]) -> str:
-    """Return rows as CSV text over the union of their columns; an undefined number is an empty field."""
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
-
-
-def write_tables(root: Path) -> None:
-    """Write results.csv and results.json from the finished cells."""
-    files = RunFiles(root)
-    rows = [make_row(result) for result in load_run(root)[1]]
-    write_atomic(files.csv, format_csv(rows).encode())
-    write_atomic(files.json, json.dumps(rows, indent=1, allow_nan=False).encode() + b"\n")
+    return LoadedRun(run, results)

@@ -11,9 +11,10 @@ from posenet_store.parallel.executors import run_tasks
 from posenet_store.provenance import collect_provenance
 from posenet_store.sweep.plan import Pass, SweepPlan
 from posenet_store.sweep.progress import ProgressMonitor, SweepProgress, show_in_notebook
-from posenet_store.sweep.results import PassResult, RunFiles, RunRecord, write_run, write_tables
-from posenet_store.sweep.run_state import is_up_to_date, read_tests
+from posenet_store.sweep.results import PassResult, RunFiles, RunRecord, load_run, write_run
+from posenet_store.sweep.run_state import is_up_to_date, read_finished, read_tests
 from posenet_store.sweep.spec import SweepSpec
+from posenet_store.sweep.tables import write_tables
 
 
 @dataclass(frozen=True, repr=False)
@@ -86,10 +87,11 @@ def run_sweep(
     """
     run = Path(run).expanduser()
     files = RunFiles(run)
-    left = plan.without(read_tests(files, plan.cells))
+    finished = read_finished(files, plan.cells)
+    left = plan.without({cell: result.tests for cell, result in finished.items()})
     passes, before = left.passes, len(plan.cells) - len(left.cells)
     record = _describe_run(spec, plan)
-    if not passes and is_up_to_date(files, record):
+    if not passes and is_up_to_date(files, record, list(finished.values())):
         return SweepResult(run, before, 0, 0, ())
     write_run(files, replace(record, provenance=collect_provenance()))
     failures, monitor = [], ProgressMonitor(files.progress, passes, expected or {})
@@ -109,5 +111,5 @@ def run_sweep(
         sum(cell.id in done for task in passes if task.trains == trains for cell in task.cells) for trains in (True, False)
     )
     if before or done or scored:
-        write_tables(run)
+        write_tables(files, load_run(run).results)
     return SweepResult(run, before, trained, scored, tuple(failures), tuple(monitor.results))

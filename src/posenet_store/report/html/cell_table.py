@@ -11,7 +11,8 @@ from posenet_store.report.records import FIELDS, get_fields, list_varying
 from posenet_store.report.scores import ScoreArchive, find_chances, pool_seeds
 from posenet_store.report.significance import Chance
 from posenet_store.report.table import choose_columns
-from posenet_store.sweep.results import COLUMNS, Result, RunRecord
+from posenet_store.sweep.results import Result, RunRecord
+from posenet_store.sweep.tables import COLUMNS
 
 DIGITS = 4
 ALWAYS = ("network", "target")
