@@ -253,7 +253,7 @@ def test_a_hostile_file_name_is_printed_harmlessly(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_one_sentence(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("posenet_store.store.writer.fsync", raise_full)
+    monkeypatch.setattr("posenet_store.store.skeleton.fsync", raise_full)
     words: Words = (
         "build-store",
         "--images",
