@@ -4,6 +4,7 @@ python tests/support/make_golden.py
 """
 
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,7 @@ def flat(index: int, size: int) -> NDArray[np.uint8]:
 
 def main() -> None:
     """Write stores/golden/vN-FORMAT: five rows in blocks of two, the third image quarantined, no network, 28x28."""
+    sys.argv = [Path(__file__).relative_to(GOLDEN.parents[1]).as_posix()]  # the command on record names no machine's folder
     images = ImageSet("golden", IDS, tuple(sha256(name.encode()) for name in IDS), flat)
     for name in FORMATS:
         if (golden := GOLDEN / f"v{FORMAT_VERSION}-{name}").exists():
