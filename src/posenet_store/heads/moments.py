@@ -211,18 +211,32 @@ class ImageMomentAccumulator:
         self._target_groups = [group.T.contiguous().numpy() for group in padded.split(PRODUCT_ROWS)]
         self._moments: ImageMoments | None = None
 
-    def add(self, block: Tensor) -> None:
-        """Add the images of a block [B, C, 28, 28]."""
+    def _next_rows(self, count: int, size: int) -> ImageMoments:
+        """Return where the moments of the next `count` images belong; `size` unknowns each."""
         if self._moments is None:
-            size = block.shape[1] * self._kernel**2 + 1
             second = torch.empty(self._images, size * (size + 1) // 2, dtype=torch.float64)
             self._moments = ImageMoments(second, second.new_empty(self._images, self._targets, size), self._positions)
-        rows = slice(self._added, self._added + len(block))
-        tensors = (block, self._moments.second[rows], self._moments.cross[rows])
+        self._added += count
+        return self.last(count)
+
+    def last(self, count: int) -> ImageMoments:
+        """Return the moments of the last `count` images, not copied."""
+        rows, moments = slice(self._added - count, self._added), self.moments()
+        return ImageMoments(moments.second[rows], moments.cross[rows], self._positions)
+
+    def append(self, second: Tensor, cross: Tensor) -> None:
+        """Append moments (see `ImageMoments`) that were computed before."""
+        rows = self._next_rows(len(second), cross.shape[2])
+        rows.second.copy_(second)
+        rows.cross.copy_(cross)
+
+    def add(self, block: Tensor) -> None:
+        """Add the images of a block [B, C, 28, 28]."""
+        moments = self._next_rows(len(block), block.shape[1] * self._kernel**2 + 1)
+        tensors = (block, moments.second, moments.cross)
         with limit_to_one_thread() as threads:
             parts = zip(*(tensor.tensor_split(threads) for tensor in tensors), strict=True)
             map_on_threads(lambda part: self._sum(*part), parts, threads)
-        self._added = rows.stop
 
     def _sum(self, images: Tensor, second: Tensor, cross: Tensor) -> None:
         """Write the moments of images [n, C, 28, 28] to `second` and `cross`."""

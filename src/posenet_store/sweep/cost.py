@@ -18,10 +18,13 @@ from posenet_store.store.reader import open_store
 from posenet_store.sweep.cell import make_cell_target, output_size
 from posenet_store.sweep.grouping import HeadGroup, group_cells
 from posenet_store.sweep.inputs import Input, parse_input
+from posenet_store.sweep.moment_cache import MomentCache
 from posenet_store.sweep.plan import Pass
 from posenet_store.sweep.score import Scorable, read_inputs, score_heads
+from posenet_store.sweep.spans import TrainingRows
 from posenet_store.sweep.stopwatch import Stopwatch, repeat_random_image
 from posenet_store.sweep.strategy import choose
+from posenet_store.sweep.training_inputs import make_standard_key
 
 RANKED = 6
 """Maps of one head while it is scored: its own, its flat copy, its ranks and what ranking needs."""
@@ -49,21 +52,31 @@ def estimate_cost(task: Pass, specs: Mapping[str, StoreSpec], stopwatch: Stopwat
     tests = [(specs[test.fingerprint], specs[test.fingerprint].rows) for test in task.tests]
     tests.append((spec, spec.rows - task.held_out if task.trains else 0))
     strategies = choose(groups, task.protocol, source.channels, rows, task.limits) if task.trains else []
-    fits = [strategy.cost(rows, stopwatch) for strategy in strategies]
-    standardises = isinstance(task.protocol, GradientProtocol) and task.protocol.standardise
-    scans = sum(fit.scans for fit in fits) + int(task.trains and standardises)
+    standardises = task.trains and isinstance(task.protocol, GradientProtocol) and task.protocol.standardise
+    training, kept = TrainingRows(source, rows, spec.rows, standardises), _open_cache(task)
+    fits = [strategy.cost(training, kept, stopwatch) for strategy in strategies]
+    rows_read = sum(fit.rows for fit in fits)
+    rows_read += rows if standardises and not kept.holds(make_standard_key(training)) else 0
     # of what is stored, a block decoded and as it lies in its file; of what heads read, one held while another is made
     image = 2 * count_row_bytes(spec, source.arrays) + source.channels * GRID**2 * 8
     scoring = max(store.block_rows for store, count in tests if count) * (image + max(map(_scoring_numbers, groups)) * 8)
     fitting = max((fit.memory for fit in fits), default=0) + spec.block_rows * image
     memory = max(fitting, scoring)  # training ends before scoring begins
     scored = sum(count for _, count in tests)
-    reading = scans * count_row_bytes(spec, source.arrays) * rows
+    reading = count_row_bytes(spec, source.arrays) * rows_read
     reading += sum(count_row_bytes(store, source.arrays) * count for store, count in tests)
     seconds = sum(fit.seconds for fit in fits) + sum(_time_scoring(group, scored, stopwatch) for group in groups)
     first_block = task.train, source, min(spec.block_rows, spec.rows)
-    seconds += _time_reading(*first_block, scans, stopwatch) * rows + _time_reading(*first_block, 1, stopwatch) * scored
+    scans = -(-rows_read // rows)
+    seconds += _time_reading(*first_block, scans, stopwatch) * rows_read / max(1, scans)
+    seconds += _time_reading(*first_block, 1, stopwatch) * scored
     return Cost(reading, memory, seconds, "+".join(strategy.name for strategy in strategies) or SCORED)
+
+
+def _open_cache(task: Pass) -> MomentCache:
+    """Return the kept moments of the store that a pass trains on; the store is opened only if there are any."""
+    folder = task.moments and task.moments / task.train.name
+    return MomentCache(folder, open_store(task.train).manifest["store_id"] if folder and folder.is_dir() else "")
 
 
 def _time_reading(store: Path, source: Input, rows: int, scans: int, stopwatch: Stopwatch) -> float:

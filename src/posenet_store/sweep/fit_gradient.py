@@ -34,6 +34,7 @@ from posenet_store.sweep.grouping import (
 )
 from posenet_store.sweep.limits import FitCost, Limits
 from posenet_store.sweep.moment_cache import MomentCache, Save
+from posenet_store.sweep.spans import Span, TrainingRows, count_rows, iterate_spans
 from posenet_store.sweep.stopwatch import Stopwatch, repeat_random_image
 from posenet_store.sweep.training_inputs import TrainingInputs
 from posenet_store.threads import count_cpus
@@ -44,29 +45,37 @@ UNCACHED_BYTES = 64 << 20
 
 @dataclass(frozen=True)
 class GramSpace:
-    """Train linear heads from per-image second moments, which are summed in one scan for as many groups as fit in memory."""
+    """Train linear heads from per-image second moments, which are summed in one scan for as many groups as fit in memory.
+
+    They are kept by spans of rows, so that a sweep on fewer images, or with a larger holdout, reads none.
+    """
 
     groups: tuple[MomentGroup, ...]
     protocol: GradientProtocol
     limits: Limits
     name: str = "gram"
 
-    def cost(self, rows: int, stopwatch: Stopwatch) -> FitCost:
-        """Price the moments of every image and all steps of every group."""
-        seconds = 0.0
+    def cost(self, training: TrainingRows, kept: MomentCache, stopwatch: Stopwatch) -> FitCost:
+        """Price the moments of every image that is not in kept ones, and all steps of every group."""
+        rows, seconds, rows_read = training.count, 0.0, 0
+        runs = split_by_memory(self.groups, rows, self.limits.memory)
+        for run in runs:
+            lacking = [span for span in training.split() if not all(_is_kept(training, span, group, kept) for group in run)]
+            rows_read += count_rows(lacking)
         for group in self.groups:
             targets = torch.stack(list(group.targets().values()))
             summing = ("image moments", group.width, group.shape, len(targets))
-            seconds += stopwatch.extrapolate(summing, partial(_sum_random_images, group, targets), -(-rows // count_cpus()))
+            lacking = [span for span in training.split() if not _is_kept(training, span, group, kept)]
+            units = -(-count_rows(lacking) // count_cpus())
+            seconds += stopwatch.extrapolate(summing, partial(_sum_random_images, group, targets), units)
             for heads in group.members:
                 steps = self.protocol.count_epochs(rows) * self.protocol.count_steps(rows)
                 stepping = ("Gram steps", heads.width, heads.shape, len(heads.cells), self.protocol)
                 seconds += stopwatch.extrapolate(stepping, _prepare_gram_steps(heads), steps)
-        runs = split_by_memory(self.groups, rows, self.limits.memory)
         memory = 2 * STEP_BYTES + max(sum(_moment_bytes(group, rows) for group in run) for run in runs)
         partial_groups = [heads for group in self.groups for heads in group.members if group.feature_indices(heads) is not None]
         memory += max((count_moment_bytes(rows, heads.width, heads.shape[0]) for heads in partial_groups), default=0)
-        return FitCost(len(runs), memory, seconds)
+        return FitCost(rows_read, memory, seconds)
 
     def fit(self, inputs: TrainingInputs, cache: MomentCache) -> list[FittedHeads]:
         """Sum moments, then take all steps without reading again."""
@@ -99,15 +108,16 @@ class Convolution:
         """What a plan calls it."""
         return f"convolution, {'in memory' if self.in_memory else 'streamed'}"
 
-    def cost(self, rows: int, stopwatch: Stopwatch) -> FitCost:
+    def cost(self, training: TrainingRows, kept: MomentCache, stopwatch: Stopwatch) -> FitCost:
         """Price the steps of all groups."""
+        rows = training.count
         epochs = self.protocol.count_epochs(rows)
         shapes = tuple((heads.width, heads.shape, len(heads.cells), heads.gradient_protocol) for heads in self.groups)
         steps = epochs * self.protocol.count_steps(rows)
         seconds = stopwatch.extrapolate(("convolution", self.channels, shapes), self._step_on_random_images, steps)
         number_bytes = 8 if self.protocol.standardise else 4
         memory = 2 * rows * self.channels * GRID**2 * number_bytes if self.in_memory else 0
-        return FitCost(1 if self.in_memory else epochs, memory, seconds)
+        return FitCost(rows * (1 if self.in_memory else epochs), memory, seconds)
 
     def _step_on_random_images(self, steps: int) -> None:
         batches = [repeat_random_image(self.protocol.batch_size, self.channels)] * steps
@@ -160,35 +170,45 @@ def _prepare_gram_steps(heads: HeadGroup) -> Callable[[int], None]:
 
 
 def _sum_moments(
-    inputs: TrainingInputs, groups: Sequence[MomentGroup], targets: Sequence[Targets], cache: MomentCache, save: Save
+    inputs: TrainingInputs, groups: Sequence[MomentGroup], targets: Sequence[Targets], kept: MomentCache, save: Save
 ) -> list[ImageMoments]:
-    """Return each group's moments of every image: from the cache, or summed in one scan and saved there."""
-    keys = [inputs.cache_key("images", group.cache_key(inputs.source)) for group in groups]
-    moments = [_load_moments(cache, key, maps) for key, maps in zip(keys, targets, strict=True)]
-    missing = {
-        number: ImageMomentAccumulator(inputs.images, *groups[number].shape, torch.stack(list(targets[number].values())))
-        for number, loaded in enumerate(moments)
-        if loaded is None
-    }
-    for block in inputs.blocks() if missing else ():
-        for number, accumulator in missing.items():
-            accumulator.add(select_channels(block, groups[number].channels))
-    for number, accumulator in missing.items():
-        moments[number] = summed = accumulator.moments()
-        save(keys[number], {"second": summed.second})
-        for index, target in enumerate(targets[number].values()):
-            save(keys[number] | {"target": _digest(target)}, {"cross": summed.cross[:, index].contiguous()})
-    return [entry for entry in moments if entry is not None]
+    """Return each group's moments of every image: from the cache, or summed in one scan and saved there, span by span."""
+    training = inputs.training
+    maps = [torch.stack(list(group_targets.values())) for group_targets in targets]
+    sums = [ImageMomentAccumulator(inputs.images, *g.shape, m) for g, m in zip(groups, maps, strict=True)]
+    spans = [span for span in training.split() if inputs.count_images(span)]
+    lacking = [span for span in spans if not all(_is_kept(training, span, group, kept) for group in groups)]
+    for span, blocks in iterate_spans(inputs, spans, lacking):
+        missing: list[tuple[MomentGroup, ImageMomentAccumulator, dict[str, Tensor]]] = []
+        for group, accumulator in zip(groups, sums, strict=True):
+            tensors = kept.load(_make_key(training, span, group)) or {}
+            names = _name_crosses(group)
+            if {"second", *names} <= tensors.keys():
+                accumulator.append(tensors["second"], torch.stack([tensors[name] for name in names], dim=1))
+            else:
+                missing.append((group, accumulator, {name: tensor for name, tensor in tensors.items() if name != "second"}))
+        for block in blocks if missing else ():
+            for group, accumulator, _ in missing:
+                accumulator.add(select_channels(block, group.channels))
+        for group, accumulator, others in missing:
+            summed = accumulator.last(inputs.count_images(span))
+            crosses = zip(_name_crosses(group), summed.cross.unbind(1), strict=True)
+            tensors = others | {name: cross.contiguous() for name, cross in crosses} | {"second": summed.second}
+            save(_make_key(training, span, group), tensors)
+    return [accumulator.moments() for accumulator in sums]
 
 
-def _load_moments(cache: MomentCache, key: dict[str, Any], targets: Targets) -> ImageMoments | None:
-    maps = list(targets.values())
-    crosses = [cache.load(key | {"target": _digest(target)}) for target in maps]
-    second = cache.load(key) if all(crosses) else None
-    if second is None:
-        return None
-    cross = torch.stack([tensors["cross"] for tensors in crosses if tensors], dim=1)
-    return ImageMoments(second["second"], cross, maps[0].numel())
+def _make_key(training: TrainingRows, span: Span, group: MomentGroup) -> dict[str, Any]:
+    return training.cache_key("images", span, group.cache_key(training.source))
+
+
+def _name_crosses(group: MomentGroup) -> list[str]:
+    """Return the name of each target's sums among the saved tensors, in the order of the group's targets."""
+    return [f"cross-{_digest(target)[:16]}" for target in group.targets().values()]
+
+
+def _is_kept(training: TrainingRows, span: Span, group: MomentGroup, kept: MomentCache) -> bool:
+    return kept.holds(_make_key(training, span, group), ["second", *_name_crosses(group)])
 
 
 def _digest(target: Tensor) -> str:

@@ -1,8 +1,11 @@
 """Strategies of exact readouts: normal equations of sums that are read once or kept, or conjugate gradients without them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import groupby
+from operator import add
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,32 +30,35 @@ from posenet_store.sweep.grouping import (
 )
 from posenet_store.sweep.limits import FitCost, Limits
 from posenet_store.sweep.moment_cache import MomentCache
+from posenet_store.sweep.spans import Span, TrainingRows, count_rows, cut_into_spans, find_span, iterate_spans
 from posenet_store.sweep.stopwatch import Stopwatch, repeat_random_image
 from posenet_store.sweep.training_inputs import TrainingInputs
 from posenet_store.threads import count_cpus
 
 FEW_UNKNOWNS, FEW_IMAGES = 600, 8
 """Of the problems that are timed for a plan."""
-Span = tuple[int, int]
 
 
 @dataclass(frozen=True)
 class NormalEquations:
-    """Solve heads from the second moments of each group of rows, all summed in one scan."""
+    """Solve heads from the second moments of each group of rows, pooled from those of its spans; one scan sums them all."""
 
     groups: tuple[MomentGroup, ...]
     protocol: RidgeProtocol
     limits: Limits
     name: str = "exact"
 
-    def cost(self, rows: int, stopwatch: Stopwatch) -> FitCost:
-        """Price the moments of every image, and the solution of every head."""
-        spans = len(self.protocol.split_rows(rows))
+    def cost(self, training: TrainingRows, kept: MomentCache, stopwatch: Stopwatch) -> FitCost:
+        """Price the moments of every image that is not in kept sums, and the solution of every head."""
+        groups = self.protocol.split_rows(training.count)
+        rows = count_rows([span for span in training.split(groups) if not self._is_kept(training, span, kept)])
+        spans = len(groups)
         seconds, memory, solving = 0.0, 0, 0
         for group in self.groups:
             size, positions = group.unknowns - 1, output_size(*group.shape) ** 2
             threads = count_parallel_sums(size, positions, count_cpus(), self.limits.memory)
-            memory += ((spans - 1 + threads) * (size + positions) * size + (threads * size**2 if threads > 1 else 0)) * 8
+            # the sums of every group and thread, of two parts of a twentieth that are joined, and what is being added
+            memory += ((spans + threads + 3) * (size + positions) * size + (threads * size**2 if threads > 1 else 0)) * 8
             solving = max(solving, (8 * size**2 + 2 * size * positions) * 8)  # pooled groups and an eigendecomposition
             summing = ("moments", group.width, group.shape)
             seconds += stopwatch.extrapolate(summing, partial(self._sum_random_images, group), -(-rows // count_cpus()))
@@ -62,7 +68,14 @@ class NormalEquations:
                 solve = partial(self._solve_random_moments, heads, channels, spans)
                 # an eigendecomposition takes the third power of its size
                 seconds += stopwatch.extrapolate(equations, solve, 1) * (heads.width / channels) ** 3
-        return FitCost(1, memory + solving, seconds)
+        return FitCost(rows, memory + solving, seconds)
+
+    def _list_keys(self, training: TrainingRows, span: Span) -> list[dict[str, Any]]:
+        """Return the key of each group's sums over a span."""
+        return [training.cache_key("sums", span, group.cache_key(training.source)) for group in self.groups]
+
+    def _is_kept(self, training: TrainingRows, span: Span, cache: MomentCache) -> bool:
+        return all(cache.holds(key) for key in self._list_keys(training, span))
 
     def _sum_random_images(self, group: MomentGroup, images_of_each_thread: int) -> None:
         images = repeat_random_image(images_of_each_thread * count_cpus(), group.width)
@@ -76,28 +89,54 @@ class NormalEquations:
             solve_ridge(moments * spans, list(heads.alone().targets().values()), self.protocol)
 
     def fit(self, inputs: TrainingInputs, cache: MomentCache) -> list[FittedHeads]:
-        """Sum the moments of every group of rows, then solve."""
-        spans = find_spans(inputs.reader, self.protocol, inputs.rows)
-        sums = [self._sum_moments(inputs, span, cache) for span in spans]
+        """Pool the moments of every group of rows from those of its spans, in order, then solve."""
+        groups = find_spans(inputs.reader, self.protocol, inputs.rows)
+        sums: list[list[Moments]] = [[] for _ in groups]
+        for (start, _), moments in self._save_twentieths(inputs.training, self._sum_spans(inputs, groups, cache), cache):
+            number = find_span(start, groups)
+            sums[number] = _add_moments(sums[number], moments)
         fitted = []
         for number, group in enumerate(self.groups):
             targets = group.targets()
             for heads in group.members:
                 features = group.feature_indices(heads)
-                moments = [of_span[number].select(features) for of_span in sums]
-                fitted.append(_assign(heads, targets, solve_ridge(moments, list(targets.values()), self.protocol)))
+                selected = [of_rows[number].select(features) for of_rows in sums]
+                fitted.append(_assign(heads, targets, solve_ridge(selected, list(targets.values()), self.protocol)))
         return fitted
 
-    def _sum_moments(self, inputs: TrainingInputs, span: Span, cache: MomentCache) -> list[Moments]:
-        """Return each group's moments over some rows: from the cache, or summed in one scan and saved there."""
-        keys = [{"kind": "sums", "rows": list(span)} | group.cache_key(inputs.source) for group in self.groups]
+    def _sum_spans(
+        self, inputs: TrainingInputs, groups: Sequence[Span], cache: MomentCache
+    ) -> Iterator[tuple[Span, list[Moments]]]:
+        """Yield each moment group's sums over every span of some rows that has a readable image, in order."""
+        training = inputs.training
+        spans = [span for span in training.split(groups) if inputs.count_images(span)]
+        lacking = [span for span in spans if not self._is_kept(training, span, cache)]
+        for span, blocks in iterate_spans(inputs, spans, lacking):
+            yield span, self._load_or_sum(self._list_keys(training, span), blocks, cache)
+
+    def _save_twentieths(
+        self, training: TrainingRows, sums: Iterator[tuple[Span, list[Moments]]], cache: MomentCache
+    ) -> Iterator[tuple[Span, list[Moments]]]:
+        """Yield `sums`; save those of a twentieth that groups of rows cut as a whole too, for sweeps that cut elsewhere."""
+        twentieths = cut_into_spans(training.stored)
+        for position, parts in groupby(sums, key=lambda part: find_span(part[0][0], twentieths)):
+            twentieth, joined = twentieths[position], list[Moments]()
+            lacking = twentieth[1] <= training.count and not self._is_kept(training, twentieth, cache)
+            for span, moments in parts:
+                joined = _add_moments(joined, moments) if lacking else []
+                yield span, moments
+            for key, moments_of_group in zip(self._list_keys(training, twentieth), joined, strict=False):
+                cache.save(key, moments_of_group.to_tensors())
+
+    def _load_or_sum(self, keys: Sequence[Mapping[str, Any]], blocks: Iterable[Tensor], cache: MomentCache) -> list[Moments]:
+        """Return each group's sums over the images of `blocks`, which are read only if the cache lacks some."""
         moments = [Moments.from_tensors(*g.shape, cache.load(key)) for g, key in zip(self.groups, keys, strict=True)]
         missing = {
             number: MomentAccumulator(*self.groups[number].shape, self.limits.memory)
             for number, loaded in enumerate(moments)
             if loaded is None
         }
-        for block in inputs.blocks(*span) if missing else ():
+        for block in blocks if missing else ():
             for number, accumulator in missing.items():
                 accumulator.add(select_channels(block, self.groups[number].channels))
         for number, accumulator in missing.items():
@@ -121,8 +160,9 @@ class ConjugateGradients:
         """What a plan calls it."""
         return f"conjugate gradients, {'in memory' if self.in_memory else 'streamed'}"
 
-    def cost(self, rows: int, stopwatch: Stopwatch) -> FitCost:
+    def cost(self, training: TrainingRows, kept: MomentCache, stopwatch: Stopwatch) -> FitCost:
         """Price the iterations of every group, as if all that are allowed were taken."""
+        rows = training.count
         spans, steps, lambdas = len(self.protocol.split_rows(rows)), self.protocol.iterations, len(self.protocol.lambdas)
         trials = len(self.protocol.list_left_out_groups(spans))
         scans_each = steps * (1 + (trials > 0)) + 1 + (trials > 0)  # of the trials and the refit, the sums and the errors
@@ -137,7 +177,7 @@ class ConjugateGradients:
             iterate = partial(self._iterate_on_random_images, heads, spans)
             seconds += stopwatch.extrapolate(kind, iterate, steps) * rows / (spans * FEW_IMAGES)
         memory = rows * self.channels * GRID**2 * 4 if self.in_memory else 0
-        return FitCost(1 if self.in_memory else scans_each * len(self.groups), memory + solving, seconds)
+        return FitCost(rows * (1 if self.in_memory else scans_each * len(self.groups)), memory + solving, seconds)
 
     def _iterate_on_random_images(self, heads: HeadGroup, spans: int, iterations: int) -> None:
         images = repeat_random_image(FEW_IMAGES, heads.width)
@@ -173,6 +213,11 @@ def find_spans(reader: Reader, protocol: RidgeProtocol, rows: int) -> list[Span]
     if protocol.folds and len(spans) < 2:
         raise StoreError(f"{reader.files} has readable images in one of {protocol.folds} folds only; use fewer folds, or none")
     return spans
+
+
+def _add_moments(total: list[Moments], moments: list[Moments]) -> list[Moments]:
+    """Return the sums of each moment group over two spans together; an empty `total` adds nothing."""
+    return list(map(add, total, moments)) if total else moments
 
 
 def _assign(group: HeadGroup, targets: Targets, solved: Sequence[RidgeHead]) -> FittedHeads:

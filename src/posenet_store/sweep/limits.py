@@ -10,6 +10,7 @@ from posenet_store.specs import GRID
 if TYPE_CHECKING:  # a plan needs the limits, and neither torch nor what trains
     from posenet_store.sweep.grouping import FittedHeads
     from posenet_store.sweep.moment_cache import MomentCache
+    from posenet_store.sweep.spans import TrainingRows
     from posenet_store.sweep.stopwatch import Stopwatch
     from posenet_store.sweep.training_inputs import TrainingInputs
 
@@ -39,9 +40,9 @@ class Limits:
 
 @dataclass(frozen=True)
 class FitCost:
-    """Of a fit: `scans` of the training rows (at most, where heads are iterated), bytes of `memory`, `seconds`."""
+    """Of a fit: `rows` read, over all scans (at most, where heads are iterated), bytes of `memory`, `seconds`."""
 
-    scans: int
+    rows: int
     memory: int
     seconds: float
 
@@ -54,8 +55,8 @@ class Strategy(Protocol):
         """What a plan calls it."""
         ...
 
-    def cost(self, rows: int, stopwatch: "Stopwatch") -> FitCost:
-        """Return what it costs to fit the heads on that many training rows; a few units of the work are timed."""
+    def cost(self, training: "TrainingRows", kept: "MomentCache", stopwatch: "Stopwatch") -> FitCost:
+        """Return what it costs to fit the heads, with the moments that are kept; a few units of the work are timed."""
         ...
 
     def fit(self, inputs: "TrainingInputs", cache: "MomentCache") -> "Sequence[FittedHeads]":

@@ -1,11 +1,12 @@
 """Cache moments next to the stores, so that later sweeps need not read the features again.
 
-A file holds named tensors of one moment group (see `grouping`): of all images one by one for gradient steps, of their sums
-for ridge. It is a cache: keyed by the store's content and what was summed, checked by CRC-32C, and safe to delete.
+A file holds named tensors of one moment group (see `grouping`) and one span of rows (see `spans`): of the span's images one
+by one for gradient steps, of their sums for ridge. It is a cache: keyed by the store's content and what was summed, checked by
+CRC-32C, and safe to delete.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,6 +34,17 @@ class MomentCache:
     def _path(self, subject: Mapping[str, Any]) -> tuple[Path | None, str]:
         key = canonical_json({"version": VERSION, "store_id": self.store_id} | dict(subject)).decode()
         return self.folder and self.folder / f"{subject['kind']}-{sha256(key.encode())[:16]}.safetensors", key
+
+    def holds(self, subject: Mapping[str, Any], names: Iterable[str] = ()) -> bool:
+        """Return whether tensors of these names are saved under `subject`; their bytes are not read, and may be damaged."""
+        path, _ = self._path(subject)
+        if path is None or not path.is_file():
+            return False
+        try:
+            with safe_open(path, "pt") as file:
+                return set(names) <= set(file.keys())
+        except (SafetensorError, OSError):
+            return False
 
     def load(self, subject: Mapping[str, Any]) -> dict[str, Tensor] | None:
         """Load the tensors saved under `subject`; None if there are none or the file is damaged."""

@@ -18,6 +18,7 @@ from posenet_store.sweep.assemble import assemble_input
 from posenet_store.sweep.inputs import Input
 from posenet_store.sweep.moment_cache import MomentCache
 from posenet_store.sweep.score import read_inputs
+from posenet_store.sweep.spans import Span, TrainingRows
 
 
 @dataclass(frozen=True)
@@ -30,9 +31,18 @@ class TrainingInputs:
     standard: Standardisation | None = None
 
     @property
+    def training(self) -> TrainingRows:
+        """Which rows these are."""
+        return TrainingRows(self.source, self.rows, self.reader.spec.rows, self.standard is not None)
+
+    @property
     def images(self) -> int:
         """How many there are."""
-        return int(self.reader.readable[: self.rows].sum())
+        return self.count_images((0, self.rows))
+
+    def count_images(self, span: Span) -> int:
+        """Return how many rows of a span are readable."""
+        return int(self.reader.readable[slice(*span)].sum())
 
     def blocks(self, start: int = 0, stop: int | None = None) -> Iterator[Tensor]:
         """Yield those of rows [start, stop), or of all, as blocks [B, C, 28, 28] in stored order."""
@@ -52,17 +62,19 @@ class TrainingInputs:
         batches = map(partial(assemble_input, self.source), self.reader.batches(self.source.arrays, 0, self.rows, **order))
         return batches if self.standard is None else map(self.standard, batches)
 
-    def cache_key(self, kind: str, subject: dict[str, Any]) -> dict[str, Any]:
-        """Return the key in the moment cache of what was summed over them."""
-        return {"kind": kind, "rows": self.rows, "standardised": self.standard is not None} | subject
-
     def standardise(self, cache: MomentCache) -> "TrainingInputs":
         """Return the inputs with every channel standardised over the training rows: from the cache, or by one scan."""
-        key = self.cache_key("channels", {"input": self.source.kind, "taps": list(self.source.taps)})
+        key = make_standard_key(self.training)
         if (tensors := cache.load(key)) is None:
             tensors = vars(compute_standardisation(self.blocks()))
             cache.save(key, tensors)
         return replace(self, standard=Standardisation(tensors["shift"], tensors["scale"]))
+
+
+def make_standard_key(training: TrainingRows) -> dict[str, Any]:
+    """Return the key in the moment cache of the channels' mean and deviation over the training rows."""
+    subject = {"input": training.source.kind, "taps": list(training.source.taps)}
+    return training.cache_key("channels", (0, training.count), subject)
 
 
 def compute_standardisation(blocks: Iterator[Tensor]) -> Standardisation:
