@@ -1,12 +1,12 @@
 """The specs of taps, preprocessing, networks and stores, as frozen values, and a store's fingerprint."""
 
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from typing import Any
 
 from posenet_store.errors import StoreError, UsageError, unknown
 from posenet_store.files import canonical_json, sha256, shorten_name
 from posenet_store.notebook import format_html_table
+from posenet_store.threads import cached_property
 
 FORMAT_VERSION = 1
 PIXELS = "pixels"

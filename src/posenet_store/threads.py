@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from functools import lru_cache, wraps
-from typing import ParamSpec, TypeVar
+from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 from threadpoolctl import ThreadpoolController
 
@@ -33,6 +33,27 @@ def one_thread_at_a_time(lock: Lock) -> Callable[[Callable[Parameters, Result]],
         return locked
 
     return decorate
+
+
+class cached_property(Generic[Item, Result]):
+    """A property that is computed once, like that of functools, but without its lock.
+
+    Up to Python 3.11 one lock serves all instances: a process that is forked while another thread computes a property waits
+    for ever. Here two threads may compute the same value, and both get the first.
+    """
+
+    def __init__(self, compute: Callable[[Item], Result]) -> None:
+        self._compute, self.__doc__ = compute, compute.__doc__
+
+    @overload
+    def __get__(self, instance: None, owner: type[Any]) -> "cached_property[Item, Result]": ...
+    @overload
+    def __get__(self, instance: Item, owner: type[Any]) -> Result: ...
+    def __get__(self, instance: Item | None, owner: type[Any]) -> "Result | cached_property[Item, Result]":
+        if instance is None:
+            return self
+        value: Result = vars(instance).setdefault(self._compute.__name__, self._compute(instance))
+        return value
 
 
 def count_cpus() -> int:

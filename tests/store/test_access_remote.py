@@ -15,6 +15,7 @@ from posenet_store.images.sources import load_image_set
 from posenet_store.specs import FORMATS
 from posenet_store.store import access_remote as remote
 from posenet_store.store.reader import Reader, open_store
+from tests.support.bad_server import Behaviour, serve_badly
 from tests.support.small import built_store, served, tiny_backbone, write_images
 
 ROWS = 14
@@ -90,8 +91,63 @@ def test_memory_for_files_is_bounded(url: str, monkeypatch: pytest.MonkeyPatch) 
     for name in far.spec.arrays:
         far.read(name, 0, ROWS)
     assert isinstance(far.files, remote.RemoteFiles)
-    kept = list(map(len, far.files._cache.values()))
+    kept = [len(file.data) for file in far.files._cache.values()]
     assert sum(kept) <= 100_000 or len(kept) == 1
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No pauses, and nothing that comes before an answer breaks off is lost."""
+    monkeypatch.setattr(remote, "WAITS", (0.0,) * 4)
+    monkeypatch.setattr(remote, "PIECE_BYTES", 1)
+
+
+def _is_data(name: str) -> bool:
+    return name.startswith(("c.1", "part-00001"))
+
+
+def test_an_answer_that_was_damaged_on_its_way_is_fetched_again(local: Path) -> None:
+    behaviour = Behaviour(damage=lambda name, number: _is_data(name) and number == 0)
+    with serve_badly(local, behaviour) as url:
+        np.testing.assert_array_equal(open_store(url).read("f2"), open_store(local).read("f2"))
+    assert max(behaviour.count(asked) for _, asked, _ in behaviour.requests if "1" in asked.rsplit("/")[-1]) == 2
+
+
+def test_what_is_damaged_on_the_server_is_said_and_read_once_it_is_restored(local: Path) -> None:
+    damaged = [True]
+    with serve_badly(local, Behaviour(damage=lambda name, number: _is_data(name) and damaged[0])) as url:
+        reader = open_store(url)
+        with pytest.raises(StoreError, match=r"holds other bytes than were written; .*copy it to the server again"):
+            reader.read("f2")
+        damaged[0] = False
+        np.testing.assert_array_equal(reader.read("f2"), open_store(local).read("f2"))
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_a_body_that_is_cut_is_fetched_to_its_end(local: Path, impatient: None, ranges: bool) -> None:
+    """The server gives no ETag, so that obstore does not try again by itself."""
+    with serve_badly(local, Behaviour(ranges=ranges, cut=lambda name, number: number == 0)) as url:
+        np.testing.assert_array_equal(open_store(url).read("f1"), open_store(local).read("f1"))
+
+
+def test_a_line_that_is_reset_again_and_again_gets_on(local: Path, impatient: None) -> None:
+    behaviour = Behaviour(limit=2000)
+    with serve_badly(local, behaviour) as url:
+        np.testing.assert_array_equal(open_store(url).read("f1", 0, 4), open_store(local).read("f1", 0, 4))
+    assert max(behaviour.count(asked) for _, asked, _ in behaviour.requests) > len(remote.WAITS) + 1
+
+
+def test_a_line_that_never_brings_a_byte_is_given_up(local: Path, impatient: None) -> None:
+    behaviour = Behaviour(limit=0)
+    with serve_badly(local, behaviour) as url, pytest.raises(StoreError, match=r"plan.json can't be read: .* reachable"):
+        open_store(url)
+    assert behaviour.count("plan.json") == len(remote.WAITS) + 1
+
+
+def test_a_store_in_the_making_behind_a_url_is_to_be_copied_again(local: Path, url: str) -> None:
+    (local / "manifest.json").unlink()
+    with pytest.raises(StoreError, match=r"is not sealed: .*copy it to the server again"):
+        open_store(url)
 
 
 def _read_in_child(reader: Reader, answers: "multiprocessing.SimpleQueue[str]") -> None:

@@ -1,5 +1,6 @@
 """Name the files of a store, and read them from a folder; `access_remote` reads them from a URL."""
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
@@ -23,6 +24,10 @@ class Files(Protocol):
         """The store's path or URL."""
         ...
 
+    def advise(self, purpose: str) -> str:
+        """Return what to do about an incomplete or damaged store, such as `rerun ... to restore what is damaged`."""
+        ...
+
     def read(self, name: str) -> bytes:
         """Return a small file's bytes; raises FileNotFoundError."""
         ...
@@ -37,6 +42,14 @@ class Files(Protocol):
 
     def open(self, name: str) -> BinaryIO:
         """Open a data file for reading, seekable; raises FileNotFoundError."""
+        ...
+
+    def identify(self, name: str) -> Hashable:
+        """Return what tells the bytes that `open` gives now from others, without reading them; None if that is unknown."""
+        ...
+
+    def forget(self, name: str) -> bool:
+        """Drop a file from memory, so that it is fetched again; returns whether it was there."""
         ...
 
 
@@ -65,6 +78,10 @@ class StoreFiles:
     def __str__(self) -> str:
         return str(self.root)
 
+    def advise(self, purpose: str) -> str:
+        """Return what to do about an incomplete or damaged store."""
+        return f"rerun the build-store command {purpose}"
+
     def read(self, name: str) -> bytes:
         """Return a file's bytes."""
         return (self.root / name).read_bytes()
@@ -81,6 +98,18 @@ class StoreFiles:
     def open(self, name: str) -> BinaryIO:
         """Open a file for reading."""
         return (self.root / name).open("rb")
+
+    def identify(self, name: str) -> Hashable:
+        """Return a file's device, inode, bytes and time of change."""
+        try:
+            status = (self.root / name).stat()
+        except OSError:
+            return None
+        return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+    def forget(self, name: str) -> bool:
+        """Return False: nothing is kept in memory."""
+        return False
 
 
 def read_store_json(files: Files, name: str) -> dict[str, Any]:

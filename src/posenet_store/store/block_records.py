@@ -1,5 +1,7 @@
-"""The manifest of an open store and the records of its blocks; each file is compared with its digest once."""
+"""The manifest of an open store and the records of its blocks; each file is compared with its digest when it is new."""
 
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -8,7 +10,7 @@ from numpy.typing import NDArray
 from posenet_store.errors import StoreError
 from posenet_store.files import sha256
 from posenet_store.store.access import MANIFEST, Files, name_record
-from posenet_store.store.plan import Plan
+from posenet_store.store.plan import Plan, read_plan
 from posenet_store.store.records import (
     RESTORE,
     find_fault,
@@ -18,27 +20,44 @@ from posenet_store.store.records import (
     summarize_records,
 )
 
+Identity = str | dict[int, str]
+"""Which features a reader reads: a sealed store's id, else the digests of the records that it has opened, by block."""
+
+
+class _ReplacedError(StoreError):
+    """The store is not the one that was opened."""
+
 
 class BlockRecords:
     """The manifest of a store and the records of its blocks.
 
-    With `unsealed`, those of a store that is still being built: the blocks committed by now. Raises StoreError if the store
-    is not sealed, or damaged.
+    With `unsealed`, those of a store that is still being built: the blocks committed by now. With `identity`, exactly what
+    another reader opened. Raises StoreError if the store is not sealed, damaged, or another one than `identity` says.
     """
 
-    def __init__(self, files: Files, plan: Plan, unsealed: bool) -> None:
+    def __init__(self, files: Files, plan: Plan, unsealed: bool, identity: Identity | None = None) -> None:
         self._files, self._plan = files, plan
         self._records: dict[int, dict[str, Any]] = {}
-        self._verified: set[str] = set()
-        self.sealed = not unsealed or files.size(MANIFEST) is not None
+        self._verified: dict[str, Hashable] = {}
+        self.sealed = not isinstance(identity, dict) and (not unsealed or files.size(MANIFEST) is not None)
         if self.sealed:
             self.manifest = read_matching_manifest(files, plan.spec)
         else:
-            self._records = read_committed_records(files, plan)
+            blocks = identity if isinstance(identity, dict) else range(len(plan.bounds))
+            self._records = read_committed_records(files, plan, blocks)
             self.manifest = summarize_records(plan.spec, self._records.values())
+        if identity is not None and self.identity != identity:
+            raise _ReplacedError(f"{files} was replaced or built again since it was opened; open it again")
         for entry in plan.files:
             if fault := find_fault(files, entry, deep=True):
                 raise StoreError(fault)
+
+    @property
+    def identity(self) -> Identity:
+        """What another process must find here to read the same."""
+        if self.sealed:
+            return str(self.manifest["store_id"])
+        return {block: record["sha256"] for block, record in self._records.items()}
 
     @property
     def state(self) -> str:
@@ -62,18 +81,40 @@ class BlockRecords:
             try:
                 digest = sha256(self._files.read(name_record(block)))
             except FileNotFoundError:
-                raise StoreError(f"{where} is missing; {RESTORE}") from None
+                raise self._explain(f"{where} is missing") from None
             if digest != self.manifest["commits_sha256"][block]:
-                raise StoreError(f"{where} is not the record that the manifest names; {RESTORE}")
+                raise self._explain(f"{where} is not the record that the manifest names")
             self._records[block] = read_record(self._files, block)
         return self._records[block]
 
-    def check_file(self, block: int, path: str) -> None:
-        """Compare a file of a block with its digest, once; raises StoreError that names it if it is damaged."""
-        if path in self._verified:
+    @contextmanager
+    def checking(self, block: int, path: str) -> Iterator[None]:
+        """Read a file of a block in the context; raises StoreError that names it if it is damaged, or replaced meanwhile."""
+        self._check_file(block, path)
+        try:
+            yield
+        finally:
+            self._check_file(block, path)
+
+    def _check_file(self, block: int, path: str) -> None:
+        """Compare a file with its digest, unless it is the file that was compared last."""
+        identity = self._files.identify(path)
+        if identity is not None and self._verified.get(path) == identity:
             return
         entry = next((entry for entry in self.read(block)["files"] if entry["path"] == path), None)
-        fault = find_fault(self._files, entry, deep=True) if entry else f"{self._files}/{path} is in no record"
-        if fault:
-            raise StoreError(f"{fault}; block {block} is damaged; {RESTORE}")
-        self._verified.add(path)
+        if entry is None:
+            raise self._explain(f"{self._files}/{path} is in no record")
+        if fault := find_fault(self._files, entry, deep=True):
+            raise self._explain(f"{fault}; block {block} is damaged")
+        # Taken before the digest, so that a file that came meanwhile is compared, too; one from a URL is fetched for it.
+        self._verified[path] = identity if identity is not None else self._files.identify(path)
+
+    def _explain(self, fault: str) -> StoreError:
+        """Return the error for a fault: the store was replaced, else it is damaged."""
+        try:
+            BlockRecords(self._files, read_plan(self._files), not self.sealed, self.identity)
+        except _ReplacedError as error:
+            return error
+        except StoreError:
+            pass
+        return StoreError(f"{fault}; {self._files.advise(RESTORE)}")

@@ -83,7 +83,7 @@ def describe_store(location: str | Path) -> StoreInfo:
         manifest = read_manifest(files)
         committed, size, quarantined = len(plan.bounds), int(manifest["bytes"]), len(manifest["quarantined"])
     else:
-        records = list(read_committed_records(files, plan).values())
+        records = list(read_committed_records(files, plan, range(len(plan.bounds))).values())
         committed = len(records)
         size = sum(file["bytes"] for record in records for file in record["files"])
         quarantined = sum(len(record["quarantined"]) for record in records)

@@ -65,7 +65,8 @@ def read_plan(files: Files) -> Plan:
     """Read plan.json; raises StoreError if this is no store, of another version, or does not match its fingerprint."""
     where = f"{files}/{PLAN}"
     if files.size(PLAN) is None:
-        raise StoreError(f"{files} is not a store: it has no {PLAN}; `stores` lists those that are")
+        advice = "`stores` lists those that are" if isinstance(files, StoreFiles) else "check the address"
+        raise StoreError(f"{files} is not a store: it has no {PLAN}; {advice}")
     content = read_store_json(files, PLAN)
     if content.get("format") != "posenet_store" or content.get("version") != FORMAT_VERSION:
         raise StoreError(

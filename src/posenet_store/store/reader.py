@@ -1,7 +1,7 @@
 """Reader: read a store's arrays, in order or in shuffled batches; needs neither the images nor the network, never writes."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from posenet_store.notebook import format_html_table
 from posenet_store.specs import StoreSpec, Tap
 from posenet_store.store.access_remote import open_files
 from posenet_store.store.batching import Rows, draw_epoch_pools, iterate_batches
-from posenet_store.store.block_records import BlockRecords
+from posenet_store.store.block_records import BlockRecords, Identity
 from posenet_store.store.catalogue import list_facts
 from posenet_store.store.chunking import count_row_bytes, split_at_blocks
 from posenet_store.store.formats import Arrays, load_format
@@ -21,6 +21,7 @@ from posenet_store.store.plan import read_plan
 from posenet_store.store.read_counter import ReadCounter
 from posenet_store.store.requests import check_count, check_span, choose_names, find_rows
 from posenet_store.store.stored_array import StoredArray
+from posenet_store.threads import cached_property
 
 if TYPE_CHECKING:
     import dask.array
@@ -36,15 +37,18 @@ Batch = Mapping[str, NDArray[Any]]
 class Reader:
     """A store, read-only: rows in the stored (permuted) order; the iterators skip quarantined rows.
 
-    When a file is first read its digest is compared with its block's record; each chunk is compared with its checksum
-    whenever it is decoded. With `unsealed`, a store that is still being built opens too, with the blocks committed so far.
+    When a file is first read, or is another file than before, its digest is compared with its block's record; each chunk is
+    compared with its checksum whenever it is decoded. With `unsealed`, a store that is still being built opens too, with the
+    blocks committed so far.
+
+    A copy in another process reads the same blocks: it gets the `identity` of what was opened, and raises StoreError if the
+    store is another one by then.
     """
 
-    def __init__(self, location: str | Path, unsealed: bool = False) -> None:
+    def __init__(self, location: str | Path, unsealed: bool = False, identity: Identity | None = None) -> None:
         self.files = open_files(location)
         self.plan = read_plan(self.files)
-        self._unsealed = unsealed
-        self._blocks = BlockRecords(self.files, self.plan, unsealed)
+        self._blocks = BlockRecords(self.files, self.plan, unsealed, identity)
         self.counter = ReadCounter()
 
     def __len__(self) -> int:
@@ -75,8 +79,8 @@ class Reader:
         """Return the description as a table, for notebooks."""
         return format_html_table(self._facts(), caption=self.name)
 
-    def __reduce__(self) -> tuple[type["Reader"], tuple[str, bool]]:
-        return Reader, (str(self.files), self._unsealed)
+    def __reduce__(self) -> tuple[type["Reader"], tuple[str, bool, Identity]]:
+        return Reader, (str(self.files), not self._blocks.sealed, self._blocks.identity)
 
     @property
     def name(self) -> str:
@@ -146,9 +150,9 @@ class Reader:
                 f"`out` is {out.dtype} {out.shape}; rows {start}-{stop} of {name} are {self.spec.dtype} {shape}, contiguous"
             )
         try:
-            for block, *_ in split_at_blocks(self.bounds, start, stop):
-                self._blocks.check_file(block, load_format(self.spec.format).name_file(name, block))
-            self._arrays.read(name, start, out)
+            for block, first, last in split_at_blocks(self.bounds, start, stop):
+                with self._blocks.checking(block, load_format(self.spec.format).name_file(name, block)):
+                    self._arrays.read(name, first, out[first - start : last - start])
             self.counter.bytes += out.nbytes
         except (ValueError, RuntimeError, OSError, KeyError) as error:
             where = f"{self.files}: rows {start}-{stop} of {name}"
@@ -232,6 +236,7 @@ class Reader:
         chosen, span = self._choose(names), self._span(*(rows or (0, None)))
         check_count("seed", seed, 0)
         order = partial(self._draw_order, chosen, span, seed) if shuffle else partial(self._list_stored_order, span)
+        load_format(self.spec.format)  # here: a worker that is forked during another thread's import would wait for ever
         dataset = StoreDataset(self, chosen, order, batch_size=batch_size, rank=rank)
         dataset.set_epoch(epoch, position)
         return dataset

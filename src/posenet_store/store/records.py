@@ -1,6 +1,7 @@
 """Read and check a store's records: the digests of its files, the commit record of each block, and the manifest."""
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ from posenet_store.store.access import MANIFEST, PLAN, Files, name_record, read_
 from posenet_store.store.feature_statistics import pool_statistics
 from posenet_store.store.plan import Plan
 
-RESTORE = "rerun the store's build-store command to restore what is damaged"
+RESTORE = "to restore what is damaged"
+"""The purpose of what `Files.advise` says."""
 EncodedFiles = dict[str, list[bytes | memoryview]]
 """File name, relative to the store -> the file's bytes as consecutive pieces."""
 
@@ -27,7 +29,15 @@ def describe_pieces(name: str, pieces: Sequence[bytes | memoryview]) -> dict[str
 
 
 def find_fault(files: Files, entry: dict[str, Any], deep: bool) -> str | None:
-    """Return how a file differs from its entry, None if it does not; its bytes are read only with `deep`."""
+    """Return how a file differs from its entry, None if it does not; its bytes are read only with `deep`.
+
+    A file from a URL is fetched a second time before it counts as damaged.
+    """
+    fault = _compare(files, entry, deep)
+    return _compare(files, entry, deep) if fault and files.forget(entry["path"]) else fault
+
+
+def _compare(files: Files, entry: dict[str, Any], deep: bool) -> str | None:
     where, size = f"{files}/{entry['path']}", files.size(entry["path"])
     if size != entry["bytes"]:
         return f"{where} is missing" if size is None else f"{where} has {size} bytes instead of {entry['bytes']}"
@@ -51,10 +61,10 @@ def has_valid_digest(content: dict[str, Any]) -> bool:
 def read_manifest(files: Files) -> dict[str, Any]:
     """Read manifest.json; raises StoreError if it is missing or damaged."""
     if files.size(MANIFEST) is None:
-        raise StoreError(f"{files} is not sealed: its build has not finished; rerun the build-store command to resume it")
+        raise StoreError(f"{files} is not sealed: its build has not finished; {files.advise('to resume it')}")
     content = read_store_json(files, MANIFEST)
     if not has_valid_digest(content):
-        raise StoreError(f"{files}/{MANIFEST} was edited or damaged since the store was sealed; {RESTORE}")
+        raise StoreError(f"{files}/{MANIFEST} was edited or damaged since the store was sealed; {files.advise(RESTORE)}")
     return content
 
 
@@ -87,7 +97,10 @@ def read_record(files: Files, block: int) -> dict[str, Any]:
     return content
 
 
-def read_committed_records(files: Files, plan: Plan) -> dict[int, dict[str, Any]]:
-    """Return the records of the blocks that are committed now; raises StoreError if one is damaged."""
-    committed = [block for block in range(len(plan.bounds)) if files.size(name_record(block)) is not None]
-    return {block: read_record(files, block) for block in committed}
+def read_committed_records(files: Files, plan: Plan, blocks: Iterable[int]) -> dict[int, dict[str, Any]]:
+    """Return the records of those of `blocks` that are committed now; a block whose record is damaged is not."""
+    records = {}
+    for block in blocks:
+        with suppress(StoreError):
+            records[block] = read_record(files, block)
+    return records

@@ -7,7 +7,6 @@ itself; a cell that does not match them is damaged: it is named in a warning, ne
 import warnings
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +23,7 @@ from posenet_store.store.read_counter import ReadCounter
 from posenet_store.store.records import add_digest, describe_file, find_fault, has_valid_digest
 from posenet_store.sweep.cell import Cell
 from posenet_store.sweep.labels import Labels
-from posenet_store.threads import map_on_threads
+from posenet_store.threads import cached_property, map_on_threads
 
 RESTORE = "rerun the sweep to restore it"
 READERS = 8

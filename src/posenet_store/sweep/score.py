@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial, reduce
+from functools import partial, reduce
 from operator import add
 
 import numpy as np
@@ -18,6 +18,7 @@ from posenet_store.sweep.assemble import assemble_input
 from posenet_store.sweep.cell import PROBES
 from posenet_store.sweep.grouping import Channels, select_channels
 from posenet_store.sweep.inputs import Input
+from posenet_store.threads import cached_property
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any
 
 from posenet_store.heads.protocols import GradientProtocol
@@ -31,6 +30,7 @@ from posenet_store.specs import PADDINGS as NETWORK_PADDINGS
 from posenet_store.specs import ZEROS
 from posenet_store.sweep.cell import HELD_OUT
 from posenet_store.sweep.results import Result
+from posenet_store.threads import cached_property
 
 HEAD = ("target", "network", "SPC", "95 % interval", "MAE", "95 % interval", "numbers")
 
