@@ -23,6 +23,7 @@ from posenet_store import files
 from posenet_store.images import download
 from posenet_store.images.sources import DUTS
 from posenet_store.specs import FORMATS
+from posenet_store.store import exclusive
 from tests.images.test_duts import COUNT, Site, duts, handler, zipped
 from tests.store.test_faults import cut, flip
 from tests.support.cut_commands import Build, Convert, Fetch, Repair, Sweep
@@ -130,7 +131,8 @@ def test_a_writer_that_does_not_sync_is_caught(
 ) -> None:
     """The same search finds what is wrong with a writer that syncs folders only, or files only."""
     build = Build.of(tmp_path, "hdf5")
-    monkeypatch.setattr(files, "fsync", sync)
+    for owner in (files, exclusive):
+        monkeypatch.setattr(owner, "fsync", sync)
     assert cut_power(build, disk).violations
 
 
