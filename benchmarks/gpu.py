@@ -4,18 +4,21 @@ One script for the first five minutes on a machine with a GPU. Sections run in t
 for is skipped, one that fails is reported and does not end the others, and the result file, `gpu-` and the name of the GPU,
 is written after each. VGG-16 has HED's weights where they are installed, else random ones; other networks are random.
 
-error_*           features on the GPU in a precision : the CPU's in float32, of the root mean square of the worst tap
-rows_wrong        features that differ from a plain build where the GPU is made late, buffers hold NaN and batches overlap
-bytes_differ      builds in parts, interrupted and resumed, or repeated, whose features are other bytes
-copy_overlap      share of the time of copies in which the GPU computes, from CUDA events
-waits_in_launch   calls that wait for the GPU while a batch is launched
-cpu_while_waiting seconds of a CPU core while a batch is waited for : seconds of waiting
-memory_halved     the batch that is left of 64 when the GPU's memory is limited to 1 GB : 64
-tf32_vs_float32, bfloat16_vs_float32, float16_vs_float32, channels_first_vs_last  images/s of the network alone
-build_vs_forward_* images/s of a build in a layout : of the network alone, in float32
-plan_seconds_*    measured seconds of a build : what `--plan` says
-gram_vs_cpu_*     second moments of 1,472 channels on the GPU : on all CPU cores (what a sweep on the device would gain)
-compiled_vs_eager images/s of the compiled network : of the plain one, in bfloat16
+error_*                  features on the GPU in a precision : the CPU's in float32, of the root mean square of the worst tap
+rows_wrong               builds that differ from a plain one where the GPU is late, buffers hold NaN and batches overlap
+bytes_differ             builds in parts, interrupted and resumed, or repeated, whose features are other bytes
+copy_overlap             share of the time of copies in which the GPU computes, from CUDA events
+waits_in_launch          calls that wait for the GPU while a batch is launched
+cpu_while_waiting        seconds of a CPU core while a batch is waited for : seconds of waiting
+memory_halved            the batch that is left of 64 when the GPU's memory is limited to 1 GB : 64
+tf32_vs_float32_*        images/s of the network alone in TF32 : in float32
+bfloat16_vs_float32_*    the same in bfloat16
+float16_vs_float32_*     the same in float16
+channels_first_vs_last_*  images/s of the network alone with channels first : with channels last
+build_vs_forward_*       images/s of a build in a layout and precision : of the network alone
+plan_seconds_*           measured seconds of a build : what `--plan` says
+gram_vs_cpu_*            second moments of 1,472 channels on all CPU cores : on the GPU, what a sweep on the device would gain
+compiled_vs_eager        images/s of the compiled network : of the plain one, in bfloat16
 
     python benchmarks/gpu.py [--device cuda] [--budget 270] [--only features,builds] [--out FOLDER] [--json]
 """
@@ -305,7 +308,7 @@ def check_memory(lab: Lab) -> None:
         for gigabytes in (3.0, 1.5, 1.0, 0.7, 0.5, 0.3, 0.15):
             gc.collect()
             torch.cuda.empty_cache()
-            torch.cuda.set_per_process_memory_fraction(gigabytes * 1e9 / total, lab.device)
+            torch.cuda.set_per_process_memory_fraction(gigabytes * 1e9 / total, lab.device.index or 0)
             running, targets = Forward(network, shapes, StageTimer()), allocate_arrays(shapes, 64, "float32", pinned=True)
             try:
                 for batch in running.launch(pixels, torch.ones(64, dtype=torch.bool), targets):
@@ -317,12 +320,13 @@ def check_memory(lab: Lab) -> None:
             except BuildError as error:
                 lab.figures[f"{gigabytes} GB: batch, error"] = first_line(error)
     finally:
-        torch.cuda.set_per_process_memory_fraction(1.0, lab.device)
+        torch.cuda.set_per_process_memory_fraction(1.0, lab.device.index or 0)
     assert not wrong, wrong
 
 
 def measure_passes(lab: Lab) -> None:
     """Measure images/s of the networks alone, by precision, batch and order of memory."""
+    inputs = Backbone.inputs
     for name in (lab.vgg, lab.deep):
         for precision in lab.precisions:
             network = lab.load(name, precision)
@@ -331,7 +335,8 @@ def measure_passes(lab: Lab) -> None:
                 rate = batch / lab.measure(lambda: network.features(pixels))  # noqa: B023
                 lab.figures[f"{name}, {precision}, batch {batch}: images/s"] = rate
             network.module.to(memory_format=torch.contiguous_format)
-            first = batch / lab.measure(lambda: network.features(pixels))  # noqa: B023
+            with mock.patch.object(Backbone, "inputs", lambda *words: inputs(*words).contiguous()):
+                first = batch / lab.measure(lambda: network.features(pixels))  # noqa: B023
             lab.figures[f"{name}, {precision}, channels first: images/s"] = first
             lab.ratios |= {f"channels_first_vs_last_{name}": first / rate} if precision == "float32" else {}
             if precision != "float32":
@@ -442,7 +447,7 @@ def main() -> None:
         device = parse_device(options.device)
     except UsageError as error:
         sys.exit(str(error))
-    label = re.sub(r"[^a-z0-9]+", "-", describe_device(device).lower()).strip("-")
+    label = re.sub(r"[^a-z0-9]+", "-", collect_device(device)["device"].lower()).strip("-")
     command = shlex.join(["python", "benchmarks/gpu.py", *sys.argv[1:]])
     with tempfile.TemporaryDirectory() as folder:
         report_step(f"images for {describe_device(device)}")

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from functools import lru_cache, wraps
+from pathlib import Path
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 from threadpoolctl import ThreadpoolController
@@ -57,8 +58,19 @@ class cached_property(Generic[Item, Result]):
 
 
 def count_cpus() -> int:
-    """Return how many CPU cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Return how many CPU cores this process may use; a container may have less time than cores."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, read_cpu_quota() or cores)
+
+
+@lru_cache(maxsize=1)
+def read_cpu_quota(file: Path = Path("/sys/fs/cgroup/cpu.max")) -> int | None:
+    """Return the cores whose time a container may use (`docker run --cpus`), at least 1; None if there is no limit."""
+    try:
+        quota, period = map(int, file.read_text(encoding="ascii").split())
+    except (OSError, ValueError):  # no cgroup of version 2, or the word "max"
+        return None
+    return max(1, quota // period)
 
 
 @lru_cache(maxsize=1)

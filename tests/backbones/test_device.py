@@ -1,6 +1,7 @@
 """Which device a name means, and what is said where no GPU can be used."""
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from posenet_store.backbones.device import explain_cpu, find_cuda_fault, parse_d
 from posenet_store.backbones.inference import set_precision
 from posenet_store.backbones.load import load_backbone
 from posenet_store.errors import UsageError
+from posenet_store.extraction.distributed import Part, split_build
 from posenet_store.specs import BackboneSpec
 
 
@@ -86,6 +88,22 @@ def test_float32_is_not_tf32(compute: str, allowed: bool) -> None:
     assert [flag.allow_tf32 for flag in flags] == before
     with set_precision(compute, torch.device("cpu")):
         assert [flag.allow_tf32 for flag in flags] == before
+
+
+def test_local_gpus_get_a_part_each(cards: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    part = Part(source=str(tmp_path), backbone=BackboneSpec("resnet18"), layout="native", dtype="float16", file_format="zarr",
+                root=tmp_path, fingerprint="00")  # fmt: skip
+    for device, expected in (("auto", ["cuda:0", "cuda:1"]), ("cuda:1", ["cuda:1"]), ("cpu", ["cpu"] * 8)):
+        parts = split_build(replace(part, backbone=replace(part.backbone, device=device)), 100, "local", 8)
+        assert [split.backbone.device for split in parts] == expected
+        assert [split.part for split in parts] == [(number, len(expected)) for number in range(1, len(expected) + 1)]
+
+
+@pytest.mark.parametrize("compute", ["float16", "tf32"])
+def test_a_machine_without_a_gpu_plans_what_others_compute(compute: str) -> None:
+    backbone = load_backbone(BackboneSpec("resnet18", "random:0", device="cpu", compute=compute), emulate=True)
+    assert backbone.compute == compute
+    assert all(value.isfinite().all() for value in backbone.features(torch.zeros(1, 224, 224, 3, dtype=torch.uint8)).values())
 
 
 def test_random_weights_leave_gpus_alone(cards: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import torchvision
 from torch import Tensor, nn
 
 from posenet_store.backbones.backbone import run_taps
-from posenet_store.backbones.load import load_backbone, measure_taps
+from posenet_store.backbones.load import load_backbone, measure_taps, wrap_backbone
 from posenet_store.backbones.taps import list_tap_modules
 from posenet_store.errors import UsageError
 from posenet_store.specs import BackboneSpec, Tap
@@ -105,6 +105,33 @@ def test_nothing_writes_into_a_tap_after_it_was_kept(name: str) -> None:
 def test_an_in_place_operation_behind_a_tap_would_be_seen() -> None:
     # features.0 is a convolution, and VGG's ReLU behind it works in place: why no tap may be there
     assert overwritten("vgg11", ("features.0", "features.2")) == {"features.0"}
+
+
+@pytest.mark.parametrize("inplace", [True, False])
+def test_a_tap_before_an_operation_in_place_is_what_its_module_returned(inplace: bool) -> None:
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(inplace=inplace), nn.MaxPool2d(2))
+    backbone = wrap_backbone(module, "own", ["0", "2"], device="cpu")
+    images = torch.randint(0, 256, (1, 224, 224, 3), dtype=torch.uint8)
+    features = backbone.features(images)
+    with torch.no_grad():
+        expected = module[0](backbone.inputs(images))
+    assert expected.min() < 0
+    torch.testing.assert_close(features["f1"], expected)
+    assert features["f2"].min() >= 0
+
+
+def test_a_tap_that_other_code_overwrites_is_refused() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.pool = nn.Conv2d(3, 4, 3), nn.MaxPool2d(2)
+
+        def forward(self, images: Tensor) -> Tensor:
+            output: Tensor = self.pool(torch.relu_(self.conv(images)))
+            return output
+
+    with pytest.raises(UsageError, match="module conv returns is overwritten in place"):
+        wrap_backbone(Net(), "own", ["conv", "pool"], device="cpu")
 
 
 def overwritten(name: str, paths: tuple[str, ...]) -> set[str]:

@@ -1,14 +1,24 @@
 """Threads that share a network, as those of a Dask worker do, get the features and parameters that they get alone."""
 
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
+import pytest
 import torch
 
 from posenet_store.backbones.load import load_backbone, wrap_backbone
 from posenet_store.specs import BackboneSpec
+from posenet_store.threads import read_cpu_quota
 from tests.support.small import tiny_backbone
 
 THREADS = 4
+
+
+@pytest.mark.parametrize(("text", "cores"), [("max 100000", None), ("250000 100000", 2), ("50000 100000", 1), (None, None)])
+def test_a_container_has_the_cores_of_its_time(tmp_path: Path, text: str | None, cores: int | None) -> None:
+    if text:
+        (tmp_path / "cpu.max").write_text(text)
+    assert read_cpu_quota(tmp_path / "cpu.max") == cores
 
 
 def test_passes_of_several_threads_do_not_mix() -> None:

@@ -58,13 +58,39 @@ def order_modules(module: nn.Module, modules: Sequence[str], size: int) -> tuple
 
 @one_network_at_a_time
 def measure_taps(module: nn.Module, modules: Sequence[str], size: int) -> tuple[Tap, ...]:
-    """Return the taps f1, f2, ... with their shapes for a size x size image."""
+    """Return the taps f1, f2, ... with their shapes for a size x size image.
+
+    Modules that would overwrite a tap's output in place, as VGG's ReLU does behind a convolution, no longer do so.
+    """
     named = [(f"f{number}", path) for number, path in enumerate(modules, 1)]
-    with torch.inference_mode():
-        outputs = run_taps(module, named, torch.zeros(1, 3, size, size))
+    outputs, overwritten = _run_and_compare(module, named, size)
+    if overwritten:
+        for part in module.modules():
+            if getattr(part, "inplace", False):
+                part.inplace = False  # type: ignore[assignment]
+        outputs, overwritten = _run_and_compare(module, named, size)
     if flat := [path for name, path in named if outputs[name].dim() != 4]:
         raise UsageError(f"module {flat[0]} returns no map [B, C, H, W]; choose another as a tap")
+    if overwritten:
+        raise UsageError(f"what module {overwritten[0]} returns is overwritten in place by what follows; choose that as a tap")
     return tuple(Tap(name, path, tuple(outputs[name].shape[1:])) for name, path in named)  # type: ignore[arg-type]
+
+
+@torch.no_grad()  # inference mode would not count what is written
+def _run_and_compare(module: nn.Module, named: Sequence[tuple[str, str]], size: int) -> tuple[dict[str, Tensor], list[str]]:
+    """Return the output of each tap (name, module path), and the modules whose output was written to afterwards."""
+    versions: dict[str, int] = {}
+
+    def make_hook(path: str) -> object:
+        return lambda _module, _inputs, output: versions.update({path: output._version})
+
+    handles = [module.get_submodule(path).register_forward_hook(make_hook(path)) for _, path in named]  # type: ignore[arg-type]
+    try:
+        outputs = run_taps(module, named, torch.zeros(1, 3, size, size))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return outputs, [path for name, path in named if outputs[name]._version != versions[path]]
 
 
 def _compile(module: nn.Module, taps: Sequence[Tap], inputs: Tensor, compute: str) -> nn.Module:
@@ -96,11 +122,13 @@ def check_backbone(spec: BackboneSpec) -> None:
             _find_taps(name, module, spec.taps, size)
 
 
-def _check_names(spec: BackboneSpec) -> None:
+def _check_names(spec: BackboneSpec, emulate: bool = False) -> None:
     """Raise UsageError for a name, device, precision, padding or weights that do not exist or do not fit."""
     name = spec.name or ""
     check_names(spec)
-    check_compute(spec.compute, parse_device(spec.device))
+    device = parse_device(spec.device)
+    if not emulate:
+        check_compute(spec.compute, device)
     check_backbone_name(name)
     check_padding(name, spec.padding)
     if spec.weights == "hed" and name != PIXELS:
@@ -123,20 +151,21 @@ def _find_taps(name: str, module: nn.Module, tap_set: str, size: int) -> tuple[T
 
 
 @one_network_at_a_time
-def load_backbone(spec: BackboneSpec | str) -> Backbone:
+def load_backbone(spec: BackboneSpec | str, *, emulate: bool = False) -> Backbone:
     """Load a frozen torchvision network, given as a spec or by its name.
 
     Raises UsageError for unknown names, PosenetStoreError for broken weights.
     `compute` is one of `specs.COMPUTES`: the precision of convolutions (by autocast unless float32), and whether the network
     is compiled. Batch normalisation is always folded into the convolution before it. `padding` (see `padding`), `preprocess`
-    and `size` (see `weights.change_input`) leave the parameters as they are.
+    and `size` (see `weights.change_input`) leave the parameters as they are. `emulate` accepts on a CPU what only GPUs compute
+    fast or at all: to plan what other machines will compute.
 
     >>> backbone = load_backbone(BackboneSpec("pixels", device="cpu"))
     >>> {tap: tuple(value.shape) for tap, value in backbone.features(torch.zeros(2, 28, 28, 3, dtype=torch.uint8)).items()}
     {'f1': (2, 3, 28, 28)}
     """
     spec = BackboneSpec(spec) if isinstance(spec, str) else spec
-    _check_names(spec)
+    _check_names(spec, emulate)
     name = spec.name or ""
     device = parse_device("cpu" if name == PIXELS else spec.device)  # pixels: nothing is computed
     compute = "float32" if name == PIXELS else spec.compute

@@ -4,6 +4,7 @@ import re
 import shutil
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -79,8 +80,10 @@ def build_store(
     from posenet_store.extraction.plan import estimate_build
 
     images = load_images(source, data_root, limit)
-    backbone = load_backbone(network)
-    report_device(backbone, network.device)
+    elsewhere = scheduler not in (None, "local")  # the GPUs are the workers', and this machine may have none
+    here = replace(network, device="cpu") if elsewhere else network
+    backbone = load_backbone(here, emulate=elsewhere)
+    report_device(backbone, here.device)
     plan = plan_store(images, backbone, layout, dtype, file_format=file_format)
     if plan_only:
         size = batch_size or choose_batch_size(backbone, plan.spec.block_rows)

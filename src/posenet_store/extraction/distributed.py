@@ -5,7 +5,10 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
+import torch
+
 from posenet_store.backbones.backbone import Backbone
+from posenet_store.backbones.device import parse_device
 from posenet_store.backbones.load import load_backbone
 from posenet_store.errors import BuildError, PosenetStoreError
 from posenet_store.extraction.build import BuildResult, build_store, plan_store
@@ -46,9 +49,21 @@ class Part:
 
 
 def split_build(build: Part, blocks: int, scheduler: str, workers: int | None = None) -> list[Part]:
-    """Split a build of `blocks` blocks into one part for each worker."""
-    count = min(blocks, count_workers(scheduler, workers))
-    return [replace(build.make_absolute(), part=(number, count)) for number in range(1, count + 1)]
+    """Split a build of `blocks` blocks into one part for each worker, on local GPUs one for each of them."""
+    devices = _list_gpus(build.backbone.device) if scheduler == "local" else []
+    count = min(blocks, count_workers(scheduler, workers), len(devices) or blocks)
+    parts = [replace(build.make_absolute(), part=(number, count)) for number in range(1, count + 1)]
+    return [
+        replace(part, backbone=replace(part.backbone, device=device))
+        for part, device in zip(parts, devices or [build.backbone.device] * count, strict=False)
+    ]
+
+
+def _list_gpus(device: str) -> list[str]:
+    """Return the GPUs of this machine that `device` may mean: none for a CPU, all for auto and cuda."""
+    if parse_device(device).type == "cpu":
+        return []
+    return [device] if ":" in device else [f"cuda:{index}" for index in range(torch.cuda.device_count())]
 
 
 def build_parts(
@@ -77,9 +92,13 @@ def build_part(part: Part, threads: int) -> BuildResult:
             f"a worker finds other images or weights at {part.source} and {part.backbone.weights} than the command did "
             f"(fingerprint {plan.spec.fingerprint[:8]} instead of {part.fingerprint[:8]})"
         )
-    return build_store(
-        images, backbone, plan, part.root, batch_size=part.batch_size, max_unreadable=part.max_unreadable, part=part.part
-    )
+    try:
+        return build_store(
+            images, backbone, plan, part.root, batch_size=part.batch_size, max_unreadable=part.max_unreadable, part=part.part
+        )
+    finally:
+        if backbone.device.type == "cuda":
+            torch.cuda.empty_cache()  # the worker lives on, and others may need the memory
 
 
 @lru_cache(maxsize=1)
