@@ -60,4 +60,6 @@ def test_a_wrong_size_is_a_usage_error(text: str) -> None:
 def test_workers_share_the_machine_and_a_slurm_job_has_its_own(tmp_path: Path) -> None:
     (tmp_path / "slurm.toml").write_text('memory = "16GB"\n')
     assert share_worker_memory(f"slurm:{tmp_path / 'slurm.toml'}") == 16e9 * SHARE
+    (tmp_path / "slurm.toml").write_text('memory = ""\n')
+    assert share_worker_memory(f"slurm:{tmp_path / 'slurm.toml'}") == share_memory()
     assert share_worker_memory("local", 2) == share_worker_memory("inline") // 2

@@ -48,6 +48,15 @@ def die_once(task: Path, threads: int) -> int:
     return task.stat().st_size
 
 
+def stop_once(task: Path, threads: int) -> int:
+    """Leave a mark at each try; the first one stops the worker for good."""
+    with task.open("a") as marks:
+        marks.write("x")
+    if task.stat().st_size == 1:
+        os.kill(os.getpid(), signal.SIGSTOP)
+    return task.stat().st_size
+
+
 def nap(task: tuple[int, float], threads: int) -> int:
     time.sleep(task[1])
     return task[0]
@@ -113,6 +122,30 @@ def test_a_task_whose_worker_is_lost_is_tried_again(tmp_path: Path) -> None:
     results = list(run_tasks(die_once, tasks, "local", workers=1))
     assert sorted(task for task, _ in results) == tasks
     assert all(tries in (2, 3) for _, tries in results)
+
+
+STOPPED = Timeouts(check=0.2, silence=2.0, patience=5.0)
+
+
+def test_a_stopped_worker_is_named_and_started_again(tmp_path: Path) -> None:
+    lines: list[str] = []
+    began = time.monotonic()
+    results = list(run_tasks(stop_once, [tmp_path / "a"], "local", workers=1, announce=lines.append, timeouts=STOPPED))
+    assert results == [(tmp_path / "a", 2)]
+    assert time.monotonic() - began < 60
+    assert next(line for line in lines if "has not answered for 2 s" in line).startswith("the worker tcp://127.0.0.1:")
+
+
+def test_the_task_of_a_stopped_worker_goes_to_another(tmp_path: Path) -> None:
+    lines: list[str] = []
+    with DaskProcesses() as dask:
+        for _ in range(2):
+            dask.worker("--no-nanny")
+        assert waited(lambda: count_workers(dask.address) == 2, 60)
+        (result,) = run_tasks(stop_once, [tmp_path / "a"], dask.address, announce=lines.append, timeouts=STOPPED)
+    assert result == (tmp_path / "a", 2)
+    assert len(lines) == 2
+    assert "its tasks start again elsewhere" in lines[1]
 
 
 def test_the_dashboard_is_announced_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:

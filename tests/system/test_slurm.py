@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from posenet_store.errors import UsageError
-from posenet_store.parallel.executors import count_workers, run_tasks
-from posenet_store.parallel.slurm import SlurmSettings, load_slurm_settings
+from posenet_store.parallel.executors import DASHBOARD, count_workers, run_tasks
+from posenet_store.parallel.slurm import SlurmSettings, _make_cluster, load_slurm_settings
 from tests.support.processes import waited
 from tests.support.slurm_node import slurm
 from tests.support.small import store_with_probes
@@ -119,6 +119,16 @@ def test_what_slurm_refuses_is_one_sentence(lab: Path, tmp_path: Path, key: str,
     bad.write_text("\n".join([*kept, f"{key} = {value}"]))
     with pytest.raises(UsageError, match=message):
         list(run_tasks(max, [1], f"slurm:{bad}"))
+
+
+@pytest.mark.parametrize(("memory", "lines"), [("", 0), ("1800MB", 1)])
+def test_without_a_memory_jobs_ask_for_none(memory: str, lines: int) -> None:
+    """Some clusters refuse --mem."""
+    settings = SlurmSettings(memory=memory, interface="lo")
+    with _make_cluster(Path("my.toml"), settings, DASHBOARD) as cluster:
+        script = cluster.job_script()
+    assert script.count("--mem=") == lines
+    assert ("--memory-limit 0" in script) == (not memory)
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ def read_arrays(path: Path) -> dict[str, NDArray[np.float32]]:
             arrays[name] = item[()]
 
     try:
-        with h5py.File(path, "r") as file:
+        with h5py.File(path, "r", locking=False) as file:  # some disks refuse locks
             file.visititems(collect)
     except OSError as error:
         raise PosenetStoreError(f"{path} is not a readable HDF5 file: {error}") from None

@@ -11,6 +11,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from posenet_store.errors import PosenetStoreError, UsageError, first_line, is_out_of_memory
+from posenet_store.parallel.dask_workers import SilentWorkers, get_threads, read_heartbeats
 from posenet_store.parallel.machine import SHARE, parse_memory, share_memory
 from posenet_store.parallel.slurm import SLURM_FILE, load_slurm_settings, submit_slurm_jobs
 from posenet_store.threads import count_cpus
@@ -43,6 +44,10 @@ class Timeouts:
     """For an answer of the scheduler."""
     workers: float = 300.0
     """For a worker, where there is none and no job that may bring one."""
+    silence: float = 15.0
+    """For a heartbeat of a worker, until it is announced as silent."""
+    patience: float = 60.0
+    """For a heartbeat of a worker, until its tasks go elsewhere."""
 
 
 TIMEOUTS = Timeouts()
@@ -68,17 +73,18 @@ def count_workers(scheduler: str, workers: int | None = None) -> int:
     if "://" not in scheduler:
         return workers or count_cpus()
     with _connect(scheduler) as client:
-        return max(1, len(_get_threads(client)))
+        return max(1, len(get_threads(client, TIMEOUTS.answer)))
 
 
 def share_worker_memory(scheduler: str, workers: int | None = None) -> int:
     """Return the bytes that a task may hold on a worker; raises UsageError if no scheduler answers.
 
     They are a share (`machine.SHARE`) of a Slurm job's memory, of the least `memory_limit` of a scheduler's workers, or of
-    this machine's memory for one worker.
+    this machine's memory for one worker, also where the others are not known.
     """
     if (settings := _slurm_file(scheduler)) is not None:
-        return int(parse_memory(load_slurm_settings(settings).memory) * SHARE)
+        memory = load_slurm_settings(settings).memory
+        return int(parse_memory(memory) * SHARE) if memory else share_memory()
     if "://" not in scheduler:
         return share_memory(1 if scheduler == "inline" else count_workers(scheduler, workers))
     with _connect(scheduler) as client:
@@ -117,7 +123,7 @@ def run_tasks(
         yield from _run_inline(work, tasks)
         return
     with _open_pool(scheduler, len(tasks), workers, announce, timeouts) as pool:
-        yield from _run_on_dask(work, tasks, pool, _list_resources(pool.client, resource), timeouts)
+        yield from _run_on_dask(work, tasks, pool, _list_resources(pool.client, resource), timeouts, announce)
 
 
 def _run_inline(
@@ -145,7 +151,12 @@ def _run_task(work: Callable[[Task, int], Result], task: Task, threads: int) -> 
 
 
 def _run_on_dask(
-    work: Callable[[Task, int], Result], tasks: Sequence[Task], pool: _Pool, resources: dict[str, float], timeouts: Timeouts
+    work: Callable[[Task, int], Result],
+    tasks: Sequence[Task],
+    pool: _Pool,
+    resources: dict[str, float],
+    timeouts: Timeouts,
+    announce: Announce,
 ) -> Iterator[tuple[Task, Result | PosenetStoreError]]:
     """Yield tasks as they end and check the workers meanwhile; raises PosenetStoreError if no task can end any more."""
     from distributed import wait
@@ -153,6 +164,7 @@ def _run_on_dask(
     submit = partial(pool.client.submit, partial(_run_task, work), pure=False, resources=resources)
     futures = {submit(task, pool.threads): task for task in tasks}
     checked = alive = monotonic()
+    silent = SilentWorkers(pool.client, announce, silence=timeouts.silence, patience=timeouts.patience, answer=timeouts.answer)
     try:
         while futures:
             with suppress(TimeoutError):  # no task ended, or its result has not arrived yet
@@ -161,7 +173,9 @@ def _run_on_dask(
                     yield futures.pop(future), result
             if monotonic() - checked >= timeouts.check:
                 checked = monotonic()
-                alive = checked if pool.renew(bool(_get_threads(pool.client, timeouts.answer))) else alive
+                heartbeats = read_heartbeats(pool.client, timeouts.answer)
+                silent.check(heartbeats, {future.key for future in futures})
+                alive = checked if pool.renew(bool(heartbeats)) else alive
             if checked - alive > timeouts.workers:
                 raise PosenetStoreError(
                     f"no worker of {pool.name} for {timeouts.workers / 60:.0f} minutes. Finished tasks are kept: "
@@ -210,14 +224,6 @@ def _open_pool(
     raise UsageError(f"unknown scheduler {scheduler!r}; accepted: {ACCEPTED}")
 
 
-def _get_threads(client: "Client", timeout: float = TIMEOUTS.answer) -> dict[str, int]:
-    """Return the threads of each worker; raises OSError if the scheduler does not answer."""
-    if client.scheduler is None:
-        raise OSError("the client gave up")
-    threads: dict[str, int] = client.sync(client.scheduler.ncores, callback_timeout=timeout)
-    return threads
-
-
 def _connect(address: str) -> "Client":
     from distributed import Client
 
@@ -240,7 +246,7 @@ def _configure_dask() -> Iterator[None]:
 @contextmanager
 def _open_remote_pool(address: str, tasks: int, timeouts: Timeouts) -> Iterator[_Pool]:
     with _configure_dask(), _connect(address) as client:
-        threads = _get_threads(client, timeouts.answer).values()
+        threads = get_threads(client, timeouts.answer).values()
         # A worker of n threads runs up to n tasks at once: the more tasks, the fewer threads for each.
         yield _Pool(client, min([*threads, max(1, sum(threads) // tasks)]) if threads else 1, address)
 

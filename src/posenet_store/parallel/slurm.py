@@ -56,7 +56,9 @@ def _make_cluster(path: Path, settings: SlurmSettings, dashboard: str) -> "SLURM
             queue=settings.partition or None,
             account=settings.account or None,
             cores=settings.cores,
-            memory=settings.memory,
+            memory=settings.memory or "0",  # 0: Dask sets workers no limit
+            job_mem=None if settings.memory else "0",
+            job_directives_skip=[] if settings.memory else ["--mem="],
             walltime=settings.walltime,
             processes=1,
             worker_extra_args=["--nthreads", "1"],  # one task at a time, on all cores of the job
