@@ -219,6 +219,7 @@ def test_json_refuses_what_is_not_a_number_and_keeps_the_old_file(tmp_path: Path
         (b"", "not valid JSON"),
         (b'{"rows": 5', "not valid JSON"),
         (b"\x00" * 40, "not valid JSON"),
+        (b"[" * 100_000, "not valid JSON"),
         (b'{"rows": "\xff\xfe"}', "not valid JSON"),
         (b"[1, 2]", "holds a list, not an object"),
         (b'"text"', "holds a str, not an object"),

@@ -4,7 +4,6 @@ import errno
 import hashlib
 import json
 import os
-import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ import google_crc32c
 import numpy as np
 
 from posenet_store.errors import StoreError, UsageError
+from posenet_store.temporaries import name_temporary
 
 NAME_BYTES = 140
 """Bytes of a name that is made of labels; file systems accept 255."""
@@ -140,11 +140,6 @@ def shorten_name(label: str) -> str:
     return label.replace("/", "-").encode(errors="backslashreplace")[:NAME_BYTES].decode(errors="ignore")
 
 
-def name_temporary(path: Path) -> Path:
-    """Return a unique hidden path beside `path`, for what will become it, or was it."""
-    return path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-
-
 @contextmanager
 def replace_atomically(path: Path) -> Iterator[Path]:
     """Yield a unique temporary path beside `path`; on success that file is synced and replaces `path` in one step.
@@ -193,7 +188,7 @@ def parse_json(data: bytes, where: object) -> dict[str, Any]:
     """Parse a JSON object; raises StoreError that names `where` if it is not one."""
     try:
         value = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise StoreError(f"{where} is not valid JSON ({error}); it was damaged after it was written") from None
     if not isinstance(value, dict):
         raise StoreError(f"{where} holds a {type(value).__name__}, not an object; it was damaged")

@@ -1,9 +1,11 @@
 """fetch duts-te against a server on loopback that drops lines, ignores ranges, changes the file, and sends evil archives."""
 
+import errno
 import hashlib
 import http.server
 import io
 import json
+import os
 import shutil
 import stat
 import threading
@@ -22,6 +24,7 @@ from posenet_store.images import download as downloads
 from posenet_store.images import duts as fetches
 from posenet_store.images import unzip as unpacks
 from posenet_store.images.sources import DUTS, load_image_set
+from posenet_store.temporaries import name_temporary
 
 COUNT = 5
 
@@ -367,16 +370,32 @@ def test_a_folder_in_the_way_is_left_lock(site: Site, tmp_path: Path) -> None:
 
 
 def test_what_a_killed_command_left_is_removed(site: Site, tmp_path: Path) -> None:
-    (tmp_path / ".DUTS-TE.0123.tmp/DUTS-TE").mkdir(parents=True)
+    name = name_temporary(tmp_path / "DUTS-TE").name.replace(f"-{os.getpid()}-", "-4194305-")  # more than any process's number
+    (tmp_path / name / "DUTS-TE").mkdir(parents=True)
     assert typed(site, tmp_path).exit_code == 0
     whole(site, tmp_path)
 
 
 def test_two_fetches_into_one_root_do_not_meet(site: Site, tmp_path: Path) -> None:
-    with fetches._lock(tmp_path):
+    with fetches._lock(tmp_path, print):
         done = typed(site, tmp_path)
     assert (done.exit_code, "another fetch into" in done.stderr) == (2, True)
     assert typed(site, tmp_path).exit_code == 0
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.EBADF, errno.ENOTSUP])
+def test_a_disk_without_locks_is_fetched_to_and_says_so(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """NFS without its lock daemon; NFS, which locks no folders; CIFS."""
+
+    def refuse(descriptor: int, operation: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    done = typed(site, tmp_path)
+    assert (done.exit_code, f"{tmp_path} can't be locked ({os.strerror(code)})" in done.stderr) == (0, True)
+    whole(site, tmp_path)
 
 
 def test_an_unknown_set_is_refused(tmp_path: Path) -> None:

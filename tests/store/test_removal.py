@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import time
 from pathlib import Path
 
 import pytest
@@ -12,23 +11,25 @@ from posenet_store.cli import main
 from posenet_store.errors import UsageError
 from posenet_store.images.sources import load_image_set
 from posenet_store.store.catalogue import list_stores
-from posenet_store.store.removal import MIN_AGE, Removal, find_leftovers, find_store, remove
+from posenet_store.store.removal import Removal, find_leftovers, find_store, remove
+from posenet_store.temporaries import name_temporary
 from tests.support.runs import cli
 from tests.support.small import built_store, folder, tiny_backbone, write_images
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Stores of two versions of a folder, moments of one of them and of a store that is gone, an old and a new temporary."""
+    """Stores of two versions of a folder, moments of one of them and of a store that is gone, and two temporaries: of a
+    process that lives, and of one that ended."""
     root = tmp_path / "stores"
     for seed in (0, 1):
         images = load_image_set(str(write_images(tmp_path / "pictures", 3, seed)))
         store = folder(built_store(root, images, tiny_backbone(), "aligned"))
         _make_file(root / "moments" / store.name / "sums-1.safetensors")
     _make_file(root / "moments/gone-1234/sums-1.safetensors")
-    for name, age in (("old", 2 * MIN_AGE), ("new", 0.0)):
-        path = _make_file(store / f"commits/.b00000.json.{name}.tmp")
-        os.utime(path, (time.time() - age, time.time() - age))
+    own = name_temporary(store / "commits/b00000.json")
+    for name in (own.name, own.name.replace(f"-{os.getpid()}-", "-4194305-")):  # more than any process's number
+        _make_file(own.with_name(name))
     return root
 
 
@@ -82,14 +83,15 @@ def test_links_are_neither_removed_nor_followed(root: Path, tmp_path: Path) -> N
 
 def test_prune_removes_orphan_moments_and_old_temporaries_and_older_stores_if_asked(root: Path) -> None:
     names = {removal.path.name for removal in find_leftovers(root)}
-    assert names == {"gone-1234", ".b00000.json.old.tmp"}
+    assert {"-4194305-" in name for name in names - {"gone-1234"}} == {True}
+    assert len(names) == 2
     assert {removal.bytes for removal in find_leftovers(root)} == {10}
     assert cli("prune", "--stores", root).exit_code == 2
     assert {removal.path.name for removal in find_leftovers(root)} == names
     assert cli("prune", "--stores", root, "--yes").exit_code == 0
     assert find_leftovers(root) == []
     assert len(_list_names(root)) == 2
-    assert len(list(root.glob("*/commits/.*new.tmp"))) == 1
+    assert len(list(root.glob("*/commits/.*.tmp"))) == 1
     older = find_leftovers(root, older=True)
     assert [removal.reason for removal in older][:1] == ["store"]
     assert cli("prune", "--stores", root, "--older", "--yes").exit_code == 0

@@ -3,7 +3,6 @@
 import fcntl
 import os
 import shutil
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ from posenet_store.images.image_set import SUFFIXES
 from posenet_store.images.sources import DUTS
 from posenet_store.images.unzip import unzip
 from posenet_store.provenance import collect_provenance
+from posenet_store.temporaries import name_temporary, remove_abandoned
 
 SITE = "http://saliencydetection.net/duts/download"
 LIMIT = 8 << 30  # bytes that an archive may unpack to; DUTS-TR, the larger one, needs well below 1 GiB
@@ -22,15 +22,22 @@ RECORD = "fetched.json"
 
 
 @contextmanager
-def _lock(root: Path) -> Iterator[None]:
-    """Lock `root` against a second fetch, which would write to the same files; the lock ends with the process."""
+def _lock(root: Path, announce: Callable[[str], None]) -> Iterator[None]:
+    """Lock `root` against a second fetch, which would write to the same files; the lock ends with the process.
+
+    Goes on without one, and says so, where the disk has none (NFS without its lock daemon; folders on NFS).
+    """
     make_folder(root)
     folder = os.open(root, os.O_RDONLY)
     try:
         fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
     except BlockingIOError:
+        os.close(folder)
         raise UsageError(f"another fetch into {root} is running; wait for it") from None
+    except OSError as error:
+        announce(f"{root} can't be locked ({error.strerror}); let no other fetch into it run at the same time")
+    try:
+        yield
     finally:
         os.close(folder)
 
@@ -74,7 +81,7 @@ def fetch_duts(
     subfolder, expected = DUTS[name]
     folder, top = root / subfolder, root / Path(subfolder).parts[0]
     url = url or f"{SITE}/{top.name}.zip"
-    with _lock(root):
+    with _lock(root, announce):
         if _is_complete(folder, top, expected, sha256):
             return folder
         archive = root / f".{top.name}.zip"  # hidden, so that an archive of the user's is never removed
@@ -93,12 +100,11 @@ def _install(
     archive: Path, top: Path, subfolder: Path, expected: int, sha256: str | None, url: str, advance: Advance
 ) -> None:  # fmt: skip
     """Compare the archive, unpack it to a temporary folder, count the images, and rename the folder to `top`."""
-    for old in top.parent.glob(f".{top.name}.*.tmp"):  # of a killed process; the lock excludes a running one
-        shutil.rmtree(old)
+    remove_abandoned(top.parent.glob(f".{top.name}.*.tmp"))
     digest, size = sha256_file(archive), archive.stat().st_size
     if sha256 and digest != sha256:
         raise PosenetStoreError(f"{url} gave {size:,} bytes with SHA-256 {digest}, not {sha256}")
-    temporary = top.with_name(f".{top.name}.{uuid.uuid4().hex}.tmp")
+    temporary = name_temporary(top)
     try:
         unzip(archive, temporary, LIMIT, advance)
         if (count := _count_images(temporary / subfolder)) != expected:

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from posenet_store.errors import StoreError
-from posenet_store.files import fsync, make_folder, name_temporary
+from posenet_store.files import fsync, make_folder
+from posenet_store.temporaries import name_temporary
 from posenet_store.threads import map_on_threads
 
 WITHOUT_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)

@@ -1,8 +1,6 @@
 """Remove stores and what is left of builds and sweeps below a root; nothing outside it, and no link is followed."""
 
 import shutil
-import time
-import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +9,9 @@ from posenet_store.errors import UsageError, unknown
 from posenet_store.files import fsync
 from posenet_store.store.access import PLAN
 from posenet_store.store.catalogue import find_outdated, list_stores
+from posenet_store.temporaries import is_abandoned, name_temporary
 
 MOMENTS = "moments"
-MIN_AGE = 3600.0
-"""Seconds after which a temporary file is not of a running build."""
 
 
 @dataclass(frozen=True)
@@ -64,11 +61,11 @@ def _find_orphans(root: Path) -> Iterator[Removal]:
 
 
 def _find_temporaries(root: Path) -> Iterator[Removal]:
-    """Yield temporary files and folders in `root` and in its stores that are old enough to be of no running build."""
+    """Yield temporary files and folders in `root` and in its stores that no living process can own."""
     stores = [path.parent for path in root.glob(f"*/{PLAN}") if not path.parent.is_symlink()]
     candidates = [*root.glob(".*.tmp"), *(path for store in stores for path in sorted(store.rglob(".*.tmp")))]
     for path in candidates:
-        if not path.is_symlink() and time.time() - path.stat().st_mtime > MIN_AGE:
+        if not path.is_symlink() and is_abandoned(path):
             yield Removal.of(root, path, "temporary of a build that was killed")
 
 
@@ -83,7 +80,7 @@ def remove(removal: Removal) -> None:
     if path.is_file():
         path.unlink(missing_ok=True)
         return
-    temporary = removal.root / f".{path.name.strip('.')}.{uuid.uuid4().hex}.tmp"
+    temporary = name_temporary(removal.root / path.name.strip("."))
     path.rename(temporary)
     fsync(removal.root)  # otherwise a power cut could bring the name back, of a folder that is half removed
     shutil.rmtree(temporary)

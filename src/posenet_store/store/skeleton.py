@@ -7,11 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from posenet_store.errors import StoreError
-from posenet_store.files import fsync, make_folder, name_temporary, write_json
+from posenet_store.files import fsync, make_folder, write_json
 from posenet_store.store.access import StoreFiles
 from posenet_store.store.formats import load_format
 from posenet_store.store.plan import Plan, read_plan
 from posenet_store.store.records import describe_file, find_fault
+from posenet_store.temporaries import name_temporary
 
 
 def has_intact_plan(files: StoreFiles, plan: Plan) -> bool:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from glob import escape
 from math import isfinite, nan
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ from posenet_store.store.records import (
     summarize_records,
 )
 from posenet_store.store.skeleton import create_store, has_intact_plan, restore_metadata
+from posenet_store.temporaries import remove_abandoned
 from posenet_store.threads import map_on_threads
 
 FLOAT16_MAX = 65504.0
@@ -95,11 +97,14 @@ class StoreWriter:
     def open(cls, root: Path, plan: Plan, folder: Path | None = None) -> "StoreWriter":
         """Create the store of `plan` below `root`, or resume it; damaged plans and metadata are restored.
 
+        What killed processes left there is removed.
+
         `folder` is where it lies, if that is known already: a store may have been renamed.
 
         Raises StoreError if the folder holds something else.
         """
         files = StoreFiles(folder or find_folder(root, plan.spec))
+        remove_abandoned([*files.root.parent.glob(f".{escape(files.root.name)}.*.tmp"), *files.root.rglob(".*.tmp")])
         if not files.root.exists():
             create_store(files, plan)
         elif not has_intact_plan(files, plan):

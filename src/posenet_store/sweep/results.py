@@ -187,10 +187,12 @@ class RunRecord:
 
 
 def _read_signed(path: Path) -> dict[str, Any]:
-    """Read a JSON file without its own digest; raises StoreError if it is missing or does not match that."""
-    content = read_json(path)
+    """Read a JSON file without its own digest; raises StoreError if it is missing, can't be read or does not match that."""
     try:
+        content = read_json(path)
         intact = has_valid_digest(content)
+    except OSError as error:
+        raise StoreError(f"{path} can't be read ({error.strerror or error}); {RESTORE}") from None
     except ValueError:  # it holds NaN, which is not written
         intact = False
     if not intact:

@@ -1,6 +1,6 @@
 """Run a sweep: skip finished cells, run the passes that are left, write the tables."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -15,6 +15,7 @@ from posenet_store.sweep.results import PassResult, RunFiles, RunRecord, load_ru
 from posenet_store.sweep.run_state import is_up_to_date, read_finished, read_tests
 from posenet_store.sweep.spec import SweepSpec
 from posenet_store.sweep.tables import write_tables
+from posenet_store.temporaries import remove_abandoned
 
 
 @dataclass(frozen=True, repr=False)
@@ -49,6 +50,12 @@ def _count_kept(files: RunFiles, plan: SweepPlan) -> Iterator[None]:
         left = plan.without(read_tests(files, plan.cells))
         stop.add_note(f"{len(plan.cells) - len(left.cells)} of {len(plan.cells)} heads are kept")
         raise
+
+
+def _remove_abandoned(run: Path, passes: Sequence[Pass]) -> None:
+    """Remove what killed sweeps left in the run and among the cached moments."""
+    moments = {task.moments / task.train.name for task in passes if task.moments}
+    remove_abandoned([*run.rglob(".*.tmp"), *(path for folder in moments for path in folder.glob(".*.tmp"))])
 
 
 def _make_absolute(task: Pass) -> Pass:
@@ -87,6 +94,7 @@ def run_sweep(
     """
     run = Path(run).expanduser()
     files = RunFiles(run)
+    _remove_abandoned(run, plan.passes)
     finished = read_finished(files, plan.cells)
     left = plan.without({cell: result.tests for cell, result in finished.items()})
     passes, before = left.passes, len(plan.cells) - len(left.cells)
