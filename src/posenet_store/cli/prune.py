@@ -25,8 +25,8 @@ yes_option = click.option("--yes", is_flag=True, help="Remove without a question
 def prune(root: Path, older: bool, yes: bool) -> None:
     """Remove what stores and builds left behind, after a question.
 
-    These are kept moments of stores that are gone, and temporaries of killed builds. Temporaries of the last hour
-    stay: a build may be running.
+    These are kept moments of stores that are gone, and temporaries of killed builds. Temporaries of processes that
+    live stay, and those of other machines that have changed in the last hour.
     """
     from posenet_store.store.removal import find_leftovers
 

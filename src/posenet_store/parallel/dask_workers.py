@@ -11,11 +11,11 @@ NANNY = 5.0
 """Seconds for a nanny to kill its worker; the scheduler then removes the worker."""
 
 
-def _ask(client: "Client", question: str, timeout: float, **arguments: Any) -> Any:
-    """Call a method of the scheduler; raises OSError if it does not answer."""
+def _ask(client: "Client", question: str, answer: float, **arguments: Any) -> Any:
+    """Call a method of the scheduler; raises OSError if it does not answer in `answer` seconds."""
     if client.scheduler is None:
         raise OSError("the client gave up")
-    return client.sync(getattr(client.scheduler, question), callback_timeout=timeout, **arguments)
+    return client.sync(getattr(client.scheduler, question), callback_timeout=answer, **arguments)
 
 
 def get_threads(client: "Client", timeout: float) -> dict[str, int]:
