@@ -1,32 +1,45 @@
-"""How fast a store is read and written, beside the best that its codec could do and beside what labs do today.
+"""How small a store is, and how fast it is written and read, in both formats
 
 All in one run, on real features: VGG-16 with HED's weights on generated images, native layout, float16, warm page cache.
+A *codec alone* reads or makes the same chunks with nothing around it: zstd for Zarr, ISA-L for HDF5.
+On one core seconds are of CPU, which other programs don't change; on all cores they are of the clock, the best of several.
 
-read_vs_codec       our shuffled batches of all taps, one process, one thread : the same chunks read and decompressed by zstd
-                    alone, into one buffer that is reused
-read_vs_h5py_loader our batches, one process : rows drawn at random, one h5py read an image and tap (chunks of one image,
-                    gzip level 1), in a DataLoader of one worker
-loaders_vs_loaders  our batches in a DataLoader : the same rows by h5py, both with a worker a processor
-readers2_vs_1       two processes that share an epoch : one that reads all of it
-write_vs_codec      a committed block (statistics, checksums, digests, fsync) : zstd alone, one thread
-write_vs_threads    the same : zstd alone, on all processors
-writer_share        the part of a build's time in which the network waits for blocks to be committed (a share, not a ratio)
+smaller_FORMAT           bytes of the features : bytes of the store's data files
+scan_FORMAT              all rows, block by block, one core : the codec alone, one core (speed)
+batches_FORMAT           shuffled batches of all taps, one core : the codec alone, one core (speed)
+all_cores_FORMAT         shuffled batches of all taps, all cores : the codec alone, all cores (speed)
+write_FORMAT             a committed block (checksums, digests, fsync; no statistics), one core : the codec alone, one core
+hdf5_write_vs_plain      a committed block of HDF5 : one that is not compressed, with fletcher32, all cores (speed)
+hdf5_write_vs_zarr       a committed block of HDF5 : one of Zarr, all cores (speed)
+hdf5_read_vs_zarr        shuffled batches of HDF5, all cores : those of Zarr (speed)
+isal_vs_zstd_encode      chunks made by ISA-L, one core : by zstd (speed)
+isal_vs_zstd_decode      chunks decoded by ISA-L, one core : by zstd (speed)
+h5py_loader_FORMAT       our batches, one process : rows drawn at random, one h5py read an image and tap (chunks of one image,
+                         gzip level 1), in a DataLoader of one worker (speed)
+loaders_FORMAT           our batches in a DataLoader : the same rows by h5py, both with a worker a core (speed)
+readers2_vs_1            two processes that share an epoch of Zarr : one that reads all of it (speed)
+writer_share             the part of a build's time in which the network waits for blocks to be committed
 
     python benchmarks/store.py [--images 128] [--json]
 """
 
-import json
+import io
 import multiprocessing
+import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import h5py
 import numpy as np
 import torch
+from isal import igzip_lib
 from numcodecs.zstd import Zstd
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -35,61 +48,108 @@ from posenet_store.backbones.load import load_backbone
 from posenet_store.extraction.build import build_store, plan_store
 from posenet_store.extraction.timing import get_peak_memory
 from posenet_store.images.sources import load_image_set
-from posenet_store.specs import BackboneSpec
-from posenet_store.store.chunking import count_row_bytes
-from posenet_store.store.formats import list_block_files
+from posenet_store.specs import FORMATS, BackboneSpec, StoreSpec
+from posenet_store.store.chunking import choose_chunk_rows, count_row_bytes, take_chunk
+from posenet_store.store.convert import convert_store
+from posenet_store.store.formats import hdf5, hdf5_chunks, list_block_files
 from posenet_store.store.formats import zarr_shards as shards
 from posenet_store.store.reader import Reader, open_store
 from posenet_store.store.writer import StoreWriter
 from posenet_store.threads import count_cpus, map_on_threads
 
 BATCH = 32
-REPEATS = 3
+ROUNDS = 4
+ZSTD = Zstd(level=shards.LEVEL, checksum=True)
+Seconds = dict[str, float]
 
 
-def best(work: Callable[[], object]) -> float:
-    """Seconds of the fastest of three runs: the others had company."""
-    times = []
-    for _ in range(REPEATS):
-        began = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - began)
-    return min(times)
+class Chunk(NamedTuple):
+    """Where a chunk lies, and its bytes before compression."""
+
+    path: Path
+    offset: int
+    length: int
+    size: int
 
 
-def all_batches(reader: Reader, rank: tuple[int, int] = (0, 1)) -> None:
+def time_best(works: Mapping[str, Callable[[], object]], clock: Callable[[], float] = time.perf_counter) -> Seconds:
+    """Return the fewest seconds of each work; they take turns, so that other programs disturb all alike."""
+    seconds = dict.fromkeys(works, float("inf"))
+    for _ in range(ROUNDS):
+        for name, work in works.items():
+            began = clock()
+            work()
+            seconds[name] = min(seconds[name], clock() - began)
+    return seconds
+
+
+def time_on_one_core_and_all(works: Mapping[str, Callable[[], object]]) -> Seconds:
+    """Return the CPU seconds of each work on one core, and its seconds on all cores as "NAME, all cores"."""
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cores)})  # of this thread and those that it starts
+    try:
+        seconds = time_best(works, time.process_time)
+    finally:
+        os.sched_setaffinity(0, cores)
+    return seconds | {f"{name}, all cores": value for name, value in time_best(works).items()}
+
+
+def read_batches(reader: Reader, rank: tuple[int, int] = (0, 1)) -> None:
     """Read this rank's share of a shuffled epoch."""
-    for _ in reader.torch(list(reader.spec.arrays), BATCH, rank=rank):
+    drain(reader.torch(list(reader.spec.arrays), BATCH, rank=rank))
+
+
+def scan(reader: Reader) -> None:
+    """Read all rows, block by block."""
+    drain(reader.scan())
+
+
+def load(dataset: Any, **options: Any) -> None:
+    """Read an epoch in a DataLoader."""
+    drain(DataLoader(dataset, **options))
+
+
+def drain(batches: Iterable[object]) -> None:
+    """Take every batch."""
+    for _ in batches:
         pass
 
 
-def bare_codec(reader: Reader) -> Callable[[], None]:
-    """Read and decompress the same chunks with nothing around it: no index, no shuffle, no batch, one reused buffer."""
-    root, codec = Path(str(reader.files)), Zstd()
-    places = []
+def list_chunks(reader: Reader) -> Iterator[Chunk]:
+    """Yield the chunks of a store."""
+    spec, root = reader.spec, Path(str(reader.files))
     for block, (start, stop) in enumerate(reader.bounds):
-        for name, file in zip(reader.spec.arrays, list_block_files(reader.spec, block), strict=True):
-            chunk = chunk_rows_of(root, name)
-            with (root / file).open("rb") as opened:
-                index = shards.read_index(opened, reader.spec.block_rows // chunk)
-            used = index[: -(-(stop - start) // chunk)]
-            places.append((root / file, [(int(o), int(n)) for o, n in used], (chunk, *reader.spec.arrays[name])))
-    buffers = {shape: np.empty(shape, reader.spec.dtype) for _, _, shape in places}
+        for name, shape in spec.arrays.items():
+            rows = choose_chunk_rows(spec.block_rows, count_row_bytes(spec, [name]))
+            size = rows * int(np.prod(shape)) * np.dtype(spec.dtype).itemsize
+            if spec.format == "hdf5":
+                path = root / hdf5.name_file(name, block)
+                with h5py.File(path, "r") as part:
+                    dataset = part[name].id
+                    infos = [dataset.get_chunk_info(number) for number in range(dataset.get_num_chunks())]
+                yield from (Chunk(path, info.byte_offset, info.size, size) for info in infos)
+            else:
+                path = root / list_block_files(spec, block)[list(spec.arrays).index(name)]
+                with path.open("rb") as file:
+                    index = shards.read_index(file, spec.block_rows // rows)
+                used = index[: -(-(stop - start) // rows)]
+                yield from (Chunk(path, int(offset), int(length), size) for offset, length in used)
 
-    def work() -> None:
-        for path, entries, shape in places:
-            with path.open("rb") as file:
-                for offset, length in entries:
-                    file.seek(offset)
-                    codec.decode(file.read(length), buffers[shape])
 
-    return work
+def make_decoder(reader: Reader) -> Callable[[], object]:
+    """Return the work of the codec alone: read and decompress the store's chunks."""
+    chunks = list(list_chunks(reader))
 
+    def decode(chunk: Chunk) -> None:
+        with chunk.path.open("rb") as file:
+            file.seek(chunk.offset)
+            data = file.read(chunk.length)
+        if reader.spec.format == "hdf5":
+            igzip_lib.decompress(data, igzip_lib.DECOMP_ZLIB, bufsize=chunk.size)
+        else:
+            ZSTD.decode(data)
 
-def chunk_rows_of(root: Path, name: str) -> int:
-    """The rows of an inner chunk."""
-    metadata = json.loads((root / "data.zarr" / name / "zarr.json").read_text())
-    return int(metadata["codecs"][0]["configuration"]["chunk_shape"][0])
+    return lambda: map_on_threads(decode, chunks)
 
 
 class PerImage(Dataset[dict[str, Tensor]]):
@@ -107,8 +167,8 @@ class PerImage(Dataset[dict[str, Tensor]]):
         return {name: torch.from_numpy(self.file[name][row]) for name in self.names}
 
 
-def per_image_file(reader: Reader, path: Path) -> PerImage:
-    """Write the baseline's file."""
+def write_per_image(reader: Reader, path: Path) -> PerImage:
+    """Write the file of what labs do today."""
     with h5py.File(path, "w") as file:
         for name, shape in reader.spec.arrays.items():
             values = reader.read(name, 0, reader.spec.rows)
@@ -116,102 +176,133 @@ def per_image_file(reader: Reader, path: Path) -> PerImage:
     return PerImage(path, list(reader.spec.arrays), reader.spec.rows)
 
 
-def drained(loader: Any) -> Callable[[], None]:
-    """Take every batch of a DataLoader."""
-
-    def work() -> None:
-        for _ in loader:
-            pass
-
-    return work
-
-
 def _process(path: str, rank: tuple[int, int], barrier: Barrier, seconds: Any) -> None:
     torch.set_num_threads(1)
     reader, before = open_store(path), get_peak_memory()
-    all_batches(reader, rank)  # warm
+    read_batches(reader, rank)  # warm
     barrier.wait()
     began = time.perf_counter()
-    for _ in range(REPEATS):
-        all_batches(reader, rank)
+    for _ in range(ROUNDS):
+        read_batches(reader, rank)
     seconds.put((time.perf_counter() - began, get_peak_memory() - before))
 
 
-def in_processes(path: str, count: int) -> tuple[float, int]:
-    """Seconds until `count` processes have read an epoch together, and the most memory that reading took one of them."""
+def read_in_processes(path: str, count: int) -> tuple[float, int]:
+    """Return the seconds until `count` processes have read an epoch together, and the most memory that it took one of them."""
     spawn = multiprocessing.get_context("spawn")
     barrier, answers = spawn.Barrier(count), spawn.Queue()
     children = [spawn.Process(target=_process, args=(path, (rank, count), barrier, answers)) for rank in range(count)]
     for child in children:
         child.start()
-    found = [answers.get() for _ in children]
+    results = [answers.get() for _ in children]
     for child in children:
         child.join()
-    return max(seconds for seconds, _ in found) / REPEATS, max(peak for _, peak in found)
+    return max(seconds for seconds, _ in results) / ROUNDS, max(peak for _, peak in results)
 
 
-def built(images: int, root: Path) -> tuple[Reader, float]:
-    """Build the store; return it and the share of the time in which the network waited for a block to be encoded or written."""
-    backbone, source = (
-        load_backbone(BackboneSpec("vgg16", "hed", device="cpu")),
-        load_image_set(f"synthetic:dead-leaves?n={images}"),
-    )
-    outcome = build_store(source, backbone, plan_store(source, backbone, "native", "float16"), root)
-    return open_store(outcome.path), outcome.speed["waited_for"]["buffers"] / outcome.seconds
+def build_stores(images: int, root: Path) -> tuple[dict[str, Reader], float]:
+    """Return the store in both formats, and the share of its build in which the network waited for blocks to be committed."""
+    source = load_image_set(f"synthetic:dead-leaves?n={images}")
+    backbone = load_backbone(BackboneSpec("vgg16", "hed", device="cpu"))
+    result = build_store(source, backbone, plan_store(source, backbone, "native", "float16"), root)
+    zarr = open_store(result.path)
+    readers = {"zarr": zarr, "hdf5": open_store(convert_store(zarr, "hdf5", root))}
+    return readers, result.speed["waited_for"]["buffers"] / result.seconds
 
 
-def writing(reader: Reader, root: Path) -> Iterator[tuple[str, float]]:
-    """Seconds to write the first block: by the codec alone on one thread, on all, and as a committed block."""
-    start, stop = reader.bounds[0]
-    arrays = {name: reader.read(name, start, stop) for name in reader.spec.arrays}
-    codec = Zstd(level=shards.LEVEL, checksum=True)
-    pieces = []
-    for name, values in arrays.items():
-        chunk = chunk_rows_of(Path(str(reader.files)), name)
-        pieces += [values[first : first + chunk] for first in range(0, len(values), chunk)]
-    yield "codec", best(lambda: [codec.encode(piece) for piece in pieces])
-    yield "threads", best(lambda: map_on_threads(codec.encode, pieces))
-    writer = StoreWriter.open(root, reader.plan)
-    yield "commit", best(lambda: writer.commit(0, arrays, []))
+def encode_plain(spec: StoreSpec, block: int, arrays: Mapping[str, NDArray[Any]], ids: Any) -> dict[str, list[memoryview]]:
+    """Encode a part as it would be without compression: HDF5 itself writes the chunks, with fletcher32."""
+    part = io.BytesIO()
+    with h5py.File(part, "w", libver=("earliest", "v110")) as file:
+        for name, values in arrays.items():
+            rows = min(choose_chunk_rows(spec.block_rows, count_row_bytes(spec, [name])), len(values))
+            file.create_dataset(name, data=values, chunks=(rows, *values.shape[1:]), fletcher32=True)
+        file.create_dataset(hdf5.IDS, data=list(ids), dtype=h5py.string_dtype())
+    return {hdf5.name_file(hdf5.IDS, block): [part.getbuffer()]}
 
 
-def measured(images: int, root: Path) -> tuple[dict[str, float], dict[str, float]]:
+def measure_writing(readers: Mapping[str, Reader], root: Path) -> Seconds:
+    """Return the seconds to write the first block: by the codecs alone, and as a committed block without statistics."""
+    spec, (start, stop) = readers["zarr"].spec, readers["zarr"].bounds[0]
+    arrays = {name: readers["zarr"].read(name, start, stop) for name in spec.arrays}
+    rows = {name: choose_chunk_rows(spec.block_rows, count_row_bytes(spec, [name])) for name in arrays}
+    chunks = [take_chunk(v, first, rows[name]) for name, v in arrays.items() for first in range(0, stop - start, rows[name])]
+    writers = {name: StoreWriter.open(root, reader.plan) for name, reader in readers.items()}
+
+    def commit(writer: StoreWriter) -> None:
+        writer.discard(0)  # a block that is there already would not be written
+        writer.commit(0, arrays, [])
+
+    def commit_plain() -> None:
+        with patch.object(hdf5, "encode_block", encode_plain):
+            commit(writers["hdf5"])
+
+    encoders = {"zarr": ZSTD.encode, "hdf5": partial(igzip_lib.compress, level=hdf5_chunks.LEVEL, flag=igzip_lib.COMP_ZLIB)}
+    works: dict[str, Callable[[], object]] = {"plain": commit_plain}
+    works |= {f"codec {name}": partial(map_on_threads, encoder, chunks) for name, encoder in encoders.items()}
+    works |= {f"commit {name}": partial(commit, writer) for name, writer in writers.items()}
+    with patch("posenet_store.store.writer.compute_statistics", lambda values, rows: {}):
+        return time_on_one_core_and_all(works)
+
+
+def measure_reading(readers: Mapping[str, Reader]) -> Seconds:
+    """Return the seconds to read each store: by its codec alone, whole and in batches, on one core and on all."""
+    decoders = {name: make_decoder(reader) for name, reader in readers.items()}
+    works = {f"codec {name}": decoder for name, decoder in decoders.items()}
+    works |= {f"scan {name}": partial(scan, reader) for name, reader in readers.items()}
+    works |= {f"batches {name}": partial(read_batches, reader) for name, reader in readers.items()}
+    return time_on_one_core_and_all(works)
+
+
+def measure_loaders(readers: Mapping[str, Reader], root: Path) -> Seconds:
+    """Return the seconds of an epoch in DataLoaders with one worker and with a worker a core."""
+    per_image, workers = write_per_image(readers["zarr"], root / "per-image.h5"), count_cpus()
+    works = {
+        "per image": partial(load, per_image, batch_size=BATCH, shuffle=True, num_workers=1),
+        "per image, workers": partial(load, per_image, batch_size=BATCH, shuffle=True, num_workers=workers),
+    }
+    for name, reader in readers.items():
+        batches = reader.torch(list(reader.spec.arrays), BATCH)
+        works[f"{name}, workers"] = partial(load, batches, batch_size=None, num_workers=workers)
+    return time_best(works)
+
+
+def measure(images: int, root: Path) -> tuple[dict[str, float], dict[str, float]]:
     """Return ratios, and the figures behind them."""
-    report_step("build")
-    reader, share = built(images, root)
-    size = count_row_bytes(reader.spec) * reader.spec.rows
-    all_batches(reader)
+    report_step("build, and convert to HDF5")
+    readers, share = build_stores(images, root)
+    spec, block_rows = readers["zarr"].spec, readers["zarr"].bounds[0][1]
+    size = count_row_bytes(spec) * spec.rows
     report_step("read")
-    codec = best(bare_codec(reader))
-    ours = best(lambda: all_batches(reader))
-    workers = count_cpus()
-    report_step("one HDF5 file an image")
-    baseline = per_image_file(reader, root / "per-image.h5")
-    per_image = best(drained(DataLoader(baseline, BATCH, shuffle=True, num_workers=1)))
-    per_image_workers = best(drained(DataLoader(baseline, BATCH, shuffle=True, num_workers=workers)))
-    loader = DataLoader(reader.torch(list(reader.spec.arrays), BATCH), batch_size=None, num_workers=workers)
-    loaded = best(drained(loader))
-    report_step("one and two readers")
-    (one, peak), (two, _) = in_processes(str(reader.files), 1), in_processes(str(reader.files), 2)
+    read = measure_reading(readers)
     report_step("write")
-    seconds = dict(writing(reader, root / "written"))
-    block = count_row_bytes(reader.spec) * (reader.bounds[0][1] - reader.bounds[0][0])
-    ratios = {
-        "read_vs_codec": codec / ours,
-        "read_vs_h5py_loader": per_image / ours,
-        "loaders_vs_loaders": per_image_workers / loaded,
-        "readers2_vs_1": one / two,
-        "write_vs_codec": seconds["codec"] / seconds["commit"],
-        "write_vs_threads": seconds["threads"] / seconds["commit"],
+    write = measure_writing(readers, root / "written")
+    report_step("one HDF5 file with a chunk an image")
+    loaders = measure_loaders(readers, root)
+    report_step("one and two readers")
+    (alone, peak), (shared, _) = (read_in_processes(str(readers["zarr"].files), count) for count in (1, 2))
+    ratios = {f"smaller_{name}": size / reader.manifest["bytes"] for name, reader in readers.items()}
+    for name in FORMATS:
+        ratios[f"scan_{name}"] = read[f"codec {name}"] / read[f"scan {name}"]
+        ratios[f"batches_{name}"] = read[f"codec {name}"] / read[f"batches {name}"]
+        ratios[f"all_cores_{name}"] = read[f"codec {name}, all cores"] / read[f"batches {name}, all cores"]
+        ratios[f"write_{name}"] = write[f"codec {name}"] / write[f"commit {name}"]
+        ratios[f"h5py_loader_{name}"] = loaders["per image"] / read[f"batches {name}, all cores"]
+        ratios[f"loaders_{name}"] = loaders["per image, workers"] / loaders[f"{name}, workers"]
+    ratios |= {
+        "hdf5_write_vs_plain": write["plain, all cores"] / write["commit hdf5, all cores"],
+        "hdf5_write_vs_zarr": write["commit zarr, all cores"] / write["commit hdf5, all cores"],
+        "hdf5_read_vs_zarr": read["batches zarr, all cores"] / read["batches hdf5, all cores"],
+        "isal_vs_zstd_encode": write["codec zarr"] / write["codec hdf5"],
+        "isal_vs_zstd_decode": read["codec zarr"] / read["codec hdf5"],
+        "readers2_vs_1": alone / shared,
         "writer_share": share,
     }
-    rates = {"codec": codec, "ours": ours, f"ours, {workers} workers": loaded}
-    rates |= {"h5py, 1 worker": per_image, f"h5py, {workers} workers": per_image_workers}
-    facts = {f"read MB/s, {name}": size / value / 1e6 for name, value in rates.items()}
-    facts |= {f"write MB/s, {name}": block / value / 1e6 for name, value in seconds.items()}
+    facts = {f"read MB/s, {name}": size / value / 1e6 for name, value in (read | loaders).items()}
+    facts |= {f"write MB/s, {name}": count_row_bytes(spec) * block_rows / value / 1e6 for name, value in write.items()}
     return ratios, facts | {"MB that reading takes a process": peak / 1e6}
 
 
 if __name__ == "__main__":
     torch.set_num_threads(count_cpus())
-    run(__doc__, 128, measured)
+    run(__doc__, 128, measure)

@@ -114,10 +114,21 @@ def render_result(name: str, result: Result) -> str:
     return "\n".join(lines) + "\n"
 
 
+def fill_ratios(text: str, results: Mapping[str, Result]) -> str:
+    """Replace `{{ NAME }}` by that ratio; a line with one that was not measured is left out.
+
+    >>> fill_ratios("It is {{ speed_vs_x }} times as fast.\\n{{ size }}\\n", {"x": {"ratios": {"speed_vs_x": 1.25}}})
+    'It is **1.25** times as fast.\\n'
+    """
+    ratios = {key: value for result in results.values() for key, value in result["ratios"].items()}
+    lines = [line for line in text.splitlines(keepends=True) if set(re.findall(r"{{ (\w+) }}", line)) <= {*ratios, "results"}]
+    return re.sub(r"{{ (?!results)(\w+) }}", lambda match: f"**{format_number(ratios[match[1]])}**", "".join(lines))
+
+
 def render_performance(results: Mapping[str, Result]) -> str:
     """Return docs/performance.md."""
     sections = [render_result(name, result) for name, result in results.items()] or [f"{NOT_MEASURED}\n"]
-    template = (ROOT / "docs/performance.template.md").read_text(encoding="utf-8")
+    template = fill_ratios((ROOT / "docs/performance.template.md").read_text(encoding="utf-8"), results)
     return template.replace("{{ results }}\n", "\n".join(sections))
 
 

@@ -111,16 +111,26 @@ def limit_to_one_thread() -> Iterator[int]:
         yield threads
 
 
-def map_on_threads(work: Callable[[Item], Result], items: Iterable[Item], threads: int | None = None) -> list[Result]:
-    """Return `work(item)` of every item, in order; the threads end with the call, so that a later fork inherits none.
+def stream_on_threads(work: Callable[[Item], Result], items: Iterable[Item], threads: int | None = None) -> Iterator[Result]:
+    """Yield `work(item)` of every item, in order, while the threads do the next; they end with the last, so no fork has them.
 
     With one thread or item the work runs on the caller's.
+
+    >>> next(stream_on_threads(abs, [-1, 2]))
+    1
+    """
+    items = list(items)
+    if (count := min(threads or count_cpus(), len(items))) <= 1:
+        yield from map(work, items)
+        return
+    with ThreadPoolExecutor(count) as pool:
+        yield from pool.map(work, items)
+
+
+def map_on_threads(work: Callable[[Item], Result], items: Iterable[Item], threads: int | None = None) -> list[Result]:
+    """Return what `stream_on_threads` yields.
 
     >>> map_on_threads(abs, [-1, 2])
     [1, 2]
     """
-    items = list(items)
-    if (count := min(threads or count_cpus(), len(items))) <= 1:
-        return [work(item) for item in items]
-    with ThreadPoolExecutor(count) as pool:
-        return list(pool.map(work, items))
+    return list(stream_on_threads(work, items, threads))

@@ -16,7 +16,7 @@ from isal import igzip_lib
 from numpy.typing import NDArray
 
 from posenet_store.store.chunking import take_chunk
-from posenet_store.threads import map_on_threads
+from posenet_store.threads import map_on_threads, stream_on_threads
 
 LEVEL = 1
 FILTER = "gzip"
@@ -27,7 +27,6 @@ def write_datasets(file: h5py.File, arrays: Mapping[str, NDArray[Any]], chunk_ro
 
     Where a dataset ends within a chunk, NaN fills the chunk; NaN is also the fill value, which no reader should ever see.
     """
-
     rows = {name: min(chunk_rows[name], len(values)) for name, values in arrays.items()}
 
     def deflate(chunk: tuple[str, int]) -> bytes:
@@ -39,7 +38,7 @@ def write_datasets(file: h5py.File, arrays: Mapping[str, NDArray[Any]], chunk_ro
         options = {"chunks": shape, "compression": FILTER, "compression_opts": LEVEL, "fillvalue": np.nan}
         file.create_dataset(name, values.shape, values.dtype, **options)
     chunks = [(name, start) for name, values in arrays.items() for start in range(0, len(values), rows[name])]
-    for (name, start), data in zip(chunks, map_on_threads(deflate, chunks), strict=True):
+    for (name, start), data in zip(chunks, stream_on_threads(deflate, chunks), strict=True):
         file[name].id.write_direct_chunk((start, 0, 0, 0), data)
 
 
