@@ -2,6 +2,7 @@
 
 import pickle
 import re
+import zipfile
 from pathlib import Path
 
 import torch
@@ -9,6 +10,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from posenet_store.errors import PosenetStoreError, UsageError, first_line
+
+FOLDER = 0x10
+"""The attribute of a zip archive's entry that is a folder."""
 
 
 def unwrap_state_dict(loaded: object, path: Path) -> dict[str, Tensor]:
@@ -29,9 +33,12 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     """Read a file's state dict; raises UsageError if it holds another thing, PosenetStoreError if it is damaged."""
     try:
         safe = path.suffix == ".safetensors"
+        _check_archive(path)
         loaded: object = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UsageError(f"{path} does not exist; give a .pth or .safetensors file") from None
+    except PosenetStoreError:
+        raise
     except pickle.UnpicklingError:
         raise UsageError(
             f"{path} can't be read as tensors: it is damaged, or it holds code, which is never run; "
@@ -40,3 +47,18 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     except Exception as error:  # a flipped bit can end anywhere in torch's reader: IndexError, struct.error, ...
         raise PosenetStoreError(f"{path} is damaged or cut short: {first_line(error)}") from None
     return unwrap_state_dict(loaded, path)
+
+
+def _check_archive(path: Path) -> None:
+    """Raise PosenetStoreError if an entry of a zip archive, which `torch.save` writes, is not what its checksum says.
+
+    torch does not look at checksums, and takes an entry that is marked as a folder for an empty one: a damaged file would be
+    loaded as other numbers.
+    """
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            folders = [entry.filename for entry in archive.infolist() if entry.external_attr & FOLDER]
+            if damaged := next(iter(folders), None) or archive.testzip():
+                raise PosenetStoreError(
+                    f"{path} is damaged: {damaged} in it does not match its checksum; copy or download it again"
+                )
