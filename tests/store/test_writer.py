@@ -265,6 +265,30 @@ def test_what_is_restored_is_on_disk_before_the_build_goes_on(
     assert all(events[place + 1] == ("fsync", events[place][1].parent) for place in restored)
 
 
+@pytest.mark.parametrize("name", ["commits/b00001.json", "plan.json"])
+def test_a_file_that_goes_while_the_manifest_is_written_is_named(
+    name: str, images: ImageSet, copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = StoreWriter(StoreFiles(copy), plan_of(images))
+    writer.files.manifest.unlink()
+    monkeypatch.setattr("posenet_store.store.formats.zarr.finish", lambda folder, spec: (copy / name).unlink(missing_ok=True))
+    with pytest.raises((BuildError, StoreError), match=r"1 blocks are missing, the first is 1|has no plan\.json"):
+        writer.seal({})
+    assert not writer.files.manifest.exists()
+
+
+def test_a_provenance_that_was_damaged_since_sealing_is_restored(images: ImageSet, copy: Path) -> None:
+    """It is in no fingerprint, only in the manifest's digest of the plan; to seal again would declare it undamaged."""
+    plan = json.loads((copy / "plan.json").read_text())
+    right = plan["provenance"]["probe"]
+    plan["provenance"]["probe"] = {"f1": {"mean": 0.0, "rms": 1.0, "values": [0.0] * 16}}
+    (copy / "plan.json").write_text(json.dumps(plan))
+    with pytest.raises(StoreError, match="edited or damaged since the store was sealed"):
+        open_store(copy)
+    assert rebuilt(images, copy.parent).extracted == 0
+    assert open_store(copy).plan.provenance["probe"] == right
+
+
 def test_a_folder_that_is_no_store_is_refused_and_left_alone(images: ImageSet, tmp_path: Path) -> None:
     plan = plan_of(images)
     place = tmp_path / plan.spec.folder

@@ -7,11 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from posenet_store.errors import StoreError
-from posenet_store.files import fsync, make_folder, write_json
+from posenet_store.files import fsync, make_folder, sha256_file, write_json
 from posenet_store.store.access import StoreFiles
 from posenet_store.store.formats import load_format
 from posenet_store.store.plan import Plan, read_plan
-from posenet_store.store.records import describe_file, find_fault
+from posenet_store.store.records import describe_file, find_fault, read_manifest
 from posenet_store.temporaries import name_temporary
 
 
@@ -26,7 +26,15 @@ def has_intact_plan(files: StoreFiles, plan: Plan) -> bool:
     if stored.spec.fingerprint != plan.spec.fingerprint:
         raise StoreError(f"{files.root} belongs to fingerprint {stored.spec.fingerprint}; move it away to build this one")
     same = (stored.ids, stored.digests, stored.order) == (plan.ids, plan.digests, plan.order)
-    return same and not any(find_fault(files, entry, deep=True) for entry in stored.files)
+    return same and _is_sealed_plan(files) and not any(find_fault(files, entry, deep=True) for entry in stored.files)
+
+
+def _is_sealed_plan(files: StoreFiles) -> bool:
+    """Return False if there is a manifest, and it names another plan: the fingerprint does not cover the provenance."""
+    try:
+        return bool(read_manifest(files)["plan_sha256"] == sha256_file(files.plan))
+    except StoreError:
+        return True
 
 
 def _list_files(folder: Path) -> list[Path]:

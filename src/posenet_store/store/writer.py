@@ -12,6 +12,7 @@ import itertools
 import random
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from glob import escape
@@ -229,18 +230,26 @@ class StoreWriter:
     def seal(self, summary: Mapping[str, Any]) -> None:
         """Write manifest.json, which makes the store readable, unless there is one that names all records.
 
-        Raises BuildError while blocks are missing or damaged.
+        Raises BuildError while blocks are missing or damaged, StoreError if the plan is.
         """
-        if missing := self.list_missing(deep=True):
-            raise BuildError(f"{self.files.root} can't be sealed: {len(missing)} blocks are missing, the first is {missing[0]}")
+        self._check_complete()
         while not self.sealed:  # a block may be repaired while its manifest is written
             load_format(self.plan.spec.format).finish(self.files.root, self.plan.spec)
-            write_json(self.files.manifest, add_digest(self._list_content() | {"summary": dict(summary)}))
+            self._check_complete()
+            with suppress(FileNotFoundError):  # a record has just been taken away
+                write_json(self.files.manifest, add_digest(self._list_content() | {"summary": dict(summary)}))
+
+    def _check_complete(self) -> None:
+        """Raise BuildError while blocks are missing or damaged, StoreError if the plan is."""
+        read_plan(self.files)
+        if missing := self.list_missing(deep=True):
+            raise BuildError(f"{self.files.root} can't be sealed: {len(missing)} blocks are missing, the first is {missing[0]}")
 
     def _list_content(self) -> dict[str, Any]:
-        """Return what the manifest says of the records as they are now."""
-        spec, records = self.plan.spec, self.list_records()
-        digests = [sha256_file(self.files.commit(block)) for block in range(len(records))]
+        """Return what the manifest says of the records as they are now; raises FileNotFoundError if one is missing."""
+        spec, blocks = self.plan.spec, range(len(self.plan.bounds))
+        digests = [sha256_file(self.files.commit(block)) for block in blocks]
+        records = [read_record(self.files, block) for block in blocks]
         return summarize_records(spec, records) | {
             "plan_sha256": sha256_file(self.files.plan),
             "store_id": sha256(canonical_json(digests)),
