@@ -184,10 +184,15 @@ def write_json(path: Path, value: object) -> None:
     write_atomic(path, format_json(value))
 
 
+def _refuse_constant(name: str) -> float:
+    """Refuse NaN and infinity, which JSON does not have and this module never writes."""
+    raise ValueError(f"{name} is not a number")
+
+
 def parse_json(data: bytes, where: object) -> dict[str, Any]:
     """Parse a JSON object; raises StoreError that names `where` if it is not one."""
     try:
-        value = json.loads(data)
+        value = json.loads(data, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise StoreError(f"{where} is not valid JSON ({error}); it was damaged after it was written") from None
     if not isinstance(value, dict):

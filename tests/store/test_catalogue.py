@@ -54,7 +54,7 @@ def probes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         ("plan.json", "[]", "holds a list"),
         ("plan.json", "{}", "of format None"),
-        ("plan.json", '{"format": "posenet_store", "version": 1}', "lacks 'spec'"),
+        ("plan.json", '{"format": "posenet_store", "version": 1}', "lacks 'fingerprint'"),
         ("manifest.json", "", "not valid JSON"),
         ("manifest.json", "{}", "manifest.json was edited or damaged"),
         ("manifest.json", '{"bytes": "many", "quarantined": null}', "manifest.json was edited or damaged"),

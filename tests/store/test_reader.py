@@ -270,12 +270,18 @@ def _spec(content: dict[str, object]) -> dict[str, object]:
         ),
         (
             lambda store: _edited(store / "plan.json", lambda c: c.update(image_ids=None)),
-            "plan.json holds a value of another type",
+            "another type or size in 'image_ids",
         ),
-        (lambda store: _edited(store / "plan.json", lambda c: c.update(files=[{}])), "plan.json lacks 'path'"),
+        (
+            lambda store: _edited(store / "plan.json", lambda c: c.update(files=[{}])),
+            "another type or size in 'files",
+        ),
         (lambda store: _edited(store / "plan.json", lambda c: c.update(version=2)), "version 2; this program reads"),
         (lambda store: _edited(store / "plan.json", lambda c: c.pop("order")), "lacks 'order'"),
-        (lambda store: _edited(store / "plan.json", lambda c: _spec(c).pop("taps")), "lacks or has a foreign field"),
+        (
+            lambda store: _edited(store / "plan.json", lambda c: _spec(c).pop("taps")),
+            "another type or size in 'spec",
+        ),
         (lambda store: _edited(store / "manifest.json", lambda c: c.update(rows=29)), "manifest.json was edited or damaged"),
         (lambda store: _edited(store / "plan.json", lambda c: c.update(provenance={})), "plan.json was edited or damaged"),
         (lambda store: _edited(store / "data.zarr/f2/zarr.json", lambda c: c.update(fill_value=0)), "zarr.json has"),

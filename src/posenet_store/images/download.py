@@ -3,8 +3,10 @@
 The package pooch compares digests but can't resume, which large archives on a slow server need.
 """
 
+import errno
 import http.client
 import shutil
+import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +21,8 @@ from posenet_store.files import fsync, read_json, write_json
 CHUNK = 1 << 20
 TIMEOUT = 60.0  # seconds without a byte
 WAITS = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)  # seconds before each retry; after a retry that brings bytes, from the first again
+OFFLINE_WAITS = 2  # of them, where there is no way to the server and nothing has come yet
+NO_ROUTE = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN)
 Advance = Callable[[int, int | None], None]
 """Called with the amount so far and the total (None: unknown)."""
 
@@ -47,9 +51,9 @@ def download(
     if not url.startswith(("http://", "https://")):
         raise UsageError(f"{url!r} is not accepted; give a URL that begins with http:// or https://")
     part = path.with_name(f"{path.name}.part")
-    failures = 0
+    failures, begun = 0, False
     while True:
-        before = _get_size(part)
+        offline, before = False, _get_size(part)
         try:
             if _resume(url, part, advance):
                 break
@@ -61,15 +65,14 @@ def download(
                 ) from None
             reason = f"{error.code} {error.reason}"
         except URLError as error:
-            reason = str(error.reason)
+            offline, reason = _is_offline(error.reason), str(error.reason)
         except (http.client.HTTPException, TimeoutError, ConnectionError) as error:
             reason = str(error) or type(error).__name__
-        failures = 0 if _get_size(part) > before else failures
-        if failures == len(WAITS):
-            raise PosenetStoreError(
-                f"{url} can't be fetched ({reason}), {failures + 1} times in a row; {_get_size(part):,} bytes are kept "
-                f"in {part}; rerun the command to continue"
-            )
+        progress = _get_size(part) > before
+        failures, begun = 0 if progress else failures, begun or progress
+        offline = offline and not begun
+        if failures == (OFFLINE_WAITS if offline else len(WAITS)):
+            raise _explain_failure(url, part, reason, failures + 1, offline)
         wait = WAITS[failures]
         announce(f"{url}: {reason}; attempt {failures + 2} of {len(WAITS) + 1} follows in {wait:.0f} s")
         time.sleep(wait)
@@ -78,6 +81,21 @@ def download(
     part.replace(path)
     fsync(path.parent)
     _get_record_path(part).unlink(missing_ok=True)
+
+
+def _explain_failure(url: str, part: Path, reason: str, attempts: int, offline: bool) -> PosenetStoreError:
+    """Return the error for a download that is given up."""
+    if offline:
+        return PosenetStoreError(f"{url} can't be reached ({reason}); is this machine connected to the internet?")
+    return PosenetStoreError(
+        f"{url} can't be fetched ({reason}), {attempts} times in a row; {_get_size(part):,} bytes are kept in {part}; rerun "
+        "the command to continue"
+    )
+
+
+def _is_offline(reason: str | BaseException) -> bool:
+    """Return whether the reason of a URLError is that there is no name service or no route."""
+    return isinstance(reason, socket.gaierror) or (isinstance(reason, OSError) and reason.errno in NO_ROUTE)
 
 
 def _get_size(path: Path) -> int:
@@ -143,7 +161,15 @@ def _append(response: http.client.HTTPResponse, file: BinaryIO, size: int | None
             f"{file.name} needs {size - received:,} more bytes and its disk has {free:,} free; make room and rerun the command"
         )
     advance(received, size)
-    while data := response.read(CHUNK):
+    while data := _read(response):
         file.write(data)
         received += len(data)
         advance(received, size)
+
+
+def _read(response: http.client.HTTPResponse) -> bytes:
+    """Return the next bytes as soon as some come, so that a reset loses none; a failure of the line is a ConnectionError."""
+    try:
+        return response.read1(CHUNK)
+    except OSError as error:  # SSLError, no route, I/O error; what the disk says comes from the writing
+        raise ConnectionError(str(error) or type(error).__name__) from None

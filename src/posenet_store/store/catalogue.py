@@ -119,6 +119,8 @@ def list_stores(root: str | Path = "stores") -> StoreListing:
             infos.append(describe_store(plan.parent))
         except StoreError as error:
             damaged.append(str(error))
+        except OSError as error:
+            damaged.append(f"{plan.parent} can't be read ({error.strerror or error})")
     return StoreListing(infos, damaged)
 
 

@@ -9,6 +9,41 @@ from posenet_store.errors import StoreError, UsageError
 from posenet_store.specs import FORMAT_VERSION, PIXELS, BackboneSpec, StoreSpec
 from posenet_store.store.access import PLAN, Files, StoreFiles, read_store_json
 from posenet_store.store.chunking import compute_block_bounds
+from posenet_store.store.fields import (
+    find_misfit,
+    is_count,
+    is_counts,
+    is_digest,
+    is_name,
+    is_number,
+    is_object,
+    is_path,
+    is_positive,
+    is_text,
+    is_texts,
+    list_of,
+    object_of,
+)
+
+_TAP = object_of({"name": is_name, "module": is_text, "shape": list_of(lambda side: is_positive(side) and side < 2**24, 3)})
+_PREPROCESS = object_of(
+    {"size": is_positive, "scale": is_number, "mean": list_of(is_number, 3), "std": list_of(is_number, 3), "order": is_text}
+)
+_TEXTS = ("backbone", "weights", "weights_sha256", "tap_set", "images", "images_sha256", "layout", "dtype", "format")
+_SPEC = (
+    dict.fromkeys((*_TEXTS, "compute", "padding", "weights_kind"), is_text)
+    | dict.fromkeys(("rows", "block_rows"), is_positive)
+    | {"taps": lambda value: bool(value) and list_of(_TAP)(value), "preprocess": _PREPROCESS, "permutation_seed": is_count}
+)
+PLAN_FIELDS = {
+    "fingerprint": is_digest,
+    "spec": object_of(_SPEC),
+    "order": is_counts,
+    "image_ids": is_texts,
+    "image_sha256": is_texts,
+    "provenance": is_object,
+    "files": list_of(object_of({"path": is_path, "bytes": is_count, "sha256": is_digest})),
+}
 
 
 @dataclass(frozen=True, repr=False)
@@ -73,18 +108,15 @@ def read_plan(files: Files) -> Plan:
             f"{where} is of format {content.get('format')!r} version {content.get('version')!r}; "
             f"this program reads posenet_store version {FORMAT_VERSION}"
         )
+    if misfit := find_misfit(content, PLAN_FIELDS):
+        raise StoreError(f"{where} {misfit}; it was edited or damaged")
     try:
         spec = StoreSpec.from_dict(content["spec"])
-        lists = [tuple(content[key]) for key in ("image_ids", "image_sha256", "order")]
-        entries = tuple({"path": str(e["path"]), "bytes": e["bytes"], "sha256": e["sha256"]} for e in content["files"])
-        plan = Plan(spec, lists[0], lists[1], lists[2], content["provenance"], entries)
-        recorded = content["fingerprint"]
     except StoreError as error:
         raise StoreError(f"{files}: {error}") from None
-    except KeyError as error:
-        raise StoreError(f"{where} lacks {error}; it was edited or damaged") from None
-    except TypeError as error:
-        raise StoreError(f"{where} holds a value of another type ({error}); it was edited or damaged") from None
+    lists = [tuple(content[key]) for key in ("image_ids", "image_sha256", "order")]
+    plan = Plan(spec, lists[0], lists[1], lists[2], content["provenance"], tuple(content["files"]))
+    recorded = content["fingerprint"]
     if recorded != spec.fingerprint or any(len(column) != spec.rows for column in lists):
         raise StoreError(f"{where} does not match its own fingerprint; it was edited or damaged")
     return plan

@@ -9,11 +9,46 @@ from posenet_store.errors import StoreError
 from posenet_store.files import canonical_json, sha256, sha256_file, sha256_pieces
 from posenet_store.specs import StoreSpec
 from posenet_store.store.access import MANIFEST, PLAN, Files, name_record, read_store_json
+from posenet_store.store.chunking import compute_block_bounds
 from posenet_store.store.feature_statistics import pool_statistics
+from posenet_store.store.fields import (
+    find_misfit,
+    is_count,
+    is_digest,
+    is_number,
+    is_object,
+    is_path,
+    is_positive,
+    is_text,
+    list_of,
+    map_of,
+    object_of,
+)
 from posenet_store.store.plan import Plan
 
 RESTORE = "to restore what is damaged"
 """The purpose of what `Files.advise` says."""
+FILE = object_of({"path": is_path, "bytes": is_count, "sha256": is_digest})
+_NUMBERS = object_of(dict.fromkeys(("min", "max", "mean", "mean_square", "zeros"), is_number))
+_SPEED = object_of(
+    dict.fromkeys(("seconds", "images_per_s", "processors", "peak_memory", "extracted"), is_number)
+    | {"stages": map_of(is_number), "bound_by": is_text}
+)
+_SUMMARY = {
+    "fingerprint": is_digest,
+    "statistics": map_of(lambda value: object_of({"count": is_count})(value) and (value["count"] == 0 or _NUMBERS(value))),
+    "quarantined": list_of(object_of({"row": is_count, "image_id": is_text, "reason": is_text})),
+    "sha256": is_digest,
+}
+RECORD = _SUMMARY | {"block": is_count, "rows": list_of(is_count, 2), "files": list_of(FILE)}
+MANIFEST_FIELDS = _SUMMARY | {
+    "plan_sha256": is_digest,
+    "store_id": is_digest,
+    "commits_sha256": list_of(is_digest),
+    "rows": is_count,
+    "bytes": is_positive,
+    "summary": lambda value: is_object(value) and ("stages" not in value or _SPEED(value)),
+}
 EncodedFiles = dict[str, list[bytes | memoryview]]
 """File name, relative to the store -> the file's bytes as consecutive pieces."""
 
@@ -38,10 +73,10 @@ def find_fault(files: Files, entry: dict[str, Any], deep: bool) -> str | None:
 
 
 def _compare(files: Files, entry: dict[str, Any], deep: bool) -> str | None:
-    where, size = f"{files}/{entry['path']}", files.size(entry["path"])
-    if size != entry["bytes"]:
-        return f"{where} is missing" if size is None else f"{where} has {size} bytes instead of {entry['bytes']}"
+    where = f"{files}/{entry['path']}"
     try:
+        if (size := files.size(entry["path"])) != entry["bytes"]:
+            return f"{where} is missing" if size is None else f"{where} has {size} bytes instead of {entry['bytes']}"
         changed = deep and files.sha256(entry["path"]) != entry["sha256"]
     except OSError as error:
         return f"{where} can't be read ({error.strerror or error})"
@@ -55,7 +90,10 @@ def add_digest(content: dict[str, Any]) -> dict[str, Any]:
 
 def has_valid_digest(content: dict[str, Any]) -> bool:
     """Return whether `content` matches the digest that `add_digest` gave it."""
-    return add_digest({key: value for key, value in content.items() if key != "sha256"}) == content
+    try:
+        return add_digest({key: value for key, value in content.items() if key != "sha256"}) == content
+    except (ValueError, RecursionError):  # an infinite number, or nested too deeply: nothing that was written here
+        return False
 
 
 def read_manifest(files: Files) -> dict[str, Any]:
@@ -63,7 +101,7 @@ def read_manifest(files: Files) -> dict[str, Any]:
     if files.size(MANIFEST) is None:
         raise StoreError(f"{files} is not sealed: its build has not finished; {files.advise('to resume it')}")
     content = read_store_json(files, MANIFEST)
-    if not has_valid_digest(content):
+    if find_misfit(content, MANIFEST_FIELDS) or not has_valid_digest(content):
         raise StoreError(f"{files}/{MANIFEST} was edited or damaged since the store was sealed; {files.advise(RESTORE)}")
     return content
 
@@ -75,7 +113,16 @@ def read_matching_manifest(files: Files, spec: StoreSpec) -> dict[str, Any]:
         raise StoreError(f"{files}/{MANIFEST} belongs to another store than {PLAN}; the folder was mixed up")
     if manifest["plan_sha256"] != sha256(files.read(PLAN)):
         raise StoreError(f"{files}/{PLAN} was edited or damaged since the store was sealed")
+    blocks = compute_block_bounds(spec.rows, spec.block_rows)
+    if len(manifest["commits_sha256"]) != len(blocks) or not _fits(manifest, spec, 0, spec.rows):
+        raise StoreError(f"{files}/{MANIFEST} does not fit {PLAN}; {files.advise(RESTORE)}")
     return manifest
+
+
+def _fits(summary: dict[str, Any], spec: StoreSpec, start: int, stop: int) -> bool:
+    """Return whether a manifest or record describes the arrays of a spec, and quarantines rows in [start, stop) only."""
+    rows = [entry["row"] for entry in summary["quarantined"]]
+    return set(summary["statistics"]) == set(spec.arrays) and all(start <= row < stop for row in rows)
 
 
 def summarize_records(spec: StoreSpec, records: Iterable[dict[str, Any]]) -> dict[str, Any]:
@@ -92,15 +139,21 @@ def read_record(files: Files, block: int) -> dict[str, Any]:
     """Read a block's record; raises StoreError if it is missing, damaged or of another block."""
     name = name_record(block)
     content = read_store_json(files, name)
-    if content.get("block") != block or not has_valid_digest(content):
+    if find_misfit(content, RECORD) or content["block"] != block or not has_valid_digest(content):
         raise StoreError(f"{files}/{name} was edited or damaged since it was written")
     return content
 
 
 def read_committed_records(files: Files, plan: Plan, blocks: Iterable[int]) -> dict[int, dict[str, Any]]:
-    """Return the records of those of `blocks` that are committed now; a block whose record is damaged is not."""
+    """Return the records of those of `blocks` that are committed now.
+
+    A block whose record is damaged, or belongs to another store, is not.
+    """
     records = {}
     for block in blocks:
         with suppress(StoreError):
-            records[block] = read_record(files, block)
+            record, bounds = read_record(files, block), plan.bounds[block]
+            fits = record["fingerprint"] == plan.spec.fingerprint and record["rows"] == [*bounds]
+            if fits and _fits(record, plan.spec, *bounds):
+                records[block] = record
     return records

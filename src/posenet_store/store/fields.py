@@ -1,0 +1,101 @@
+"""Check the fields of a store's JSON files: types and bounds, before anything relies on them.
+
+A check takes a value and returns whether it is accepted; plan, records and manifest say theirs as {field: check}.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import PurePosixPath
+from typing import Any
+
+Check = Callable[[Any], bool]
+DEPTH = 16
+"""How deep free values may be nested; what this program writes has 4 levels."""
+
+
+def is_text(value: Any) -> bool:
+    """Return whether a value is a text; half a UTF-16 pair, which JSON can escape, is none."""
+    return type(value) is str and not any("\ud800" <= letter <= "\udfff" for letter in value)
+
+
+def is_texts(value: Any) -> bool:
+    """Return whether a value is a list of texts; fast, since a store may have a million rows."""
+    return type(value) is list and set(map(type, value)) <= {str}
+
+
+def is_digest(value: Any) -> bool:
+    """Return whether a value is a SHA-256 in hexadecimal."""
+    return type(value) is str and len(value) == 64 and set(value) <= set("0123456789abcdef")
+
+
+def is_path(value: Any) -> bool:
+    """Return whether a value is the path of a file below the store."""
+    if type(value) is not str or not value.isprintable():
+        return False
+    path = PurePosixPath(value)
+    return value == str(path) and bool(path.parts) and not path.is_absolute() and ".." not in path.parts
+
+
+def is_name(value: Any) -> bool:
+    """Return whether a value can be the name of an array, which is a folder's."""
+    return is_path(value) and "/" not in value
+
+
+def is_count(value: Any) -> bool:
+    """Return whether a value is a whole number from 0 that fits 63 bits."""
+    return type(value) is int and 0 <= value < 2**63
+
+
+def is_positive(value: Any) -> bool:
+    """Return whether a value is a count above 0."""
+    return is_count(value) and value > 0
+
+
+def is_counts(value: Any) -> bool:
+    """Return whether a value is a list of counts; fast, since a store may have a million rows."""
+    return type(value) is list and set(map(type, value)) <= {int} and (not value or (min(value) >= 0 and max(value) < 2**63))
+
+
+def is_number(value: Any) -> bool:
+    """Return whether a value is a finite number."""
+    return type(value) in (int, float) and -1e308 < value < 1e308
+
+
+def is_object(value: Any) -> bool:
+    """Return whether a value is a JSON object of any fields, not nested deeper than `DEPTH`."""
+    return type(value) is dict and _is_shallow(value, DEPTH)
+
+
+def _is_shallow(value: Any, depth: int) -> bool:
+    if type(value) not in (dict, list):
+        return value is None or type(value) in (str, bool) or is_number(value)
+    values = value.values() if type(value) is dict else value
+    return depth > 0 and all(_is_shallow(part, depth - 1) for part in values)
+
+
+def list_of(check: Check, length: int | None = None) -> Check:
+    """Return the check of a list, of `length` values if that is given."""
+    return lambda value: type(value) is list and (length is None or len(value) == length) and all(map(check, value))
+
+
+def object_of(checks: Mapping[str, Check]) -> Check:
+    """Return the check of an object that has these fields; others are not looked at."""
+    return lambda value: type(value) is dict and find_misfit(value, checks) is None
+
+
+def map_of(check: Check) -> Check:
+    """Return the check of an object of which every value passes `check`."""
+    return lambda value: type(value) is dict and all(map(check, value.values()))
+
+
+def find_misfit(content: Mapping[str, Any], checks: Mapping[str, Check]) -> str | None:
+    """Return what is wrong with the first field that is missing or not accepted, None if all are.
+
+    >>> find_misfit({"rows": -1}, {"rows": is_count}), find_misfit({}, {"rows": is_count})
+    ("holds a value of another type or size in 'rows'", "lacks 'rows'")
+    """
+    for field, check in checks.items():
+        if field not in content:
+            return f"lacks {field!r}"
+        if not check(content[field]):
+            return f"holds a value of another type or size in {field!r}"
+    return None
