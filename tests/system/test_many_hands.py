@@ -18,7 +18,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -33,6 +33,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from numpy.typing import NDArray
 
 from posenet_store.errors import PosenetStoreError, StoreError
 from posenet_store.extraction.build import BuildResult, build_store, plan_store
@@ -52,16 +53,24 @@ from tests.support.store_model import StoreModel
 
 SEEDS, EXAMPLES, STEPS = 2, 15, 40
 BLOCKS = range(ROWS // BLOCK_ROWS)
+Features = dict[str, NDArray[Any]]
+
+
+class OpenReader(NamedTuple):
+    """A reader and the features of the store that it opened."""
+
+    reader: Reader
+    features: Features
 
 
 class ManyHands(RuleBasedStateMachine):
     """What people and machines do to a store."""
 
-    readers = Bundle[Reader]("readers")
+    readers = Bundle[OpenReader]("readers")
 
-    def __init__(self, build: Build) -> None:
+    def __init__(self, build: Build, other: Build) -> None:
         super().__init__()
-        self.build = build
+        self.build, self.other = build, other
         self._folder = TemporaryDirectory()
         self.root = Path(self._folder.name)
         self.stores, self.photos = self.root / "stores", self.root / "photos"
@@ -69,7 +78,7 @@ class ManyHands(RuleBasedStateMachine):
         self.model = StoreModel(self.stores / build.sound.name, build.plan)
         self.stage = Stage(self.stores, self.model.follow)
         self.hands: list[Hand] = []
-        self.renamed = 0
+        self.exchanged, self.renamed = False, 0
 
     @property
     def store(self) -> Path:
@@ -80,7 +89,7 @@ class ManyHands(RuleBasedStateMachine):
     has_hands = precondition(lambda self: self.hands)
     is_quiet = precondition(lambda self: not self.hands and self.store.exists() and self.model.files.get(PLAN, True))
 
-    @precondition(lambda self: len(self.hands) < 3)
+    @precondition(lambda self: len(self.hands) < 3 and not self.exchanged)
     @rule(name=st.sampled_from(["build", "build", "build 1/2", "build 2/2", "repair", "convert"]))
     def start(self, name: str) -> None:
         commands: dict[str, Callable[[], object]] = {
@@ -132,7 +141,7 @@ class ManyHands(RuleBasedStateMachine):
 
     # what happens to files
 
-    @precondition(lambda self: self.store.exists())
+    @precondition(lambda self: self.store.exists() and not self.exchanged)
     @rule(number=st.integers(0, 99), harm=st.sampled_from([flip, cut, remove]))
     def damage(self, number: int, harm: Callable[[Path], object]) -> None:
         files = sorted(path for path in self.store.rglob("*") if path.is_file() and not path.name.startswith("."))
@@ -151,31 +160,47 @@ class ManyHands(RuleBasedStateMachine):
             name = f"renamed{self.renamed}-{self.build.plan.spec.fingerprint[:8]}"
             self.model.path = self.store.rename(self.stores / name)
 
+    @is_quiet
+    @rule()
+    def exchange(self) -> None:
+        """Put another store in the place of this one, or this one back."""
+        aside, other = self.root / "aside", self.root / "other"
+        if not self.exchanged and not other.exists():
+            shutil.copytree(self.other.sound, other)
+        self.store.rename(other if self.exchanged else aside)
+        (aside if self.exchanged else other).rename(self.store)
+        self.exchanged = not self.exchanged
+
     # what readers see
 
     @precondition(lambda self: self.store.exists())
     @rule(target=readers, unsealed=st.booleans())
     def open(self, unsealed: bool) -> Any:
         with suppress(PosenetStoreError):
-            return open_store(self.store, unsealed)
+            features = (self.other if self.exchanged else self.build).features
+            return OpenReader(open_store(self.store, unsealed), features)
         return multiple()
 
-    @rule(target=readers, reader=readers)
-    def send_to_another_process(self, reader: Reader) -> Any:
+    @rule(target=readers, opened=readers)
+    def send_to_another_process(self, opened: OpenReader) -> Any:
         with suppress(PosenetStoreError):
-            return pickle.loads(pickle.dumps(reader))
+            received = pickle.loads(pickle.dumps(opened.reader))
+            np.testing.assert_array_equal(received.readable, opened.reader.readable)
+            return OpenReader(received, opened.features)
         return multiple()
 
-    @rule(reader=readers, block=st.sampled_from(BLOCKS))
-    def read(self, reader: Reader, block: int) -> None:
+    @rule(opened=readers, block=st.sampled_from(BLOCKS), data=st.data())
+    def read(self, opened: OpenReader, block: int, data: st.DataObject) -> None:
+        name = data.draw(st.sampled_from(sorted(opened.features)))
+        start, stop = BLOCK_ROWS * block, BLOCK_ROWS * (block + 1)
         with suppress(PosenetStoreError):
-            self._compare(reader, block)
+            np.testing.assert_array_equal(opened.reader.read(name, start, stop), opened.features[name][start:stop])
 
     # what must hold
 
     @invariant()
     def what_is_committed_can_be_read(self) -> None:
-        if self.model.can_be_opened:
+        if self.model.can_be_opened and not self.exchanged:
             reader = open_store(self.store, unsealed=not (self.model.calm and self.model.sealed))
             for block in self.model.list_right_blocks():
                 self._compare(reader, block)
@@ -197,6 +222,8 @@ class ManyHands(RuleBasedStateMachine):
             self._folder.cleanup()
 
     def _complete(self) -> None:
+        if self.exchanged:
+            self.exchange()
         self.model.path = self._build((1, 1)).path
         if not all(self.model.files.values()):  # a build trusts the sizes of data files
             self._repair()
@@ -210,13 +237,13 @@ class ManyHands(RuleBasedStateMachine):
 
 def run_histories(kind: type[ManyHands], number: int, file_format: str, folder: Path) -> list[ManyHands]:
     """Run random histories of the seed `number`, one after another; raises the error of the first that fails."""
-    build = Build.of(folder, file_format)
+    builds = Build.of(folder / "ours", file_format), Build.of(folder / "others", file_format, seed=1)
     machines: list[ManyHands] = []
 
     @seed(number)
     class Hands(kind):  # type: ignore[misc, valid-type]
         def __init__(self) -> None:
-            super().__init__(build)
+            super().__init__(*builds)
             machines.append(self)
 
     limits = settings(

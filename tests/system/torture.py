@@ -32,7 +32,7 @@ def one_build(photos: Path, place: Path, name: str) -> None:
 def survived(photos: Path, place: Path, name: str, rng: random.Random, longest: float) -> tuple[Path, int]:
     """Start builds, kill each after at most `longest` seconds until one comes through; return its store and the kills."""
     processes = multiprocessing.get_context("forkserver")  # a fork of this process would inherit its threads' locks
-    processes.set_forkserver_preload(["support"])
+    processes.set_forkserver_preload(["tests.support.small"])
     for kills in itertools.count():
         child = processes.Process(target=one_build, args=(photos, place, name))
         child.start()
