@@ -7,7 +7,11 @@ import pytest
 import torch
 
 import gpu
-from gpu import SECTIONS, Lab, run_sections
+import gpu_lab
+import gpu_sections
+from gpu import run_sections
+from gpu_lab import Lab
+from gpu_sections import SECTIONS
 from posenet_store.backbones.load import load_backbone
 from posenet_store.images.sources import load_image_set
 from tests.support.pretend_cuda import pretend_cuda
@@ -18,7 +22,7 @@ from tests.support.small import write_images
 def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
     """A lab of tiny sizes; nothing is compiled, and each network is loaded once."""
     monkeypatch.setattr("torch.compile", lambda module: module)
-    monkeypatch.setattr(gpu, "load_backbone", cache(load_backbone))
+    monkeypatch.setattr(gpu_lab, "load_backbone", cache(load_backbone))
     images = load_image_set(str(write_images(tmp_path / "photos", 6)))
     names = {"small": "resnet18", "deep": "resnet18", "vgg": "resnet18"}
     return Lab(torch.device("cpu"), tmp_path, images, **names, size=32, checked=6, batches=(2, 3), channels=16, seconds=0)  # type: ignore[arg-type]
@@ -27,7 +31,9 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
 @pytest.mark.system  # takes half a minute
 @pytest.mark.parametrize("device", ["cpu", "cuda:1"])
 def test_every_section_runs(lab: Lab, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu, "LIMITS", dict.fromkeys(gpu.LIMITS, 0.1))  # what is right is not the question here
+    monkeypatch.setattr(
+        gpu_sections, "LIMITS", dict.fromkeys(gpu_sections.LIMITS, 0.1)
+    )  # what is right is not the question here
     lab.device = torch.device(device)
     saved: list[int] = []
     if lab.cuda:

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from gpu import SECTIONS, prepare_lab
+from gpu import prepare_lab
+from gpu_sections import SECTIONS
 from posenet_store.backbones.device import find_cuda_fault
 from posenet_store.backbones.load import load_backbone
 from posenet_store.extraction.build import build_store, plan_store
