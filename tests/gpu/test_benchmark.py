@@ -31,9 +31,7 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
 @pytest.mark.system  # takes half a minute
 @pytest.mark.parametrize("device", ["cpu", "cuda:1"])
 def test_every_section_runs(lab: Lab, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        gpu_sections, "LIMITS", dict.fromkeys(gpu_sections.LIMITS, 0.1)
-    )  # what is right is not the question here
+    monkeypatch.setattr(gpu_sections, "LIMITS", dict.fromkeys(gpu_lab.LIMITS, 0.1))  # what is right is not the question here
     lab.device = torch.device(device)
     saved: list[int] = []
     if lab.cuda:
