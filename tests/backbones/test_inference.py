@@ -127,9 +127,10 @@ def test_a_network_is_compiled_once_for_batches_of_any_size(monkeypatch: pytest.
         return graph.forward
 
     monkeypatch.setattr("torch.compile", lambda module: compiler(module, backend=count))
-    backbone = load_backbone(BackboneSpec("resnet18", "random:0", "report", "cpu", "float32+compile"))
+    images = pixels()[:1]
+    backbone = load_backbone(BackboneSpec("resnet18", "random:0", "report", "cpu", "float32+compile", size=images.shape[1]))
     for batch in (1, 4, 3, 1):
-        assert {len(value) for value in backbone.features(pixels()[:1].repeat(batch, 1, 1, 1)).values()} == {batch}
+        assert {len(value) for value in backbone.features(images.repeat(batch, 1, 1, 1)).values()} == {batch}
     assert len(graphs) == 1
 
 
