@@ -405,3 +405,14 @@ def test_pooled_statistics_are_those_of_the_whole_even_with_empty_parts() -> Non
     parts = [compute_statistics(values, rows) for rows in (range(3), range(3, 3), range(3, 29), [29])]
     assert pool_statistics(parts) == pytest.approx(compute_statistics(values, range(30)), rel=1e-12)
     assert pool_statistics([compute_statistics(values, []), {"count": 0}]) == {"count": 0}
+
+
+def test_a_block_that_does_not_read_back_is_an_error_and_no_endless_loop(
+    images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("posenet_store.store.writer.ATTEMPTS", 3)
+    writer = StoreWriter.open(tmp_path, plan_of(images))
+    monkeypatch.setattr(StoreWriter, "find_record", lambda self, block, deep=False: None)
+    with pytest.raises(BuildError, match=r"block 1 of .* does not read back .* 3 times: check the disk"):
+        writer.commit(1, arrays_of(writer.plan, 1), [])
+    assert not list(tmp_path.rglob("*.tmp"))

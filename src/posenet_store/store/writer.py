@@ -8,7 +8,6 @@ Files and records of a valid block are never replaced or removed (`exclusive`); 
 digest just before, and a store is sealed once every file is known to have its digest.
 """
 
-import itertools
 import random
 import time
 from collections.abc import Mapping, Sequence
@@ -42,6 +41,8 @@ from posenet_store.store.skeleton import create_store, has_intact_plan, restore_
 from posenet_store.temporaries import remove_abandoned
 from posenet_store.threads import map_on_threads
 
+ATTEMPTS = 30
+"""How often a block is named: with the pauses between, some 20 s."""
 FLOAT16_MAX = 65504.0
 NOT_FINITE = "are the weights intact? If the network computes in float16, it may overflow there: --precision bfloat16"
 
@@ -188,7 +189,8 @@ class StoreWriter:
         """Write a block's files durably, then the record that commits it.
 
         If another process has committed the block by now, its files and record stay, and these are dropped. Two processes
-        that write different bytes at the same moment try again until the files are those of one of them.
+        that write different bytes at the same moment try again until the files are those of one of them. Raises BuildError
+        if the block does not read back.
         """
         block, record = encoded.block, self.files.commit(encoded.block)
         if self.find_record(block, deep=True):
@@ -197,7 +199,7 @@ class StoreWriter:
         with stage(contents) as data, stage({record: [format_json(encoded.record)]}) as (commit,):
             for file, entry in zip(data, encoded.record["files"], strict=True):
                 self._digests[entry["path"]] = file.identity, entry["sha256"]
-            for pause in itertools.count():
+            for pause in range(ATTEMPTS):
                 judged = identify(record)
                 if self.find_record(block, deep=True):
                     return
@@ -207,6 +209,11 @@ class StoreWriter:
                 map_on_threads(partial(self._name, block), data)
                 if put(commit.temporary, record):
                     self._committed[block] = commit.identity
+        if self.find_record(block, deep=True) is None:
+            raise BuildError(
+                f"block {block} of {self.files.root} does not read back as it was written, {ATTEMPTS} times: check the disk, "
+                "then rerun the command"
+            )
 
     def _name(self, block: int, file: StagedFile) -> None:
         """Give a data file its name; a file that has the name already goes, unless a valid record names it."""
