@@ -1,10 +1,16 @@
 """What the command line shows while it works."""
 
+import re
+from pathlib import Path
+
 import pytest
+from click.testing import CliRunner
 from rich.progress import Progress
 
+from posenet_store.cli import main
 from posenet_store.cli.build_store import Termination
-from posenet_store.cli.output import CoarseTimeLeft
+from posenet_store.cli.output import CoarseTimeLeft, format_progress, progress
+from tests.support.small import write_images
 
 
 def test_the_time_left_of_long_steps_is_what_is_said() -> None:
@@ -27,6 +33,48 @@ def test_nothing_is_left_of_what_was_finished_before() -> None:
     bars.add_task("passes", total=10, completed=10)
     bars.advance(bars.task_ids[0], 0)
     assert CoarseTimeLeft().render(bars.tasks[0]).plain == "0 s"
+
+
+def test_a_log_gets_a_plain_line_now_and_then(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """In a batch job: images done of all, rate, the stage that binds, time left; nothing where a command is short."""
+    now = [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    with progress() as bars:
+        bar = bars.add_task("vgg16 on photos", total=1000, unit="images")
+        for done in (0, 50, 100, 150):
+            monkeypatch.setattr(bars, "get_time", lambda: now[0])
+            bars.update(bar, completed=done, unit="images", bound_by="decode")
+            now[0] += 25
+        bars.advance(bar, 50)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert lines[0].startswith("vgg16 on photos: 100 of 1,000 images, ")
+    assert "/s; bound by decode; " in lines[0]
+    assert lines[0].endswith(" left")
+
+
+def test_a_line_says_what_is_known() -> None:
+    bars = Progress()
+    bar = bars.add_task("download", total=None, unit="MB")
+    assert format_progress(bars.tasks[bar]) == "download: 0 of ? MB; 0 s so far"
+    bar = bars.add_task("table2: 1/3 passes", total=20, completed=5, left=90.0, unit="heads  12 images/s")
+    assert format_progress(bars.tasks[bar]) == "table2: 1/3 passes: 5 of 20 heads  12 images/s; 0 s so far, 1 min 30 s left"
+
+
+def test_long_commands_say_how_far_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("posenet_store.cli.output.SECONDS_A_LINE", 0.0)
+    photos = str(write_images(tmp_path / "photos", 5))
+
+    def run(*words: str) -> str:
+        result = CliRunner().invoke(main, words)
+        assert result.exit_code == 0, result.stderr
+        return result.stderr
+
+    lines = run("build-store", "--images", photos, "--stores", str(tmp_path), "--backbone", "pixels", "--no-probes")
+    assert re.search(r"pixels on photos: 5 of 5 images.*; bound by \w+; ", lines)
+    store = next(str(path) for path in tmp_path.glob("pixels-*"))
+    assert "5 of 5 images" in run("verify", store, "--deep")
+    assert "to hdf5: 5 of 5 images" in run("convert", store, "--format", "hdf5")
 
 
 def test_a_termination_that_was_swallowed_is_raised_at_the_next_check() -> None:

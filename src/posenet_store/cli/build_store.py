@@ -98,7 +98,7 @@ def build_store(
             file_format=file_format, root=root, batch_size=batch_size, max_unreadable=max_unreadable,
             fingerprint=plan.spec.fingerprint,
         )  # fmt: skip
-        _build_on_workers(parts, len(plan.bounds), scheduler, workers)
+        _build_on_workers(parts, plan, scheduler, workers)
     if not no_probes and source != "probes":
         _build_probes(backbone, plan.spec, root, batch_size)
     build = partial(build_store, images, backbone, plan, root, batch_size=batch_size, max_unreadable=max_unreadable, part=part)
@@ -139,17 +139,29 @@ def _build_probes(backbone: "Backbone", spec: "StoreSpec", root: Path, batch_siz
     build_with_progress(build, f"{spec.network} on probes", len(PROBES))
 
 
-def _build_on_workers(build: "Part", blocks: int, scheduler: str, workers: int | None) -> None:
-    """Build all parts on workers under a progress bar; a failed part is reported at once."""
+def _build_on_workers(build: "Part", plan: "Plan", scheduler: str, workers: int | None) -> None:
+    """Build all parts on workers and show the blocks that are committed; a failed part is reported at once."""
     from posenet_store.extraction.distributed import build_parts, split_build
+    from posenet_store.store.access import StoreFiles
+    from posenet_store.store.plan import find_folder
+    from posenet_store.sweep.progress import repeat_in_background
 
-    parts = split_build(build, blocks, scheduler, workers)
+    parts = split_build(build, len(plan.bounds), scheduler, workers)
+    commits, done = StoreFiles(find_folder(build.root, plan.spec)).commits, 0
     with progress() as bars:
-        bar = bars.add_task(printable(f"{build.backbone.name} on {Path(build.source).name}"), total=len(parts), unit="parts")
-        for part, result in build_parts(parts, scheduler, workers, print_above(bars)):
-            if isinstance(result, PosenetStoreError):
-                click.echo(f"part {part.part[0]}/{part.part[1]} failed: {result}", err=True)
-            bars.advance(bar)
+        title = printable(f"{plan.spec.network} on {Path(build.source).name}")
+        bar = bars.add_task(title, total=len(plan.bounds), unit="blocks")
+
+        def show() -> None:
+            committed = sum(1 for _ in commits.glob("b*.json")) if commits.is_dir() else 0
+            bars.update(bar, completed=committed, unit=f"blocks, {done} of {len(parts)} parts")
+
+        with repeat_in_background(show):
+            for part, result in build_parts(parts, scheduler, workers, print_above(bars)):
+                done += 1
+                if isinstance(result, PosenetStoreError):
+                    click.echo(f"part {part.part[0]}/{part.part[1]} failed: {result}", err=True)
+        show()
 
 
 def _part(text: str) -> tuple[int, int]:
@@ -195,7 +207,8 @@ def build_with_progress(build: "Callable[..., BuildResult]", title: str, images:
             speed = bars.tasks[bar].speed
             seconds = clock.get_seconds()
             shares = format_shares({stage: seconds[stage] for stage in STAGES}, clock.elapsed)
-            bars.update(bar, advance=count, unit=f"images, {speed:.1f}/s: {shares}" if speed else "images")
+            unit = f"images, {speed:.1f}/s: {shares}" if speed else "images"
+            bars.update(bar, advance=count, unit=unit, bound_by=clock.find_bottleneck())
 
         outcome = build(advance=advance, clock=clock)
     name = printable(outcome.path.name)

@@ -19,6 +19,7 @@ from rich.progress import (
     ProgressColumn,
     SpinnerColumn,
     Task,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -30,8 +31,8 @@ if TYPE_CHECKING:
 
 GAP = 2
 """Spaces between columns."""
-SECONDS_A_LINE = 10.0
-"""Seconds between two lines of progress where there is no terminal."""
+SECONDS_A_LINE = 30.0
+"""Seconds between two lines of progress where standard error is no terminal."""
 
 
 def describe_speed(speed: Mapping[str, Any]) -> str:
@@ -64,11 +65,43 @@ class CoarseTimeLeft(ProgressColumn):
         return Text("?" if left is None else format_time(left), style="progress.remaining")
 
 
-def progress(coarse: bool = False, transient: bool = False) -> Progress:
-    """Return a progress display on standard error; `coarse` is for few, long steps. Standard output holds results only.
+class PlainProgress(Progress):
+    """Progress as a plain line now and then, for the logs of batch jobs."""
 
-    A `transient` one is removed at the end.
+    def __init__(self, console: Console) -> None:
+        super().__init__(console=console, disable=True)
+        self._printed = time.monotonic()
+
+    def update(self, task_id: TaskID, **fields: Any) -> None:
+        """Change a task as rich does, and print a line if the last one is long ago."""
+        super().update(task_id, **fields)
+        if time.monotonic() - self._printed >= SECONDS_A_LINE:
+            self._printed = time.monotonic()
+            click.echo(format_progress(self._tasks[task_id]), err=True)
+
+    def advance(self, task_id: TaskID, advance: float = 1) -> None:
+        """Count `advance` more steps of a task."""
+        self.update(task_id, advance=advance)
+
+
+def format_progress(task: Task) -> str:
+    """Format what is done of a task, how fast, the stage that binds and the time left, as far as they are known."""
+    unit, total = task.fields["unit"], "?" if task.total is None else f"{task.total:,.0f}"
+    rate = f", {task.speed:.1f}/s" if task.speed and "/s" not in unit else ""
+    bound = f"; bound by {task.fields['bound_by']}" if "bound_by" in task.fields else ""
+    left = task.fields.get("left", task.time_remaining)
+    times = f"{format_time(task.elapsed or 0)} so far" + ("" if left is None else f", {format_time(left)} left")
+    return f"{task.description}: {task.completed:,.0f} of {total} {unit}{rate}{bound}; {times}"
+
+
+def progress(coarse: bool = False, transient: bool = False) -> Progress:
+    """Return a progress display on standard error, plain lines where that is no terminal; `coarse` is for few, long steps.
+
+    A `transient` one is removed at the end. Standard output holds results only.
     """
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        return PlainProgress(console)
     return Progress(
         SpinnerColumn(),
         TextColumn("{task.description}", markup=False),
@@ -78,25 +111,17 @@ def progress(coarse: bool = False, transient: bool = False) -> Progress:
         TimeElapsedColumn(),
         TextColumn("left"),
         CoarseTimeLeft() if coarse else TimeRemainingColumn(),
-        console=Console(stderr=True),
+        console=console,
         transient=transient,
     )
 
 
 @contextmanager
 def show_steps(title: str, unit: str) -> Iterator[Callable[[int, int], None]]:
-    """Yield `advance(done, total)`, which moves a bar; where standard error is no terminal, it prints a line now and then."""
+    """Yield `advance(done, total)`, which moves a bar that is removed at the end."""
     with progress(transient=True) as bars:
-        bar, printed = bars.add_task(printable(title), total=None, unit=unit), time.monotonic()
-
-        def advance(done: int, total: int) -> None:
-            nonlocal printed
-            bars.update(bar, completed=done, total=total)
-            if not bars.console.is_terminal and time.monotonic() - printed > SECONDS_A_LINE:
-                printed = time.monotonic()
-                click.echo(f"{printable(title)}: {done:,} of {total:,} {unit}", err=True)
-
-        yield advance
+        bar = bars.add_task(printable(title), total=None, unit=unit)
+        yield lambda done, total: bars.update(bar, completed=done, total=total)
 
 
 def print_above(bars: Progress) -> Callable[[str], None]:

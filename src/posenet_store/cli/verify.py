@@ -10,7 +10,7 @@ from posenet_store.cli.build_store import build_with_progress, report_device
 from posenet_store.cli.help import command
 from posenet_store.cli.images import load_images
 from posenet_store.cli.options import device_option, image_options, json_option
-from posenet_store.cli.output import print_json, printable
+from posenet_store.cli.output import print_json, printable, progress
 from posenet_store.errors import UsageError
 
 if TYPE_CHECKING:
@@ -37,13 +37,18 @@ def verify(
 
     The store may be a folder or a URL. Exit code 1 if anything is wrong and not repaired.
     """
+    from posenet_store.store.access_remote import open_files
+    from posenet_store.store.plan import read_plan
     from posenet_store.store.verify import find_damage
 
     if repair and source is None:
         raise click.UsageError("--repair extracts damaged blocks again: give the --images of the build")
     if repair and not Path(store).is_dir():
         raise UsageError(f"{store} is not a folder here; only a store on a disk of this machine can be repaired")
-    damage = list(find_damage(store, deep or repair))
+    plan = read_plan(open_files(store))
+    with progress() as bars:
+        bar = bars.add_task(printable(f"checking {plan.spec.folder}"), total=plan.spec.rows, unit="images")
+        damage = list(find_damage(store, deep or repair, lambda rows: bars.advance(bar, rows)))
     differences = _differences(store, weights, device) if probe else {}
     if as_json:
         print_json({"faults": [vars(entry) for entry in damage], "probe": differences})
@@ -56,7 +61,7 @@ def verify(
         click.echo(f"{store.rstrip('/').rsplit('/')[-1]}: {len(damage)} faults ({how})", err=True)
     if damage and repair and source is not None:
         _repair(Path(store).resolve(), source, data_root, damage, weights, device, batch_size)
-    elif damage or _drifted(store, differences):
+    elif damage or _drifted(differences, plan.spec.compute):
         raise click.exceptions.Exit(1)
 
 
@@ -73,15 +78,13 @@ def _differences(store: str, weights: str | None, device: str) -> dict[str, floa
     return compare_samples(plan.provenance["probe"], sample_taps(load_backbone(plan.find_backbone_spec(weights, device))))
 
 
-def _drifted(store: str, differences: dict[str, float]) -> bool:
+def _drifted(differences: dict[str, float], compute: str) -> bool:
     """Return whether the probe image gives other features than those on record, and say so."""
     if not differences:
         return False
     from posenet_store.extraction.reference_check import describe_drift
-    from posenet_store.store.access_remote import open_files
-    from posenet_store.store.plan import read_plan
 
-    if beyond := describe_drift(differences, read_plan(open_files(store)).spec.compute):
+    if beyond := describe_drift(differences, compute):
         click.echo(f"the network no longer gives what the store holds: {beyond}; are weights and versions the same?", err=True)
     return bool(beyond)
 

@@ -60,14 +60,16 @@ def _check_block(files: Files, plan: Plan, block: int, arrays: Callable[[], Arra
                 yield Damage(block, f"{files}: rows {start}-{stop} of {name} can't be decoded: {error}")
 
 
-def find_damage(store: str | Path, deep: bool = False) -> Iterator[Damage]:
+def find_damage(store: str | Path, deep: bool = False, advance: Callable[[int], None] = lambda rows: None) -> Iterator[Damage]:
     """Yield the damage of a store (a path or URL), block by block; raises StoreError if its plan can't be read.
 
     By default records, names and sizes of files are checked. With `deep` every byte is hashed and every chunk decoded, too.
+    `advance(n)` is called after n more rows are checked.
     """
     files = open_files(store)
     plan = read_plan(files)
     yield from _check_store(files, plan)
     arrays = cache(partial(load_format(plan.spec.format).open_arrays, files, plan.spec)) if deep else None
-    for block in range(len(plan.bounds)):
+    for block, (start, stop) in enumerate(plan.bounds):
         yield from _check_block(files, plan, block, arrays)
+        advance(stop - start)
