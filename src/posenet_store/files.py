@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any
+from typing import Any, NamedTuple
 
 import google_crc32c
 import numpy as np
@@ -18,6 +18,20 @@ from posenet_store.temporaries import name_temporary
 
 NAME_BYTES = 140
 """Bytes of a name that is made of labels; file systems accept 255."""
+
+
+class FileIdentity(NamedTuple):
+    """What tells a file from any other that has had its name; `modified` in ns since 1970."""
+
+    device: int
+    inode: int
+    bytes: int
+    modified: int
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> "FileIdentity":
+        """Return the identity of the file that has a status."""
+        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
 
 def canonical_json(value: object) -> bytes:

@@ -12,7 +12,8 @@ from distributed import LocalCluster
 from posenet_store.images.sources import load_image_set
 from posenet_store.store.reader import open_store
 from tests.support.runs import cli
-from tests.support.small import built_store, contents, folder, served, tiny_backbone, write_images
+from tests.support.servers import serve
+from tests.support.small import built_store, contents, folder, tiny_backbone, write_images
 
 RESNET = ("--backbone", "resnet18", "--weights", "random:0", "--dtype", "float32", "--layout", "aligned", "--no-probes")
 
@@ -127,7 +128,7 @@ def test_inspect_shows_spread_and_compression_and_of_a_growing_store_too(store: 
 
 @pytest.fixture
 def url(store: Path) -> Iterator[str]:
-    with served(store) as location:
+    with serve(store) as location:
         yield location
 
 

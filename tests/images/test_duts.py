@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import stat
-import threading
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -25,6 +24,7 @@ from posenet_store.images import duts as fetches
 from posenet_store.images import unzip as unpacks
 from posenet_store.images.sources import DUTS, load_image_set
 from posenet_store.temporaries import name_temporary
+from tests.support.servers import run_server
 
 COUNT = 5
 
@@ -117,14 +117,9 @@ def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     monkeypatch.setattr(downloads, "CHUNK", 1000)
     monkeypatch.setitem(DUTS, "duts-te", (DUTS["duts-te"][0], COUNT))
     actual = Site(zipped(duts()))
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler(actual))
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    actual.url = f"http://127.0.0.1:{server.server_port}/DUTS-TE.zip"
-    yield actual
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with run_server(handler(actual)) as url:
+        actual.url = f"{url}/DUTS-TE.zip"
+        yield actual
 
 
 def typed(site: Site, root: Path, *words: str) -> Result:

@@ -16,7 +16,8 @@ from posenet_store.specs import FORMATS
 from posenet_store.store import access_remote as remote
 from posenet_store.store.reader import Reader, open_store
 from tests.support.bad_server import Behaviour, serve_badly
-from tests.support.small import built_store, served, tiny_backbone, write_images
+from tests.support.servers import serve
+from tests.support.small import built_store, tiny_backbone, write_images
 
 ROWS = 14
 
@@ -37,7 +38,7 @@ def local(request: pytest.FixtureRequest, readers: dict[str, Reader], tmp_path: 
 
 @pytest.fixture
 def url(local: Path) -> Iterator[str]:
-    with served(local) as place:
+    with serve(local) as place:
         yield place
 
 

@@ -23,7 +23,8 @@ from posenet_store.store.access import StoreFiles
 from posenet_store.store.formats import list_block_files
 from posenet_store.store.reader import Reader, open_store
 from posenet_store.threads import cached_property
-from tests.support.small import served, tiny_backbone, write_images
+from tests.support.servers import serve
+from tests.support.small import tiny_backbone, write_images
 
 ROWS = 14  # three blocks of four and a tail of two
 REPLACED = "was replaced or built again since it was opened"
@@ -187,7 +188,7 @@ def test_workers_of_a_growing_store_give_each_row_once(growing: tuple[Path, Call
 
 @pytest.fixture
 def url(stores: tuple[Path, Path]) -> Iterator[str]:
-    with served(stores[0]) as address:
+    with serve(stores[0]) as address:
         yield address
 
 

@@ -2,13 +2,14 @@
 
 import http.server
 import struct
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from socket import SO_LINGER, SOL_SOCKET
+
+from tests.support.servers import run_server
 
 
 @dataclass
@@ -83,12 +84,5 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 def serve_badly(folder: Path, behaviour: Behaviour) -> Iterator[str]:
     """Serve a folder on loopback; yield its URL."""
     handler = type("Handler", (_Handler,), {"folder": folder.parent, "behaviour": behaviour})
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/{folder.name}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with run_server(handler) as url:
+        yield f"{url}/{folder.name}"

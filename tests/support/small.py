@@ -1,10 +1,5 @@
 """Small real things that several tests need: image folders, a network of three stages, built stores."""
 
-import http.server
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -85,24 +80,3 @@ def contents(store: Path) -> dict[str, str]:
 def folder(reader: Reader) -> Path:
     """Return where a local store is."""
     return Path(str(reader.files))
-
-
-class _Quiet(http.server.SimpleHTTPRequestHandler):
-    """The plainest static server there is: it does not even know ranges."""
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-        pass
-
-
-@contextmanager
-def served(folder: Path) -> Iterator[str]:
-    """Serve a folder on loopback; yield its URL."""
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(folder.parent)))
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/{folder.name}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()

@@ -4,10 +4,8 @@ Every state in which a cut could leave the folder is looked at (see `tests.suppo
 run again, compare with what an undisturbed command gives. The summary says how many states there were.
 """
 
-import http.server
 import os
 import shutil
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from hashlib import sha256
@@ -28,6 +26,7 @@ from tests.images.test_duts import COUNT, Site, duts, handler, zipped
 from tests.store.test_faults import cut, flip
 from tests.support.cut_commands import Build, Convert, Fetch, Repair, Sweep
 from tests.support.power_cuts import Command, cut_power, record
+from tests.support.servers import run_server
 
 Record = Callable[[str, object], None]
 
@@ -96,13 +95,9 @@ def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     monkeypatch.setattr(download, "WAITS", (0.01,) * 3)
     monkeypatch.setitem(DUTS, "duts-te", (DUTS["duts-te"][0], COUNT))
     site = Site(zipped(duts()), drops=[9000])
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler(site)) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        site.url = f"http://127.0.0.1:{server.server_port}/DUTS-TE.zip"
+    with run_server(handler(site)) as url:
+        site.url = f"{url}/DUTS-TE.zip"
         yield site
-        server.shutdown()
-        thread.join()
 
 
 @pytest.mark.xdist_group("power cuts 1")

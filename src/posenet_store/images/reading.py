@@ -7,6 +7,7 @@ error of the disk, a file that vanishes and one that changes say nothing of the 
 import errno
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -49,14 +50,14 @@ def read_image(path: Path, digest: str) -> bytes:
 
 def _insist(path: Path, read: Callable[[Path], Result]) -> Result:
     """Return `read(path)`; after an error of the disk try again, with pauses."""
-    for wait in (*WAITS, None):
-        try:
+    for wait in WAITS:
+        with suppress(OSError):
             return read(path)
-        except OSError as error:
-            if wait is None:
-                raise BuildError(
-                    f"{path} can't be read ({error.strerror}), {len(WAITS) + 1} times in {sum(WAITS):.0f} s; finished blocks "
-                    "are kept: restore the file or see to the disk, then rerun the command"
-                ) from None
         time.sleep(wait)
-    raise AssertionError("unreachable")
+    try:
+        return read(path)
+    except OSError as error:
+        raise BuildError(
+            f"{path} can't be read ({error.strerror}), {len(WAITS) + 1} times in {sum(WAITS):.0f} s; finished blocks are kept: "
+            "restore the file or see to the disk, then rerun the command"
+        ) from None

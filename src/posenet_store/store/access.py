@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from posenet_store.errors import StoreError
-from posenet_store.files import parse_json, sha256_file
+from posenet_store.files import FileIdentity, parse_json, sha256_file
 
 PLAN = "plan.json"
 MANIFEST = "manifest.json"
@@ -100,12 +100,11 @@ class StoreFiles:
         return (self.root / name).open("rb")
 
     def identify(self, name: str) -> Hashable:
-        """Return a file's device, inode, bytes and time of change."""
+        """Return what tells a file from any other of its name."""
         try:
-            status = (self.root / name).stat()
+            return FileIdentity.of((self.root / name).stat())
         except OSError:
             return None
-        return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
     def forget(self, name: str) -> bool:
         """Return False: nothing is kept in memory."""

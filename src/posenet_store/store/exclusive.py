@@ -11,23 +11,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 from posenet_store.errors import StoreError
-from posenet_store.files import fsync, make_folder
+from posenet_store.files import FileIdentity, fsync, make_folder
 from posenet_store.temporaries import name_temporary
 from posenet_store.threads import map_on_threads
 
 WITHOUT_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
-
-
-class FileIdentity(NamedTuple):
-    """What tells a file from any other that has had its name; `modified` in ns since 1970."""
-
-    device: int
-    inode: int
-    bytes: int
-    modified: int
 
 
 @dataclass(frozen=True)
@@ -47,11 +37,7 @@ def identify(path: Path) -> FileIdentity | None:
         return None
     if stat.S_ISDIR(status.st_mode):
         raise StoreError(f"{path} is a folder where a file belongs; move it away and rerun the command")
-    return _get_identity(status)
-
-
-def _get_identity(status: os.stat_result) -> FileIdentity:
-    return FileIdentity(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+    return FileIdentity.of(status)
 
 
 @contextmanager
@@ -65,7 +51,7 @@ def stage(files: Mapping[Path, Iterable[bytes | memoryview]]) -> Iterator[list[S
         with temporaries[path].open("xb") as file:
             file.writelines(files[path])
         fsync(temporaries[path])
-        return StagedFile(path, temporaries[path], _get_identity(temporaries[path].stat()))
+        return StagedFile(path, temporaries[path], FileIdentity.of(temporaries[path].stat()))
 
     try:
         yield map_on_threads(write, files)

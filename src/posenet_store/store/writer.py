@@ -22,9 +22,9 @@ from typing import Any
 from numpy.typing import NDArray
 
 from posenet_store.errors import BuildError, StoreError
-from posenet_store.files import canonical_json, format_json, sha256, sha256_file, write_json
+from posenet_store.files import FileIdentity, canonical_json, format_json, sha256, sha256_file, write_json
 from posenet_store.store.access import StoreFiles
-from posenet_store.store.exclusive import FileIdentity, StagedFile, identify, put, stage, take_away
+from posenet_store.store.exclusive import StagedFile, identify, put, stage, take_away
 from posenet_store.store.feature_statistics import compute_statistics
 from posenet_store.store.formats import list_block_files, load_format
 from posenet_store.store.plan import Plan, find_folder, read_plan
