@@ -120,10 +120,12 @@ def test_an_error_of_the_writer_ends_the_build(images: ImageSet, tmp_path: Path,
         raise OSError(5, "Input/output error")
 
     monkeypatch.setattr(StoreWriter, "write", broken)
-    before = threading.active_count()
+    before = set(threading.enumerate())
     with pytest.raises(OSError, match="Input/output error"):
         outcome_of(images, tmp_path / "stores")
-    assert threading.active_count() == before
+    started = {thread.name for thread in set(threading.enumerate()) - before}
+    # Zarr keeps its own threads, which the first build of a process starts
+    assert not {name for name in started if not name.startswith(("zarr", "asyncio"))}
     assert not list(tmp_path.glob("stores/*/commits/*"))
 
 
