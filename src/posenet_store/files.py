@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -65,8 +66,17 @@ def crc32c(data: bytes | memoryview) -> int:
     return int(google_crc32c.value(np.frombuffer(data, np.uint8)))  # it accepts no memoryview
 
 
+def check_not_endless(path: Path) -> os.stat_result:
+    """Return the status of a file; raises OSError for a pipe or a device, of which reading may never end."""
+    status = path.stat()
+    if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
+        raise OSError(errno.EINVAL, "a pipe or a device, not a file", str(path))
+    return status
+
+
 def sha256_file(path: Path) -> str:
     """Return the SHA-256 of a file's bytes; raises OSError if it can't be read."""
+    check_not_endless(path)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -203,10 +213,17 @@ def _refuse_constant(name: str) -> float:
     raise ValueError(f"{name} is not a number")
 
 
+def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object; raises ValueError if a key is there twice, of which two programs might take different ones."""
+    if len(fields := dict(pairs)) < len(pairs):
+        raise ValueError("a key is there twice")
+    return fields
+
+
 def parse_json(data: bytes, where: object) -> dict[str, Any]:
     """Parse a JSON object; raises StoreError that names `where` if it is not one."""
     try:
-        value = json.loads(data, parse_constant=_refuse_constant)
+        value = json.loads(data, parse_constant=_refuse_constant, object_pairs_hook=_refuse_duplicates)
     except (ValueError, RecursionError) as error:
         raise StoreError(f"{where} is not valid JSON ({error}); it was damaged after it was written") from None
     if not isinstance(value, dict):

@@ -9,14 +9,12 @@ from typing import Any
 import pytest
 
 from posenet_store.errors import PosenetStoreError
-from posenet_store.files import canonical_json, sha256
 from posenet_store.images.sources import load_image_set
-from posenet_store.specs import FORMAT_VERSION
 from posenet_store.store.catalogue import describe_outdated, list_stores
 from posenet_store.store.reader import open_store
-from posenet_store.store.records import add_digest
 from posenet_store.store.removal import find_leftovers
 from posenet_store.store.verify import find_damage
+from tests.support.sign import sign_content
 from tests.support.small import built_store, folder, tiny_backbone, write_images
 
 HOLE = "@hole@"
@@ -42,14 +40,9 @@ def list_fields(content: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def sign(text: str) -> str:
-    """Give a record or manifest its digest, or a plan its fingerprint, as whoever edits it on purpose would; if possible."""
+    """Give a record or manifest its digest, or a plan its fingerprint, if that is possible."""
     try:
-        content = json.loads(text)
-        if "spec" not in content:
-            return json.dumps(add_digest({key: value for key, value in content.items() if key != "sha256"}))
-        fields = content["spec"] | {"version": FORMAT_VERSION}
-        fields = {key: value for key, value in fields.items() if key not in ("weights", "weights_kind", "images")}
-        return json.dumps(content | {"fingerprint": sha256(canonical_json(fields))})
+        return json.dumps(sign_content(json.loads(text)))
     except (ValueError, TypeError, RecursionError):
         return text
 

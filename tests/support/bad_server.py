@@ -23,6 +23,8 @@ class Behaviour:
     """(file name, number of the request for it from 0) -> whether a bit of the answer is flipped."""
     cut: Callable[[str, int], bool] = lambda name, number: False
     """(file name, number of the request for it from 0) -> whether the connection closes after half of the body."""
+    length: Callable[[str, str], int | None] = lambda method, name: None
+    """(method, file name) -> what an answer says its length is, whatever it has; None: the truth."""
     requests: list[tuple[str, str, str | None]] = field(default_factory=list)
 
     def count(self, name: str) -> int:
@@ -57,7 +59,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if start:
             self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
         self.send_header("Last-Modified", "Sat, 01 Jan 2000 00:00:00 GMT")  # no ETag: obstore tries nothing again without
-        self.send_header("Content-Length", str(len(data) - start))
+        self.send_header("Content-Length", str(behaviour.length(self.command, path.name) or len(data) - start))
         self.end_headers()
         if with_body:
             self._send(path.name, number, data, start)

@@ -18,6 +18,8 @@ from posenet_store.temporaries import name_temporary, remove_abandoned
 
 SITE = "http://saliencydetection.net/duts/download"
 LIMIT = 8 << 30  # bytes that an archive may unpack to; DUTS-TR, the larger one, needs well below 1 GiB
+ARCHIVE_BYTES = 2 << 30
+"""The most that is downloaded; DUTS-TR.zip, the larger archive, has some 260 MB."""
 RECORD = "fetched.json"
 
 
@@ -86,7 +88,7 @@ def fetch_duts(
             return folder
         archive = root / f".{top.name}.zip"  # hidden, so that an archive of the user's is never removed
         if not archive.exists():
-            download(url, archive, advance_download, announce)
+            download(url, archive, ARCHIVE_BYTES, advance_download, announce)
         try:
             _install(archive, top, Path(subfolder), expected, sha256, url, advance_unzip)
         except PosenetStoreError as error:

@@ -6,10 +6,14 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from posenet_store.errors import StoreError
-from posenet_store.files import FileIdentity, parse_json, sha256_file
+from posenet_store.files import FileIdentity, check_not_endless, parse_json, sha256_file
 
 PLAN = "plan.json"
 MANIFEST = "manifest.json"
+JSON_BYTES = 512 << 20
+"""The largest JSON file that is read and written: a plan has some 120 bytes for each image."""
+EncodedFiles = dict[str, list[bytes | memoryview]]
+"""File name, relative to the store -> the file's bytes as consecutive pieces."""
 
 
 def name_record(block: int) -> str:
@@ -29,7 +33,7 @@ class Files(Protocol):
         ...
 
     def read(self, name: str) -> bytes:
-        """Return a small file's bytes; raises FileNotFoundError."""
+        """Return a JSON file's bytes; raises FileNotFoundError, and StoreError if it is larger than `JSON_BYTES`."""
         ...
 
     def size(self, name: str) -> int | None:
@@ -83,7 +87,9 @@ class StoreFiles:
         return f"rerun the build-store command {purpose}"
 
     def read(self, name: str) -> bytes:
-        """Return a file's bytes."""
+        """Return a JSON file's bytes; raises StoreError if it is larger than `JSON_BYTES`."""
+        if (size := check_not_endless(self.root / name).st_size) > JSON_BYTES:
+            raise StoreError(f"{self}/{name} has {size:,} bytes; at most {JSON_BYTES:,} are read: is it a file of this store?")
         return (self.root / name).read_bytes()
 
     def size(self, name: str) -> int | None:

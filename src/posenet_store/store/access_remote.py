@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 from posenet_store.errors import StoreError, UsageError, first_line
 from posenet_store.files import sha256
-from posenet_store.store.access import Files, StoreFiles
+from posenet_store.store.access import JSON_BYTES, Files, StoreFiles
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, RetryConfig
@@ -64,6 +64,8 @@ class RemoteFiles:
         self._url = url.rstrip("/")
         self._process = os.getpid()
         self._cache: OrderedDict[str, _CachedFile] = OrderedDict()
+        self._sizes: dict[str, int] = {}
+        """What `size` returned, which callers have compared with a record; no more is fetched."""
         self._lock, self._fetches = Lock(), itertools.count()
         client: ClientConfig | None = CLIENT | {"allow_http": True} if url.startswith("http") else None
         try:
@@ -97,13 +99,17 @@ class RemoteFiles:
         return StoreError(f"{self._url}/{name} can't be read: {first_line(error)}; is the server reachable?")
 
     def read(self, name: str) -> bytes:
-        """Return a file's bytes, never from memory; an answer that breaks off is continued where it ended."""
+        """Return a JSON file's bytes, never from memory; raises StoreError if it is larger than `JSON_BYTES`."""
+        return self._fetch(name, JSON_BYTES)
+
+    def _fetch(self, name: str, limit: int) -> bytes:
+        """Return a file's bytes, at most `limit`; an answer that breaks off is continued where it ended."""
         pieces: list[bytes] = []
         failures = 0
         while True:
             before = sum(map(len, pieces))
             try:
-                self._receive(name, pieces)
+                self._receive(name, pieces, limit)
                 return b"".join(pieces)
             except _BrokenOffError as error:
                 failures = 0 if sum(map(len, pieces)) > before else failures
@@ -112,10 +118,11 @@ class RemoteFiles:
             time.sleep(WAITS[failures])
             failures += 1
 
-    def _receive(self, name: str, pieces: list[bytes]) -> None:
+    def _receive(self, name: str, pieces: list[bytes], limit: int) -> None:
         """Append what is missing of a file to `pieces`, all of it if the server knows no ranges.
 
-        A file that is replaced on the server meanwhile does not have its digest, and is fetched again for that.
+        A file that is replaced on the server meanwhile does not have its digest, and is fetched again for that. Raises
+        StoreError if the file is larger than `limit`, before it has come.
         """
         from obstore.exceptions import NotSupportedError
 
@@ -125,6 +132,8 @@ class RemoteFiles:
         except NotSupportedError:
             pieces.clear()
             answer = self._call("get", name)
+        if (size := int(answer.meta["size"])) > limit:
+            raise StoreError(f"{self._url}/{name} has {size:,} bytes; at most {limit:,} are read: is it a file of this store?")
         try:
             pieces.extend(answer.stream(min_chunk_size=PIECE_BYTES))
         except Exception as error:
@@ -133,9 +142,10 @@ class RemoteFiles:
     def size(self, name: str) -> int | None:
         """Return a file's size in bytes, None if it does not exist."""
         try:
-            return int(self._call("head", name)["size"])
+            size = self._sizes[name] = int(self._call("head", name)["size"])
         except FileNotFoundError:
             return None
+        return size
 
     def sha256(self, name: str) -> str:
         """Return a file's digest; the file stays in memory, since it is usually read next."""
@@ -160,7 +170,7 @@ class RemoteFiles:
             if name in self._cache:
                 self._cache.move_to_end(name)
                 return self._cache[name].data
-        data = self.read(name)
+        data = self._fetch(name, self._sizes.get(name, JSON_BYTES))
         with self._lock:
             self._cache.pop(name, None)
             while self._cache and sum(len(file.data) for file in self._cache.values()) + len(data) > CACHE_BYTES:

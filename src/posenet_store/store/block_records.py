@@ -41,7 +41,7 @@ class BlockRecords:
         self._verified: dict[str, Hashable] = {}
         self.sealed = not isinstance(identity, dict) and (not unsealed or files.size(MANIFEST) is not None)
         if self.sealed:
-            self.manifest = read_matching_manifest(files, plan.spec)
+            self.manifest = read_matching_manifest(files, plan)
         else:
             blocks = identity if isinstance(identity, dict) else range(len(plan.bounds))
             self._records = read_committed_records(files, plan, blocks)
@@ -84,7 +84,7 @@ class BlockRecords:
                 raise self._explain(f"{where} is missing") from None
             if digest != self.manifest["commits_sha256"][block]:
                 raise self._explain(f"{where} is not the record that the manifest names")
-            self._records[block] = read_record(self._files, block)
+            self._records[block] = read_record(self._files, self._plan, block)
         return self._records[block]
 
     @contextmanager

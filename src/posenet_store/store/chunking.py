@@ -60,7 +60,8 @@ def take_chunk(values: NDArray[Any], start: int, rows: int) -> NDArray[Any]:
 
 def count_row_bytes(spec: StoreSpec, names: Iterable[str] | None = None) -> int:
     """Return the uncompressed bytes of one image in the arrays `names` of a store; None is all of them."""
-    values = sum(math.prod(spec.arrays[name]) for name in (spec.arrays if names is None else names))
+    arrays = spec.arrays
+    values = sum(math.prod(arrays[name]) for name in (arrays if names is None else names))
     return values * np.dtype(spec.dtype).itemsize
 
 

@@ -10,16 +10,31 @@ from typing import Any
 Check = Callable[[Any], bool]
 DEPTH = 16
 """How deep free values may be nested; what this program writes has 4 levels."""
+LETTERS = 1 << 20
+"""How long a text may be; the modules of a thousand taps have a tenth."""
 
 
 def is_text(value: Any) -> bool:
-    """Return whether a value is a text; half a UTF-16 pair, which JSON can escape, is none."""
-    return type(value) is str and not any("\ud800" <= letter <= "\udfff" for letter in value)
+    """Return whether a value is a text, which can be written, printed and be a part of a path."""
+    return type(value) is str and len(value) <= LETTERS and _is_unicode(value)
 
 
 def is_texts(value: Any) -> bool:
     """Return whether a value is a list of texts; fast, since a store may have a million rows."""
-    return type(value) is list and set(map(type, value)) <= {str}
+    return type(value) is list and set(map(type, value)) <= {str} and _is_unicode("".join(value))
+
+
+def _is_unicode(text: str) -> bool:
+    """Return False if a text has half a UTF-16 pair, which JSON can escape, or NUL, which ends a text in C."""
+    try:
+        return b"\0" not in text.encode()
+    except UnicodeEncodeError:
+        return False
+
+
+def is_label(value: Any) -> bool:
+    """Return whether a value is a text as short as a name."""
+    return is_text(value) and len(value) <= 4096
 
 
 def is_digest(value: Any) -> bool:
@@ -33,11 +48,6 @@ def is_path(value: Any) -> bool:
         return False
     path = PurePosixPath(value)
     return value == str(path) and bool(path.parts) and not path.is_absolute() and ".." not in path.parts
-
-
-def is_name(value: Any) -> bool:
-    """Return whether a value can be the name of an array, which is a folder's."""
-    return is_path(value) and "/" not in value
 
 
 def is_count(value: Any) -> bool:
@@ -72,6 +82,14 @@ def _is_shallow(value: Any, depth: int) -> bool:
     return depth > 0 and all(_is_shallow(part, depth - 1) for part in values)
 
 
+FILE = {"path": is_path, "bytes": is_count, "sha256": is_digest}
+
+
+def are_files(value: Any) -> bool:
+    """Return whether a value is a list of files with sizes and digests, each file once."""
+    return list_of(object_of(FILE))(value) and len({entry["path"] for entry in value}) == len(value)
+
+
 def list_of(check: Check, length: int | None = None) -> Check:
     """Return the check of a list, of `length` values if that is given."""
     return lambda value: type(value) is list and (length is None or len(value) == length) and all(map(check, value))
@@ -80,6 +98,11 @@ def list_of(check: Check, length: int | None = None) -> Check:
 def object_of(checks: Mapping[str, Check]) -> Check:
     """Return the check of an object that has these fields; others are not looked at."""
     return lambda value: type(value) is dict and find_misfit(value, checks) is None
+
+
+def exact_object_of(checks: Mapping[str, Check]) -> Check:
+    """Return the check of an object that has these fields and no others."""
+    return lambda value: object_of(checks)(value) and len(value) == len(checks)
 
 
 def map_of(check: Check) -> Check:

@@ -2,38 +2,55 @@
 
 from contextlib import suppress
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 from typing import Any
 
 from posenet_store.errors import StoreError, UsageError
 from posenet_store.specs import FORMAT_VERSION, PIXELS, BackboneSpec, StoreSpec
 from posenet_store.store.access import PLAN, Files, StoreFiles, read_store_json
-from posenet_store.store.chunking import compute_block_bounds
+from posenet_store.store.chunking import compute_block_bounds, count_row_bytes
 from posenet_store.store.fields import (
+    are_files,
     find_misfit,
     is_count,
     is_counts,
     is_digest,
-    is_name,
+    is_label,
     is_number,
     is_object,
-    is_path,
     is_positive,
     is_text,
     is_texts,
     list_of,
     object_of,
 )
+from posenet_store.threads import cached_property
 
-_TAP = object_of({"name": is_name, "module": is_text, "shape": list_of(lambda side: is_positive(side) and side < 2**24, 3)})
-_PREPROCESS = object_of(
-    {"size": is_positive, "scale": is_number, "mean": list_of(is_number, 3), "std": list_of(is_number, 3), "order": is_text}
-)
-_TEXTS = ("backbone", "weights", "weights_sha256", "tap_set", "images", "images_sha256", "layout", "dtype", "format")
+LIMITS = {"taps": 1_000, "rows in a block": 1 << 20, "blocks": 200_000, "bytes in a block": 16 << 30}
+"""The sizes up to which stores are built and opened."""
+
+
+def _is_side(value: Any) -> bool:
+    return is_positive(value) and value < 2**24
+
+
+def _are_taps(value: Any) -> bool:
+    """Return whether a value is a list of taps f1, f2, ..., whose names are those of files, too."""
+    few = type(value) is list and 0 < len(value) <= LIMITS["taps"]
+    return (
+        few and list_of(_TAP)(value) and [tap["name"] for tap in value] == [f"f{number}" for number in range(1, len(value) + 1)]
+    )
+
+
+_TAP = object_of({"name": is_label, "module": is_text, "shape": list_of(_is_side, 3)})
+_NUMBERS = list_of(is_number, 3)
+_PREPROCESS = object_of({"size": _is_side, "scale": is_number, "mean": _NUMBERS, "std": _NUMBERS, "order": is_label})
+_LABELS = ("backbone", "weights", "weights_sha256", "images", "images_sha256", "layout", "dtype", "format")
 _SPEC = (
-    dict.fromkeys((*_TEXTS, "compute", "padding", "weights_kind"), is_text)
+    dict.fromkeys((*_LABELS, "compute", "padding", "weights_kind"), is_label)
     | dict.fromkeys(("rows", "block_rows"), is_positive)
-    | {"taps": lambda value: bool(value) and list_of(_TAP)(value), "preprocess": _PREPROCESS, "permutation_seed": is_count}
+    | {"taps": _are_taps, "tap_set": is_text, "preprocess": _PREPROCESS, "permutation_seed": is_count}
 )
 PLAN_FIELDS = {
     "fingerprint": is_digest,
@@ -42,7 +59,7 @@ PLAN_FIELDS = {
     "image_ids": is_texts,
     "image_sha256": is_texts,
     "provenance": is_object,
-    "files": list_of(object_of({"path": is_path, "bytes": is_count, "sha256": is_digest})),
+    "files": are_files,
 }
 
 
@@ -60,10 +77,17 @@ class Plan:
     provenance: dict[str, Any]
     files: tuple[dict[str, Any], ...] = ()
 
+    def __post_init__(self) -> None:
+        spec = self.spec
+        sizes = (len(spec.taps), spec.block_rows, ceil(spec.rows / spec.block_rows), spec.block_rows * count_row_bytes(spec))
+        for (what, limit), size in zip(LIMITS.items(), sizes, strict=True):
+            if size > limit:
+                raise UsageError(f"a store of {size:,} {what} is not accepted; at most {limit:,} are")
+
     def __repr__(self) -> str:
         return f"<Plan {self.spec.folder}: {self.spec.images}, {len(self.ids)} rows in {len(self.bounds)} blocks>"
 
-    @property
+    @cached_property
     def bounds(self) -> list[tuple[int, int]]:
         """(start, stop) of every block."""
         return compute_block_bounds(self.spec.rows, self.spec.block_rows)
@@ -105,19 +129,18 @@ def read_plan(files: Files) -> Plan:
     content = read_store_json(files, PLAN)
     if content.get("format") != "posenet_store" or content.get("version") != FORMAT_VERSION:
         raise StoreError(
-            f"{where} is of format {content.get('format')!r} version {content.get('version')!r}; "
+            f"{where} is of format {content.get('format')!r:.40} version {content.get('version')!r:.40}; "
             f"this program reads posenet_store version {FORMAT_VERSION}"
         )
     if misfit := find_misfit(content, PLAN_FIELDS):
         raise StoreError(f"{where} {misfit}; it was edited or damaged")
     try:
         spec = StoreSpec.from_dict(content["spec"])
-    except StoreError as error:
+        lists = [tuple(content[key]) for key in ("image_ids", "image_sha256", "order")]
+        plan = Plan(spec, lists[0], lists[1], lists[2], content["provenance"], tuple(content["files"]))
+    except (StoreError, UsageError) as error:
         raise StoreError(f"{files}: {error}") from None
-    lists = [tuple(content[key]) for key in ("image_ids", "image_sha256", "order")]
-    plan = Plan(spec, lists[0], lists[1], lists[2], content["provenance"], tuple(content["files"]))
-    recorded = content["fingerprint"]
-    if recorded != spec.fingerprint or any(len(column) != spec.rows for column in lists):
+    if content["fingerprint"] != spec.fingerprint or any(len(column) != spec.rows for column in lists):
         raise StoreError(f"{where} does not match its own fingerprint; it was edited or damaged")
     return plan
 

@@ -144,17 +144,17 @@ class Reader:
         self._choose([name])
         start, stop = self._span(start, stop)
         shape = (stop - start, *self.spec.arrays[name])
-        out = np.empty(shape, self.spec.dtype) if out is None else out
-        if out.shape != shape or out.dtype != self.spec.dtype or not out.flags.c_contiguous:
+        if out is not None and (out.shape != shape or out.dtype != self.spec.dtype or not out.flags.c_contiguous):
             raise UsageError(
                 f"`out` is {out.dtype} {out.shape}; rows {start}-{stop} of {name} are {self.spec.dtype} {shape}, contiguous"
             )
         try:
+            out = np.empty(shape, self.spec.dtype) if out is None else out
             for block, first, last in split_at_blocks(self.bounds, start, stop):
                 with self._blocks.checking(block, load_format(self.spec.format).name_file(name, block)):
                     self._arrays.read(name, first, out[first - start : last - start])
             self.counter.bytes += out.nbytes
-        except (ValueError, RuntimeError, OSError, KeyError) as error:
+        except (ValueError, RuntimeError, OSError, KeyError, MemoryError) as error:
             where = f"{self.files}: rows {start}-{stop} of {name}"
             raise StoreError(f"{where} can't be decoded: {first_line(error)}; `verify --deep` names the file") from None
         return out

@@ -9,15 +9,16 @@ from posenet_store.errors import StoreError
 from posenet_store.files import canonical_json, sha256, sha256_file, sha256_pieces
 from posenet_store.specs import StoreSpec
 from posenet_store.store.access import MANIFEST, PLAN, Files, name_record, read_store_json
-from posenet_store.store.chunking import compute_block_bounds
+from posenet_store.store.chunking import count_row_bytes
 from posenet_store.store.feature_statistics import pool_statistics
 from posenet_store.store.fields import (
+    are_files,
+    exact_object_of,
     find_misfit,
     is_count,
     is_digest,
     is_number,
     is_object,
-    is_path,
     is_positive,
     is_text,
     list_of,
@@ -28,7 +29,8 @@ from posenet_store.store.plan import Plan
 
 RESTORE = "to restore what is damaged"
 """The purpose of what `Files.advise` says."""
-FILE = object_of({"path": is_path, "bytes": is_count, "sha256": is_digest})
+ROOM = 64 << 10
+"""Bytes that a block's files may need for each row and array beside the values: names, metadata, what codecs add."""
 _NUMBERS = object_of(dict.fromkeys(("min", "max", "mean", "mean_square", "zeros"), is_number))
 _SPEED = object_of(
     dict.fromkeys(("seconds", "images_per_s", "processors", "peak_memory", "extracted"), is_number)
@@ -37,10 +39,10 @@ _SPEED = object_of(
 _SUMMARY = {
     "fingerprint": is_digest,
     "statistics": map_of(lambda value: object_of({"count": is_count})(value) and (value["count"] == 0 or _NUMBERS(value))),
-    "quarantined": list_of(object_of({"row": is_count, "image_id": is_text, "reason": is_text})),
+    "quarantined": list_of(exact_object_of({"row": is_count, "image_id": is_text, "reason": is_text})),
     "sha256": is_digest,
 }
-RECORD = _SUMMARY | {"block": is_count, "rows": list_of(is_count, 2), "files": list_of(FILE)}
+RECORD = _SUMMARY | {"block": is_count, "rows": list_of(is_count, 2), "files": are_files}
 MANIFEST_FIELDS = _SUMMARY | {
     "plan_sha256": is_digest,
     "store_id": is_digest,
@@ -49,8 +51,6 @@ MANIFEST_FIELDS = _SUMMARY | {
     "bytes": is_positive,
     "summary": lambda value: is_object(value) and ("stages" not in value or _SPEED(value)),
 }
-EncodedFiles = dict[str, list[bytes | memoryview]]
-"""File name, relative to the store -> the file's bytes as consecutive pieces."""
 
 
 def describe_file(root: Path, path: Path) -> dict[str, Any]:
@@ -106,23 +106,29 @@ def read_manifest(files: Files) -> dict[str, Any]:
     return content
 
 
-def read_matching_manifest(files: Files, spec: StoreSpec) -> dict[str, Any]:
-    """Read manifest.json; raises StoreError also if it does not match the store's spec and plan.json."""
-    manifest = read_manifest(files)
+def read_matching_manifest(files: Files, plan: Plan) -> dict[str, Any]:
+    """Read manifest.json; raises StoreError also if it does not match the store's plan."""
+    manifest, spec = read_manifest(files), plan.spec
     if manifest["fingerprint"] != spec.fingerprint:
         raise StoreError(f"{files}/{MANIFEST} belongs to another store than {PLAN}; the folder was mixed up")
     if manifest["plan_sha256"] != sha256(files.read(PLAN)):
         raise StoreError(f"{files}/{PLAN} was edited or damaged since the store was sealed")
-    blocks = compute_block_bounds(spec.rows, spec.block_rows)
-    if len(manifest["commits_sha256"]) != len(blocks) or not _fits(manifest, spec, 0, spec.rows):
+    if len(manifest["commits_sha256"]) != len(plan.bounds) or not _describes(manifest, spec, 0, spec.rows):
         raise StoreError(f"{files}/{MANIFEST} does not fit {PLAN}; {files.advise(RESTORE)}")
     return manifest
 
 
-def _fits(summary: dict[str, Any], spec: StoreSpec, start: int, stop: int) -> bool:
-    """Return whether a manifest or record describes the arrays of a spec, and quarantines rows in [start, stop) only."""
+def _describes(summary: dict[str, Any], spec: StoreSpec, start: int, stop: int) -> bool:
+    """Return whether a manifest or record describes the arrays of a spec, and quarantines rows in [start, stop), each once."""
     rows = [entry["row"] for entry in summary["quarantined"]]
-    return set(summary["statistics"]) == set(spec.arrays) and all(start <= row < stop for row in rows)
+    inside = len(set(rows)) == len(rows) and all(start <= row < stop for row in rows)
+    return inside and set(summary["statistics"]) == set(spec.arrays)
+
+
+def _has_room(entries: Sequence[dict[str, Any]], spec: StoreSpec, rows: int) -> bool:
+    """Return whether files can be those of a block of `rows` rows; what is larger would be fetched for nothing."""
+    largest = 2 * rows * count_row_bytes(spec) + ROOM * (rows + len(spec.arrays))
+    return sum(int(entry["bytes"]) for entry in entries) <= largest
 
 
 def summarize_records(spec: StoreSpec, records: Iterable[dict[str, Any]]) -> dict[str, Any]:
@@ -135,12 +141,15 @@ def summarize_records(spec: StoreSpec, records: Iterable[dict[str, Any]]) -> dic
     }
 
 
-def read_record(files: Files, block: int) -> dict[str, Any]:
-    """Read a block's record; raises StoreError if it is missing, damaged or of another block."""
-    name = name_record(block)
+def read_record(files: Files, plan: Plan, block: int) -> dict[str, Any]:
+    """Read a block's record; raises StoreError if it is missing, damaged, or of another block or store."""
+    name, spec, (start, stop) = name_record(block), plan.spec, plan.bounds[block]
     content = read_store_json(files, name)
-    if find_misfit(content, RECORD) or content["block"] != block or not has_valid_digest(content):
+    if find_misfit(content, RECORD) or not has_valid_digest(content):
         raise StoreError(f"{files}/{name} was edited or damaged since it was written")
+    belongs = (content["fingerprint"], content["block"], content["rows"]) == (spec.fingerprint, block, [start, stop])
+    if not (belongs and _describes(content, spec, start, stop) and _has_room(content["files"], spec, stop - start)):
+        raise StoreError(f"{files}/{name} does not fit {PLAN}; {files.advise(RESTORE)}")
     return content
 
 
@@ -152,8 +161,5 @@ def read_committed_records(files: Files, plan: Plan, blocks: Iterable[int]) -> d
     records = {}
     for block in blocks:
         with suppress(StoreError):
-            record, bounds = read_record(files, block), plan.bounds[block]
-            fits = record["fingerprint"] == plan.spec.fingerprint and record["rows"] == [*bounds]
-            if fits and _fits(record, plan.spec, *bounds):
-                records[block] = record
+            records[block] = read_record(files, plan, block)
     return records

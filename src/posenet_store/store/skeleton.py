@@ -4,15 +4,23 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePath
 
-from posenet_store.errors import StoreError
+from posenet_store.errors import StoreError, UsageError
 from posenet_store.files import fsync, make_folder, sha256_file, write_json
-from posenet_store.store.access import StoreFiles
-from posenet_store.store.formats import load_format
+from posenet_store.store.access import JSON_BYTES, StoreFiles
+from posenet_store.store.formats import list_block_files, load_format
 from posenet_store.store.plan import Plan, read_plan
 from posenet_store.store.records import describe_file, find_fault, read_manifest
 from posenet_store.temporaries import name_temporary
+
+
+def check_no_links(files: StoreFiles, plan: Plan) -> None:
+    """Raise StoreError if a folder of the store is a link: what is written there would go elsewhere."""
+    names = [path for name in list_block_files(plan.spec, 0) for path in PurePath(name).parents]
+    for folder in (files.commits, *(files.root / name for name in names if name.parts)):
+        if folder.is_symlink():
+            raise StoreError(f"{folder} is a link, and what is written there would go elsewhere; move that folder here first")
 
 
 def has_intact_plan(files: StoreFiles, plan: Plan) -> bool:
@@ -51,6 +59,8 @@ def _make_skeleton(files: StoreFiles, plan: Plan) -> Iterator[StoreFiles]:
         load_format(plan.spec.format).create(skeleton.root, plan.spec, plan.ids)
         entries = tuple(describe_file(skeleton.root, path) for path in _list_files(skeleton.root))
         write_json(skeleton.plan, replace(plan, files=entries).to_dict())
+        if (size := skeleton.plan.stat().st_size) > JSON_BYTES:
+            raise UsageError(f"{plan.spec.rows:,} images need a plan of {size:,} bytes; at most {JSON_BYTES:,} are read")
         yield skeleton
     finally:
         shutil.rmtree(skeleton.root, ignore_errors=True)

@@ -1,6 +1,7 @@
 """Compare a store with its records and name the damaged files."""
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -9,11 +10,11 @@ import numpy as np
 
 from posenet_store.errors import StoreError
 from posenet_store.files import sha256
-from posenet_store.store.access import PLAN, Files, name_record
+from posenet_store.store.access import Files, name_record
 from posenet_store.store.access_remote import open_files
 from posenet_store.store.formats import Arrays, load_format
 from posenet_store.store.plan import Plan, read_plan
-from posenet_store.store.records import find_fault, read_manifest, read_record
+from posenet_store.store.records import find_fault, read_manifest, read_matching_manifest, read_record
 
 
 @dataclass(frozen=True)
@@ -30,13 +31,13 @@ def _check_store(files: Files, plan: Plan) -> Iterator[Damage]:
         if fault := find_fault(files, entry, deep=True):
             yield Damage(None, fault)
     try:
-        manifest = read_manifest(files)
+        read_matching_manifest(files, plan)
     except StoreError as error:
         yield Damage(None, str(error))
-        return
-    if manifest["plan_sha256"] != sha256(files.read(PLAN)):
-        yield Damage(None, f"{files}/{PLAN} was edited or damaged since the store was sealed")
-    for block, digest in enumerate(manifest["commits_sha256"]):
+    digests: list[str] = []
+    with suppress(StoreError):
+        digests = read_manifest(files)["commits_sha256"]
+    for block, digest in zip(range(len(plan.bounds)), digests, strict=False):
         name = name_record(block)
         if files.size(name) is not None and sha256(files.read(name)) != digest:
             yield Damage(block, f"{files}/{name} is not the record that the manifest names")
@@ -45,7 +46,7 @@ def _check_store(files: Files, plan: Plan) -> Iterator[Damage]:
 def _check_block(files: Files, plan: Plan, block: int, arrays: Callable[[], Arrays] | None) -> Iterator[Damage]:
     """Check a block: quickly for None, else deeply with the store's arrays, which `arrays` opens."""
     try:
-        entries = read_record(files, block)["files"]
+        entries = read_record(files, plan, block)["files"]
         faults = [fault for entry in entries if (fault := find_fault(files, entry, arrays is not None))]
     except (StoreError, KeyError, TypeError) as error:
         yield Damage(block, f"{files}/{name_record(block)}: {error}")
@@ -56,7 +57,7 @@ def _check_block(files: Files, plan: Plan, block: int, arrays: Callable[[], Arra
         for name in plan.spec.arrays:
             try:
                 arrays().read(name, start, np.empty((stop - start, *plan.spec.arrays[name]), plan.spec.dtype))
-            except (StoreError, ValueError, RuntimeError, OSError, KeyError) as error:
+            except (StoreError, ValueError, RuntimeError, OSError, KeyError, MemoryError) as error:
                 yield Damage(block, f"{files}: rows {start}-{stop} of {name} can't be decoded: {error}")
 
 

@@ -23,13 +23,12 @@ from numpy.typing import NDArray
 
 from posenet_store.errors import BuildError, StoreError
 from posenet_store.files import FileIdentity, canonical_json, format_json, sha256, sha256_file, write_json
-from posenet_store.store.access import StoreFiles
+from posenet_store.store.access import EncodedFiles, StoreFiles
 from posenet_store.store.exclusive import StagedFile, identify, put, stage, take_away
 from posenet_store.store.feature_statistics import compute_statistics
 from posenet_store.store.formats import list_block_files, load_format
 from posenet_store.store.plan import Plan, find_folder, read_plan
 from posenet_store.store.records import (
-    EncodedFiles,
     add_digest,
     describe_pieces,
     find_fault,
@@ -37,7 +36,7 @@ from posenet_store.store.records import (
     read_record,
     summarize_records,
 )
-from posenet_store.store.skeleton import create_store, has_intact_plan, restore_metadata
+from posenet_store.store.skeleton import check_no_links, create_store, has_intact_plan, restore_metadata
 from posenet_store.temporaries import remove_abandoned
 from posenet_store.threads import map_on_threads
 
@@ -103,9 +102,10 @@ class StoreWriter:
 
         `folder` is where it lies, if that is known already: a store may have been renamed.
 
-        Raises StoreError if the folder holds something else.
+        Raises StoreError if the folder holds something else, or leads elsewhere by a link.
         """
         files = StoreFiles(folder or find_folder(root, plan.spec))
+        check_no_links(files, plan)
         remove_abandoned([*files.root.parent.glob(f".{escape(files.root.name)}.*.tmp"), *files.root.rglob(".*.tmp")])
         if not files.root.exists():
             create_store(files, plan)
@@ -129,7 +129,7 @@ class StoreWriter:
         With `deep` they must have the recorded digests, too; files that this process wrote are not read for that.
         """
         try:
-            record = read_record(self.files, block)
+            record = read_record(self.files, self.plan, block)
             faulty = any(find_fault(self.files, entry, deep=False) for entry in record["files"])
             return None if faulty or (deep and not all(map(self._has_digest, record["files"]))) else record
         except (StoreError, KeyError, TypeError):
@@ -256,7 +256,7 @@ class StoreWriter:
         """Return what the manifest says of the records as they are now; raises FileNotFoundError if one is missing."""
         spec, blocks = self.plan.spec, range(len(self.plan.bounds))
         digests = [sha256_file(self.files.commit(block)) for block in blocks]
-        records = [read_record(self.files, block) for block in blocks]
+        records = [read_record(self.files, self.plan, block) for block in blocks]
         return summarize_records(spec, records) | {
             "plan_sha256": sha256_file(self.files.plan),
             "store_id": sha256(canonical_json(digests)),

@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 
 from posenet_store.errors import unknown
 from posenet_store.specs import FORMATS, StoreSpec
-from posenet_store.store.access import Files
+from posenet_store.store.access import EncodedFiles, Files
 from posenet_store.store.chunking import compute_block_bounds, split_at_blocks
-from posenet_store.store.records import EncodedFiles
 
 
 class Arrays(ABC):

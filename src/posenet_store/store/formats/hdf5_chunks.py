@@ -20,6 +20,8 @@ from posenet_store.threads import map_on_threads, stream_on_threads
 
 LEVEL = 1
 FILTER = "gzip"
+OVERHEAD = 1 << 10
+"""Bytes that deflate may add to a small chunk."""
 
 
 def write_datasets(file: h5py.File, arrays: Mapping[str, NDArray[Any]], chunk_rows: Mapping[str, int]) -> None:
@@ -42,16 +44,34 @@ def write_datasets(file: h5py.File, arrays: Mapping[str, NDArray[Any]], chunk_ro
         file[name].id.write_direct_chunk((start, 0, 0, 0), data)
 
 
+def get_dataset(file: h5py.File, name: str, rows: int) -> h5py.Dataset:
+    """Return a dataset of `rows` rows; raises ValueError if HDF5 would read it from another file, or it is none.
+
+    A link, a virtual dataset and an external storage name files of the machine that reads; no digest covers those.
+    """
+    if not isinstance(file.get(name, getlink=True), h5py.HardLink) or file.get(name, getclass=True) is not h5py.Dataset:
+        raise ValueError(f"{name} is a link, or no dataset")
+    dataset = file[name]
+    if dataset.id.get_create_plist().get_layout() != h5py.h5d.CHUNKED:  # before its shape, for which HDF5 opens other files
+        raise ValueError(f"{name} is not stored in {FILTER} chunks in this file")
+    if dataset.ndim != 4 or len(dataset) != rows:
+        raise ValueError(f"{name} has shape {dataset.shape}; its block has {rows} rows")
+    return dataset
+
+
 def read_rows(dataset: h5py.Dataset, start: int, out: NDArray[Any]) -> None:
     """Inflate rows [start, start + len(out)) of a dataset into `out`, of its dtype.
 
     Raises ValueError if the dataset is not what `write_datasets` writes, or a chunk is missing or damaged.
     """
-    stop = start + len(out)
-    stored = (dataset.compression, dataset.shuffle, dataset.fletcher32, dataset.dtype, dataset.shape[1:])
+    stop, options = start + len(out), dataset.id.get_create_plist()
+    filters = [options.get_filter(number)[0] for number in range(options.get_nfilters())]
+    stored = (filters, dataset.dtype, dataset.shape[1:])
     rows, *shape = dataset.chunks or (1,)
-    if stored != (FILTER, False, False, out.dtype, tuple(shape)) or tuple(shape) != out.shape[1:] or stop > len(dataset):
-        raise ValueError(f"{dataset} is not {FILTER} chunks of {out.dtype} {list(out.shape[1:])} up to row {stop}")
+    if stored != ([h5py.h5z.FILTER_DEFLATE], out.dtype, tuple(shape)) or tuple(shape) != out.shape[1:]:
+        raise ValueError(f"{dataset} is not {FILTER} chunks of {out.dtype} {list(out.shape[1:])}")
+    if not max(stop, rows) <= len(dataset):
+        raise ValueError(f"{dataset} has chunks of {rows} rows, which are not {FILTER} chunks up to row {stop}")
 
     def inflate(first: int) -> None:
         data = _inflate(_read_chunk(dataset, first), math.prod(dataset.chunks) * out.itemsize)
@@ -64,8 +84,9 @@ def read_rows(dataset: h5py.Dataset, start: int, out: NDArray[Any]) -> None:
 
 def _read_chunk(dataset: h5py.Dataset, row: int) -> bytes:
     """Return the stored bytes of the chunk that begins at `row`; raises ValueError if it is missing or empty."""
-    if not dataset.id.get_chunk_info_by_coord((row, 0, 0, 0)).size:  # of which `read_direct_chunk` makes a MemoryError
-        raise ValueError(f"a chunk is missing, that of row {row}")
+    size = dataset.id.get_chunk_info_by_coord((row, 0, 0, 0)).size
+    if not 0 < size <= 2 * math.prod(dataset.chunks) * dataset.dtype.itemsize + OVERHEAD:  # before memory is taken for it
+        raise ValueError(f"a chunk is missing or too large, that of row {row}: {size:,} bytes")
     _, data = dataset.id.read_direct_chunk((row, 0, 0, 0))
     return bytes(data)
 

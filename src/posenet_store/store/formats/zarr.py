@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from posenet_store.errors import StoreError
 from posenet_store.files import fsync
 from posenet_store.specs import StoreSpec
-from posenet_store.store.access import Files, read_store_json
+from posenet_store.store.access import EncodedFiles, Files, read_store_json
 from posenet_store.store.chunking import choose_chunk_rows, count_row_bytes
+from posenet_store.store.fields import is_positive
 from posenet_store.store.formats import Arrays
 from posenet_store.store.formats import zarr_shards as shards
-from posenet_store.store.records import EncodedFiles
 
 GROUP = "data.zarr"
 IDS = "image_id"
@@ -96,22 +96,46 @@ def _read_chunk_rows(files: Files, spec: StoreSpec, name: str) -> int:
     try:
         (sharding,) = metadata["codecs"]
         inner = sharding["configuration"]
-        rows = int(inner["chunk_shape"][0])
-        described = (
-            metadata["shape"],
-            metadata["data_type"],
-            metadata["chunk_grid"]["configuration"]["chunk_shape"],
-            inner["index_location"],
-            *([codec["name"] for codec in inner[key]] for key in ("codecs", "index_codecs")),
-        )
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+        rows, *chunk_shape = inner["chunk_shape"]
+        described = {
+            "shape": metadata["shape"],
+            "data_type": metadata["data_type"],
+            "chunks": (metadata["chunk_grid"]["name"], metadata["chunk_grid"]["configuration"]["chunk_shape"]),
+            "chunk_key_encoding": metadata["chunk_key_encoding"],
+            "storage_transformers": metadata.get("storage_transformers", []),
+            "codecs": (sharding["name"], *map(_name_codec, inner["codecs"])),
+            "inner chunks": chunk_shape,
+            "index": (inner["index_location"], *map(_name_codec, inner["index_codecs"])),
+        }
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise StoreError(f"{files}/{path} is not the metadata of a sharded array ({error})") from None
-    shape = spec.arrays[name]
-    codecs = (["bytes", "zstd"], ["bytes", "crc32c"])
-    expected = ([spec.rows, *shape], spec.dtype, [spec.block_rows, *shape], "end", *codecs)
-    if described != expected or spec.block_rows % rows:
-        raise StoreError(f"{files}/{path} describes {described}; plan.json says {expected}")
-    return rows
+    expected = _describe_array(spec, name)
+    if differing := next((key for key in expected if described[key] != expected[key]), None):
+        came, accepted = described[differing], expected[differing]
+        raise StoreError(f"{files}/{path} says {differing} = {came!r:.200}; plan.json says {accepted}")
+    if not is_positive(rows) or spec.block_rows % rows:
+        raise StoreError(f"{files}/{path} has chunks of {rows!r:.40} rows, which do not divide blocks of {spec.block_rows}")
+    return int(rows)
+
+
+def _name_codec(codec: dict[str, Any]) -> tuple[Any, Any]:
+    """Return a codec's name, and the order of bytes where it has one."""
+    return codec["name"], codec.get("configuration", {}).get("endian")
+
+
+def _describe_array(spec: StoreSpec, name: str) -> dict[str, Any]:
+    """Return what an array's metadata must say, as far as it decides how bytes become values."""
+    shape, little = [*spec.arrays[name]], ("bytes", "little")
+    return {
+        "shape": [spec.rows, *shape],
+        "data_type": spec.dtype,
+        "chunks": ("regular", [spec.block_rows, *shape]),
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
+        "storage_transformers": [],
+        "codecs": ("sharding_indexed", little, ("zstd", None)),
+        "inner chunks": shape,
+        "index": ("end", little, ("crc32c", None)),
+    }
 
 
 def open_arrays(files: Files, spec: StoreSpec) -> Arrays:

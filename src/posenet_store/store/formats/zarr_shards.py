@@ -20,6 +20,8 @@ from posenet_store.threads import map_on_threads
 LEVEL = 1
 ABSENT = 2**64 - 1
 ENTRY = np.dtype("<u8")
+MAGIC = b"\x28\xb5\x2f\xfd"
+"""Begins a zstd frame."""
 
 
 def encode(values: NDArray[Any], chunk: int, chunks: int) -> list[bytes]:
@@ -57,29 +59,50 @@ def read_index(file: BinaryIO, chunks: int) -> NDArray[np.uint64]:
 def decode(file: BinaryIO, index: NDArray[np.uint64], chunk: int, start: int, out: NDArray[Any]) -> None:
     """Decompress rows [start, start + len(out)) of a shard into `out`, which must be contiguous.
 
-    Raises ValueError or RuntimeError if a chunk is absent, cut short, or does not have its checksum.
+    Raises ValueError or RuntimeError if a chunk is absent, cut short, of another size, or does not have its checksum.
     """
-    codec, row, stop = Zstd(), start, start + len(out)
+    size, row, stop = file.seek(0, 2), start, start + len(out)
     while row < stop:
         number = row // chunk
         first, end = number * chunk, min((number + 1) * chunk, stop)
         target = out[row - start : end - start]
-        piece = _read_piece(file, index[number])
+        piece = _read_piece(file, size, index[number])
         if len(target) == chunk:
-            codec.decode(piece, target)
+            _decompress(piece, target)
         else:
             rows = np.empty((chunk, *out.shape[1:]), out.dtype)
-            codec.decode(piece, rows)
+            _decompress(piece, rows)
             target[...] = rows[row - first : end - first]
         row = end
 
 
-def _read_piece(file: BinaryIO, entry: Sequence[np.uint64] | NDArray[np.uint64]) -> bytes:
+def _read_piece(file: BinaryIO, size: int, entry: Sequence[np.uint64] | NDArray[np.uint64]) -> bytes:
+    """Return the bytes of a chunk in a file of `size` bytes; raises ValueError if they are not in it."""
     offset, length = int(entry[0]), int(entry[1])
     if offset == ABSENT:
         raise ValueError("a chunk is absent from its shard")
+    if offset + length > size:
+        raise ValueError(f"the shard ends {offset + length - size:,} bytes early")
     file.seek(offset)
-    piece = file.read(length)
-    if len(piece) != length:
-        raise ValueError(f"the shard ends {length - len(piece)} bytes early")
-    return piece
+    return file.read(length)
+
+
+def _decompress(frame: bytes, out: NDArray[Any]) -> None:
+    """Decompress a chunk into `out`; raises ValueError if it holds another number of bytes, RuntimeError if it is damaged.
+
+    The codec would leave the end of `out` as it was where a frame is shorter.
+    """
+    if (size := _read_content_size(frame)) != out.nbytes:
+        raise ValueError(f"a chunk holds {size:,} bytes instead of {out.nbytes:,}")
+    Zstd().decode(frame, out)
+
+
+def _read_content_size(frame: bytes) -> int:
+    """Return how many bytes a zstd frame says that it holds (RFC 8878, section 3.1.1.1); raises ValueError if it does not."""
+    descriptor = int.from_bytes(frame[4:5], "little")
+    single_segment, dictionary = descriptor >> 5 & 1, (0, 1, 2, 4)[descriptor & 3]
+    width = (single_segment, 2, 4, 8)[descriptor >> 6]
+    start = 5 + (1 - single_segment) + dictionary
+    if not frame.startswith(MAGIC) or not width or len(frame) < start + width:
+        raise ValueError("a chunk is not a zstd frame that says how many bytes it holds")
+    return int.from_bytes(frame[start : start + width], "little") + 256 * (width == 2)
