@@ -46,3 +46,15 @@ def resample_taps(taps: Mapping[str, Tensor], arrays: Mapping[str, tuple[int, in
         return tap if tuple(tap.shape[1:]) == shape else resize_to_grid(tap, name.endswith(CORNERS_SUFFIX))
 
     return {name: resample(name, shape) for name, shape in arrays.items()}
+
+
+def make_grid_matrix(side: int, corners: bool) -> Tensor:
+    """Return the matrix A, float64 [28, side], with which `resize_to_grid` of maps X of that side is A X A'.
+
+    >>> tap = torch.rand(1, 1, 7, 7, dtype=torch.float64)
+    >>> a = make_grid_matrix(7, corners=False)
+    >>> torch.allclose(a @ tap @ a.T, resize_to_grid(tap, corners=False), rtol=1e-12)
+    True
+    """
+    columns = torch.eye(side, dtype=torch.float64)[None, :, :, None]
+    return resize_to_grid(columns, corners)[0, :, :, 0].T

@@ -12,10 +12,11 @@ from scipy.stats import ttest_1samp
 from torch import Tensor
 
 from posenet_store.errors import PosenetStoreError
-from posenet_store.heads.moments import Moments, compute_moments, count_parallel_sums
+from posenet_store.heads.moments import Moments, compute_moments
 from posenet_store.heads.protocols import RidgeProtocol
 from posenet_store.heads.ridge import RidgeHead, compute_mean_squared_error, solve_ridge
 from posenet_store.heads.targets import make_target_map
+from tests.support.small import in_threads
 
 LAMBDAS = (1e-10, 1e-6, 1e-3, 1e-1)
 
@@ -165,25 +166,12 @@ def test_moments_of_disjoint_images_add_up_whatever_their_shifts(offset: float) 
     torch.testing.assert_close(total.position, whole.position, rtol=1e-9, atol=1e-6)
 
 
-@pytest.mark.parametrize("offset", [0.0, 1e3])
-def test_threads_sum_shares_of_the_images_and_make_the_same_whole(offset: float) -> None:
-    """Blocks of five images and seven threads: some have no image, and their shares have shifts of their own."""
-    inputs, before = features(9) + offset, torch.get_num_threads()
-    alone = compute_moments(inputs.split(5), 3, 0, memory=0)  # moments of each thread do not fit: BLAS's threads sum one
-    assert alone is not None
-    torch.set_num_threads(7)
-    try:
-        total = compute_moments(inputs.split(5), 3, 0, memory=1 << 30)
-        assert total is not None
-        assert torch.get_num_threads() == 7
-    finally:
-        torch.set_num_threads(before)
-    total = total.shift_to(alone.shift)
-    assert total.images == 9
-    torch.testing.assert_close(total.second, alone.second, rtol=1e-9, atol=1e-6)
-    torch.testing.assert_close(total.position, alone.position, rtol=1e-9, atol=1e-6)
-    assert count_parallel_sums(1473, 784, 16, 1 << 30) == 16
-    assert count_parallel_sums(6_000, 784, 2, 1 << 30) == 1
+@pytest.mark.parametrize("channels", [4, 40])  # one tile, and six
+def test_sums_are_the_same_to_the_last_bit_on_any_number_of_threads(channels: int) -> None:
+    inputs = features(9, channels)
+    alone, together = (in_threads(count, lambda: moments(inputs)) for count in (1, 7))
+    assert torch.equal(together.second, alone.second)
+    assert torch.equal(together.position, alone.position)
 
 
 def test_folds_are_those_of_fitting_without_each_group_and_looking_at_it() -> None:

@@ -1,6 +1,8 @@
 """Small real things that several tests need: image folders, a network of three stages, built stores."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +18,9 @@ from posenet_store.images.image_set import ImageSet
 from posenet_store.images.sources import load_image_set
 from posenet_store.specs import Preprocess
 from posenet_store.store.reader import Reader, open_store
+from posenet_store.threads import set_threads
+
+Result = TypeVar("Result")
 
 
 def write_images(folder: Path, count: int, seed: int = 0) -> Path:
@@ -80,3 +85,13 @@ def contents(store: Path) -> dict[str, str]:
 def folder(reader: Reader) -> Path:
     """Return where a local store is."""
     return Path(str(reader.files))
+
+
+def in_threads(count: int, work: Callable[[], Result]) -> Result:
+    """Return what some work gives with that many threads."""
+    before = torch.get_num_threads()
+    set_threads(count)
+    try:
+        return work()
+    finally:
+        set_threads(before)

@@ -85,14 +85,14 @@ def swept(root: Path, run: str, spec: SweepSpec, keep: bool = True) -> dict[str,
 def scans(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     """The spans of rows that were read to train."""
     seen: list[tuple[int, int]] = []
-    real = scoring.read_inputs
+    real = scoring.read_blocks
 
     def heard(reader: object, source: object, start: int, stop: int) -> object:
         if start < stop:
             seen.append((start, stop))
         return real(reader, source, start, stop)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(training_inputs, "read_inputs", heard)
+    monkeypatch.setattr(training_inputs, "read_blocks", heard)
     return seen
 
 

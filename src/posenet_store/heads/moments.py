@@ -2,18 +2,17 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache, reduce
-from operator import add
+from functools import cache
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.linalg.blas import dsyrk
 from torch import Tensor
 
 from posenet_store.errors import PosenetStoreError
 from posenet_store.heads.convolution import count_positions, images_per_step, unfold_neighbourhoods
-from posenet_store.threads import limit_to_one_thread, limit_torch_to_one_thread, map_on_threads
+from posenet_store.heads.products import Tile, add_products, count_images_per_product, cut_rows, list_pairs
+from posenet_store.threads import limit_to_one_thread, map_on_threads
 
 DEAD_DEVIATION = 1e-6
 """A feature is dead if its standard deviation is below 1e-6 of its root mean square: float16 resolves 5e-4."""
@@ -80,85 +79,70 @@ class Moments:
 
 
 class MomentAccumulator:
-    """Sums the moments of blocks for one kernel and padding; each thread sums those of its part of the images.
+    """Sums the moments of blocks for one kernel and padding: images are unfolded, then multiplied tile by tile."""
 
-    If the moments of all threads would take more than `memory` bytes there is only one sum, on BLAS's threads.
-    """
-
-    def __init__(self, kernel: int, padding: int, memory: int) -> None:
-        self._kernel, self._padding, self._memory = kernel, padding, memory
-        self._sums: list[Moments | None] = []
+    def __init__(self, kernel: int, padding: int) -> None:
+        self._kernel, self._padding = kernel, padding
+        self._total: Moments | None = None
 
     def add(self, block: Tensor) -> None:
         """Add a block [B, C, 28, 28]."""
-        kernel, channels = self._kernel, block.shape[1]
-        with limit_torch_to_one_thread() as threads:
-            if not self._sums:
-                positions = count_positions(block, kernel, self._padding)
-                self._sums = [None] * count_parallel_sums(channels * kernel**2, positions, threads, self._memory)
-            if len(self._sums) == 1:
-                self._sums = [self._sum(self._sums[0], block)]
-            else:
-                with limit_to_one_thread():
-                    pairs = zip(self._sums, block.tensor_split(len(self._sums)), strict=True)
-                    self._sums = map_on_threads(lambda pair: self._sum(*pair), pairs, len(self._sums))
+        channels, positions = block.shape[1], count_positions(block, self._kernel, self._padding)
+        step = count_images_per_product(channels * self._kernel**2 * positions)
+        with limit_to_one_thread() as threads:
+            for images in block.split(step) if len(block) else ():
+                self._sum(images, channels * self._kernel**2, positions, threads)
 
-    def _sum(self, total: Moments | None, images: Tensor) -> Moments | None:
-        """Add images [n, C, 28, 28] to `total` in place, or to new moments for None."""
-        kernel, padding, channels = self._kernel, self._padding, images.shape[1]
-        size, positions = channels * kernel**2, count_positions(images, kernel, padding)
-        step = min(len(images), images_per_step(channels, kernel, positions))
-        buffer = torch.empty(size * step * positions, dtype=torch.float64)
-        product = torch.empty(size, size, dtype=torch.float64) if len(self._sums) > 1 else None
-        for part in images.split(step) if step else ():
-            # a row has all samples of a feature
-            features = buffer[: size * len(part) * positions].view(size, len(part), positions)
-            unfold_neighbourhoods(part, kernel, padding, features.transpose(0, 1))
-            if total is None:
-                zero = features.new_zeros
-                total = Moments(kernel, padding, features.mean((1, 2)), 0, zero(size, size), zero(size, positions))
-            features -= total.shift[:, None, None]
-            _add_square(total.second, features.flatten(1), product)
-            total.position += features.sum(1)
-            total.images += len(part)
-        return total
+    def _sum(self, images: Tensor, size: int, positions: int, threads: int) -> None:
+        """Add a few images [n, C, 28, 28]."""
+        features = torch.empty(size, len(images), positions, dtype=torch.float64)  # a row has all samples of a feature
+        parts = zip(images.split(1), features.split(1, dim=1), strict=True)
+        map_on_threads(lambda part: _unfold_into(part[1], part[0], self._kernel, self._padding), parts, threads)
+        if self._total is None:
+            zero = features.new_zeros
+            shift = features.mean((1, 2))
+            self._total = Moments(self._kernel, self._padding, shift, 0, zero(size, size), zero(size, positions))
+        total = self._total
+
+        def centre(rows: slice) -> Tile:
+            features[rows] -= total.shift[rows, None, None]
+            total.position[rows] += features[rows].sum(1)
+            return rows, features[rows].flatten(1).numpy()
+
+        tiles = map_on_threads(centre, cut_rows(0, size, size), threads)
+        add_products(total.second.numpy(), list_pairs(tiles), threads)
+        total.images += len(images)
 
     def moments(self) -> Moments | None:
         """Return the sums, None if there was no image; raises PosenetStoreError if a feature is not finite."""
-        sums = [moments for moments in self._sums if moments is not None]
-        if not sums:
-            return None
-        total = reduce(add, sums)
-        if not bool(torch.isfinite(total.second).all()):
-            raise PosenetStoreError("the features hold NaN or infinite values; `inspect` shows each tap's range")
-        for row in range(1, len(total.second)):
-            total.second[:row, row] = total.second[row, :row]
-        return total
+        if self._total is not None:
+            check_and_mirror(self._total.second)
+        return self._total
 
 
-def _add_square(second: Tensor, features: Tensor, product: Tensor | None) -> None:
-    """Add the product of features [D, n] and their transpose to `second` [D, D] (at least its lower triangle), in place.
+def _unfold_into(features: Tensor, image: Tensor, kernel: int, padding: int) -> None:
+    """Write the neighbourhoods of one image [1, C, 28, 28] to features [D, 1, P]."""
+    unfold_neighbourhoods(image, kernel, padding, features.transpose(0, 1))
 
-    BLAS's symmetric product takes half the time of torch's general one. SciPy's adds without a copy but blocks other threads;
-    NumPy's does not, but needs memory for the `product`. SciPy's is column-major, therefore the transposes.
+
+def check_and_mirror(second: Tensor) -> Tensor:
+    """Return second moments [D, D] with their lower triangle copied to the upper one, in place.
+
+    Raises PosenetStoreError if one is not finite.
     """
-    if product is None:
-        dsyrk(1.0, features.numpy().T, 1.0, second.numpy().T, trans=1, overwrite_c=1)
-    else:
-        second += torch.from_numpy(np.matmul(features.numpy(), features.numpy().T, out=product.numpy()))
+    if not bool(torch.isfinite(second).all()):
+        raise PosenetStoreError("the features hold NaN or infinite values; `inspect` shows each tap's range")
+    for row in range(1, len(second)):
+        second[:row, row] = second[row, :row]
+    return second
 
 
-def compute_moments(blocks: Iterable[Tensor], kernel: int, padding: int, memory: int = 0) -> Moments | None:
-    """Return the moments of all blocks [B, C, 28, 28], None if there is no image (see `MomentAccumulator`)."""
-    sums = MomentAccumulator(kernel, padding, memory)
+def compute_moments(blocks: Iterable[Tensor], kernel: int, padding: int) -> Moments | None:
+    """Return the moments of all blocks [B, C, 28, 28], None if there is no image."""
+    sums = MomentAccumulator(kernel, padding)
     for block in blocks:
         sums.add(block)
     return sums.moments()
-
-
-def count_parallel_sums(size: int, positions: int, threads: int, memory: int) -> int:
-    """Return how many moments of `size` features are summed in parallel: one per thread if `memory` bytes suffice, else 1."""
-    return threads if threads * (2 * size + positions) * size * 8 <= memory else 1
 
 
 @cache

@@ -178,7 +178,7 @@ def _sum_moments(
     sums = [ImageMomentAccumulator(inputs.images, *g.shape, m) for g, m in zip(groups, maps, strict=True)]
     spans = [span for span in training.split() if inputs.count_images(span)]
     lacking = [span for span in spans if not all(_is_kept(training, span, group, kept) for group in groups)]
-    for span, blocks in iterate_spans(inputs, spans, lacking):
+    for span, blocks in iterate_spans(inputs, spans, lacking, inputs.blocks):
         missing: list[tuple[MomentGroup, ImageMomentAccumulator, dict[str, Tensor]]] = []
         for group, accumulator in zip(groups, sums, strict=True):
             tensors = kept.load(_make_key(training, span, group)) or {}

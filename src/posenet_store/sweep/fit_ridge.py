@@ -1,6 +1,6 @@
 """Strategies of exact readouts: normal equations of sums that are read once or kept, or conjugate gradients without them."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
@@ -13,12 +13,14 @@ from torch import Tensor
 from posenet_store.errors import StoreError
 from posenet_store.heads.conjugate_gradients import solve_by_conjugate_gradients
 from posenet_store.heads.model import Heads
-from posenet_store.heads.moments import MomentAccumulator, Moments, compute_moments, count_parallel_sums
+from posenet_store.heads.moments import MomentAccumulator, Moments
 from posenet_store.heads.protocols import RidgeProtocol
 from posenet_store.heads.ridge import RidgeHead, solve_ridge
 from posenet_store.specs import GRID
 from posenet_store.store.reader import Reader
+from posenet_store.sweep.assemble import InputBlock
 from posenet_store.sweep.cell import output_size
+from posenet_store.sweep.group_sums import GroupSums, SumsTrial
 from posenet_store.sweep.grouping import (
     Channels,
     FittedHeads,
@@ -28,12 +30,11 @@ from posenet_store.sweep.grouping import (
     select_channels,
     target_indices,
 )
-from posenet_store.sweep.limits import FitCost, Limits
+from posenet_store.sweep.limits import FitCost
 from posenet_store.sweep.moment_cache import MomentCache
 from posenet_store.sweep.spans import Span, TrainingRows, count_rows, cut_into_spans, find_span, iterate_spans
 from posenet_store.sweep.stopwatch import Stopwatch, repeat_random_image
 from posenet_store.sweep.training_inputs import TrainingInputs
-from posenet_store.threads import count_cpus
 
 FEW_UNKNOWNS, FEW_IMAGES = 600, 8
 """Of the problems that are timed for a plan."""
@@ -45,7 +46,6 @@ class NormalEquations:
 
     groups: tuple[MomentGroup, ...]
     protocol: RidgeProtocol
-    limits: Limits
     name: str = "exact"
 
     def cost(self, training: TrainingRows, kept: MomentCache, stopwatch: Stopwatch) -> FitCost:
@@ -56,12 +56,12 @@ class NormalEquations:
         seconds, memory, solving = 0.0, 0, 0
         for group in self.groups:
             size, positions = group.unknowns - 1, output_size(*group.shape) ** 2
-            threads = count_parallel_sums(size, positions, count_cpus(), self.limits.memory)
-            # the sums of every group and thread, of two parts of a twentieth that are joined, and what is being added
-            memory += ((spans + threads + 3) * (size + positions) * size + (threads * size**2 if threads > 1 else 0)) * 8
+            # the sums of every group of rows, of a span, of two parts of it that are joined, and what is being added
+            memory += (spans + 4) * (size + positions) * size * 8
             solving = max(solving, (8 * size**2 + 2 * size * positions) * 8)  # pooled groups and an eigendecomposition
-            summing = ("moments", group.width, group.shape)
-            seconds += stopwatch.extrapolate(summing, partial(self._sum_random_images, group), -(-rows // count_cpus()))
+            summing = SumsTrial(group, training.source)
+            seconds += stopwatch.extrapolate(summing.kind, summing.add_steps, -(-rows // summing.images))
+            memory += summing.memory
             for heads in group.members:
                 channels = min(heads.width, max(1, FEW_UNKNOWNS // heads.shape[0] ** 2))
                 equations = ("normal equations", channels, heads.shape, len(heads.cells), spans, self.protocol)
@@ -77,22 +77,33 @@ class NormalEquations:
     def _is_kept(self, training: TrainingRows, span: Span, cache: MomentCache) -> bool:
         return all(cache.holds(key) for key in self._list_keys(training, span))
 
-    def _sum_random_images(self, group: MomentGroup, images_of_each_thread: int) -> None:
-        images = repeat_random_image(images_of_each_thread * count_cpus(), group.width)
-        compute_moments([images], *group.shape, self.limits.memory)
-
     def _solve_random_moments(self, heads: HeadGroup, channels: int, spans: int, times: int) -> None:
-        sums = MomentAccumulator(*heads.shape, self.limits.memory)
+        sums = MomentAccumulator(*heads.shape)
         sums.add(torch.rand(2, channels, GRID, GRID))
         moments = [entry for entry in [sums.moments()] if entry is not None]
         for _ in range(times):
             solve_ridge(moments * spans, list(heads.alone().targets().values()), self.protocol)
 
+    def list_lacking(self, training: TrainingRows, cache: MomentCache) -> list[Span]:
+        """Return the twentieths of the rows of which some sums are not kept."""
+        twentieths = cut_into_spans(training.stored)
+        spans = training.split(self.protocol.split_rows(training.count))
+        lacking = {find_span(span[0], twentieths) for span in spans if not self._is_kept(training, span, cache)}
+        return [twentieths[position] for position in sorted(lacking)]
+
+    def sum_twentieth(self, inputs: TrainingInputs, cache: MomentCache, twentieth: Span) -> None:
+        """Sum and keep what is not kept of the rows of a twentieth."""
+        groups = find_spans(inputs.reader, self.protocol, inputs.rows)
+        spans = [span for span in self._list_spans(inputs, groups) if twentieth[0] <= span[0] < twentieth[1]]
+        for _ in self._save_twentieths(inputs.training, self._sum_spans(inputs, spans, cache), cache):
+            pass
+
     def fit(self, inputs: TrainingInputs, cache: MomentCache) -> list[FittedHeads]:
         """Pool the moments of every group of rows from those of its spans, in order, then solve."""
         groups = find_spans(inputs.reader, self.protocol, inputs.rows)
         sums: list[list[Moments]] = [[] for _ in groups]
-        for (start, _), moments in self._save_twentieths(inputs.training, self._sum_spans(inputs, groups, cache), cache):
+        of_spans = self._sum_spans(inputs, self._list_spans(inputs, groups), cache)
+        for (start, _), moments in self._save_twentieths(inputs.training, of_spans, cache):
             number = find_span(start, groups)
             sums[number] = _add_moments(sums[number], moments)
         fitted = []
@@ -104,15 +115,18 @@ class NormalEquations:
                 fitted.append(_assign(heads, targets, solve_ridge(selected, list(targets.values()), self.protocol)))
         return fitted
 
+    def _list_spans(self, inputs: TrainingInputs, groups: Sequence[Span]) -> list[Span]:
+        """Return the parts of twentieths in groups of rows that have a readable image."""
+        return [span for span in inputs.training.split(groups) if inputs.count_images(span)]
+
     def _sum_spans(
-        self, inputs: TrainingInputs, groups: Sequence[Span], cache: MomentCache
+        self, inputs: TrainingInputs, spans: Sequence[Span], cache: MomentCache
     ) -> Iterator[tuple[Span, list[Moments]]]:
-        """Yield each moment group's sums over every span of some rows that has a readable image, in order."""
+        """Yield each moment group's sums over every one of ascending spans."""
         training = inputs.training
-        spans = [span for span in training.split(groups) if inputs.count_images(span)]
         lacking = [span for span in spans if not self._is_kept(training, span, cache)]
-        for span, blocks in iterate_spans(inputs, spans, lacking):
-            yield span, self._load_or_sum(self._list_keys(training, span), blocks, cache)
+        for span, blocks in iterate_spans(inputs, spans, lacking, inputs.read):
+            yield span, self._load_or_sum(training, span, blocks, cache)
 
     def _save_twentieths(
         self, training: TrainingRows, sums: Iterator[tuple[Span, list[Moments]]], cache: MomentCache
@@ -128,19 +142,22 @@ class NormalEquations:
             for key, moments_of_group in zip(self._list_keys(training, twentieth), joined, strict=False):
                 cache.save(key, moments_of_group.to_tensors())
 
-    def _load_or_sum(self, keys: Sequence[Mapping[str, Any]], blocks: Iterable[Tensor], cache: MomentCache) -> list[Moments]:
-        """Return each group's sums over the images of `blocks`, which are read only if the cache lacks some."""
+    def _load_or_sum(
+        self, training: TrainingRows, span: Span, blocks: Iterable[InputBlock], cache: MomentCache
+    ) -> list[Moments]:
+        """Return each group's sums over the images of a span, whose `blocks` are read only if the cache lacks some."""
+        keys = self._list_keys(training, span)
         moments = [Moments.from_tensors(*g.shape, cache.load(key)) for g, key in zip(self.groups, keys, strict=True)]
         missing = {
-            number: MomentAccumulator(*self.groups[number].shape, self.limits.memory)
+            number: GroupSums.start(self.groups[number], training.source)
             for number, loaded in enumerate(moments)
             if loaded is None
         }
         for block in blocks if missing else ():
-            for number, accumulator in missing.items():
-                accumulator.add(select_channels(block, self.groups[number].channels))
-        for number, accumulator in missing.items():
-            moments[number] = summed = accumulator.moments()
+            for sums in missing.values():
+                sums.add(block)
+        for number, sums in missing.items():
+            moments[number] = summed = sums.accumulator.moments()
             if summed is not None:
                 cache.save(keys[number], summed.to_tensors())
         return [entry for entry in moments if entry is not None]

@@ -81,6 +81,11 @@ class MomentGroup:
         return self.members[0].shape
 
     @property
+    def reads_taps(self) -> bool:
+        """Whether its sums take all taps of the stream as they are stored: no neighbourhood needs the grid."""
+        return self.channels is None and self.shape == (1, 0)
+
+    @property
     def unknowns(self) -> int:
         """Unknowns of a linear head on all channels, with its bias."""
         return self.width * self.shape[0] ** 2 + 1

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from posenet_store.errors import UsageError, unknown
-from posenet_store.specs import ALIGNED, ALIGNED_CHANNELS, CORNERS_SUFFIX, StoreSpec
+from posenet_store.specs import ALIGNED, ALIGNED_CHANNELS, CORNERS_SUFFIX, GRID, StoreSpec
 
 FORMS = "aligned, aligned:f1+f2, full, full:f5, corners, corners:f5"
 CORNERS = "corners"
@@ -16,18 +16,25 @@ class Input:
     """A head's input, [channels, 28, 28] an image.
 
     `kind` is aligned (the report's 3 channels a tap), full (all channels) or corners (all channels, on the grid of the
-    official code); `taps` are positions, from 0, with `widths` channels each; `arrays` of the store must be read.
+    official code); `taps` are positions, from 0, with `widths` channels each; `arrays` of the store must be read. Sums over all
+    channels take them as `tap_shapes`, (channels, side) each: as they are stored, if they are coarser than the grid.
     """
 
     kind: str
     taps: tuple[int, ...]
     arrays: tuple[str, ...]
     widths: tuple[int, ...]
+    tap_shapes: tuple[tuple[int, int], ...]
 
     @property
     def channels(self) -> int:
         """Channels of all taps together."""
         return sum(self.widths)
+
+    @property
+    def aligns_corners(self) -> bool:
+        """Whether taps are resized as the official code does (see `resampling.resize_to_grid`)."""
+        return self.kind == CORNERS
 
     def places(self, part: "Input") -> tuple[int, ...]:
         """Return the positions in this input of the channels of `part`, an input of the same kind from some of these taps."""
@@ -58,7 +65,9 @@ def parse_input(text: str, spec: StoreSpec) -> Input:
     widths = tuple(spec.taps[tap].shape[0] if reads_all_channels(text) else ALIGNED_CHANNELS for tap in taps)
     suffix = CORNERS_SUFFIX if kind == CORNERS else ""
     arrays = tuple(name + suffix if name + suffix in spec.arrays else name for name in names)
-    return Input(kind, taps, arrays if reads_all_channels(text) else (ALIGNED,), widths)
+    arrays = arrays if reads_all_channels(text) else (ALIGNED,)
+    shapes = tuple((c, h if h == w < GRID else GRID) for c, h, w in (spec.arrays[name] for name in arrays))
+    return Input(kind, taps, arrays, widths, shapes if reads_all_channels(text) else ((sum(widths), GRID),))
 
 
 def join_inputs(texts: Iterable[str], spec: StoreSpec) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial, reduce
-from operator import add
+from operator import add, attrgetter
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from posenet_store.files import sha256
 from posenet_store.heads.metrics import MapSums, Scores, score_with_map_sums
 from posenet_store.heads.model import Heads
 from posenet_store.store.reader import Reader
-from posenet_store.sweep.assemble import assemble_input
+from posenet_store.sweep.assemble import InputBlock
 from posenet_store.sweep.cell import PROBES
 from posenet_store.sweep.grouping import Channels, select_channels
 from posenet_store.sweep.inputs import Input
@@ -36,11 +36,16 @@ class Scored:
         return {f"{name}/{test}": array for name, array in named.items()}
 
 
-def read_inputs(reader: Reader, source: Input, start: int, stop: int) -> Iterator[Tensor]:
-    """Yield a head's input [B, C, 28, 28] for the readable rows of [start, stop), in stored order."""
+def read_blocks(reader: Reader, source: Input, start: int, stop: int) -> Iterator[InputBlock]:
+    """Yield the readable rows of [start, stop) in stored order, as they lie in the store."""
     if start < stop:
         # `map` holds no block while the next is read
-        yield from map(partial(assemble_input, source), reader.scan(source.arrays, start, stop))
+        yield from map(partial(InputBlock, source), reader.scan(source.arrays, start, stop))
+
+
+def read_inputs(reader: Reader, source: Input, start: int, stop: int) -> Iterator[Tensor]:
+    """Yield a head's input [B, C, 28, 28] for the readable rows of [start, stop), in stored order."""
+    return map(attrgetter("grid"), read_blocks(reader, source, start, stop))
 
 
 @dataclass(frozen=True)

@@ -1,21 +1,32 @@
 """Spans of a store's rows whose moments are kept: twentieths, which any holdout, folds and amount of images can share."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
 from posenet_store.sweep.inputs import Input
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from posenet_store.sweep.training_inputs import TrainingInputs
 
 SPANS = 20
 Span = tuple[int, int]
 """Rows [start, stop) of a store."""
+
+
+class Sliceable(Protocol):
+    """Images of a block, of which slices are others."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: slice, /) -> Self: ...
+
+
+Block = TypeVar("Block", bound=Sliceable)
+Read = Callable[[int, int], Iterator[Block]]
+"""What yields the blocks of rows [start, stop)."""
 
 
 def cut_into_spans(rows: int) -> list[Span]:
@@ -63,14 +74,14 @@ def count_rows(spans: Sequence[Span]) -> int:
     return sum(stop - start for start, stop in spans)
 
 
-def read_spans(inputs: "TrainingInputs", spans: Sequence[Span]) -> Iterator[tuple[Span, "Tensor"]]:
-    """Yield the images of ascending spans as (span, part of a block [B, C, 28, 28]); adjacent spans are read in one scan.
+def read_spans(inputs: "TrainingInputs", spans: Sequence[Span], read: Read[Block]) -> Iterator[tuple[Span, Block]]:
+    """Yield the images of ascending spans as (span, part of a block that `read` yields); adjacent spans are read in one scan.
 
     A block that several spans share is decoded once.
     """
     for adjacent in _join_adjacent(spans):
         position, remaining = 0, inputs.count_images(adjacent[0])
-        for block in inputs.blocks(adjacent[0][0], adjacent[-1][1]):
+        for block in read(adjacent[0][0], adjacent[-1][1]):
             first = 0
             while first < len(block):
                 while not remaining:
@@ -82,17 +93,17 @@ def read_spans(inputs: "TrainingInputs", spans: Sequence[Span]) -> Iterator[tupl
 
 
 def iterate_spans(
-    inputs: "TrainingInputs", spans: Sequence[Span], lacking: Sequence[Span]
-) -> Iterator[tuple[Span, Iterator["Tensor"]]]:
+    inputs: "TrainingInputs", spans: Sequence[Span], lacking: Sequence[Span], read: Read[Block]
+) -> Iterator[tuple[Span, Iterator[Block]]]:
     """Yield each of some ascending spans with its blocks: those of `lacking` from shared scans, others when asked for."""
-    stream = groupby(read_spans(inputs, lacking), key=itemgetter(0))
+    stream = groupby(read_spans(inputs, lacking, read), key=itemgetter(0))
     for span in spans:
-        yield span, map(itemgetter(1), next(stream)[1]) if span in lacking else _read_later(inputs, span)
+        yield span, map(itemgetter(1), next(stream)[1]) if span in lacking else _read_later(read, span)
 
 
-def _read_later(inputs: "TrainingInputs", span: Span) -> Iterator["Tensor"]:
+def _read_later(read: Read[Block], span: Span) -> Iterator[Block]:
     """Yield the blocks of a span, of which none is read before the first is asked for."""
-    yield from inputs.blocks(*span)
+    yield from read(*span)
 
 
 def _join_adjacent(spans: Sequence[Span]) -> list[list[Span]]:

@@ -65,6 +65,6 @@ def agree(slopes: list[float]) -> bool:
     return len(slopes) > 1 and max(slopes[-2:]) <= AGREEMENT * min(slopes[-2:])
 
 
-def repeat_random_image(images: int, channels: int) -> Tensor:
-    """Return that many times one random image, float32 [images, channels, 28, 28], in the memory of one."""
-    return torch.rand(1, channels, GRID, GRID).expand(images, -1, -1, -1)
+def repeat_random_image(images: int, channels: int, side: int = GRID) -> Tensor:
+    """Return that many times one random image, float32 [images, channels, side, side], in the memory of one."""
+    return torch.rand(1, channels, side, side).expand(images, -1, -1, -1)

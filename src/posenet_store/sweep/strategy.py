@@ -26,7 +26,7 @@ def choose(groups: Sequence[HeadGroup], protocol: Protocol, channels: int, rows:
         strategies += [GramSpace(tuple(small), protocol, limits)] if small else []
         return strategies + ([Convolution(tuple(large), protocol, channels, in_memory)] if large else [])
     small, large = _group_moments(groups, channels, limits.solves)
-    strategies += [NormalEquations(tuple(small), protocol, limits)] if small else []
+    strategies += [NormalEquations(tuple(small), protocol)] if small else []
     return strategies + ([ConjugateGradients(tuple(large), protocol, channels, in_memory)] if large else [])
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,10 @@ from posenet_store.heads.model import Standardisation
 from posenet_store.heads.moments import DEAD_DEVIATION
 from posenet_store.heads.protocols import GradientProtocol
 from posenet_store.store.reader import Reader
-from posenet_store.sweep.assemble import assemble_input
+from posenet_store.sweep.assemble import InputBlock, assemble_input
 from posenet_store.sweep.inputs import Input
 from posenet_store.sweep.moment_cache import MomentCache
-from posenet_store.sweep.score import read_inputs
+from posenet_store.sweep.score import read_blocks
 from posenet_store.sweep.spans import Span, TrainingRows
 
 
@@ -44,9 +45,13 @@ class TrainingInputs:
         """Return how many rows of a span are readable."""
         return int(self.reader.readable[slice(*span)].sum())
 
+    def read(self, start: int, stop: int) -> Iterator[InputBlock]:
+        """Yield those of rows [start, stop) in stored order, as they lie in the store."""
+        return read_blocks(self.reader, self.source, start, stop)
+
     def blocks(self, start: int = 0, stop: int | None = None) -> Iterator[Tensor]:
         """Yield those of rows [start, stop), or of all, as blocks [B, C, 28, 28] in stored order."""
-        blocks = read_inputs(self.reader, self.source, start, self.rows if stop is None else stop)
+        blocks = map(attrgetter("grid"), self.read(start, self.rows if stop is None else stop))
         return blocks if self.standard is None else map(self.standard, blocks)
 
     def batch_positions(self, protocol: GradientProtocol, epoch: int) -> list[NDArray[np.int64]]:

@@ -1,0 +1,71 @@
+"""The sums of a moment group: what is added, in which form it is taken from a block, and what that costs."""
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+
+from posenet_store.heads.moments import MomentAccumulator
+from posenet_store.heads.products import count_images_per_product
+from posenet_store.heads.tap_moments import TapMomentAccumulator, count_coordinates
+from posenet_store.sweep.assemble import InputBlock
+from posenet_store.sweep.cell import output_size
+from posenet_store.sweep.grouping import MomentGroup, select_channels
+from posenet_store.sweep.inputs import Input
+from posenet_store.sweep.stopwatch import repeat_random_image
+
+
+@dataclass(frozen=True)
+class GroupSums:
+    """The sums of a moment group, of blocks as they lie in the store: of taps at their own sizes, or of unfolded inputs."""
+
+    group: MomentGroup
+    accumulator: MomentAccumulator | TapMomentAccumulator
+
+    @classmethod
+    def start(cls, group: MomentGroup, source: Input) -> "GroupSums":
+        """Return the sums of no image yet."""
+        return cls(group, TapMomentAccumulator(source.aligns_corners) if group.reads_taps else MomentAccumulator(*group.shape))
+
+    def add(self, block: InputBlock) -> None:
+        """Add the images of a block."""
+        if isinstance(self.accumulator, TapMomentAccumulator):
+            self.accumulator.add(block.taps)
+        else:
+            self.accumulator.add(select_channels(block.grid, self.group.channels))
+
+
+@dataclass(frozen=True)
+class SumsTrial:
+    """Sums of random images for a plan: each step adds as many as are multiplied at a time."""
+
+    group: MomentGroup
+    source: Input
+
+    @property
+    def kind(self) -> Hashable:
+        """What tells it from other work."""
+        return "moments", self.group.width, self.group.shape, self.source.tap_shapes if self.group.reads_taps else ()
+
+    @property
+    def _numbers(self) -> int:
+        """How many numbers of an image are multiplied."""
+        if self.group.reads_taps:
+            return count_coordinates(self.source.tap_shapes)
+        return (self.group.unknowns - 1) * output_size(*self.group.shape) ** 2
+
+    @property
+    def images(self) -> int:
+        """The images of a step."""
+        return count_images_per_product(self._numbers)
+
+    @property
+    def memory(self) -> int:
+        """Bytes of a step: the numbers, and as many that they are made from."""
+        return 2 * self.images * self._numbers * 8
+
+    def add_steps(self, steps: int) -> None:
+        """Sum the images of that many steps."""
+        sums, images = GroupSums.start(self.group, self.source).accumulator, steps * self.images
+        if isinstance(sums, TapMomentAccumulator):
+            sums.add([repeat_random_image(images, channels, side) for channels, side in self.source.tap_shapes])
+        else:
+            sums.add(repeat_random_image(images, self.group.width))
