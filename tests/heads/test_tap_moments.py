@@ -102,7 +102,8 @@ def test_heads_score_as_those_from_the_grid(kind: str) -> None:
             weights, biases = torch.stack([head.weight for head in heads]), torch.stack([head.bias for head in heads])
             maps = torch.nn.functional.conv2d(resize(taps), weights, biases).numpy()
             scores.append([score_maps(maps[:, number], goal.numpy()).spc for number, goal in enumerate(goals)])
-        np.testing.assert_allclose(*scores, rtol=0, atol=1e-6)
+        ours, theirs = scores
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-6)
 
 
 def test_nan_features_are_an_error_not_a_result() -> None:
