@@ -5,7 +5,7 @@ torch and the BLAS of NumPy and SciPy have separate threads, which are set toget
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from functools import lru_cache, wraps
 from pathlib import Path
@@ -111,15 +111,20 @@ def limit_to_one_thread() -> Iterator[int]:
         yield threads
 
 
-def stream_on_threads(work: Callable[[Item], Result], items: Iterable[Item], threads: int | None = None) -> Iterator[Result]:
+def stream_on_threads(
+    work: Callable[[Item], Result], items: Iterable[Item], threads: int | None = None, pool: Executor | None = None
+) -> Iterator[Result]:
     """Yield `work(item)` of every item, in order, while the threads do the next; they end with the last, so no fork has them.
 
-    With one thread or item the work runs on the caller's.
+    With one thread or item the work runs on the caller's. A `pool` lives longer than the call, and is shared with others.
 
     >>> next(stream_on_threads(abs, [-1, 2]))
     1
     """
     items = list(items)
+    if pool is not None:
+        yield from pool.map(work, items)
+        return
     if (count := min(threads or count_cpus(), len(items))) <= 1:
         yield from map(work, items)
         return
@@ -127,10 +132,12 @@ def stream_on_threads(work: Callable[[Item], Result], items: Iterable[Item], thr
         yield from pool.map(work, items)
 
 
-def map_on_threads(work: Callable[[Item], Result], items: Iterable[Item], threads: int | None = None) -> list[Result]:
+def map_on_threads(
+    work: Callable[[Item], Result], items: Iterable[Item], threads: int | None = None, pool: Executor | None = None
+) -> list[Result]:
     """Return what `stream_on_threads` yields.
 
     >>> map_on_threads(abs, [-1, 2])
     [1, 2]
     """
-    return list(stream_on_threads(work, items, threads))
+    return list(stream_on_threads(work, items, threads, pool))

@@ -78,8 +78,8 @@ def test_a_block_that_does_not_read_back_does_not_count(
 ) -> None:
     encode = hdf5.encode_block
 
-    def careless(spec: Any, block: int, arrays: dict[str, Any], ids: Any) -> Any:
-        return encode(spec, block, {name: values + 1 for name, values in arrays.items()}, ids)
+    def careless(spec: Any, block: int, arrays: dict[str, Any], *rest: Any) -> Any:
+        return encode(spec, block, {name: values + 1 for name, values in arrays.items()}, *rest)
 
     monkeypatch.setattr(hdf5, "encode_block", careless)
     with pytest.raises(BuildError, match="block 0 of f1 does not read back"):

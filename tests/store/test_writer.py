@@ -4,12 +4,13 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from posenet_store.errors import BuildError, StoreError
@@ -19,7 +20,7 @@ from posenet_store.images.image_set import ImageSet
 from posenet_store.images.sources import load_image_set
 from posenet_store.specs import FORMATS
 from posenet_store.store.access import StoreFiles
-from posenet_store.store.feature_statistics import compute_statistics, pool_statistics
+from posenet_store.store.feature_statistics import compute_row_statistics, compute_statistics, pool_statistics
 from posenet_store.store.formats import list_block_files
 from posenet_store.store.plan import Plan
 from posenet_store.store.reader import open_store
@@ -393,7 +394,7 @@ def test_statistics_are_numpys(dtype: str) -> None:
     rows = [row for row in range(37) if row not in (0, 17, 36)]
     values[[0, 17, 36]] = np.nan
     exact = values[rows].astype(np.float64)
-    actual = compute_statistics(values, rows)
+    actual = compute_statistics({"f1": values}, rows)["f1"]
     assert (actual["count"], actual["min"], actual["max"]) == (exact.size, exact.min(), exact.max())
     assert actual["mean"] == pytest.approx(exact.mean(), rel=1e-6)  # a row is summed in float32
     assert actual["mean_square"] == pytest.approx(np.square(exact).mean(), rel=1e-6)  # squares are float32
@@ -402,9 +403,27 @@ def test_statistics_are_numpys(dtype: str) -> None:
 
 def test_pooled_statistics_are_those_of_the_whole_even_with_empty_parts() -> None:
     values = np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32)
-    parts = [compute_statistics(values, rows) for rows in (range(3), range(3, 3), range(3, 29), [29])]
-    assert pool_statistics(parts) == pytest.approx(compute_statistics(values, range(30)), rel=1e-12)
-    assert pool_statistics([compute_statistics(values, []), {"count": 0}]) == {"count": 0}
+
+    def compute(rows: Sequence[int]) -> dict[str, float]:
+        return compute_statistics({"f1": values}, rows)["f1"]
+
+    parts = [compute(rows) for rows in (range(3), range(3, 3), range(3, 29), [29])]
+    assert pool_statistics(parts) == pytest.approx(compute(range(30)), rel=1e-12)
+    assert pool_statistics([compute([]), {"count": 0}]) == {"count": 0}
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_rows_are_converted_without_threads_of_torch(monkeypatch: pytest.MonkeyPatch, dtype: str) -> None:
+    """Each thread that encodes would start a team of them: 274 threads on 16 cores."""
+    sizes, copy, values = list[int](), torch.Tensor.copy_, np.random.default_rng(0).normal(size=(64, 40, 40)).astype(dtype)
+
+    def note(target: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
+        sizes.append(source.numel())
+        return copy(target, source)
+
+    monkeypatch.setattr(torch.Tensor, "copy_", note)
+    assert compute_row_statistics(values)["mean"] == float(values.astype(np.float32).mean())
+    assert (sum(sizes), max(sizes)) == (values.size, 32767)  # torch shares out what is larger
 
 
 def test_a_block_that_does_not_read_back_is_an_error_and_no_endless_loop(

@@ -1,4 +1,4 @@
-"""Commit blocks while the network computes the next ones: one thread encodes a block, another writes the previous block."""
+"""Commit blocks while the network computes the next ones: all cores encode a block, another thread writes the previous one."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,6 +10,7 @@ from posenet_store.extraction.forward import allocate_arrays
 from posenet_store.extraction.timing import StageTimer
 from posenet_store.store.plan import Plan
 from posenet_store.store.writer import EncodedBlock, QuarantinedImage, StoreWriter
+from posenet_store.threads import count_cpus
 
 BUFFERS = 2
 
@@ -34,10 +35,14 @@ class Buffer:
 
 
 class Committer:
-    """Encodes blocks on one thread and writes them on another, each one block at a time."""
+    """Encodes blocks on a pool of threads, which lives as long as the build, and writes them on a thread of its own.
+
+    It does each with one block at a time.
+    """
 
     def __init__(self, writer: StoreWriter, clock: StageTimer) -> None:
         self._writer, self._clock = writer, clock
+        self._pool = ThreadPoolExecutor(count_cpus())
         self._encoder, self._writer_thread = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
         self._writing: Future[None] | None = None
 
@@ -46,8 +51,8 @@ class Committer:
 
     def __exit__(self, *_: object) -> None:
         """Commit the complete blocks, even if an error ended the build."""
-        self._encoder.shutdown()
-        self._writer_thread.shutdown()
+        for threads in (self._encoder, self._writer_thread, self._pool):
+            threads.shutdown()
 
     def submit(
         self, block: int, buffer: Buffer, quarantined: Sequence[QuarantinedImage], computed_on: Mapping[str, Any] | None = None
@@ -72,7 +77,7 @@ class Committer:
         start, stop = self._writer.plan.bounds[block]
         with self._clock.measure("encode"):
             values = {name: array[: stop - start].numpy() for name, array in arrays.items()}
-            encoded = self._writer.encode(block, values, quarantined, computed_on)
+            encoded = self._writer.encode(block, values, quarantined, computed_on, self._pool)
         if self._writing is not None:
             self._writing.result()  # so that at most one encoded block waits in memory for the disk
         self._writing = self._writer_thread.submit(self._write, encoded)

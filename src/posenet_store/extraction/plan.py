@@ -77,8 +77,8 @@ def _encode(plan: Plan, count: int, arrays: Mapping[str, NDArray[Any]], clock: S
     """Encode a block of `count` rows as a build does, but write nothing; return its size in bytes."""
     small = replace(plan, spec=replace(plan.spec, rows=count), ids=plan.ids[:count])
     with clock.measure("encode"):
-        encoded = StoreWriter(StoreFiles(Path()), small).encode(0, arrays, [])
-    return sum(len(piece) for pieces in encoded.files.values() for piece in pieces)
+        files = StoreWriter(StoreFiles(Path()), small).encode(0, arrays, []).describe_files()
+    return sum(file["bytes"] for file in files)
 
 
 def count_block_bytes(shape: Sequence[int], spec: StoreSpec) -> int:

@@ -1,7 +1,7 @@
 """Compute the order of rows, the bounds of blocks and the sizes of rows and chunks; pure integer arithmetic."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -56,6 +56,15 @@ def take_chunk(values: NDArray[Any], start: int, rows: int) -> NDArray[Any]:
     if len(chunk) < rows:
         chunk = np.concatenate([chunk, np.full((rows - len(chunk), *chunk.shape[1:]), np.nan, chunk.dtype)])
     return np.ascontiguousarray(chunk)
+
+
+def list_chunks(arrays: Mapping[str, NDArray[Any]], rows: Mapping[str, int]) -> list[tuple[str, int]]:
+    """Return (array, first row) of every chunk of `rows[array]` rows.
+
+    >>> list_chunks({"f1": np.zeros(3), "f2": np.zeros(3)}, {"f1": 1, "f2": 2})
+    [('f1', 0), ('f1', 1), ('f1', 2), ('f2', 0), ('f2', 2)]
+    """
+    return [(name, start) for name, values in arrays.items() for start in range(0, len(values), rows[name])]
 
 
 def count_row_bytes(spec: StoreSpec, names: Iterable[str] | None = None) -> int:

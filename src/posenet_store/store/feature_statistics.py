@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
 from typing import Any
 
 import numpy as np
@@ -10,15 +11,24 @@ from numpy.typing import NDArray
 from posenet_store.threads import map_on_threads
 
 SQUARED_SAFELY = 1e15  # the squares of a row of larger values might overflow float32
+PIECE = (1 << 15) - 1
+"""Values that torch converts on one thread; of more, each thread of a pool would start a team of threads."""
 
 
-def compute_statistics(values: NDArray[Any], rows: Sequence[int]) -> dict[str, float]:
-    """Return count, min, max, mean, mean square and fraction of zeros of `rows`, computed on all CPU cores.
+def compute_statistics(
+    arrays: Mapping[str, NDArray[Any]], rows: Sequence[int], pool: Executor | None = None
+) -> dict[str, dict[str, float]]:
+    """Return count, min, max, mean, mean square and fraction of zeros of each array's `rows`, computed on all CPU cores.
 
-    >>> compute_statistics(np.float32([[0.0], [2.0], [9.0]]), rows=[0, 1])["mean"]
+    >>> compute_statistics({"f1": np.float32([[0.0], [2.0], [9.0]])}, rows=[0, 1])["f1"]["mean"]
     1.0
     """
-    return pool_statistics(map_on_threads(lambda row: compute_row_statistics(values[row]), rows))
+
+    def compute(row: int) -> dict[str, dict[str, float]]:
+        return {name: compute_row_statistics(values[row]) for name, values in arrays.items()}
+
+    parts = map_on_threads(compute, rows, pool=pool)
+    return {name: pool_statistics([part[name] for part in parts]) for name in arrays}
 
 
 def compute_row_statistics(row: NDArray[Any]) -> dict[str, float]:
@@ -26,9 +36,7 @@ def compute_row_statistics(row: NDArray[Any]) -> dict[str, float]:
 
     NumPy sums pairwise whatever the number of threads, so the records of a store are the same on every machine.
     """
-    import torch  # converts float16 many times faster; pooling, all that readers need, does without
-
-    values = torch.from_numpy(row).to(torch.float32).numpy()
+    values = _convert_to_float32(row)
     low, high = float(values.min()), float(values.max())
     safe = values if max(-low, high) < SQUARED_SAFELY else values.astype(np.float64)
     return {
@@ -39,6 +47,19 @@ def compute_row_statistics(row: NDArray[Any]) -> dict[str, float]:
         "mean_square": float(np.square(safe).mean()),
         "zeros": 1 - int(np.count_nonzero(values != 0)) / values.size,
     }
+
+
+def _convert_to_float32(row: NDArray[Any]) -> NDArray[np.float32]:
+    """Return a row's values [N] as float32, converted by the caller's thread alone.
+
+    torch converts float16 many times faster than NumPy. Pooling, all that readers need, does without.
+    """
+    import torch
+
+    values, source = torch.empty(row.size, dtype=torch.float32), torch.from_numpy(row).flatten()
+    for target, piece in zip(values.split(PIECE), source.split(PIECE), strict=True):
+        target.copy_(piece)
+    return values.numpy()
 
 
 def pool_statistics(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:

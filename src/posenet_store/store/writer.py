@@ -10,8 +10,9 @@ digest just before, and a store is sealed once every file is known to have its d
 
 import random
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from glob import escape
@@ -57,11 +58,15 @@ class QuarantinedImage:
 
 @dataclass(frozen=True)
 class EncodedBlock:
-    """A block ready to be written: its files as pieces, and the record that commits it."""
+    """A block ready to be written: its files as pieces, and its record but for what it says of the files."""
 
     block: int
     files: EncodedFiles
-    record: dict[str, Any]
+    content: dict[str, Any]
+
+    def describe_files(self) -> list[dict[str, Any]]:
+        """Return what the record says of the files, their digests among it."""
+        return map_on_threads(lambda name: describe_pieces(name, self.files[name]), self.files)
 
 
 def check_range(name: str, low: float, high: float, dtype: str) -> None:
@@ -164,8 +169,9 @@ class StoreWriter:
         arrays: Mapping[str, NDArray[Any]],
         quarantined: Sequence[QuarantinedImage],
         computed_on: Mapping[str, Any] | None = None,
+        pool: Executor | None = None,
     ) -> EncodedBlock:
-        """Encode a block's arrays for `write`; sets the rows of quarantined images to NaN, in place.
+        """Encode a block's arrays for `write`, on the threads of `pool`; sets the rows of quarantined images to NaN, in place.
 
         `computed_on` is what the record says of a GPU; CPUs are left out, so that all of one kind make the same record.
         """
@@ -174,16 +180,15 @@ class StoreWriter:
         readable = [row for row in range(stop - start) if row not in unreadable]
         for array in arrays.values():
             array[unreadable] = nan
-        files = load_format(spec.format).encode_block(spec, block, arrays, self.plan.ids[start:stop])
+        files = load_format(spec.format).encode_block(spec, block, arrays, self.plan.ids[start:stop], pool)
         content = {
             "block": block,
             "rows": [start, stop],
             "fingerprint": spec.fingerprint,
-            "files": map_on_threads(lambda name: describe_pieces(name, files[name]), files),
-            "statistics": {name: compute_statistics(values, readable) for name, values in arrays.items()},
+            "statistics": compute_statistics(arrays, readable, pool),
             "quarantined": [vars(image) for image in quarantined],
         } | ({"computed_on": dict(computed_on)} if computed_on else {})
-        return EncodedBlock(block, files, add_digest(content))
+        return EncodedBlock(block, files, content)
 
     def write(self, encoded: EncodedBlock) -> None:
         """Write a block's files durably, then the record that commits it.
@@ -195,10 +200,7 @@ class StoreWriter:
         block, record = encoded.block, self.files.commit(encoded.block)
         if self.find_record(block, deep=True):
             return
-        contents = {self.files.root / name: pieces for name, pieces in encoded.files.items()}
-        with stage(contents) as data, stage({record: [format_json(encoded.record)]}) as (commit,):
-            for file, entry in zip(data, encoded.record["files"], strict=True):
-                self._digests[entry["path"]] = file.identity, entry["sha256"]
+        with self._stage(encoded) as (data, commit):
             for pause in range(ATTEMPTS):
                 judged = identify(record)
                 if self.find_record(block, deep=True):
@@ -214,6 +216,20 @@ class StoreWriter:
                 f"block {block} of {self.files.root} does not read back as it was written, {ATTEMPTS} times: check the disk, "
                 "then rerun the command"
             )
+
+    @contextmanager
+    def _stage(self, encoded: EncodedBlock) -> Iterator[tuple[list[StagedFile], StagedFile]]:
+        """Write a block's files and its record beside their paths, synced; the files are hashed at the same time."""
+        contents = {self.files.root / name: pieces for name, pieces in encoded.files.items()}
+        with ThreadPoolExecutor(1) as hashing:
+            describing = hashing.submit(encoded.describe_files)
+            with stage(contents) as data:
+                entries = describing.result()
+                for file, entry in zip(data, entries, strict=True):
+                    self._digests[entry["path"]] = file.identity, entry["sha256"]
+                record = format_json(add_digest(encoded.content | {"files": entries}))
+                with stage({self.files.commit(encoded.block): [record]}) as (commit,):
+                    yield data, commit
 
     def _name(self, block: int, file: StagedFile) -> None:
         """Give a data file its name; a file that has the name already goes, unless a valid record names it."""

@@ -5,6 +5,7 @@ Plan, records and manifest are the same for all formats and do not belong here.
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -45,8 +46,10 @@ class Format(Protocol):
         """Return the file that holds an array's rows of a block."""
         ...
 
-    def encode_block(self, spec: StoreSpec, block: int, arrays: Mapping[str, NDArray[Any]], ids: Sequence[str]) -> EncodedFiles:
-        """Encode a block of all arrays: return the pieces of each of its files, in order."""
+    def encode_block(
+        self, spec: StoreSpec, block: int, arrays: Mapping[str, NDArray[Any]], ids: Sequence[str], pool: Executor | None = None
+    ) -> EncodedFiles:
+        """Encode a block of all arrays, on the threads of `pool`: return the pieces of each of its files, in order."""
         ...
 
     def open_arrays(self, files: Files, spec: StoreSpec) -> Arrays:

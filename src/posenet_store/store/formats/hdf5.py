@@ -7,6 +7,7 @@ can't leave it incomplete.
 
 import io
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from posenet_store.store.access import EncodedFiles, Files, StoreFiles
 from posenet_store.store.chunking import choose_chunk_rows, compute_block_bounds, count_row_bytes
 from posenet_store.store.formats import Arrays
 from posenet_store.store.formats.hdf5_chunks import get_dataset, read_rows, write_datasets
+from posenet_store.store.formats.hdf5_part import PartFile
 
 PARTS = "parts"
 WHOLE = "whole.h5"
@@ -42,19 +44,21 @@ def name_file(array: str, block: int) -> str:
     return f"{PARTS}/part-{block:05d}.h5"
 
 
-def encode_block(spec: StoreSpec, block: int, arrays: Mapping[str, NDArray[Any]], ids: Sequence[str]) -> EncodedFiles:
+def encode_block(
+    spec: StoreSpec, block: int, arrays: Mapping[str, NDArray[Any]], ids: Sequence[str], pool: Executor | None = None
+) -> EncodedFiles:
     """Encode a block of all arrays and its row names as one part."""
     modules = {tap.name: tap.module for tap in spec.taps}
     rows = {name: choose_chunk_rows(spec.block_rows, count_row_bytes(spec, [name])) for name in arrays}
-    part = io.BytesIO()  # not a file, since HDF5 ends the process when the disk is full
+    part = PartFile()  # in memory, since HDF5 ends the process when the disk is full
     with h5py.File(part, "w", libver=("earliest", "v110")) as file:
-        write_datasets(file, arrays, rows)
+        write_datasets(file, arrays, rows, part.expect, pool)
         for name in arrays:
             file[name].attrs["module"] = modules.get(name, "all taps, trilinear to [3, 28, 28] each")
             for axis, label in enumerate(("image", "channel", "y", "x")):
                 file[name].dims[axis].label = label
         file.create_dataset(IDS, data=list(ids), dtype=h5py.string_dtype())
-    return {name_file(IDS, block): [part.getbuffer()]}
+    return {name_file(IDS, block): [*part.list_pieces()]}
 
 
 class _PartArrays(Arrays):

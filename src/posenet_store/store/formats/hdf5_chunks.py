@@ -7,7 +7,8 @@ filter beside it would find nothing more.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
 from typing import Any
 
 import h5py
@@ -15,7 +16,7 @@ import numpy as np
 from isal import igzip_lib
 from numpy.typing import NDArray
 
-from posenet_store.store.chunking import take_chunk
+from posenet_store.store.chunking import list_chunks, take_chunk
 from posenet_store.threads import map_on_threads, stream_on_threads
 
 LEVEL = 1
@@ -24,9 +25,16 @@ OVERHEAD = 1 << 10
 """Bytes that deflate may add to a small chunk."""
 
 
-def write_datasets(file: h5py.File, arrays: Mapping[str, NDArray[Any]], chunk_rows: Mapping[str, int]) -> None:
+def write_datasets(
+    file: h5py.File,
+    arrays: Mapping[str, NDArray[Any]],
+    chunk_rows: Mapping[str, int],
+    expect: Callable[[bytes], None] = lambda chunk: None,
+    pool: Executor | None = None,
+) -> None:
     """Create a dataset for each array, in chunks of at most `chunk_rows[name]` rows, and write its chunks in order.
 
+    They are deflated on the threads of `pool`; `expect` is called with each before HDF5 is.
     Where a dataset ends within a chunk, NaN fills the chunk; NaN is also the fill value, which no reader should ever see.
     """
     rows = {name: min(chunk_rows[name], len(values)) for name, values in arrays.items()}
@@ -39,9 +47,10 @@ def write_datasets(file: h5py.File, arrays: Mapping[str, NDArray[Any]], chunk_ro
         shape = (rows[name], *values.shape[1:])
         options = {"chunks": shape, "compression": FILTER, "compression_opts": LEVEL, "fillvalue": np.nan}
         file.create_dataset(name, values.shape, values.dtype, **options)
-    chunks = [(name, start) for name, values in arrays.items() for start in range(0, len(values), rows[name])]
-    for (name, start), data in zip(chunks, stream_on_threads(deflate, chunks), strict=True):
-        file[name].id.write_direct_chunk((start, 0, 0, 0), data)
+    chunks, datasets = list_chunks(arrays, rows), {name: file[name].id for name in arrays}
+    for (name, start), data in zip(chunks, stream_on_threads(deflate, chunks, pool=pool), strict=True):
+        expect(data)
+        datasets[name].write_direct_chunk((start, 0, 0, 0), data)
 
 
 def get_dataset(file: h5py.File, name: str, rows: int) -> h5py.Dataset:

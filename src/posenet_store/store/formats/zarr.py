@@ -7,6 +7,7 @@ do no harm and no shard is ever incomplete.
 """
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,11 @@ from posenet_store.errors import StoreError
 from posenet_store.files import fsync
 from posenet_store.specs import StoreSpec
 from posenet_store.store.access import EncodedFiles, Files, read_store_json
-from posenet_store.store.chunking import choose_chunk_rows, count_row_bytes
+from posenet_store.store.chunking import choose_chunk_rows, count_row_bytes, list_chunks
 from posenet_store.store.fields import is_positive
 from posenet_store.store.formats import Arrays
 from posenet_store.store.formats import zarr_shards as shards
+from posenet_store.threads import stream_on_threads
 
 GROUP = "data.zarr"
 IDS = "image_id"
@@ -69,13 +71,17 @@ def name_file(array: str, block: int) -> str:
     return f"{GROUP}/{array}/c.{block}.0.0.0"
 
 
-def encode_block(spec: StoreSpec, block: int, arrays: Mapping[str, NDArray[Any]], ids: Sequence[str]) -> EncodedFiles:
+def encode_block(
+    spec: StoreSpec, block: int, arrays: Mapping[str, NDArray[Any]], ids: Sequence[str], pool: Executor | None = None
+) -> EncodedFiles:
     """Encode a block of all arrays as one shard each, on all CPU cores; `create` has written the row names."""
     rows = {name: choose_chunk_rows(spec.block_rows, count_row_bytes(spec, [name])) for name in arrays}
-    return {
-        name_file(name, block): [*shards.encode(values, rows[name], spec.block_rows // rows[name])]
-        for name, values in arrays.items()
-    }
+    chunks: dict[str, list[bytes]] = {name: [] for name in arrays}
+    places = list_chunks(arrays, rows)
+    encoded = stream_on_threads(lambda place: shards.compress(arrays[place[0]], place[1], rows[place[0]]), places, pool=pool)
+    for (name, _), chunk in zip(places, encoded, strict=True):
+        chunks[name].append(chunk)
+    return {name_file(name, block): [*shards.join(chunks[name], spec.block_rows // rows[name])] for name in arrays}
 
 
 class _ShardArrays(Arrays):

@@ -15,31 +15,27 @@ from numpy.typing import NDArray
 
 from posenet_store.files import crc32c
 from posenet_store.store.chunking import take_chunk
-from posenet_store.threads import map_on_threads
 
 LEVEL = 1
+CODEC = Zstd(level=LEVEL, checksum=True)
 ABSENT = 2**64 - 1
 ENTRY = np.dtype("<u8")
 MAGIC = b"\x28\xb5\x2f\xfd"
 """Begins a zstd frame."""
 
 
-def encode(values: NDArray[Any], chunk: int, chunks: int) -> list[bytes]:
-    """Return the pieces of a shard of `chunks` chunks of `chunk` rows that holds `values` in its first rows.
+def compress(values: NDArray[Any], start: int, rows: int) -> bytes:
+    """Return the chunk of `rows` rows that begins at row `start`; where `values` ends, NaN, the fill value, fills it up."""
+    return bytes(CODEC.encode(take_chunk(values, start, rows)))
 
-    If `values` has fewer rows, NaN (the array's fill value) fills the last chunk, and the chunks behind it are absent.
-    """
-    codec = Zstd(level=LEVEL, checksum=True)
 
-    def compress(start: int) -> bytes:
-        return bytes(codec.encode(take_chunk(values, start, chunk)))
-
-    pieces = map_on_threads(compress, range(0, len(values), chunk))
-    index = np.full((chunks, 2), ABSENT, ENTRY)
-    lengths = [len(piece) for piece in pieces]
-    index[: len(pieces), 0] = np.cumsum([0, *lengths[:-1]])
-    index[: len(pieces), 1] = lengths
-    return [*pieces, index.tobytes(), _checksum(index.tobytes())]
+def join(chunks: Sequence[bytes], count: int) -> list[bytes]:
+    """Return the pieces of a shard for `count` chunks that holds `chunks` as its first ones; the others are absent."""
+    index = np.full((count, 2), ABSENT, ENTRY)
+    lengths = [len(chunk) for chunk in chunks]
+    index[: len(chunks), 0] = np.cumsum([0, *lengths[:-1]])
+    index[: len(chunks), 1] = lengths
+    return [*chunks, index.tobytes(), _checksum(index.tobytes())]
 
 
 def _checksum(index: bytes) -> bytes:
