@@ -4,7 +4,8 @@ PosenetStoreError            exit code 1: the work failed
 ├── UsageError               exit code 2: a name, a path, an option or a TOML key is wrong
 ├── ImageError               one image can't be read (the build quarantines it and goes on)
 ├── BuildError               the build stopped; finished blocks are kept; rerun the command to resume
-└── StoreError               a store is missing, unsealed, of another version, or damaged
+├── StoreError               a store is missing, unsealed, of another version, or damaged
+└── WorkerError              a worker can't do a task that others may do
 """
 
 import difflib
@@ -34,6 +35,10 @@ class BuildError(PosenetStoreError):
 
 class StoreError(PosenetStoreError):
     """A store can't be opened, or what it holds is not what its records say."""
+
+
+class WorkerError(PosenetStoreError):
+    """A worker can't do a task that others may do: it has other images, weights or code than the command."""
 
 
 class DamageWarning(UserWarning):

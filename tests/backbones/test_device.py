@@ -92,8 +92,8 @@ def test_float32_is_not_tf32(compute: str, allowed: bool) -> None:
 
 def test_local_gpus_get_a_part_each(cards: pytest.MonkeyPatch, tmp_path: Path) -> None:
     part = Part(source=str(tmp_path), backbone=BackboneSpec("resnet18"), layout="native", dtype="float16", file_format="zarr",
-                root=tmp_path, fingerprint="00")  # fmt: skip
-    for device, expected in (("auto", ["cuda:0", "cuda:1"]), ("cuda:1", ["cuda:1"]), ("cpu", ["cpu"] * 8)):
+                root=tmp_path, folder=tmp_path / "store", fingerprint="00")  # fmt: skip
+    for device, expected in (("auto", ["cuda:0", "cuda:1"]), ("cuda:1", ["cuda:1"]), ("cpu", ["cpu"] * 25)):
         parts = split_build(replace(part, backbone=replace(part.backbone, device=device)), 100, "local", 8)
         assert [split.backbone.device for split in parts] == expected
         assert [split.part for split in parts] == [(number, len(expected)) for number in range(1, len(expected) + 1)]

@@ -5,7 +5,8 @@ import os
 import pytest
 
 from posenet_store.parallel import executors
-from posenet_store.parallel.executors import Timeouts, run_tasks
+from posenet_store.parallel.dispatch import Timeouts
+from posenet_store.parallel.executors import run_tasks
 
 
 def get_process(task: int, threads: int) -> int:

@@ -85,16 +85,21 @@ class DaskProcesses:
         assert waited(lambda: _listens(int(port)), 60)
         return process
 
-    def worker(self, *options: str, folder: Path = HERE) -> subprocess.Popen[str]:
-        """Start a worker of one thread, in `folder`."""
+    def worker(
+        self, *options: str, folder: Path = HERE, path: Path | None = None, prefix: Sequence[str] = ()
+    ) -> subprocess.Popen[str]:
+        """Start a worker of one thread in `folder`; `path` precedes all on PYTHONPATH, `prefix` the command."""
         words = ("worker", self.address, "--nthreads", "1", "--host", "127.0.0.1", "--death-timeout", "60", *options)
-        return self._start(*words, folder=folder)
+        return self._start(*words, folder=folder, path=path, prefix=prefix)
 
-    def _start(self, name: str, *words: str, folder: Path = HERE) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", f"distributed.cli.dask_{name}", *words, "--no-dashboard"]
-        path = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])  # tasks are functions of the tests
+    def _start(
+        self, name: str, *words: str, folder: Path = HERE, path: Path | None = None, prefix: Sequence[str] = ()
+    ) -> subprocess.Popen[str]:
+        command = [*prefix, sys.executable, "-m", f"distributed.cli.dask_{name}", *words, "--no-dashboard"]
+        folders = [str(path or ""), str(HERE), os.environ.get("PYTHONPATH", "")]  # tasks are functions of the tests
+        search = os.pathsep.join(filter(None, folders))
         process = subprocess.Popen(
-            command, cwd=folder, env=os.environ | {"PYTHONPATH": path}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            command, cwd=folder, env=os.environ | {"PYTHONPATH": search}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             text=True,
         )  # fmt: skip
         self.running.append(process)

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from posenet_store.errors import UsageError
-from posenet_store.parallel.executors import DASHBOARD, count_workers, run_tasks
+from posenet_store.parallel.executors import count_workers, run_tasks
+from posenet_store.parallel.pools import DASHBOARD
 from posenet_store.parallel.slurm import SlurmSettings, _make_cluster, load_slurm_settings
 from tests.support.processes import waited
 from tests.support.slurm_node import slurm

@@ -24,10 +24,11 @@ from posenet_store.cli.output import (
     printable,
     progress,
 )
-from posenet_store.errors import PosenetStoreError, UsageError
+from posenet_store.errors import BuildError, PosenetStoreError, UsageError
 from posenet_store.files import check_folder, check_writable, find_existing
 from posenet_store.specs import DTYPES, FORMATS, LAYOUTS
 from posenet_store.store.chunking import count_row_bytes
+from posenet_store.store.plan import find_folder
 
 if TYPE_CHECKING:  # the real imports are in the commands: --help must not load torch
     from posenet_store.backbones.backbone import Backbone
@@ -95,8 +96,8 @@ def build_store(
             raise click.UsageError("--scheduler distributes the parts itself; leave out --part")
         parts = Part(
             source=source, data_root=data_root, limit=limit, backbone=network, layout=layout, dtype=dtype,
-            file_format=file_format, root=root, batch_size=batch_size, max_unreadable=max_unreadable,
-            fingerprint=plan.spec.fingerprint,
+            file_format=file_format, root=root, folder=find_folder(root, plan.spec), batch_size=batch_size,
+            max_unreadable=max_unreadable, fingerprint=plan.spec.fingerprint,
         )  # fmt: skip
         _build_on_workers(parts, plan, scheduler, workers)
     if not no_probes and source != "probes":
@@ -140,21 +141,20 @@ def _build_probes(backbone: "Backbone", spec: "StoreSpec", root: Path, batch_siz
 
 
 def _build_on_workers(build: "Part", plan: "Plan", scheduler: str, workers: int | None) -> None:
-    """Build all parts on workers and show the blocks that are committed; a failed part is reported at once."""
-    from posenet_store.extraction.distributed import build_parts, split_build
-    from posenet_store.store.access import StoreFiles
-    from posenet_store.store.plan import find_folder
+    """Build all parts on workers and show the blocks that are committed; a failed part is reported at once.
+
+    Raises BuildError if blocks are missing at the end: this process would have to compute them.
+    """
+    from posenet_store.extraction.distributed import build_parts, count_committed, split_build
     from posenet_store.sweep.progress import repeat_in_background
 
-    parts = split_build(build, len(plan.bounds), scheduler, workers)
-    commits, done = StoreFiles(find_folder(build.root, plan.spec)).commits, 0
+    parts, done = split_build(build, len(plan.bounds), scheduler, workers), 0
     with progress() as bars:
         title = printable(f"{plan.spec.network} on {Path(build.source).name}")
         bar = bars.add_task(title, total=len(plan.bounds), unit="blocks")
 
         def show() -> None:
-            committed = sum(1 for _ in commits.glob("b*.json")) if commits.is_dir() else 0
-            bars.update(bar, completed=committed, unit=f"blocks, {done} of {len(parts)} parts")
+            bars.update(bar, completed=count_committed(build.folder), unit=f"blocks, {done} of {len(parts)} parts")
 
         with repeat_in_background(show):
             for part, result in build_parts(parts, scheduler, workers, print_above(bars)):
@@ -162,6 +162,11 @@ def _build_on_workers(build: "Part", plan: "Plan", scheduler: str, workers: int 
                 if isinstance(result, PosenetStoreError):
                     click.echo(f"part {part.part[0]}/{part.part[1]} failed: {result}", err=True)
         show()
+    if missing := len(plan.bounds) - count_committed(build.folder):
+        raise BuildError(
+            f"the workers have done all parts, but {missing} of {len(plan.bounds)} blocks are not in {build.folder}: "
+            "do the workers write to another disk?"
+        )
 
 
 def _part(text: str) -> tuple[int, int]:
@@ -225,7 +230,6 @@ def build_with_progress(build: "Callable[..., BuildResult]", title: str, images:
 
 
 def _planned(plan: "Plan", root: Path, expected: "Estimate", computed_on: dict[str, Any]) -> dict[str, Any]:
-    from posenet_store.store.plan import find_folder
     from posenet_store.store.writer import count_files
 
     spec = plan.spec

@@ -168,7 +168,7 @@ def _print_plan(
 
 def _describe_start(passes: "Sequence[object]", scheduler: str) -> str:
     """Return when `auto` starts workers for these passes, nothing for other schedulers."""
-    from posenet_store.parallel.executors import TIMEOUTS
+    from posenet_store.parallel.dispatch import TIMEOUTS
 
     if scheduler != "auto" or len(passes) == 1:
         return ""

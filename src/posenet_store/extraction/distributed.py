@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
+from math import ceil
 from pathlib import Path
 
 import torch
@@ -10,13 +11,14 @@ import torch
 from posenet_store.backbones.backbone import Backbone
 from posenet_store.backbones.device import parse_device
 from posenet_store.backbones.load import load_backbone
-from posenet_store.errors import BuildError, PosenetStoreError
+from posenet_store.errors import BuildError, PosenetStoreError, WorkerError
 from posenet_store.extraction.build import BuildResult, build_store, plan_store
 from posenet_store.images.image_set import ImageSet
 from posenet_store.images.sources import load_image_set, make_absolute
 from posenet_store.parallel.executors import count_workers, run_tasks
 from posenet_store.parallel.worker import prepare_worker
 from posenet_store.specs import BackboneSpec
+from posenet_store.store.access import StoreFiles
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +33,7 @@ class Part:
     dtype: str
     file_format: str
     root: Path
+    folder: Path
     batch_size: int | None = None
     max_unreadable: float = 0.01
     fingerprint: str
@@ -45,13 +48,22 @@ class Part:
             data_root=self.data_root and self.data_root.resolve(),
             backbone=replace(self.backbone, weights=str(Path(weights).resolve()) if is_file else weights),
             root=self.root.resolve(),
+            folder=self.folder.resolve(),
         )
 
 
+MAX_BLOCKS = 16
+"""Blocks of a part at most: about a second of a GPU, some minutes of a CPU."""
+PARTS = 4
+"""Parts for each worker: so that workers of different speed end at nearly the same time, and late ones find work."""
+
+
 def split_build(build: Part, blocks: int, scheduler: str, workers: int | None = None) -> list[Part]:
-    """Split a build of `blocks` blocks into one part for each worker, on local GPUs one for each of them."""
+    """Split a build of `blocks` blocks into parts that workers take as they come free; on local GPUs one for each of them."""
     devices = _list_gpus(build.backbone.device) if scheduler == "local" else []
-    count = min(blocks, count_workers(scheduler, workers), len(devices) or blocks)
+    workers = count_workers(scheduler, workers)
+    size = min(MAX_BLOCKS, ceil(blocks / (PARTS * workers)))
+    count = min(len(devices), workers, blocks) if devices else ceil(blocks / size)
     parts = [replace(build.make_absolute(), part=(number, count)) for number in range(1, count + 1)]
     return [
         replace(part, backbone=replace(part.backbone, device=device))
@@ -66,6 +78,12 @@ def _list_gpus(device: str) -> list[str]:
     return [device] if ":" in device else [f"cuda:{index}" for index in range(torch.cuda.device_count())]
 
 
+def count_committed(folder: Path) -> int:
+    """Return how many blocks of the store in `folder` are committed, as its list of files says now."""
+    commits = StoreFiles(folder).commits
+    return sum(1 for _ in commits.glob("b*.json")) if commits.is_dir() else 0
+
+
 def build_parts(
     parts: list[Part], scheduler: str, workers: int | None = None, announce: Callable[[str], None] = lambda line: None
 ) -> Iterator[tuple[Part, BuildResult | PosenetStoreError]]:
@@ -73,9 +91,19 @@ def build_parts(
 
     `scheduler` and `announce` are those of `parallel.executors.run_tasks`. The finished blocks of a failed part are kept.
     """
-    resource = None if parts[0].backbone.device == "cpu" else "GPU"
-    failed = 0
-    for part, result in run_tasks(build_part, parts, scheduler, workers, announce, resource):
+    build, failed = parts[0], 0
+    resource = None if build.backbone.device == "cpu" else "GPU"
+    tasks = run_tasks(
+        build_part,
+        parts,
+        scheduler,
+        workers,
+        announce,
+        resource,
+        folder=build.root,
+        count_kept=partial(count_committed, build.folder),
+    )
+    for part, result in tasks:
         failed += isinstance(result, PosenetStoreError)
         yield part, result
     if failed:
@@ -83,19 +111,20 @@ def build_parts(
 
 
 def build_part(part: Part, threads: int) -> BuildResult:
-    """Build one part on `threads` threads; raises BuildError if this worker has other images or weights."""
+    """Build one part on `threads` threads; raises WorkerError if this worker has other images or weights."""
     prepare_worker(threads)
     images, backbone = _load_images(part.source, part.data_root, part.limit), _load_backbone(part.backbone)
     plan = plan_store(images, backbone, part.layout, part.dtype, file_format=part.file_format)
     if plan.spec.fingerprint != part.fingerprint:
-        raise BuildError(
-            f"a worker finds other images or weights at {part.source} and {part.backbone.weights} than the command did "
+        raise WorkerError(
+            f"it finds other images or weights at {part.source} and {part.backbone.weights} than the command did "
             f"(fingerprint {plan.spec.fingerprint[:8]} instead of {part.fingerprint[:8]})"
         )
     try:
         return build_store(
-            images, backbone, plan, part.root, batch_size=part.batch_size, max_unreadable=part.max_unreadable, part=part.part
-        )
+            images, backbone, plan, part.root,
+            batch_size=part.batch_size, max_unreadable=part.max_unreadable, part=part.part, folder=part.folder,
+        )  # fmt: skip
     finally:
         if backbone.device.type == "cuda":
             torch.cuda.empty_cache()  # the worker lives on, and others may need the memory

@@ -3,11 +3,17 @@
 The owner of dask-jobqueue.
 """
 
+import shlex
+import signal
 import subprocess
-from collections.abc import Iterator
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from threading import current_thread, main_thread
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from posenet_store.errors import PosenetStoreError, UsageError, first_line
@@ -17,8 +23,13 @@ if TYPE_CHECKING:
     from dask_jobqueue.slurm import SLURMCluster
 
 SLURM_FILE = Path("pipeline/launch/slurm.toml")
-SQUEUE = ("squeue", "--me", "--noheader", "--format=%A")
+SQUEUE = ("squeue", "--me", "--noheader", "--format=%A %T %r")
+SHOW_JOB = ("scontrol", "show", "job", "--oneliner")
+QUEUE_PAUSE = 5.0
+"""Seconds between two looks at the queue."""
 MAX_FAILED_JOBS = 3  # per worker: jobs in a row that may end before any of them has brought a worker
+UNUSUAL = {"TIMEOUT": "its walltime is over", "OUT_OF_MEMORY": "it took more than its memory", "NODE_FAIL": "its node failed"}
+"""What states of ended jobs mean that are worth a line."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +57,25 @@ def load_slurm_settings(path: Path) -> SlurmSettings:
     return settings
 
 
+@contextmanager
+def _keep_ctrl_c() -> Iterator[None]:
+    """Put the handler of Ctrl-C back: dask-jobqueue 0.9.0 sets one, when it is imported, that ends with exit code 0."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        if current_thread() is main_thread():
+            signal.signal(signal.SIGINT, handler)
+
+
 def _make_cluster(path: Path, settings: SlurmSettings, dashboard: str) -> "SLURMCluster":
     try:
-        from dask_jobqueue.slurm import SLURMCluster
+        with _keep_ctrl_c():
+            from dask_jobqueue.slurm import SLURMCluster
     except ModuleNotFoundError:
         raise UsageError("--scheduler slurm needs dask-jobqueue; install it: pip install 'posenet-store[slurm]'") from None
+    if any(sign.isspace() for sign in settings.log_directory):
+        raise UsageError(f"{path}: log_directory {settings.log_directory!r} has a space, which #SBATCH lines do not take")
     try:
         return SLURMCluster(
             queue=settings.partition or None,
@@ -67,6 +92,7 @@ def _make_cluster(path: Path, settings: SlurmSettings, dashboard: str) -> "SLURM
             log_directory=settings.log_directory,
             interface=settings.interface or None,
             silence_logs=False,
+            python=shlex.quote(sys.executable),
             scheduler_options={"dashboard_address": dashboard},
         )
     except (RuntimeError, ValueError, OSError) as error:
@@ -79,18 +105,29 @@ class Jobs:
 
     cluster: "SLURMCluster"
     count: int
+    announce: Callable[[str], None]
     failed: int = 0  # jobs in a row that ended while no worker was connected
+    waiting: Counter[str] = field(default_factory=Counter)  # by the reason for which they wait, as it was announced last
+    asked: float = -QUEUE_PAUSE
 
     def renew(self, connected: bool) -> bool:
         """Replace the jobs that left the queue; return whether there are workers or jobs.
 
         `connected` is whether there is a worker now. Raises PosenetStoreError if job after job ends without one.
         """
+        if monotonic() - self.asked < QUEUE_PAUSE:
+            return True
+        self.asked = monotonic()
         jobs = {name: job.job_id for name, job in self.cluster.workers.items()}
-        queue = subprocess.run(SQUEUE, capture_output=True, text=True, check=False)  # noqa: S603 - a fixed command
-        if queue.returncode:  # Slurm's controller is not available at the moment
+        answer = subprocess.run(SQUEUE, capture_output=True, text=True, check=False)  # noqa: S603 - a fixed command
+        if answer.returncode:  # Slurm's controller is not available at the moment
             return connected
-        gone = [name for name, job in jobs.items() if job not in queue.stdout.split()]
+        queue = {job: (state, reason) for job, state, reason in (line.split(" ", 2) for line in answer.stdout.splitlines())}
+        gone = [name for name, job in jobs.items() if job not in queue]
+        self._announce_waiting([queue[job] for job in jobs.values() if job in queue])
+        for name in gone:
+            if meaning := UNUSUAL.get(_read_state(jobs[name])):
+                self.announce(f"Slurm job {jobs[name]} ended: {meaning}")
         self.failed = 0 if connected else self.failed + len(gone)
         if self.failed > MAX_FAILED_JOBS * self.count:
             raise PosenetStoreError(
@@ -102,6 +139,14 @@ class Jobs:
         with suppress(RuntimeError):  # refused now, tried again at the next check
             self.submit()
         return True
+
+    def _announce_waiting(self, jobs: Sequence[tuple[str, str]]) -> None:
+        """Say how many jobs wait, and for what, whenever that has changed."""
+        waiting = Counter(reason for state, reason in jobs if state == "PENDING")
+        if waiting != self.waiting:
+            self.waiting = waiting
+            reasons = ", ".join(f"{count} for {reason}" for reason, count in waiting.items())
+            self.announce(f"Slurm jobs that wait: {waiting.total()}" + (f" ({reasons})" if reasons else ""))
 
     def submit(self) -> None:
         """Submit the missing jobs; raises RuntimeError with sbatch's message, OSError if there is no sbatch."""
@@ -120,11 +165,19 @@ class Jobs:
                     job.status = Status.failed
 
 
+def _read_state(job: str) -> str:
+    """Return the state in which a job ended; empty once Slurm has forgotten it."""
+    answer = subprocess.run([*SHOW_JOB, job], capture_output=True, text=True, check=False)  # noqa: S603 - a fixed command
+    return answer.stdout.partition("JobState=")[2].split(" ", 1)[0]
+
+
 @contextmanager
-def submit_slurm_jobs(path: Path, settings: SlurmSettings, count: int, dashboard: str) -> Iterator[Jobs]:
+def submit_slurm_jobs(
+    path: Path, settings: SlurmSettings, count: int, dashboard: str, announce: Callable[[str], None]
+) -> Iterator[Jobs]:
     """Submit `count` jobs, and cancel them at the end; raises UsageError if Slurm or Dask refuses the settings."""
     with _make_cluster(path, settings, dashboard) as cluster:
-        jobs = Jobs(cluster, count)
+        jobs = Jobs(cluster, count, announce)
         try:
             jobs.submit()
         except (RuntimeError, OSError) as error:

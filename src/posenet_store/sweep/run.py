@@ -107,7 +107,7 @@ def run_sweep(
         tasks = [_make_absolute(task) for task in passes]
         bar = nullcontext(show) if show else show_in_notebook(spec.title, len(left.cells))
         with _count_kept(files, plan), bar as shown, monitor.show_progress(shown):
-            for task, result in run_tasks(partial(_run_task, run.absolute()), tasks, scheduler, workers, announce):
+            for task, result in run_tasks(partial(_run_task, run.absolute()), tasks, scheduler, workers, announce, folder=run):
                 if isinstance(result, PosenetStoreError):
                     name = f"{task.train.name}, {task.input}, {task.protocol.name} ({len(task.cells)} cells)"
                     failures.append(f"{name}: {result}")
