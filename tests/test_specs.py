@@ -82,8 +82,11 @@ def test_every_part_of_a_tap_counts(tap: Tap) -> None:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("size", 33), ("scale", 1.0), ("mean", (0.485, 0.456, 0.407)), ("std", (0.229, 0.224, 0.226)), ("order", "BGR")],
-)
+    [
+        ("size", 33), ("scale", 1.0), ("mean", (0.485, 0.456, 0.407)), ("std", (0.229, 0.224, 0.226)), ("order", "BGR"),
+        ("crop_mode", "center"), ("crop_pct", 0.875), ("interpolation", "bicubic"),
+    ],
+)  # fmt: skip
 def test_every_part_of_the_preprocessing_counts(field: str, value: Any) -> None:
     changed = replace(SPEC, preprocess=replace(PREPROCESS, **{field: value}))
     assert changed.fingerprint != SPEC.fingerprint
@@ -112,6 +115,11 @@ def test_a_spec_comes_back_from_json_unchanged() -> None:
     assert back == SPEC
     assert hash(back) == hash(SPEC)
     assert (back.fingerprint, back.network_key) == (SPEC.fingerprint, SPEC.network_key)
+
+
+def test_a_spec_of_cropped_images_comes_back_from_json_unchanged() -> None:
+    cropped = replace(SPEC, preprocess=replace(PREPROCESS, crop_mode="center", crop_pct=0.9, interpolation="bicubic"))
+    assert StoreSpec.from_dict(json.loads(json.dumps(cropped.to_dict()))) == cropped
 
 
 def test_from_dict_does_not_change_its_argument() -> None:

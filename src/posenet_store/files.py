@@ -158,10 +158,12 @@ def to_utf8(name: str) -> str:
 def shorten_name(label: str) -> str:
     """Return a label as far as a file's name has room for it, beside a digest and what `name_temporary` adds.
 
+    Colons are replaced too: `scp` would take what precedes one for a machine.
+
     >>> shorten_name("photos"), shorten_name("a/b"), len(shorten_name("x" * 300))
     ('photos', 'a-b', 140)
     """
-    return label.replace("/", "-").encode(errors="backslashreplace")[:NAME_BYTES].decode(errors="ignore")
+    return label.replace("/", "-").replace(":", "-").encode(errors="backslashreplace")[:NAME_BYTES].decode(errors="ignore")
 
 
 @contextmanager

@@ -22,6 +22,10 @@ COMPUTES = tuple(precision + suffix for precision in PRECISIONS for suffix in ("
 ZEROS = "zeros"
 PADDINGS = (ZEROS, "none", "reflect", "replicate", "circular")
 PREPROCESSINGS = ("weights", "unit")
+LEARNED = "learned"
+POSITIONS = (LEARNED, "zero", "shuffled")
+"""Of a transformer's position embeddings."""
+CROP_MODES = ("squash", "center")
 TRAINED, RANDOM, NO_WEIGHTS = "trained", "random", "none"
 WEIGHTS_KINDS = (TRAINED, RANDOM, NO_WEIGHTS)
 """Where a network's parameters come from: training, a seed, or nowhere, as the pixels have none."""
@@ -52,10 +56,23 @@ def shorten_tap_set(tap_set: str) -> str:
 
 
 @dataclass(frozen=True)
-class Preprocess:
-    """How pixels become the network's input: `(pixel * scale - mean) / std`, channels in `order`.
+class Resize:
+    """How an image becomes `size` x `size` pixels (see `images.resize`), by default as the paper does: squashed, bilinear."""
 
-    `size` is the side in pixels to which every image is resized (aspect ratio not kept, as the paper does);
+    size: int
+    crop_mode: str = CROP_MODES[0]
+    crop_pct: float = 1.0
+    interpolation: str = "bilinear"
+
+
+Size = int | Resize
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """How an image becomes the network's input: resized, then `(pixel * scale - mean) / std`, channels in `order`.
+
+    `size` is the side in pixels after resizing, which `crop_mode`, `crop_pct` and `interpolation` describe (see `Resize`);
     `mean` and `std` are in the order of `order`, after scaling.
     """
 
@@ -64,6 +81,21 @@ class Preprocess:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     order: str = "RGB"
+    crop_mode: str = CROP_MODES[0]
+    crop_pct: float = 1.0
+    interpolation: str = "bilinear"
+
+    @property
+    def resize(self) -> Size:
+        """How images are resized: the side where it is the paper's way."""
+        resize = Resize(self.size, self.crop_mode, self.crop_pct, self.interpolation)
+        return self.size if resize == Resize(self.size) else resize
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain JSON values; how images are resized only where it is not the paper's way."""
+        usual = asdict(Resize(self.size))
+        del usual["size"]
+        return {name: value for name, value in asdict(self).items() if name not in usual or value != usual[name]}
 
     @property
     def kind(self) -> str:
@@ -88,6 +120,7 @@ class BackboneSpec:
     padding: str = ZEROS
     preprocess: str = "weights"
     size: int | None = None
+    positions: str = LEARNED
 
 
 @dataclass(frozen=True)
@@ -194,7 +227,7 @@ class StoreSpec:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain JSON values."""
-        return asdict(self)
+        return asdict(self) | {"preprocess": self.preprocess.to_dict()}
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> "StoreSpec":

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from posenet_store.backbones.load import load_backbone, order_modules, wrap_backbone
+from posenet_store.backbones.load import load_backbone, wrap_backbone
+from posenet_store.backbones.measure import order_modules
 from posenet_store.errors import UsageError
 from posenet_store.images.image_set import load_folder
 from posenet_store.specs import BackboneSpec, Preprocess

@@ -1,6 +1,5 @@
 """The table of taps against torchvision's own networks."""
 
-import warnings
 from collections.abc import Callable
 from itertools import pairwise
 
@@ -10,8 +9,10 @@ import torchvision
 from torch import Tensor, nn
 
 from posenet_store.backbones.backbone import run_taps
-from posenet_store.backbones.load import load_backbone, measure_taps, wrap_backbone
+from posenet_store.backbones.load import load_backbone, wrap_backbone
+from posenet_store.backbones.measure import measure_taps
 from posenet_store.backbones.taps import list_tap_modules
+from posenet_store.backbones.torchvision_models import build_network
 from posenet_store.errors import UsageError
 from posenet_store.specs import BackboneSpec, Tap
 
@@ -37,6 +38,8 @@ SIZES = {
     "mobilenet_v3_small": FIVE,
     "mnasnet1_0": FIVE,
     "shufflenet_v2_x1_0": FIVE,
+    "swin_t": (56, 28, 14, 7),
+    "vit_b_16": (14,) * 12,
 }
 # of the stages' outputs, from the papers: two layers of one size differ in these
 CHANNELS = {
@@ -58,8 +61,10 @@ CHANNELS = {
     "mobilenet_v3_small": (16, 16, 24, 48, 96),
     "mnasnet1_0": (16, 24, 40, 96, 320),
     "shufflenet_v2_x1_0": (24, 24, 116, 232, 464),
+    "swin_t": (96, 192, 384, 768),
+    "vit_b_16": (768,) * 12,
 }
-WITHOUT = ("alexnet", "googlenet", "inception", "maxvit", "squeezenet", "swin", "vit")
+WITHOUT = ("alexnet", "googlenet", "inception", "maxvit", "squeezenet")
 PREFIXES = (
     "vgg",
     "resnet",
@@ -77,15 +82,14 @@ LISTED = [name for name in torchvision.models.list_models(module=torchvision.mod
 
 def network(name: str) -> nn.Module:
     """The network without memory for its parameters; RegNet computes its widths with tensors and can't start there."""
-    with warnings.catch_warnings(), torch.device("cpu" if name.startswith("regnet") else "meta"):
-        warnings.simplefilter("ignore")
-        module: nn.Module = torchvision.models.get_model(name, weights=None).eval()
+    with torch.device("cpu" if name.startswith("regnet") else "meta"):
+        module = build_network(name).eval()
     return module.to("meta")
 
 
 def taps_at_224(name: str, tap_set: str = "report") -> tuple[Tap, ...]:
     with torch.device("meta"):
-        return measure_taps(network(name), list_tap_modules(name, tap_set), 224)
+        return measure_taps(network(name), list_tap_modules(name, tap_set), 224)[0]
 
 
 @pytest.mark.parametrize("name", SIZES)
@@ -147,7 +151,7 @@ def overwritten(name: str, paths: tuple[str, ...]) -> set[str]:
     for path in paths:
         module.get_submodule(path).register_forward_hook(note(path))
     with torch.no_grad():  # inference mode counts no writes
-        outputs = run_taps(module, [(path, path) for path in paths], torch.zeros(1, 3, 64, 64, device="meta"))
+        outputs = run_taps(module, [(path, path) for path in paths], torch.zeros(1, 3, 224, 224, device="meta"))
     return {path for path in paths if outputs[path]._version != versions[path]}
 
 
@@ -182,7 +186,7 @@ def test_every_network_of_torchvision_has_taps_or_a_sentence() -> None:
     refused = []
     for name in torchvision.models.list_models(module=torchvision.models):
         try:
-            assert len(list_tap_modules(name)) in (4, 5), name
+            assert len(list_tap_modules(name)) in (4, 5, *(12, 24, 32) * name.startswith("vit")), name
         except UsageError:
             refused.append(name)
     assert refused
@@ -195,7 +199,7 @@ def test_every_regnet_is_cut_at_its_blocks() -> None:
     assert len({list_tap_modules(name) for name in regnets}) == 1
 
 
-@pytest.mark.parametrize("name", ["alexnet", "inception_v3", "vit_b_16", "googlenet", "vgg61", ""])
+@pytest.mark.parametrize("name", ["alexnet", "inception_v3", "maxvit_t", "googlenet", "vgg61", ""])
 def test_a_network_without_an_entry_is_answered_with_those_that_have_one(name: str) -> None:
     with pytest.raises(UsageError, match=r"unknown backbone.*accepted: pixels, vgg16, resnet152"):
         list_tap_modules(name)
@@ -204,3 +208,13 @@ def test_a_network_without_an_entry_is_answered_with_those_that_have_one(name: s
 def test_an_unknown_tap_set_names_the_known() -> None:
     with pytest.raises(UsageError, match="accepted: report, official, features"):
         load_backbone(BackboneSpec("vgg11", "random:0", "papers", "cpu"))
+
+
+@pytest.mark.parametrize("tap_set", ["every:0", "every:", "every:2.5", "every:x"])
+def test_every_needs_a_number(tap_set: str) -> None:
+    with pytest.raises(UsageError, match="every:3"):
+        load_backbone(BackboneSpec("vgg11", "random:0", tap_set, "cpu"))
+
+
+def test_every_counts_from_the_last_stage() -> None:
+    assert list_tap_modules("vgg16", "every:2") == ("features.4", "features.16", "features.30")

@@ -66,7 +66,8 @@ def test_a_mistake_is_refused_before_anything_is_built(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], message: str
 ) -> None:
     monkeypatch.chdir(home)
-    monkeypatch.setattr("posenet_store.backbones.load.load_network", lambda *_: pytest.fail("parameters were loaded"))
+    loading = "posenet_store.backbones.torchvision_models.load_network"
+    monkeypatch.setattr(loading, lambda *_: pytest.fail("parameters were loaded"))
     result = cli("run", *words, "--stores", tmp_path / "stores")
     assert result.exit_code == 2, result.output
     assert message in result.stderr

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import nn
 
 from posenet_store.backbones.backbone import Backbone
-from posenet_store.backbones.load import measure_taps
+from posenet_store.backbones.measure import measure_taps
 from posenet_store.backbones.weights import compute_state_digest
 from posenet_store.extraction.build import build_store, plan_store
 from posenet_store.files import read_json, sha256_file
@@ -47,7 +47,7 @@ def tiny_backbone(seed: int = 0, name: str = "tiny", scale: float = 1.0, size: i
         for parameter in module.parameters():
             parameter.mul_(scale)
     module.requires_grad_(False)
-    taps = measure_taps(module, ["0", "1", "2"][:stages], size)
+    taps, _ = measure_taps(module, ["0", "1", "2"][:stages], size)
     preprocess = Preprocess(size, 1 / 255, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
     digest, device = compute_state_digest(module.state_dict()), torch.device("cpu")
     return Backbone(name, f"random{seed}", digest, "report", taps, preprocess, module, device, weights_kind="random")

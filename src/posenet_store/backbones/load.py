@@ -1,27 +1,27 @@
-"""Load a frozen Backbone: torchvision's by name, or the user's own network."""
+"""Load a frozen Backbone: torchvision's or timm's by name, or the user's own network."""
 
 import re
 from collections.abc import Sequence
 from copy import deepcopy
-from typing import cast
+from dataclasses import replace
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from posenet_store.backbones.backbone import Backbone, one_network_at_a_time, preprocess, run_taps
-from posenet_store.backbones.checks import check_names
+from posenet_store.backbones import timm_models, torchvision_models
+from posenet_store.backbones.backbone import Backbone, one_network_at_a_time, preprocess
+from posenet_store.backbones.checks import check_names, is_timm
 from posenet_store.backbones.device import parse_device
 from posenet_store.backbones.hed import find_hed_file
 from posenet_store.backbones.inference import check_compute, is_compiled, prepare_network, set_precision
+from posenet_store.backbones.lite0 import find_lite0_file
+from posenet_store.backbones.maps import MapFormat
+from posenet_store.backbones.measure import measure_taps, order_modules
 from posenet_store.backbones.padding import check_padding, replace_padding
+from posenet_store.backbones.positions import check_positions, replace_positions
 from posenet_store.backbones.taps import list_tap_modules
-from posenet_store.backbones.torchvision_models import (
-    build_network,
-    check_backbone_name,
-    cut_at_taps,
-    drop_classifier,
-    load_network,
-)
+from posenet_store.backbones.torchvision_models import cut_at_taps
 from posenet_store.backbones.weights import (
     IMAGENET,
     change_input,
@@ -29,68 +29,9 @@ from posenet_store.backbones.weights import (
     load_weights,
     make_source_absolute,
 )
-from posenet_store.errors import PosenetStoreError, UsageError, first_line, unknown
-from posenet_store.specs import PIXELS, TAP_SETS, TRAINED, WEIGHTS_KINDS, BackboneSpec, Preprocess, Tap
-
-
-@one_network_at_a_time
-def order_modules(module: nn.Module, modules: Sequence[str], size: int) -> tuple[str, ...]:
-    """Return modules in the order in which they run; raises UsageError for one that does not run exactly once.
-
-    >>> order_modules(nn.Sequential(nn.Conv2d(3, 2, 1), nn.ReLU()), ["1", "0"], 8)
-    ('0', '1')
-    """
-    known = dict(module.named_modules())
-    if absent := [path for path in modules if path not in known or not path]:
-        raise unknown("tap set, or module of the network,", absent[0], [*TAP_SETS, *(path for path in known if path)])
-    order: list[str] = []
-    handles = [known[path].register_forward_hook(lambda *_, path=path: order.append(path)) for path in modules]
-    try:
-        with torch.inference_mode():
-            module(torch.zeros(1, 3, size, size))
-    finally:
-        for handle in handles:
-            handle.remove()
-    if wrong := next((path for path in modules if order.count(path) != 1), None):
-        raise UsageError(f"module {wrong} is named twice or not passed once in a forward pass; choose others as taps")
-    return tuple(order)
-
-
-@one_network_at_a_time
-def measure_taps(module: nn.Module, modules: Sequence[str], size: int) -> tuple[Tap, ...]:
-    """Return the taps f1, f2, ... with their shapes for a size x size image.
-
-    Modules that would overwrite a tap's output in place, as VGG's ReLU does behind a convolution, no longer do so.
-    """
-    named = [(f"f{number}", path) for number, path in enumerate(modules, 1)]
-    outputs, overwritten = _run_and_compare(module, named, size)
-    if overwritten:
-        for part in module.modules():
-            if getattr(part, "inplace", False):
-                part.inplace = False  # type: ignore[assignment]
-        outputs, overwritten = _run_and_compare(module, named, size)
-    if flat := [path for name, path in named if outputs[name].dim() != 4]:
-        raise UsageError(f"module {flat[0]} returns no map [B, C, H, W]; choose another as a tap")
-    if overwritten:
-        raise UsageError(f"what module {overwritten[0]} returns is overwritten in place by what follows; choose that as a tap")
-    return tuple(Tap(name, path, tuple(outputs[name].shape[1:])) for name, path in named)  # type: ignore[arg-type]
-
-
-@torch.no_grad()  # inference mode would not count what is written
-def _run_and_compare(module: nn.Module, named: Sequence[tuple[str, str]], size: int) -> tuple[dict[str, Tensor], list[str]]:
-    """Return the output of each tap (name, module path), and the modules whose output was written to afterwards."""
-    versions: dict[str, int] = {}
-
-    def make_hook(path: str) -> object:
-        return lambda _module, _inputs, output: versions.update({path: output._version})
-
-    handles = [module.get_submodule(path).register_forward_hook(make_hook(path)) for _, path in named]  # type: ignore[arg-type]
-    try:
-        outputs = run_taps(module, named, torch.zeros(1, 3, size, size))
-    finally:
-        for handle in handles:
-            handle.remove()
-    return outputs, [path for name, path in named if outputs[name]._version != versions[path]]
+from posenet_store.errors import PosenetStoreError, UsageError, first_line, is_out_of_memory, unknown
+from posenet_store.files import sha256
+from posenet_store.specs import LEARNED, PIXELS, TAP_SETS, TRAINED, WEIGHTS_KINDS, BackboneSpec, Preprocess, Tap
 
 
 def _compile(module: nn.Module, taps: Sequence[Tap], inputs: Tensor, compute: str) -> nn.Module:
@@ -98,8 +39,8 @@ def _compile(module: nn.Module, taps: Sequence[Tap], inputs: Tensor, compute: st
 
     Raises PosenetStoreError if torch can't compile it here.
     """
-    compiled = cast(nn.Module, torch.compile(cut_at_taps(module, taps)))
     try:
+        compiled = cast(nn.Module, torch.compile(cut_at_taps(module, taps)))
         with torch.inference_mode(), set_precision(compute, inputs.device):
             torch._dynamo.mark_dynamic(inputs, 0)
             compiled(inputs)
@@ -113,67 +54,93 @@ def _compile(module: nn.Module, taps: Sequence[Tap], inputs: Tensor, compute: st
 @one_network_at_a_time
 def check_backbone(spec: BackboneSpec) -> None:
     """Raise UsageError if `load_backbone` would not accept `spec`; no parameters are read, downloaded or drawn."""
-    name = spec.name or ""
-    _check_names(spec)
+    name, zoo = _check_names(spec), _find_zoo(spec)
     if name != PIXELS:
+        size = spec.size or zoo.find_preprocess(name).size
         with torch.device("meta"):
-            module, size = build_network(name), spec.size or IMAGENET.size
-            module = replace_padding(drop_classifier(module), spec.padding).eval()
+            module = replace_padding(zoo.build_network(name, size), spec.padding).eval()
+            replace_positions(module, spec.positions, name)
             _find_taps(name, module, spec.taps, size)
 
 
-def _check_names(spec: BackboneSpec, emulate: bool = False) -> None:
-    """Raise UsageError for a name, device, precision, padding or weights that do not exist or do not fit."""
-    name = spec.name or ""
+def _find_zoo(spec: BackboneSpec) -> Any:
+    """Return the module that builds and loads the network: both have the same functions."""
+    return timm_models if is_timm(spec.name or "") else torchvision_models
+
+
+def _check_names(spec: BackboneSpec, emulate: bool = False) -> str:
+    """Return the network's full name.
+
+    Raises UsageError for a name, device, precision, padding or weights that do not exist or do not fit.
+    """
     check_names(spec)
     device = parse_device(spec.device)
     if not emulate:
         check_compute(spec.compute, device)
-    check_backbone_name(name)
+    name: str = _find_zoo(spec).complete_name(spec.name or "")
     check_padding(name, spec.padding)
-    if spec.weights == "hed" and name != PIXELS:
-        find_hed_file()
+    check_positions(spec.positions)
+    if spec.weights in (files := {"hed": find_hed_file, "lite0": find_lite0_file}) and name != PIXELS:
+        files[spec.weights]()
+    return name
 
 
-def _find_taps(name: str, module: nn.Module, tap_set: str, size: int) -> tuple[Tap, ...]:
-    """Return the taps of a network with their shapes; raises UsageError for unknown modules and for too small images."""
-    modules = list_tap_modules(name, tap_set)
-    if tap_set not in TAP_SETS:
-        modules = order_modules(module, modules, size)
+def _find_taps(name: str, module: nn.Module, tap_set: str, size: int) -> tuple[tuple[Tap, ...], MapFormat]:
+    """Return a network's taps with their shapes, and the format of their maps.
+
+    Raises UsageError for modules that can't be tapped, and for a size that does not fit.
+    """
+    modules = timm_models.list_taps(name, module, tap_set) if is_timm(name) else list_tap_modules(name, tap_set)
     try:
-        return measure_taps(module, modules, size)
-    except RuntimeError as error:
-        if not re.search("input size|negative dimension", str(error)):  # torch's words on the CPU, and on meta until 2.7
-            raise
-        raise UsageError(
-            f"{name}: nothing is left of a {size}x{size} image before its last tap; give a larger --size"
-        ) from None
+        if tap_set not in TAP_SETS:
+            modules = order_modules(module, modules, size)
+        taps, form = measure_taps(module, modules, size)
+        if is_timm(name) and not next(module.parameters()).is_meta:
+            timm_models.check_stages(module, taps, size)
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise _explain_size(name, size, error) from None
+    return taps, form
+
+
+def _explain_size(name: str, size: int, error: Exception) -> Exception:
+    """Return the UsageError for an image of a size that a network does not take, any other error as it is."""
+    if re.search("input size|negative dimension", str(error)):  # torch's words on the CPU, and on meta until 2.7
+        return UsageError(f"{name}: nothing is left of a {size}x{size} image before its last tap; give a larger --size")
+    own = (timm_models if is_timm(name) else torchvision_models).find_preprocess(name).size
+    if size == own or is_out_of_memory(error):
+        return error
+    return UsageError(f"{name} does not take {size}x{size} images ({first_line(error)}); give --size {own}")
 
 
 @one_network_at_a_time
 def load_backbone(spec: BackboneSpec | str, *, emulate: bool = False) -> Backbone:
-    """Load a frozen torchvision network, given as a spec or by its name.
+    """Load a frozen network of torchvision or timm, given as a spec or by its name.
 
     Raises UsageError for unknown names, PosenetStoreError for broken weights.
     `compute` is one of `specs.COMPUTES`: the precision of convolutions (by autocast unless float32), and whether the network
     is compiled. Batch normalisation is always folded into the convolution before it. `padding` (see `padding`), `preprocess`
-    and `size` (see `weights.change_input`) leave the parameters as they are. `emulate` accepts on a CPU what only GPUs compute
-    fast or at all: to plan what other machines will compute.
+    and `size` (see `weights.change_input`) leave the parameters as they are; `positions` (see `positions`) replaces a
+    transformer's position embeddings. `emulate` accepts on a CPU what only GPUs compute fast or at all: to plan what other
+    machines will compute.
 
     >>> backbone = load_backbone(BackboneSpec("pixels", device="cpu"))
     >>> {tap: tuple(value.shape) for tap, value in backbone.features(torch.zeros(2, 28, 28, 3, dtype=torch.uint8)).items()}
     {'f1': (2, 3, 28, 28)}
     """
     spec = BackboneSpec(spec) if isinstance(spec, str) else spec
-    _check_names(spec, emulate)
-    name = spec.name or ""
+    name, zoo = _check_names(spec, emulate), _find_zoo(spec)
     device = parse_device("cpu" if name == PIXELS else spec.device)  # pixels: nothing is computed
     compute = "float32" if name == PIXELS else spec.compute
-    weights = change_input(load_weights(spec.weights, name), spec.preprocess, spec.size)
-    module, digest = load_network(name, weights)
-    module = replace_padding(drop_classifier(module), spec.padding).eval().requires_grad_(False)
+    weights = load_weights(spec.weights, name, zoo.find_preprocess(name))
+    weights = change_input(weights, spec.preprocess, spec.size)
+    module, digest = zoo.load_network(name, weights)
+    module = replace_padding(module, spec.padding).eval().requires_grad_(False)
+    if spec.positions != LEARNED:
+        replace_positions(module, spec.positions, name)
+        digest = sha256(f"positions {spec.positions} {digest}".encode())
+        weights = replace(weights, label=f"{weights.label}-positions-{spec.positions}")
     size = weights.preprocess.size
-    taps = _find_taps(name, module, spec.taps, size)
+    taps, form = _find_taps(name, module, spec.taps, size)
     modules = tuple(tap.module for tap in taps)
     module = prepare_network(module.to(device), modules, compute)
     if is_compiled(compute):
@@ -193,6 +160,8 @@ def load_backbone(spec: BackboneSpec | str, *, emulate: bool = False) -> Backbon
         padding=spec.padding,
         weights_kind=weights.kind,
         weights_source=make_source_absolute(spec.weights),
+        positions=spec.positions,
+        form=form,
     )
 
 
@@ -208,8 +177,9 @@ def wrap_backbone(
 ) -> Backbone:
     """Wrap a copy of your own network as a frozen Backbone.
 
-    `module` takes float32 [B, 3, S, S], preprocessed as `preprocess` says. `taps` are names of its modules that return
-    [B, C, H, W], in any order. `name` and `weights` appear in tables and folders; `weights_kind` is "random" for an
+    `module` takes float32 [B, 3, S, S], preprocessed as `preprocess` says. `taps` are names of its modules that return maps:
+    [B, C, H, W], [B, H, W, C] or patch tokens [B, N, C] (see `maps`), in any order.
+    `name` and `weights` appear in tables and folders; `weights_kind` is "random" for an
     untrained network. Raises UsageError for a tap that does not exist or returns no map.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2))
@@ -224,6 +194,9 @@ def wrap_backbone(
     target, digest = parse_device(device), compute_state_digest(module.state_dict())
     frozen = deepcopy(module).cpu().eval().requires_grad_(False)
     modules = order_modules(frozen, list(taps), preprocess.size)
-    shapes = measure_taps(frozen, modules, preprocess.size)
+    shapes, form = measure_taps(frozen, modules, preprocess.size)
     prepared = prepare_network(frozen.to(target), modules, "float32")
-    return Backbone(name, weights, digest, ",".join(modules), shapes, preprocess, prepared, target, weights_kind=weights_kind)
+    return Backbone(
+        name, weights, digest, ",".join(modules), shapes, preprocess, prepared, target,
+        weights_kind=weights_kind, form=form,
+    )  # fmt: skip

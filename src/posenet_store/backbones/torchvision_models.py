@@ -12,11 +12,14 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models.feature_extraction import create_feature_extractor
 
-from posenet_store.backbones.weights import Weights, compute_state_digest
+from posenet_store.backbones.weights import IMAGENET, Weights, compute_state_digest
 from posenet_store.errors import PosenetStoreError, UsageError, first_line, unknown
 from posenet_store.files import sha256_file
-from posenet_store.specs import PIXELS, Tap
+from posenet_store.specs import PIXELS, Preprocess, Tap
 from posenet_store.state_dicts import unwrap_state_dict
+
+CLASSIFIERS = ("classifier", "fc", "head", "heads")
+"""What torchvision calls the layers behind the last tap."""
 
 
 class _Pixels(nn.Module):
@@ -31,12 +34,24 @@ class _Pixels(nn.Module):
         return pixels
 
 
-def build_network(name: str) -> nn.Module:
-    """Return a torchvision network with random parameters, without any inside `torch.device("meta")`."""
+def build_network(name: str, size: int | None = None) -> nn.Module:
+    """Return a torchvision network with random parameters, without any inside `torch.device("meta")`.
+
+    `size` is not needed: networks take any, or 224. Transformers get the attributes by which `maps` knows their tokens.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         module: nn.Module = torchvision.models.get_model(name, weights=None)
+    if isinstance(module, torchvision.models.VisionTransformer):
+        module.num_prefix_tokens = 1
+    if isinstance(module, torchvision.models.SwinTransformer):
+        module.output_fmt = "NHWC"
     return module
+
+
+def find_preprocess(name: str) -> Preprocess:
+    """Return how images are prepared for a network: for all of torchvision's alike."""
+    return IMAGENET
 
 
 def _load_imagenet_state(name: str) -> Mapping[str, Tensor]:
@@ -84,7 +99,7 @@ def _assign_state(module: nn.Module, state: Mapping[str, Tensor], name: str) -> 
     foreign = sorted(set(state) - set(own))
     wrong = sorted(key for key in set(state) & set(own) if state[key].shape != own[key].shape)
     needed = (key for key in set(own) - set(state) if not key.endswith("num_batches_tracked"))
-    missing = sorted(key for key in needed if not key.startswith(("classifier.", "fc.")))
+    missing = sorted(key for key in needed if key.partition(".")[0] not in CLASSIFIERS)
     for problem, keys in (("has foreign entries", foreign), ("has entries of another shape", wrong), ("lacks", missing)):
         if keys:
             raise UsageError(f"the weights do not fit {name}: the file {problem}: {', '.join(keys[:3])} ({len(keys)} in all)")
@@ -99,8 +114,8 @@ def _assign_state(module: nn.Module, state: Mapping[str, Tensor], name: str) -> 
 def load_network(name: str, weights: Weights) -> tuple[nn.Module, str]:
     """Build the network `name` with its parameters; return it and the digest of the parameters.
 
-    Unless weights are random, the network is built without memory (on `meta`) and takes over the loaded tensors. A
-    classifier that the weights lack stays on `meta`: remove it with `drop_classifier`.
+    Unless weights are random, the network is built without memory (on `meta`) and takes over the loaded tensors. Its
+    classifier is dropped.
     """
     if name == PIXELS:
         return _Pixels(), compute_state_digest({})
@@ -108,29 +123,31 @@ def load_network(name: str, weights: Weights) -> tuple[nn.Module, str]:
         with torch.random.fork_rng(devices=[]):  # weights are drawn on the CPU; GPUs are left alone
             torch.manual_seed(weights.seed)
             module = build_network(name)
-        return module, compute_state_digest(module.state_dict())
+        digest = compute_state_digest(module.state_dict())
+        return drop_classifier(module), digest
     loaded = _load_imagenet_state(name) if weights.state is None else weights.state
     # torchvision's DenseNet files have `denselayer1.norm.1.weight`, its modules `denselayer1.norm1.weight`
     state = {re.sub(r"(\.denselayer\d+\.(?:norm|conv))\.([12]\.)", r"\1\2", key): value for key, value in loaded.items()}
     with torch.device("meta"):
         module = build_network(name)
     _assign_state(module, state, name)
-    return module, compute_state_digest(state)
+    return drop_classifier(module), compute_state_digest(state)
 
 
 def drop_classifier(module: nn.Module) -> nn.Module:
     """Drop the fully connected layers, which no tap reads (500 MB of VGG's); in place."""
-    for head in ("classifier", "fc"):
+    for head in CLASSIFIERS:
         if hasattr(module, head):
             setattr(module, head, nn.Identity())
     return module
 
 
-def check_backbone_name(name: str) -> None:
-    """Raise UsageError if torchvision has no such network and it is not the pixels."""
+def complete_name(name: str) -> str:
+    """Return the full name of a network, which is `name`; raises UsageError if it is neither torchvision's nor the pixels."""
     known = torchvision.models.list_models(module=torchvision.models)
     if name != PIXELS and name not in known:
         raise unknown("backbone", name, (PIXELS, *known))
+    return name
 
 
 def cut_at_taps(module: nn.Module, taps: Sequence[Tap]) -> nn.Module:

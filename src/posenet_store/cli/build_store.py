@@ -3,6 +3,7 @@
 import re
 import shutil
 import signal
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -116,7 +117,9 @@ def report_device(backbone: "Backbone", asked: str) -> None:
 
     fault = explain_cpu() if asked == "auto" and backbone.device.type == "cpu" else None
     click.echo(f"{backbone.name} computes in {backbone.compute} on {describe_device(backbone.device)}", err=True)
-    for note in (fault and f"--device auto takes the CPU: {fault}", find_slow_precision(backbone)):
+    tokens = ", ".join(f"{count} {name}" for name, count in Counter(backbone.form.prefix).items())
+    aside = tokens and f"tokens set aside from each tap, whose map holds the patches only: {tokens}"
+    for note in (fault and f"--device auto takes the CPU: {fault}", find_slow_precision(backbone), aside):
         if note:
             click.echo(f"note: {note}", err=True)
 

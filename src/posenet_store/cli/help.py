@@ -9,7 +9,19 @@ FEW = 9
 """Options of a command that need no headings."""
 HEADINGS = {
     "Images": ("source", "data_root", "limit", "max_unreadable"),
-    "Network": ("name", "weights", "taps", "padding", "preprocess", "size", "precision", "compiled", "device", "batch_size"),
+    "Network": (
+        "name",
+        "weights",
+        "taps",
+        "padding",
+        "positions",
+        "preprocess",
+        "size",
+        "precision",
+        "compiled",
+        "device",
+        "batch_size",
+    ),
     "Head": ("head", "store", "target", "source_text", "head_padding"),
     "Store": ("root", "file_format", "layout", "dtype", "no_probes"),
     "Where it runs": ("scheduler", "workers", "memory", "part", "keep_moments"),

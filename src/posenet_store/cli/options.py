@@ -9,7 +9,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from posenet_store.specs import COMPILED, PADDINGS, PRECISIONS, PREPROCESSINGS, BackboneSpec
+from posenet_store.specs import COMPILED, PADDINGS, POSITIONS, PRECISIONS, PREPROCESSINGS, BackboneSpec
 
 Command = Callable[..., Any]
 path_type: click.Path = click.Path(path_type=Path)
@@ -48,15 +48,20 @@ format_option = click.option(
 _BACKBONE_OPTIONS = (
     click.option(
         "--weights", default="imagenet", show_default=True, metavar="W",
-        help="imagenet (torchvision's), a .pth or .safetensors file, hed (VGG-16), or random:SEED.",
+        help="imagenet (torchvision's; for timm: those of the tag), a .pth or .safetensors file, hed (VGG-16), "
+        "lite0 (tf_efficientnet_lite0), or random:SEED.",
     ),
     click.option(
-        "--taps", metavar="report|official|MODULES", default="report", show_default=True,
-        help="VGG after each pooling, or at the ReLU before it; or modules of your choice: features.3,features.8.",
+        "--taps", metavar="report|official|every:N|MODULES", default="report", show_default=True,
+        help="VGG after each pooling, or at the ReLU before it; every N-th stage; or modules: blocks.2,blocks.5.",
     ),
     click.option(
         "--padding", type=click.Choice(PADDINGS), default="zeros", show_default=True,
         help="Padding of VGG's and ResNet's convolutions; the trained weights stay as they are.",
+    ),
+    click.option(
+        "--positions", type=click.Choice(POSITIONS), default=POSITIONS[0], show_default=True,
+        help="A transformer's position embeddings; zero and shuffled replace those of the patches.",
     ),
     click.option(
         "--preprocess", type=click.Choice(PREPROCESSINGS), default="weights", show_default=True,
@@ -64,7 +69,7 @@ _BACKBONE_OPTIONS = (
     ),
     click.option(
         "--size", type=click.IntRange(32, 4096), metavar="PIXELS",
-        help="Side to which images are resized.  [default: that of the weights: 224]",
+        help="Side of the network's images.  [default: that of the weights: 224 unless timm has another]",
     ),
     device_option,
     click.option(
@@ -107,7 +112,7 @@ def backbone_options(backbone_required: bool) -> Callable[[Command], Command]:
     """Add --backbone, --weights, --taps and so on, which reach the command as one `network`, and --batch-size."""
     name_option = click.option(
         "--backbone", "name", metavar="NAME", required=backbone_required,
-        help="vgg16, resnet152, another torchvision CNN, or pixels.",
+        help="vgg16, resnet152, another network of torchvision, timm:NAME or timm:NAME.TAG, or pixels.",
     )  # fmt: skip
 
     def add(command: Command) -> Command:

@@ -71,7 +71,7 @@ def run(
         for store in _prepare_stores(role, frozen, images, root, batch_size, plan_only)
     ]  # fmt: skip
     label = stores[0].info.spec.network
-    files = RunFiles(out or Path("runs", f"{shorten_name(images.name)}-{label}"))
+    files = RunFiles(out or Path("runs", shorten_name(f"{images.name}-{label}")))
     spec = replace(spec, title=f"{label} on {images.name}", networks=("*",), train=("*", images.name))
     if plan_only:
         _print_plan(stores, spec, root, files, as_json)

@@ -26,7 +26,7 @@ from posenet_store.images.image_set import ImageSet
 from posenet_store.images.synthetic import load_probes
 from posenet_store.notebook import show_progress
 from posenet_store.provenance import collect_provenance
-from posenet_store.specs import StoreSpec
+from posenet_store.specs import LEARNED, StoreSpec
 from posenet_store.store.access import StoreFiles
 from posenet_store.store.chunking import choose_block_rows, draw_row_order
 from posenet_store.store.plan import Plan, find_folder
@@ -89,8 +89,15 @@ def plan_store(
     check_underflow(sample_taps(backbone), dtype)
     order = draw_row_order(spec.rows, spec.permutation_seed)
     ids, digests = (tuple(entries[index] for index in order) for entries in (images.ids, images.digests))
+    return Plan(spec, ids, digests, tuple(order), collect_provenance() | _describe_network(backbone))
+
+
+def _describe_network(backbone: Backbone) -> dict[str, Any]:
+    """Return what a store records of its network beside what decides its bytes: how to load it, and how to recognise it."""
     recorded = {"probe": sample_taps(backbone), "weights_source": backbone.weights_source}
-    return Plan(spec, ids, digests, tuple(order), collect_provenance() | recorded)
+    if backbone.positions != LEARNED:
+        recorded["positions"] = backbone.positions
+    return recorded | ({"tokens_set_aside": list(backbone.form.prefix)} if backbone.form.prefix else {})
 
 
 def _check_quarantine(quarantined: Sequence[QuarantinedImage], rows: int, limit: float) -> None:

@@ -51,7 +51,7 @@ def estimate_build(images: ImageSet, backbone: Backbone, plan: Plan, batch_size:
     for index in range(count):
         try:
             with clock.measure("decode", count_cpus()):
-                pixels[index] = torch.from_numpy(images.read(index, spec.preprocess.size).copy())
+                pixels[index] = torch.from_numpy(images.read(index, spec.preprocess.resize).copy())
         except ImageError:
             continue  # the build itself quarantines and reports it
     targets = allocate_arrays(spec.arrays, count, spec.dtype, pinned=cuda)

@@ -36,7 +36,7 @@ class Batch:
 
 def _read_row(images: ImageSet, plan: Plan, clock: StageTimer, target: Tensor, row: int) -> QuarantinedImage | None:
     """Read the image of a row into `target`, uint8 [S, S, 3]; return it as quarantined if it is unreadable."""
-    index, size, workers = plan.order[row], plan.spec.preprocess.size, count_cpus()
+    index, size, workers = plan.order[row], plan.spec.preprocess.resize, count_cpus()
     try:
         if isinstance(images.read, FileReader):
             with clock.measure("read", workers):

@@ -44,7 +44,7 @@ def sample_taps(backbone: Backbone) -> Sample:
     if backbone not in _samples:
         file = io.BytesIO()
         Image.fromarray(make_probe("noise")[:200, :150]).save(file, "PNG")
-        pixels = torch.from_numpy(decode(file.getvalue(), backbone.preprocess.size)[None].copy())
+        pixels = torch.from_numpy(decode(file.getvalue(), backbone.preprocess.resize)[None].copy())
         _samples[backbone] = {name: _sample_tap(name, tap) for name, tap in backbone.features(pixels).items()}
     return _samples[backbone]
 

@@ -3,8 +3,8 @@
 Rules, each with a test: RGB is the result of `PIL.Image.convert("RGB")`, which repeats greyscale, converts CMYK and
 palettes, and drops alpha; of an animation the first frame is used. 16-bit images keep their upper 8 bits (PIL would clip
 them to white); files of more than 8 bits that hold 12-bit values or fewer would be black and are refused.
-EXIF orientation is ignored, as in torchvision and both published codes. Images are resized to size x size with PIL's
-antialiased bilinear filter, as torchvision does with PIL images.
+EXIF orientation is ignored, as in torchvision and both published codes. Images are resized with PIL's
+antialiased filters, as torchvision does with PIL images (see `resize`).
 """
 
 import io
@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from posenet_store.errors import ImageError
+from posenet_store.images.resize import resize_image
+from posenet_store.specs import Size
 
 DARK = 1 << 12
 """A 16-bit image without a value from here on has at most 16 of 256 grey levels."""
@@ -39,7 +41,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def decode(data: bytes, size: int) -> NDArray[np.uint8]:
+def decode(data: bytes, size: Size) -> NDArray[np.uint8]:
     """Decode an image file's bytes to uint8 RGB [size, size, 3]; raises ImageError with the reason.
 
     >>> file = io.BytesIO(); Image.new("RGB", (40, 30), (9, 8, 7)).save(file, "PNG")
@@ -52,7 +54,7 @@ def decode(data: bytes, size: int) -> NDArray[np.uint8]:
         with Image.open(io.BytesIO(data)) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise ImageError(f"{image.width}x{image.height} pixels; at most {MAX_PIXELS:,} are decoded")
-            return np.asarray(to_rgb(image).resize((size, size), Image.Resampling.BILINEAR))
+            return resize_image(to_rgb(image), size)
     except UnidentifiedImageError:
         raise ImageError("not an image in a format that PIL knows") from None
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,7 @@ from posenet_store.errors import UsageError
 from posenet_store.files import sha256, to_utf8
 from posenet_store.images.decode import decode
 from posenet_store.images.reading import hash_image, read_image
+from posenet_store.specs import Size
 
 Advance = Callable[[int, int], None]
 """Called with how many images are hashed by now, and of how many."""
@@ -23,14 +25,15 @@ SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", 
 class ImageSet:
     """Ordered images: `ids` (unique names), `digests` (SHA-256 of each image's bytes) and a function that reads one.
 
-    `read(index, size)` returns uint8 [size, size, 3] or raises ImageError with the reason. `ignored` are the files of a
+    `read(index, size)` returns uint8 [size, size, 3] or raises ImageError with the reason; `size` is a `Resize` instead of a
+    number for networks whose images are not squashed. `ignored` are the files of a
     folder that are not images by their suffix, `notes` what a user should know of the choice of images.
     """
 
     name: str
     ids: tuple[str, ...]
     digests: tuple[str, ...]
-    read: Callable[[int, int], NDArray[np.uint8]]
+    read: Callable[[int, Any], NDArray[np.uint8]]
     ignored: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -69,7 +72,7 @@ class FileReader:
         """Return a file's bytes; raises BuildError if the disk fails, or if they changed since the set was made."""
         return read_image(self.paths[index], self.digests[index])
 
-    def __call__(self, index: int, size: int) -> NDArray[np.uint8]:
+    def __call__(self, index: int, size: Size) -> NDArray[np.uint8]:
         return decode(self.fetch(index), size)
 
 

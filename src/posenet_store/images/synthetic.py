@@ -16,6 +16,8 @@ from PIL import Image, ImageDraw
 from posenet_store.errors import unknown
 from posenet_store.files import sha256, write_atomic
 from posenet_store.images.image_set import ImageSet
+from posenet_store.images.resize import resize_image
+from posenet_store.specs import Size
 
 PROBES = ("black", "white", "noise")
 PROBE_SIZE = 224
@@ -77,8 +79,8 @@ def _draw_once(path: Path, seed: int, index: int) -> NDArray[np.uint8]:
 
 
 def _generate(name: str, ids: tuple[str, ...], digests: tuple[str, ...], draw: Callable[[int], NDArray[np.uint8]]) -> ImageSet:
-    def read(index: int, size: int) -> NDArray[np.uint8]:
-        return np.asarray(Image.fromarray(draw(index)).resize((size, size), Image.Resampling.BILINEAR))
+    def read(index: int, size: Size) -> NDArray[np.uint8]:
+        return resize_image(Image.fromarray(draw(index)), size)
 
     return ImageSet(name, ids, digests, read)
 

@@ -6,7 +6,8 @@ transposes its test images (its cell 15), and its numbers for ramps can be repro
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +15,10 @@ from numpy.typing import NDArray
 from posenet_store.errors import UsageError
 from posenet_store.files import sha256
 from posenet_store.images.image_set import ImageSet
+from posenet_store.images.resize import make_resize
+from posenet_store.specs import Size
 
-Read = Callable[[int, int], NDArray[np.uint8]]
+Read = Callable[[int, Any], NDArray[np.uint8]]
 SIDE = 224
 """Margins are for images of this side and are scaled for others, so that networks of any input size get the same image."""
 MAX_MARGIN = 100  # so that 3 of the 28 pixels of a head without a network remain
@@ -47,15 +50,19 @@ class Transform:
         colour = names.get(self.colour, bytes(self.colour).hex())
         return f"{self.kind}-{self.margin}-{colour}" if self.margin else self.kind
 
-    def read(self, read: Read, index: int, size: int) -> NDArray[np.uint8]:
-        """Read image `index` and transform it, uint8 [size, size, 3]."""
+    def read(self, read: Read, index: int, size: Size) -> NDArray[np.uint8]:
+        """Read image `index` and transform it, uint8 [side, side, 3]."""
         if self.kind == "transposed":
             return np.ascontiguousarray(read(index, size).transpose(1, 0, 2))
-        margin = round(self.margin * size / SIDE)
-        inner = slice(margin, size - margin)
-        image = np.empty((size, size, 3), dtype=np.uint8)
+        resize = make_resize(size)
+        margin = round(self.margin * resize.size / SIDE)
+        inner = slice(margin, resize.size - margin)
+        image = np.empty((resize.size, resize.size, 3), dtype=np.uint8)
         image[:] = self.colour
-        image[inner, inner] = read(index, size - 2 * margin) if self.kind == "canvas" else read(index, size)[inner, inner]
+        if self.kind == "canvas":
+            image[inner, inner] = read(index, replace(resize, size=resize.size - 2 * margin))
+        else:
+            image[inner, inner] = read(index, size)[inner, inner]
         return image
 
 
@@ -80,7 +87,7 @@ def parse_transform(text: str) -> Transform:
 def transform_images(images: ImageSet, transform: Transform) -> ImageSet:
     """Return the transformed images as another set, with its own name and digests."""
 
-    def read(index: int, size: int) -> NDArray[np.uint8]:
+    def read(index: int, size: Size) -> NDArray[np.uint8]:
         return transform.read(images.read, index, size)
 
     change = f"{transform.kind} {transform.margin} {bytes(transform.colour).hex()}"

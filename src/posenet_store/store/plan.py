@@ -1,13 +1,13 @@
 """Plan: the content of plan.json, which is the spec of a store and the image of each row."""
 
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
 from typing import Any
 
 from posenet_store.errors import StoreError, UsageError
-from posenet_store.specs import FORMAT_VERSION, PIXELS, BackboneSpec, StoreSpec
+from posenet_store.specs import FORMAT_VERSION, LEARNED, PIXELS, BackboneSpec, StoreSpec
 from posenet_store.store.access import PLAN, Files, StoreFiles, read_store_json
 from posenet_store.store.chunking import compute_block_bounds, count_row_bytes
 from posenet_store.store.fields import (
@@ -103,7 +103,9 @@ class Plan:
                 f"{self.spec.folder} does not record where its weights come from: its network was wrapped in Python, or its "
                 "plan.json was edited; give --weights if torchvision has the network, or use `repair_store` from Python"
             )
-        return self.spec.backbone_spec(source or "imagenet", device)
+        return replace(
+            self.spec.backbone_spec(source or "imagenet", device), positions=self.provenance.get("positions", LEARNED)
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the content of plan.json."""

@@ -1,6 +1,6 @@
 """What people call a training store's network and images, and the digests by which equal names are told apart."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from posenet_store.files import canonical_json, sha256
 from posenet_store.specs import NO_WEIGHTS, TRAINED, StoreSpec
@@ -67,5 +67,5 @@ def _digest_network(spec: StoreSpec) -> str:
     """Return a digest of all that makes a network but its padding, which also changes the sizes of taps."""
     modules = [tap.module for tap in spec.taps]
     return sha256(
-        canonical_json([spec.backbone, spec.weights_sha256, spec.tap_set, modules, asdict(spec.preprocess), spec.compute])
+        canonical_json([spec.backbone, spec.weights_sha256, spec.tap_set, modules, spec.preprocess.to_dict(), spec.compute])
     )
