@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help demo test test-system test-gpu check docs bench science torture
+.PHONY: help demo test test-system test-gpu check docs bench science torture fuzz
 
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -69,6 +69,9 @@ bench: $(STAMP)  ## speed as ratios against named baselines, into benchmarks/res
 
 science: $(STAMP)  ## every experiment at demo size, on one page; resumes
 	pipeline/science.sh $(BIN)/python
+
+fuzz: $(STAMP)  ## an hour of hostile stores, heads, images, settings and servers; SECONDS=600 SEED=7 ONLY=plans
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.support.fuzz --seconds $(or $(SECONDS),3600) $(if $(SEED),--seed $(SEED)) $(if $(ONLY),--only '$(ONLY)')
 
 torture: $(STAMP)  ## SIGKILL a build 100 times at random moments, in both formats: nothing may differ
 	$(BIN)/python -m tests.system.torture --kills 100

@@ -121,6 +121,7 @@ HOSTILE: dict[str, Answer] = {
     "itself": (302, {"Location": "/archive"}, ()),
     "no place": (302, {}, ()),
     "length abc": (200, {"Content-Length": "abc"}, (b"x",)),
+    "length with a control character": (200, {"Content-Length": "\x1d1"}, (b"x",)),
     "length -1": (200, {"Content-Length": "-1"}, (b"x",)),
     "length of 5000 digits": (200, {"Content-Length": "9" * 5000}, (b"x",)),
     "length 10^15": (200, {"Content-Length": str(10**15)}, (b"x",)),

@@ -258,6 +258,7 @@ EVIL: dict[str, tuple[Callable[[], bytes], str]] = {
     "a drive": (lambda: zipped(duts() | {"C:evil.txt": b"x"}), "no plain path"),
     "backslashes": (lambda: zipped(duts() | {"..\\evil.txt": b"x"}), "no plain path"),
     "a control character": (lambda: zipped(duts() | {"DUTS-TE/a\x1bb": b"x"}), "no plain path"),
+    "an empty name": (lambda: zipped(duts() | {"EVIL": b"x"}).replace(b"EVIL", b"\0VIL"), "no plain path"),
     "a link": (lambda: zipped(duts() | {"DUTS-TE/link": b"/etc/passwd"}, ("DUTS-TE/link",)), "is a link"),
     "one name twice": (lambda: zipped(duts() | {"DUTS-TE/DUTS-TE-Image/1.JPG": b"x"}), "two entries of one name"),
     "a file for a folder": (lambda: zipped(duts() | {"DUTS-TE/DUTS-TE-Image": b"x"}), "not a valid zip"),

@@ -1,6 +1,7 @@
 """Give crafted files of a store the digests that they would have, as whoever edits a store on purpose does."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,6 @@ def _describe(store: Path, entries: list[dict[str, Any]]) -> list[dict[str, Any]
     """Return entries with the sizes and digests of their files, those of missing files as they are."""
     paths = [store / entry["path"] for entry in entries]
     return [
-        entry | {"bytes": path.stat().st_size, "sha256": sha256_file(path)} if path.is_file() else entry
+        entry | {"bytes": path.stat().st_size, "sha256": sha256_file(path)} if os.path.isfile(path) else entry  # noqa: PTH113 - pathlib raises for a name that is too long
         for entry, path in zip(entries, paths, strict=True)
     ]

@@ -182,7 +182,7 @@ def _get_validator(response: http.client.HTTPResponse) -> str | None:
 def _parse_length(response: http.client.HTTPResponse, url: str) -> int | None:
     """Return the length of a body, None if the server does not say it; raises UsageError if it says no number."""
     length = response.headers["Content-Length"]
-    if length is not None and not re.fullmatch(r"\d{1,18}", length.strip()):
+    if length is not None and not re.fullmatch("[0-9]{1,18}", length):
         raise UsageError(f"{url}: the server says Content-Length: {length!r:.60}, which is no number of bytes; {ADVICE}")
     return None if length is None else int(length)
 

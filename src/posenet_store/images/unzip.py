@@ -50,13 +50,13 @@ def _check_entries(archive: ZipFile, limit: int) -> list[ZipInfo]:
     Sizes are those stated in the archive; zipfile never unpacks an entry to more than its stated size.
     """
     entries = archive.infolist()
-    files = [entry for entry in entries if not entry.is_dir()]
     size = sum(entry.file_size for entry in entries)
-    problem = next((f"the entry {e.orig_filename!r} {why}" for e in entries if (why := _find_problem(e))), None)
+    problem = next((f"the entry {e.orig_filename!r:.200} {why}" for e in entries if (why := _find_problem(e))), None)
+    files = [] if problem else [entry for entry in entries if not entry.is_dir()]  # a name may be empty
     if len(entries) > MAX_ENTRIES or size > limit:
         problem = f"it holds {len(entries):,} entries of {size:,} bytes; at most {MAX_ENTRIES:,} of {limit:,} are accepted"
     elif len({entry.filename.casefold() for entry in files}) < len(files):
-        problem = problem or "it holds two entries of one name"
+        problem = "it holds two entries of one name"
     if problem:
         raise PosenetStoreError(f"{archive.filename}: {problem}; nothing was unpacked")
     if size > (free := shutil.disk_usage(Path(archive.filename or ".").parent).free):

@@ -14,6 +14,10 @@ LETTERS = 1 << 20
 """How long a text may be; the modules of a thousand taps have a tenth."""
 
 
+PATH_LETTERS = 300
+"""How long the path of a file below a store may be."""
+
+
 def is_text(value: Any) -> bool:
     """Return whether a value is a text, which can be written, printed and be a part of a path."""
     return type(value) is str and len(value) <= LETTERS and _is_unicode(value)
@@ -44,7 +48,7 @@ def is_digest(value: Any) -> bool:
 
 def is_path(value: Any) -> bool:
     """Return whether a value is the path of a file below the store."""
-    if type(value) is not str or not value.isprintable():
+    if type(value) is not str or not value.isprintable() or len(value) > PATH_LETTERS:
         return False
     path = PurePosixPath(value)
     return value == str(path) and bool(path.parts) and not path.is_absolute() and ".." not in path.parts
