@@ -351,10 +351,10 @@ def test_ctrl_c_stops_with_a_sentence_and_the_same_command_resumes(tmp_path: Pat
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=120)
-    assert process.returncode == 1, errors
+    assert process.returncode == 130, errors
     assert "Traceback" not in errors
     committed = len(list(tmp_path.glob("stores/*/commits/b*.json")))
-    assert f"interrupted; {committed} of 4 blocks are kept: rerun the command" in errors
+    assert f"interrupted; {committed} of 4 blocks are kept, {committed} of them new: rerun the command" in errors
     assert 1 <= committed < 4
     resumed = json.loads(cli(*words, "--json").stdout)
     assert resumed["extracted"] == 200 - 64 * committed
@@ -393,7 +393,7 @@ def test_sigterm_ends_with_143_and_the_same_command_resumes(tmp_path: Path) -> N
     assert "terminated; finished work is kept" in errors
     assert "Traceback" not in errors
     committed = len(list(tmp_path.glob("stores/*/commits/b*.json")))
-    assert f"{committed} of 4 blocks are kept" in errors
+    assert f"{committed} of 4 blocks are kept, {committed} of them new" in errors
     assert json.loads(cli(*words, "--json").stdout)["extracted"] == 200 - 64 * committed
 
 

@@ -1,6 +1,7 @@
 """What the command line shows while it works."""
 
 import re
+import signal
 from pathlib import Path
 
 import pytest
@@ -8,8 +9,8 @@ from click.testing import CliRunner
 from rich.progress import Progress
 
 from posenet_store.cli import main
-from posenet_store.cli.build_store import Termination
 from posenet_store.cli.output import CoarseTimeLeft, format_progress, progress
+from posenet_store.cli.termination import check_sigterm, end_on_sigterm
 from tests.support.small import write_images
 
 
@@ -79,9 +80,11 @@ def test_long_commands_say_how_far_they_are(tmp_path: Path, monkeypatch: pytest.
 
 def test_a_termination_that_was_swallowed_is_raised_at_the_next_check() -> None:
     """Python ignores what a signal raises inside a weak reference's callback."""
-    termination = Termination()
-    termination.check()
-    with pytest.raises(SystemExit, match="143"):
-        termination()
-    with pytest.raises(SystemExit, match="143"):
-        termination.check()
+    with end_on_sigterm():
+        check_sigterm()
+        with pytest.raises(SystemExit, match="143"):
+            signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(SystemExit, match="143"):
+            check_sigterm()
+    with end_on_sigterm():
+        check_sigterm()

@@ -114,7 +114,7 @@ def test_the_time_left_is_the_plan_at_the_pace_so_far(tmp_path: Path, root: Path
     first = planned(root).passes[0]
     passes: list[Pass] = [replace(first, cells=(replace(first.cells[0], seed=number),)) for number in range(4)]
     monitor = ProgressMonitor(tmp_path, passes, {task.id: 10.0 for task in passes})
-    assert monitor.state().left == 40
+    assert monitor.state().left is None  # no pass has begun: jobs may wait in a queue
     for task in passes[:2]:  # two workers, as it turns out
         (tmp_path / task.id).write_text(json.dumps({"images": 3, "bytes": 30}))
     assert monitor.state().left == 20

@@ -1,9 +1,12 @@
 """One build as a Slurm array (pipeline/launch/extract.sbatch), on a real Slurm: cancelled, requeued, out of time."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -25,9 +28,9 @@ IMAGES = 200  # four blocks, two a task
 def stub(folder: Path, *words: str, **environment: str) -> list[str]:
     """The words that the script gives to its interpreter, here a shell script that writes them down."""
     python = folder / "python"
-    python.write_text('#!/bin/sh\nfor word in "$@"; do echo "$word"; done\n')
+    python.write_text('#!/bin/sh\n[ "$1" = -c ] || for word in "$@"; do echo "$word"; done\n')
     python.chmod(0o755)
-    ids = {"SLURM_ARRAY_TASK_ID": "2", "SLURM_ARRAY_TASK_COUNT": "8", "SLURM_ARRAY_JOB_ID": "7", "PYTHON": str(python)}
+    ids = {"SLURM_ARRAY_TASK_ID": "2", "SLURM_ARRAY_TASK_COUNT": "8", "SLURM_ARRAY_TASK_MIN": "1", "PYTHON": str(python)}
     found = subprocess.run(
         ["bash", str(SCRIPT), *words], env=os.environ | ids | environment, capture_output=True, text=True, check=True
     )
@@ -36,8 +39,8 @@ def stub(folder: Path, *words: str, **environment: str) -> list[str]:
 
 @pytest.mark.parametrize("words", [(), ("--backbone", "pixels", "--images", "/data/my photos", "--layout", "readout")])
 def test_the_command_of_a_task_is_one_that_the_command_line_takes(tmp_path: Path, words: tuple[str, ...]) -> None:
-    program, name, *options = stub(tmp_path, *words)
-    assert (program, name) == ("cli.py", "build-store")
+    *program, name, options = [*(found := stub(tmp_path, *words))[:3], found[3:]]
+    assert (program, name) == (["-m", "posenet_store"], "build-store")
     context = main.commands[name].make_context(name, options)
     assert context.params["part"] == (2, 8)
     assert context.params["source"] == (words[3] if words else "duts-te")
@@ -48,11 +51,63 @@ def test_single_tasks_of_an_array_can_be_repeated(tmp_path: Path) -> None:
     assert "2/8" in stub(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("array", "part"),
+    [
+        ({"ID": "0", "MIN": "0", "STEP": "1", "COUNT": "8"}, "1/8"),
+        ({"ID": "7", "MIN": "0", "STEP": "1", "COUNT": "8"}, "8/8"),
+        ({"ID": "15", "MIN": "1", "STEP": "2", "COUNT": "8"}, "8/8"),
+    ],
+)
+def test_arrays_from_zero_and_with_steps_are_builds(tmp_path: Path, array: dict[str, str], part: str) -> None:
+    assert part in stub(tmp_path, **{f"SLURM_ARRAY_TASK_{name}": value for name, value in array.items()})
+
+
+def test_an_interpreter_without_the_package_is_not_replaced_by_another(tmp_path: Path) -> None:
+    answer = subprocess.run(
+        ["bash", str(SCRIPT)], env=os.environ | {"PYTHON": str(tmp_path / "typo")}, capture_output=True, text=True, check=False
+    )
+    assert answer.returncode == 2
+    assert "set PYTHON to one that has" in answer.stdout
+
+
+@pytest.mark.parametrize(("new", "restarts", "requeued"), [(0, "1", False), (2, "1", True), (0, "0", True)])
+def test_a_task_goes_back_into_the_queue_only_with_progress(tmp_path: Path, new: int, restarts: str, requeued: bool) -> None:
+    """The build and Slurm are scripts: the one says what it has kept and ends on SIGTERM, the other is named on the log."""
+    python, scontrol = tmp_path / "python", tmp_path / "scontrol"
+    kept = f"echo '5 of 9 blocks are kept, {new} of them new' >&2; kill %1; exit 143"
+    python.write_text(f'#!/bin/bash\n[ "$1" = -c ] && exit\ntrap "{kept}" TERM\ntouch {tmp_path}/begun\nsleep 30 &\nwait\n')
+    scontrol.write_text('#!/bin/sh\necho "scontrol $@"\n')
+    for path in (python, scontrol):
+        path.chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHON": str(python), "SLURM_RESTART_COUNT": restarts,
+                   "SLURM_JOB_ID": "7", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "1"}  # fmt: skip
+    with started_task(environment) as task:
+        assert waited((tmp_path / "begun").exists, 10)
+        task.send_signal(signal.SIGUSR1)
+        output, errors = task.communicate(timeout=20)
+    assert task.returncode == 143, errors
+    assert ("scontrol requeue 7_1" in output) == requeued
+    assert ("without a new block" in output) != requeued
+
+
 def test_the_exit_code_is_the_builds(tmp_path: Path) -> None:
-    (tmp_path / "python").write_text("#!/bin/sh\nexit 3\n")
+    (tmp_path / "python").write_text('#!/bin/sh\n[ "$1" = -c ] || exit 3\n')
     (tmp_path / "python").chmod(0o755)
     ids = {"SLURM_ARRAY_TASK_ID": "1", "SLURM_ARRAY_TASK_COUNT": "1", "PYTHON": str(tmp_path / "python")}
     assert subprocess.run(["bash", str(SCRIPT)], env=os.environ | ids, check=False).returncode == 3
+
+
+@contextmanager
+def started_task(environment: dict[str, str]) -> Iterator["subprocess.Popen[str]"]:
+    """Run the script as Slurm does."""
+    task = subprocess.Popen(
+        ["bash", str(SCRIPT)], env=os.environ | environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        yield task
+    finally:
+        task.kill()
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +123,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def submit(lab: Path, stores: str) -> str:
     words = [*NETWORK, "--images", str(lab / "pictures"), "--stores", str(lab / stores)]
     environment = os.environ | {"PYTHON": sys.executable}
-    where = [f"--output={lab}/{stores}-%A_%a.log", f"--chdir={ROOT}"]
+    where = [f"--output={lab}/{stores}-%A_%a.log", f"--chdir={lab}"]  # any folder will do
     command = ["sbatch", "--parsable", *SMALL, *where, str(SCRIPT), *words]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -128,7 +128,7 @@ def test_a_killed_driver_leaves_no_process_and_the_same_command_does_the_rest(la
 @pytest.mark.parametrize(
     ("sent", "code", "sentence"),
     [
-        (signal.SIGINT, 1, rf"error: interrupted; \d of {CELLS} heads are"),
+        (signal.SIGINT, 130, rf"error: interrupted; \d of {CELLS} heads are"),
         (signal.SIGTERM, 143, "terminated; finished work is"),
     ],
 )

@@ -3,6 +3,7 @@
 import errno
 import gc
 import io
+import signal
 import sys
 import warnings
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ from posenet_store.cli.run import run
 from posenet_store.cli.stores import stores
 from posenet_store.cli.sweep import sweep
 from posenet_store.cli.table import table
+from posenet_store.cli.termination import end_on_sigterm
 from posenet_store.cli.verify import verify
 from posenet_store.errors import DamageWarning, PosenetStoreError, first_line, is_out_of_memory
 
@@ -34,6 +36,7 @@ DISK_ERRORS = (
 )  # fmt: skip
 
 
+INTERRUPTED = 128 + signal.SIGINT
 ROOM = "free some, or give a smaller --batch-size, fewer --workers or --device cpu"
 RARELY = (100_000, 50, 50)
 """When garbage is looked for: what imports and figures allocate lives to the end, and looking takes an eighth of a sweep."""
@@ -48,12 +51,16 @@ class _Group(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            with _show_damage():
+            with _show_damage(), end_on_sigterm():
                 return super().invoke(ctx)
         except PosenetStoreError as error:
             _fail(ctx, str(error), error.exit_code)
         except KeyboardInterrupt as error:
-            _fail(ctx, f"interrupted; {_describe_kept(error) or 'finished work is kept'}: rerun the command to continue", 1)
+            _fail(
+                ctx,
+                f"interrupted; {_describe_kept(error) or 'finished work is kept'}: rerun the command to continue",
+                INTERRUPTED,
+            )
         except SystemExit as error:
             if kept := _describe_kept(error):
                 click.echo(kept, err=True)

@@ -2,7 +2,6 @@
 
 import re
 import shutil
-import signal
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -25,6 +24,7 @@ from posenet_store.cli.output import (
     printable,
     progress,
 )
+from posenet_store.cli.termination import check_sigterm
 from posenet_store.errors import BuildError, PosenetStoreError, UsageError
 from posenet_store.files import check_folder, check_writable, find_existing
 from posenet_store.specs import DTYPES, FORMATS, LAYOUTS
@@ -180,38 +180,16 @@ def _part(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-class Termination:
-    """Stops the program on SIGTERM, with the exit code that schedulers expect; finished work is kept.
-
-    Python swallows an exception that a signal raises inside a destructor or a weak reference's callback, so long work
-    also calls `check` now and then.
-    """
-
-    received = False
-
-    def __call__(self, *_: object) -> None:
-        """Handle the signal."""
-        self.received = True
-        click.echo("terminated; finished work is kept: rerun the command to continue", err=True)
-        self.check()
-
-    def check(self) -> None:
-        """Raise SystemExit if the signal came."""
-        if self.received:
-            raise SystemExit(128 + signal.SIGTERM)
-
-
 def build_with_progress(build: "Callable[..., BuildResult]", title: str, images: int) -> "BuildResult":
     """Call `build(advance=..., clock=...)` under a progress bar and print the outcome on standard error."""
     from posenet_store.extraction.timing import STAGES, StageTimer
 
-    termination, clock = Termination(), StageTimer()
-    signal.signal(signal.SIGTERM, termination)
+    clock = StageTimer()
     with progress() as bars:
         bar = bars.add_task(printable(title), total=images, unit="images")
 
         def advance(count: int) -> None:
-            termination.check()
+            check_sigterm()
             speed = bars.tasks[bar].speed
             seconds = clock.get_seconds()
             shares = format_shares({stage: seconds[stage] for stage in STAGES}, clock.elapsed)

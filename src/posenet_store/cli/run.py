@@ -1,6 +1,5 @@
 """run: from a folder of images and a network's name to the page, in one command."""
 
-import signal
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from posenet_store.cli.build_store import Termination, build_with_progress, check_inputs, report_device
+from posenet_store.cli.build_store import build_with_progress, check_inputs, report_device
 from posenet_store.cli.help import command
 from posenet_store.cli.images import load_images
 from posenet_store.cli.options import backbone_options, data_root_option, json_option, stores_option
@@ -65,7 +64,6 @@ def run(
     networks, notes = list_networks(network, untrained=not no_untrained, unpadded=not no_unpadded)
     for note in notes:
         click.echo(f"note: {printable(note)}", err=True)
-    signal.signal(signal.SIGTERM, Termination())
     stores = [
         store for role, frozen in networks.items()
         for store in _prepare_stores(role, frozen, images, root, batch_size, plan_only)

@@ -1,12 +1,10 @@
 """sweep: train and score heads from stores; no backbone is run."""
 
-import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from posenet_store.cli.build_store import Termination
 from posenet_store.cli.help import command
 from posenet_store.cli.options import json_option, stores_option, workers_option
 from posenet_store.cli.output import format_bytes, format_time, print_above, print_json, print_table, printable, progress
@@ -73,7 +71,6 @@ def sweep(
     if plan_only:
         _print_plan(plan, left, {entry.spec.fingerprint: entry.spec for entry in entries}, scheduler, as_json)
         return
-    signal.signal(signal.SIGTERM, Termination())
     outcome = run_with_progress(name, sweep_spec, plan, left, entries, files, scheduler, workers)
     write_outcome(outcome, files)
     counts = {"finished_before": outcome.before, "finished_now": outcome.now, "scored_now": outcome.scored}

@@ -164,13 +164,14 @@ def _compute(
 
 
 @contextmanager
-def _count_kept(writer: StoreWriter) -> Iterator[None]:
-    """Say of an interruption how many blocks are kept."""
+def _count_kept(writer: StoreWriter, todo: Sequence[int]) -> Iterator[None]:
+    """Say of an interruption how many blocks are kept, and how many of those that were to do."""
     try:
         yield
     except (KeyboardInterrupt, SystemExit) as stop:
-        blocks = len(writer.plan.bounds)
-        stop.add_note(f"{blocks - len(writer.list_missing())} of {blocks} blocks are kept")
+        blocks, missing = len(writer.plan.bounds), writer.list_missing()
+        new = len(set(todo) - set(missing))
+        stop.add_note(f"{blocks - len(missing)} of {blocks} blocks are kept, {new} of them new")
         raise
 
 
@@ -218,7 +219,7 @@ def build_store(
     blocks = select_part(sorted({*writer.list_missing(), *damaged}), part) or _list_damaged(writer)
     total, rows = count_rows(plan, select_part(range(len(plan.bounds)), part)), 0
     bar = nullcontext(advance) if advance else show_progress(f"{plan.spec.network} on {images.name}", total, "images")
-    with _count_kept(writer), bar as advance:
+    with _count_kept(writer, blocks), bar as advance:
         advance(total - count_rows(plan, blocks))
         while blocks:
             _check_drift(writer.plan, plan)

@@ -133,7 +133,8 @@ class ProgressMonitor:
         """Planned seconds of the waiting passes at the pace of the ended ones, less the seconds that they have run."""
         planned = sum(self._expected.get(name, 0.0) for name in results)
         pace = sum(result.seconds for result in results.values()) / planned if planned else 1.0
-        if any(name not in self._expected for name in waiting) or not (self._planned or planned or not waiting):
+        begun = results or self._first_seen or not waiting  # jobs may wait in a queue, nobody knows how long
+        if not begun or any(name not in self._expected for name in waiting) or not (self._planned or planned or not waiting):
             return None
         now = time.monotonic()
         left = [max(0.0, pace * self._expected[name] - (now - self._first_seen.get(name, now))) for name in waiting]
