@@ -51,10 +51,14 @@ class Moments:
 
     @classmethod
     def from_tensors(cls, kernel: int, padding: int, tensors: Mapping[str, Tensor] | None) -> "Moments | None":
-        """Return the moments whose `to_tensors` is `tensors`, None for None."""
+        """Return the moments whose `to_tensors` is `tensors`, None for None.
+
+        They are copied: what comes from a file is not aligned in memory, and products round by how their factors are aligned.
+        """
         if tensors is None:
             return None
-        return cls(kernel, padding, tensors["shift"], int(tensors["images"]), tensors["second"], tensors["position"])
+        shift, second, position = (tensors[name].clone() for name in ("shift", "second", "position"))
+        return cls(kernel, padding, shift, int(tensors["images"]), second, position)
 
     def select(self, features: Tensor | None) -> "Moments":
         """Return the moments of `features` (indices below D) only, of all features for None."""

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from posenet_store.heads.moments import DEAD_DEVIATION, Moments
 from posenet_store.heads.protocols import RidgeProtocol
+from posenet_store.threads import limit_to_one_thread
 
 
 @dataclass(frozen=True)
@@ -109,8 +110,14 @@ def choose_penalty(
 def solve_ridge(groups: Sequence[Moments], targets: Sequence[Tensor], protocol: RidgeProtocol) -> list[RidgeHead]:
     """Return the exact head for each target map [h, w]: choose the penalty on groups left out, then fit all images.
 
-    `protocol.list_left_out_groups` lists the groups of images that are left out in turn.
+    `protocol.list_left_out_groups` lists the groups of images that are left out in turn. One thread solves: with another number
+    eigenvectors come out in other last bits.
     """
+    with limit_to_one_thread():
+        return _solve_all(groups, targets, protocol)
+
+
+def _solve_all(groups: Sequence[Moments], targets: Sequence[Tensor], protocol: RidgeProtocol) -> list[RidgeHead]:
     flat, lambdas = [target.flatten() for target in targets], sorted(protocol.lambdas)
     left_out = protocol.list_left_out_groups(len(groups))
     errors = torch.zeros(len(flat), len(lambdas), len(left_out), dtype=torch.float64)

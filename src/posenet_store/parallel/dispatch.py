@@ -20,6 +20,14 @@ if TYPE_CHECKING:
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 Announce = Callable[[str], None]
+Follow = Callable[[Task, Result | PosenetStoreError], Sequence[Task]]
+"""Returns the tasks that can start now that a task has ended with a result or an error."""
+
+
+def start_no_more(task: object, result: object) -> Sequence[Any]:
+    """Return that no task follows another."""
+    return ()
+
 
 MAX_LOSSES = 4
 """Workers that a task may lose, one after another, before it is given up."""
@@ -218,13 +226,21 @@ def dispatch_tasks(
     resource: str | None = None,
     folder: Path | None = None,
     count_kept: Callable[[], int] = int,
+    follow: Follow[Task, Result] = start_no_more,
     timeouts: Timeouts = TIMEOUTS,
 ) -> Iterator[tuple[Task, Result | PosenetStoreError]]:
     """Yield tasks with their results or errors of this package as they end; the arguments are those of `run_tasks`.
 
     Raises PosenetStoreError if no task can end any more: no worker comes or fits, or the scheduler is lost.
     """
-    waiting, losses, alive, due = deque(range(len(tasks))), _Losses(count_kept), monotonic(), 0.0
+    tasks, waiting, losses, alive, due = list(tasks), deque(range(len(tasks))), _Losses(count_kept), monotonic(), 0.0
+
+    def end(number: int, result: Result | PosenetStoreError) -> tuple[Task, Result | PosenetStoreError]:
+        following = follow(tasks[number], result)
+        waiting.extend(range(len(tasks), len(tasks) + len(following)))
+        tasks.extend(following)
+        return tasks[number], result
+
     with write_token(folder) as token, _report_lost_scheduler(pool):
         crew = _Crew(pool, resource=resource, token=token, folder=folder, announce=announce, timeouts=timeouts)
         while waiting or crew.is_busy:
@@ -234,7 +250,7 @@ def dispatch_tasks(
                         announce(f"the worker {worker} was lost; its task starts again elsewhere")
                         waiting.appendleft(number)
                     else:
-                        yield tasks[number], _describe_losses(worker)
+                        yield end(number, _describe_losses(worker))
                 due = monotonic() + timeouts.check
                 alive = monotonic() if pool.renew(crew.has_workers) else alive
                 if monotonic() - alive > timeouts.workers:
@@ -247,7 +263,7 @@ def dispatch_tasks(
                     crew.refuse(address, str(result))
                     waiting.appendleft(number)
                 else:
-                    yield tasks[number], result
+                    yield end(number, result)
 
 
 def _describe_absence(pool: Pool, timeouts: Timeouts) -> PosenetStoreError:

@@ -1,5 +1,6 @@
 """Run tasks in this process, or on the workers of a pool."""
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import TypeVar
 
 from posenet_store.errors import PosenetStoreError, first_line, is_out_of_memory
 from posenet_store.parallel.dask_workers import read_workers
-from posenet_store.parallel.dispatch import TIMEOUTS, Announce, Timeouts, dispatch_tasks
+from posenet_store.parallel.dispatch import TIMEOUTS, Announce, Follow, Timeouts, dispatch_tasks, start_no_more
 from posenet_store.parallel.machine import SHARE, parse_memory, share_memory
 from posenet_store.parallel.pools import connect, find_slurm_file, is_remote, open_pool
 from posenet_store.parallel.slurm import load_slurm_settings
@@ -54,12 +55,14 @@ def run_tasks(
     *,
     folder: Path | None = None,
     count_kept: Callable[[], int] = int,
+    follow: Follow[Task, Result] = start_no_more,
     timeouts: Timeouts = TIMEOUTS,
 ) -> Iterator[tuple[Task, Result | PosenetStoreError]]:
     """Yield (task, result) as tasks end; `work(task, threads)` gets the number of threads that it may use.
 
     `auto` runs tasks in this process for as long as workers would take to start, then the others on local workers. A single
-    task, or all on a single CPU, run in this process; with `workers` local workers start at once.
+    task, or all on a single CPU, run in this process; with `workers` local workers start at once. The tasks that
+    `follow(task, result)` returns are run too; it is called before a task is yielded.
 
     A Dask worker does one task at a time. It gets none before a check: it must have this package's code and torch as they
     are here, and see the files that this process writes to `folder`. Workers may come at any time. If any announces
@@ -73,29 +76,34 @@ def run_tasks(
     if scheduler == "auto" and not workers:
         remaining, deadline = list(tasks), monotonic() + timeouts.start
         while remaining and (min(len(remaining), count_cpus()) == 1 or monotonic() < deadline):
-            yield from _run_inline(work, [remaining.pop(0)])
+            yield from _run_inline(work, [remaining.pop(0)], follow)
         if remaining:
-            yield from run_tasks(work, remaining, "local", announce=announce, timeouts=timeouts)
+            yield from run_tasks(work, remaining, "local", announce=announce, follow=follow, timeouts=timeouts)
         return
     if scheduler == "inline":
-        yield from _run_inline(work, tasks)
+        yield from _run_inline(work, tasks, follow)
         return
     with open_pool(scheduler, len(tasks), workers, announce) as pool:
         yield from dispatch_tasks(
             partial(_run_task, work), tasks, pool,
-            announce=announce, resource=resource, folder=folder, count_kept=count_kept, timeouts=timeouts,
+            announce=announce, resource=resource, folder=folder, count_kept=count_kept, follow=follow, timeouts=timeouts,
         )  # fmt: skip
 
 
 def _run_inline(
-    work: Callable[[Task, int], Result], tasks: Iterable[Task]
+    work: Callable[[Task, int], Result], tasks: Iterable[Task], follow: Follow[Task, Result]
 ) -> Iterator[tuple[Task, Result | PosenetStoreError]]:
-    """Run tasks one after another in this process."""
-    for task in tasks:
+    """Run tasks, and those that follow them, one after another in this process."""
+    waiting = deque(tasks)
+    while waiting:
+        task = waiting.popleft()
+        result: Result | PosenetStoreError
         try:
-            yield task, _run_task(work, task, count_cpus())
+            result = _run_task(work, task, count_cpus())
         except PosenetStoreError as error:
-            yield task, error
+            result = error
+        waiting.extend(follow(task, result))
+        yield task, result
 
 
 def _run_task(work: Callable[[Task, int], Result], task: Task, threads: int) -> Result:

@@ -63,6 +63,12 @@ def read_progress(path: Path) -> ReadCounter | None:
         return None
 
 
+def read_steps(folder: Path, task: str) -> ReadCounter | None:
+    """Read what a pass has read, with all its steps if workers share it; None if there is no readable file."""
+    counters = [counter for path in folder.glob(f"{task}*") if (counter := read_progress(path)) is not None]
+    return sum(counters, ReadCounter()) if counters else None
+
+
 @dataclass(frozen=True)
 class SweepProgress:
     """Passes and cells done in this run, what was read (by running passes too), seconds since the start, seconds left.
@@ -120,7 +126,7 @@ class ProgressMonitor:
     def state(self) -> SweepProgress:
         """Return the progress now."""
         waiting, results = list(self._waiting), dict(self._results)
-        running = {name: counter for name in waiting if (counter := read_progress(self._folder / name)) is not None}
+        running = {name: counter for name in waiting if (counter := read_steps(self._folder, name)) is not None}
         for name in running:
             self._first_seen.setdefault(name, time.monotonic())
         self._workers = max(self._workers, len(running))

@@ -61,6 +61,11 @@ class RunFiles:
         """The folder in which running passes report their progress; removed at the end."""
         return self.root / "progress"
 
+    @property
+    def parts(self) -> Path:
+        """The folder of what the workers of a shared pass hand on: sums that are not kept, and scores; removed at the end."""
+        return self.root / "parts"
+
     def record(self, cell: str) -> Path:
         """The Result of a finished cell."""
         return self.root / "cells" / f"{cell}.json"

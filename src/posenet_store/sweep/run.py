@@ -1,5 +1,6 @@
 """Run a sweep: skip finished cells, run the passes that are left, write the tables."""
 
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -7,12 +8,14 @@ from functools import partial
 from pathlib import Path
 
 from posenet_store.errors import PosenetStoreError
+from posenet_store.parallel.dispatch import Announce
 from posenet_store.parallel.executors import run_tasks
 from posenet_store.provenance import collect_provenance
 from posenet_store.sweep.plan import Pass, SweepPlan
 from posenet_store.sweep.progress import ProgressMonitor, SweepProgress, show_in_notebook
 from posenet_store.sweep.results import PassResult, RunFiles, RunRecord, load_run, write_run
 from posenet_store.sweep.run_state import is_up_to_date, read_finished, read_tests
+from posenet_store.sweep.share import PassSteps, Step, StepResult, starts_workers
 from posenet_store.sweep.spec import SweepSpec
 from posenet_store.sweep.tables import write_tables
 from posenet_store.temporaries import remove_abandoned
@@ -34,11 +37,11 @@ class SweepResult:
         return "\n  ".join([f"<SweepResult {self.run}: {counts}>", *(f"failed: {line}" for line in self.failures)])
 
 
-def _run_task(run: Path, task: Pass, threads: int) -> PassResult:
-    """Run a pass, with the arguments in the order that `run_tasks` calls for."""
-    from posenet_store.sweep.run_pass import run_pass  # brings torch, which only those who train need
+def _run_task(run: Path, step: Step, threads: int) -> StepResult:
+    """Run a step of a pass, with the arguments in the order that `run_tasks` calls for."""
+    from posenet_store.sweep.steps import run_step  # brings torch, which only those who train need
 
-    return run_pass(task, run, threads)
+    return run_step(step, run, threads)
 
 
 @contextmanager
@@ -75,6 +78,27 @@ def _describe_run(spec: SweepSpec, plan: SweepPlan) -> RunRecord:
     )
 
 
+def _run_passes(
+    files: RunFiles, passes: Sequence[Pass], scheduler: str, workers: int | None, announce: Announce
+) -> Iterator[tuple[Pass, PassResult | PosenetStoreError]]:
+    """Yield passes as they end; workers share the large ones."""
+    shares, parts = starts_workers(scheduler, workers), files.parts.absolute()
+    works = {task.id: PassSteps(task, shares, parts) for task in passes}
+    steps = [step for work in works.values() for step in work.first]
+
+    def follow(step: Step, result: StepResult | PosenetStoreError) -> Sequence[Step]:
+        return works[step.task.id].follow(step, result)
+
+    shutil.rmtree(parts, ignore_errors=True)  # of a driver that was killed
+    try:
+        run = partial(_run_task, files.root.absolute())
+        for step, _ in run_tasks(run, steps, scheduler, workers, announce, folder=files.root, follow=follow):
+            if (outcome := works[step.task.id].take_outcome()) is not None:
+                yield step.task, outcome
+    finally:
+        shutil.rmtree(parts, ignore_errors=True)
+
+
 def run_sweep(
     spec: SweepSpec,
     plan: SweepPlan,
@@ -84,7 +108,7 @@ def run_sweep(
     workers: int | None = None,
     expected: Mapping[str, float] | None = None,
     show: Callable[[SweepProgress], None] | None = None,
-    announce: Callable[[str], None] = lambda line: None,
+    announce: Announce = lambda line: None,
 ) -> SweepResult:
     """Run the unfinished cells of `plan` in the folder `run`; nothing is written if there are none and the tables are there.
 
@@ -107,7 +131,7 @@ def run_sweep(
         tasks = [_make_absolute(task) for task in passes]
         bar = nullcontext(show) if show else show_in_notebook(spec.title, len(left.cells))
         with _count_kept(files, plan), bar as shown, monitor.show_progress(shown):
-            for task, result in run_tasks(partial(_run_task, run.absolute()), tasks, scheduler, workers, announce, folder=run):
+            for task, result in _run_passes(files, tasks, scheduler, workers, announce):
                 if isinstance(result, PosenetStoreError):
                     name = f"{task.train.name}, {task.input}, {task.protocol.name} ({len(task.cells)} cells)"
                     failures.append(f"{name}: {result}")

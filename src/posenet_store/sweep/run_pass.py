@@ -1,7 +1,7 @@
 """Run one pass: read a store once an epoch, train all its cells together, score them, write each cell."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from posenet_store.sweep.cell import HELD_OUT, make_cell_target
 from posenet_store.sweep.grouping import FittedHeads, group_cells
 from posenet_store.sweep.inputs import parse_input
 from posenet_store.sweep.labels import Labels
+from posenet_store.sweep.limits import Strategy
 from posenet_store.sweep.moment_cache import MomentCache
 from posenet_store.sweep.plan import Pass
 from posenet_store.sweep.progress import report_progress
@@ -33,32 +34,21 @@ from posenet_store.sweep.results import (
     write_result,
     write_scores,
 )
-from posenet_store.sweep.score import Column, Scorable, Scored, list_columns, score_heads
+from posenet_store.sweep.score import Column, Scorable, Scored, join_ranges, list_columns, score_heads
 from posenet_store.sweep.strategy import choose
 from posenet_store.sweep.training_inputs import TrainingInputs
 from posenet_store.threads import map_on_threads
 
 WRITERS = 8
 """Threads that write finished cells: each waits for the disk three times a cell."""
+ColumnScores = Sequence[tuple[Column, Scored]]
+"""A head's scores by test column."""
 
 
 def make_scorable(fitted: FittedHeads) -> Scorable:
     """Return what scoring needs to know of a group's heads."""
     targets = [make_cell_target(cell) for cell in fitted.group.cells]
     return Scorable(fitted.heads, targets, fitted.group.channels)
-
-
-ColumnScores = Sequence[tuple[Column, Scored]]
-"""A head's scores by test column."""
-
-
-def _list_tests(task: Pass, reader: Reader, tests: Sequence[Reader]) -> list[Column]:
-    """Return each test column of a pass: the held-out rows, if it trains, and those of the stores `tests`."""
-    held_out = task.trains and task.held_out < reader.spec.rows
-    columns = [Column(HELD_OUT, reader, task.held_out, reader.spec.rows)] if held_out else []
-    for planned, test in zip(task.tests, tests, strict=True):
-        columns += list_columns(test, planned.name)
-    return columns
 
 
 def _open_planned(path: Path, fingerprint: str) -> Reader:
@@ -69,56 +59,120 @@ def _open_planned(path: Path, fingerprint: str) -> Reader:
     return reader
 
 
+class OpenPass:
+    """A pass whose stores are open, and the files of its run: what workers do of it.
+
+    Raises StoreError if a store is missing, damaged or not the one that was planned with.
+    """
+
+    def __init__(self, task: Pass, run: Path) -> None:
+        self.task, self.files = task, RunFiles(run)
+        self.reader = _open_planned(task.train, task.store)
+        self._tests = [_open_planned(test.path, test.fingerprint) for test in task.tests]
+        self.source = parse_input(task.input, self.reader.spec)
+        self.cache = MomentCache(task.moments and task.moments / self.reader.name, self.reader.manifest["store_id"])
+
+    @property
+    def counters(self) -> list[ReadCounter]:
+        """What has been read of each store."""
+        return [store.counter for store in (self.reader, *self._tests)]
+
+    def list_columns(self) -> list[Column]:
+        """Return each test column: the held-out rows, if the pass trains, and those of the stores that test."""
+        held_out = self.task.trains and self.task.held_out < self.reader.spec.rows
+        columns = [Column(HELD_OUT, self.reader, self.task.held_out, self.reader.spec.rows)] if held_out else []
+        for planned, test in zip(self.task.tests, self._tests, strict=True):
+            columns += list_columns(test, planned.name)
+        return columns
+
+    def fit(self) -> list[FittedHeads]:
+        """Fit the heads and save them; a cell is finished only when its record is written."""
+        groups = fit_heads(self.task, self.reader, self.cache)
+        release_memory()
+        labels, spec, plan = Labels.of(self.reader.spec), self.reader.spec, self.reader.plan
+        metadata = {"network_key": spec.network_key, **vars(labels)}
+        if plan.provenance.get("weights_source"):
+            metadata["network_spec"] = vars(plan.find_backbone_spec())
+
+        def save(position: tuple[int, int]) -> None:
+            fitted, head = groups[position[0]], position[1]
+            cell = fitted.group.cells[head]
+            save_head(self.files.head(cell.id), fitted.heads, head, {"cell": cell.to_dict()} | metadata)
+
+        map_on_threads(save, _list_positions(groups), WRITERS)
+        return groups
+
+    def load_heads(self, facts: Mapping[str, dict[str, float]] | None = None) -> list[FittedHeads]:
+        """Load the heads of the pass from the run, with the facts of their fits by the cells' ids if they are given."""
+        return [
+            FittedHeads(
+                group,
+                join_heads([load_head(self.files.head(cell.id))[0] for cell in group.cells]),
+                tuple((facts or {}).get(cell.id, {}) for cell in group.cells),
+            )
+            for group in group_cells(self.task.cells, self.source, self.reader.spec)
+        ]
+
+    def score(self, column: Column, groups: Sequence[FittedHeads]) -> list[list[Scored]]:
+        """Score all heads on a range of a test column: a list of each group, with an entry of each head."""
+        return score_heads(column.read(self.source), [make_scorable(heads) for heads in groups])
+
+    def write(
+        self, groups: Sequence[FittedHeads], columns: Sequence[Column], scored: Sequence[list[list[Scored]]], seconds: float
+    ) -> None:
+        """Write all cells with their scores on the test columns; `seconds` is how long each has taken."""
+
+        def write(position: tuple[int, int]) -> None:
+            number, head = position
+            of_columns = [(column, of_groups[number][head]) for column, of_groups in zip(columns, scored, strict=True)]
+            if self.task.trains:
+                _write_cell(self.files, self.reader, groups[number], head, of_columns, seconds)
+            else:
+                _add_scores(self.files, groups[number].group.cells[head].id, of_columns)
+
+        map_on_threads(write, _list_positions(groups), WRITERS)
+
+
 def run_pass(task: Pass, run: Path, threads: int) -> PassResult:
     """Train, score and write all cells of a pass below the folder `run`, and report there what has been read."""
     prepare_worker(threads)
     began, clock = time.time(), time.perf_counter()
-    reader = _open_planned(task.train, task.store)
-    tests = [_open_planned(test.path, test.fingerprint) for test in task.tests]
-    counters, files = [store.counter for store in (reader, *tests)], RunFiles(run)
-    with report_progress(files.progress / task.id, counters):
-        source = parse_input(task.input, reader.spec)
-        cache = MomentCache(task.moments and task.moments / reader.name, reader.manifest["store_id"])
-        groups = fit_heads(task, reader, cache) if task.trains else load_heads(task, reader, files)
-        release_memory()
-        scorable = [make_scorable(heads) for heads in groups]
-        columns = _list_tests(task, reader, tests)
-        of_columns = [score_heads(column.read(source), scorable) for column in columns]
-        seconds = (time.perf_counter() - clock) / len(task.cells)
-
-        def write(place: tuple[int, int]) -> None:
-            number, head = place
-            scored = [(column, of_groups[number][head]) for column, of_groups in zip(columns, of_columns, strict=True)]
-            if task.trains:
-                _write_cell(files, reader, groups[number], head, scored, seconds)
-            else:
-                _add_scores(files, groups[number].group.cells[head].id, scored)
-
-        places = [(number, head) for number, fitted in enumerate(groups) for head in range(len(fitted.group.cells))]
-        map_on_threads(write, places, WRITERS)
-    return PassResult(tuple(cell.id for cell in task.cells), sum(counters, ReadCounter()), began, time.perf_counter() - clock)
+    work = OpenPass(task, run)
+    with report_progress(work.files.progress / task.id, work.counters):
+        groups = work.fit() if task.trains else work.load_heads()
+        columns = work.list_columns()
+        scored = [join_ranges([work.score(part, groups) for part in column.split()]) for column in columns]
+        work.write(groups, columns, scored, (time.perf_counter() - clock) / len(task.cells))
+    read = sum(work.counters, ReadCounter())
+    return PassResult(tuple(cell.id for cell in task.cells), read, began, time.perf_counter() - clock)
 
 
-def load_heads(task: Pass, reader: Reader, files: RunFiles) -> list[FittedHeads]:
-    """Load the heads of a pass that were trained before."""
-    groups = group_cells(task.cells, parse_input(task.input, reader.spec), reader.spec)
-    return [
-        FittedHeads(group, join_heads([load_head(files.head(cell.id))[0] for cell in group.cells]), ({},) * len(group.cells))
-        for group in groups
-    ]
+def open_inputs(task: Pass, reader: Reader) -> TrainingInputs:
+    """Return the images that a pass trains on; raises StoreError if none is readable."""
+    inputs = TrainingInputs(reader, parse_input(task.input, reader.spec), task.train_rows)
+    if not inputs.images:
+        raise StoreError(f"{reader.files} has no readable image among its first {inputs.rows} rows to train on")
+    return inputs
 
 
 def fit_heads(task: Pass, reader: Reader, cache: MomentCache) -> list[FittedHeads]:
     """Fit all cells of a pass; raises StoreError if there is no readable image to train on."""
-    source = parse_input(task.input, reader.spec)
-    inputs = TrainingInputs(reader, source, task.train_rows)
-    if not inputs.images:
-        raise StoreError(f"{reader.files} has no readable image among its first {inputs.rows} rows to train on")
+    inputs = open_inputs(task, reader)
     if isinstance(task.protocol, GradientProtocol) and task.protocol.standardise:
         inputs = inputs.standardise(cache)
+    return [heads for strategy in list_strategies(task, reader) for heads in strategy.fit(inputs, cache)]
+
+
+def list_strategies(task: Pass, reader: Reader) -> list[Strategy]:
+    """Return how the heads of a pass are fitted."""
+    source = parse_input(task.input, reader.spec)
     groups = group_cells(task.cells, source, reader.spec)
-    strategies = choose(groups, task.protocol, source.channels, task.train_rows, task.limits)
-    return [heads for strategy in strategies for heads in strategy.fit(inputs, cache)]
+    return choose(groups, task.protocol, source.channels, task.train_rows, task.limits)
+
+
+def _list_positions(groups: Sequence[FittedHeads]) -> list[tuple[int, int]]:
+    """Return group and number of each head."""
+    return [(number, head) for number, fitted in enumerate(groups) for head in range(len(fitted.group.cells))]
 
 
 def _list_arrays(scored: ColumnScores) -> dict[str, NDArray[Any]]:
@@ -133,18 +187,13 @@ def _summarise(scored: ColumnScores) -> tuple[dict[str, ScoreSummary], dict[str,
 
 
 def _write_cell(files: RunFiles, reader: Reader, fitted: FittedHeads, head: int, scored: ColumnScores, seconds: float) -> None:
-    """Write the head, its scores, then the record that makes the cell count as finished."""
+    """Write the scores of a head that is saved, then the record that makes its cell count as finished."""
     cell = fitted.group.cells[head]
-    labels = Labels.of(reader.spec)
-    metadata = {"cell": cell.to_dict(), "network_key": reader.spec.network_key, **vars(labels)}
-    if reader.plan.provenance.get("weights_source"):
-        metadata["network_spec"] = vars(reader.plan.find_backbone_spec())
-    save_head(files.head(cell.id), fitted.heads, head, metadata)
     write_scores(files.scores(cell.id), _list_arrays(scored))
     summaries, stores = _summarise(scored)
     result = Result(
         cell=cell,
-        labels=labels,
+        labels=Labels.of(reader.spec),
         scores=summaries,
         tests=stores,
         fit=dict(fitted.facts[head]),

@@ -1,7 +1,7 @@
 """Score heads on a store: per-image SPC and MAE, mean maps over the images, and the map of a sample image."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial, reduce
 from operator import add, attrgetter
 
@@ -13,21 +13,28 @@ from torch import Tensor
 from posenet_store.files import sha256
 from posenet_store.heads.metrics import MapSums, Scores, score_with_map_sums
 from posenet_store.heads.model import Heads
+from posenet_store.store.chunking import split_at_blocks
 from posenet_store.store.reader import Reader
 from posenet_store.sweep.assemble import InputBlock
 from posenet_store.sweep.cell import PROBES
 from posenet_store.sweep.grouping import Channels, select_channels
 from posenet_store.sweep.inputs import Input
+from posenet_store.sweep.spans import SPANS
 from posenet_store.threads import cached_property
 
 
 @dataclass(frozen=True)
 class Scored:
-    """One head's scores over images, the mean maps by name, and its map of the first image (all float32 [h, w])."""
+    """One head's scores over images, sums of its maps, and its map of the first image (float32 [h, w])."""
 
     scores: Scores
-    maps: dict[str, NDArray[np.float32]]
+    sums: MapSums
     sample: NDArray[np.float32]
+
+    @property
+    def maps(self) -> dict[str, NDArray[np.float32]]:
+        """The mean maps by name (see `MapSums.means`)."""
+        return self.sums.means(self.scores)
 
     def arrays(self, test: str) -> dict[str, NDArray[np.float64] | NDArray[np.float32]]:
         """Return every array by its name in a run's files, such as `spc/<test>`."""
@@ -56,6 +63,14 @@ class Column:
     reader: Reader
     start: int
     stop: int
+
+    def split(self) -> list["Column"]:
+        """Return ranges of whole blocks, each with about a twentieth of the store: what one worker scores at a time."""
+        bounds = [(first, last) for _, first, last in split_at_blocks(self.reader.bounds, self.start, self.stop)]
+        step = -(-len(self.reader.bounds) // SPANS)
+        groups = [bounds[first : first + step] for first in range(0, len(bounds), step)]
+        ranges = [replace(self, start=group[0][0], stop=group[-1][1]) for group in groups]
+        return [part for part in ranges if self.reader.readable[part.start : part.stop].any()] or [self]
 
     def read(self, source: Input) -> Iterator[Tensor]:
         """Yield a head's input [B, C, 28, 28] for the readable rows."""
@@ -110,4 +125,12 @@ def score_heads(blocks: Iterable[Tensor], groups: Sequence[Scorable]) -> list[li
 def _join_parts(parts: Sequence[tuple[Scores, MapSums]], sample: NDArray[np.float32]) -> Scored:
     """Join the scores and map sums of a head's blocks."""
     scores = Scores(*(np.concatenate([getattr(part, name) for part, _ in parts]) for name in ("spc", "mae")))
-    return Scored(scores, reduce(add, (sums for _, sums in parts)).means(scores), sample)
+    return Scored(scores, reduce(add, (sums for _, sums in parts)), sample)
+
+
+def join_ranges(ranges: Sequence[list[list[Scored]]]) -> list[list[Scored]]:
+    """Join what `score_heads` returned for ranges of one column, in their order."""
+    return [
+        [_join_parts([(part.scores, part.sums) for part in parts], parts[0].sample) for parts in zip(*of_ranges, strict=True)]
+        for of_ranges in zip(*ranges, strict=True)
+    ]
