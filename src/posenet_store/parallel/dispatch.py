@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic, sleep
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from posenet_store.errors import PosenetStoreError, WorkerError
 from posenet_store.parallel.dask_workers import SilentWorkers, Workers, read_workers
@@ -205,6 +205,20 @@ class _Losses:
         return self._counts[number] < MAX_LOSSES
 
 
+class _Queue(Generic[Task, Result]):
+    """The tasks of a run, which others may follow, and the numbers of those that wait for a worker."""
+
+    def __init__(self, tasks: Sequence[Task], follow: Follow[Task, Result]) -> None:
+        self.tasks, self.waiting, self._follow = list(tasks), deque(range(len(tasks))), follow
+
+    def end(self, number: int, result: Result | PosenetStoreError) -> tuple[Task, Result | PosenetStoreError]:
+        """Add what follows a task, and return it with its result."""
+        following = self._follow(self.tasks[number], result)
+        self.waiting.extend(range(len(self.tasks), len(self.tasks) + len(following)))
+        self.tasks.extend(following)
+        return self.tasks[number], result
+
+
 @contextmanager
 def _report_lost_scheduler(pool: Pool) -> Iterator[None]:
     """Turn Dask's errors for a scheduler that ended, restarted or does not answer into one of this package."""
@@ -233,14 +247,8 @@ def dispatch_tasks(
 
     Raises PosenetStoreError if no task can end any more: no worker comes or fits, or the scheduler is lost.
     """
-    tasks, waiting, losses, alive, due = list(tasks), deque(range(len(tasks))), _Losses(count_kept), monotonic(), 0.0
-
-    def end(number: int, result: Result | PosenetStoreError) -> tuple[Task, Result | PosenetStoreError]:
-        following = follow(tasks[number], result)
-        waiting.extend(range(len(tasks), len(tasks) + len(following)))
-        tasks.extend(following)
-        return tasks[number], result
-
+    queue, losses, alive, due = _Queue(tasks, follow), _Losses(count_kept), monotonic(), 0.0
+    waiting = queue.waiting
     with write_token(folder) as token, _report_lost_scheduler(pool):
         crew = _Crew(pool, resource=resource, token=token, folder=folder, announce=announce, timeouts=timeouts)
         while waiting or crew.is_busy:
@@ -250,20 +258,20 @@ def dispatch_tasks(
                         announce(f"the worker {worker} was lost; its task starts again elsewhere")
                         waiting.appendleft(number)
                     else:
-                        yield end(number, _describe_losses(worker))
+                        yield queue.end(number, _describe_losses(worker))
                 due = monotonic() + timeouts.check
                 alive = monotonic() if pool.renew(crew.has_workers) else alive
                 if monotonic() - alive > timeouts.workers:
                     raise _describe_absence(pool, timeouts)
             for address in crew.list_free()[: len(waiting)]:
                 number = waiting.popleft()
-                crew.start(address, number, work, tasks[number])
+                crew.start(address, number, work, queue.tasks[number])
             for number, address, result in crew.wait():
                 if isinstance(result, WorkerError):
                     crew.refuse(address, str(result))
                     waiting.appendleft(number)
                 else:
-                    yield end(number, result)
+                    yield queue.end(number, result)
 
 
 def _describe_absence(pool: Pool, timeouts: Timeouts) -> PosenetStoreError:
