@@ -8,14 +8,15 @@ build_vs_forward_resnet152  same precision and batch, on pixels that are in memo
 build_vs_report             images/s of the ResNet-152 build : of the report's extractor as published: five passes, one a
                             prefix, a batch of one image, gradients recorded (features are compared and must agree)
 build_vs_prefixes           the same, with the extractor spared the recording of gradients
-bf16_vs_fp32                images/s of the VGG-16 build in bfloat16 : in float32
+bf16_vs_fp32                images/s of the VGG-16 build in bfloat16 : in float32, on a CPU with instructions for it
 bf16_error                  root of the mean square of what that changes in the deepest tap : of the tap (features in float16)
-outside_forward_share       processor time of the VGG-16 build with the pass replaced by its result : of the build (a share)
+outside_forward_share       CPU time of the VGG-16 build with the pass replaced by its result : of the build (least of three)
 parts2_identical            1 if two parts in two processes make the same sealed store, byte for byte, as one
-flat_memory                 peak memory of a build of 256 images : of 128
-memory_vs_plan              peak memory of that build : what --plan says
-simulated_gpu_*             a GPU of 5,000 images/s (a sleep, then VGG-16's features): images/s of the build on one core and on
-                            two, the share of the processors that was busy, and the stage that binds
+flat_memory                 peak memory of a build of 256 images : of 128, the pass replaced by its result
+memory_vs_plan              peak memory of a build : what --plan says
+simulated_gpu_*             a GPU of 5,000 images/s (a sleep; VGG-16's features and their statistics are in host memory, as if
+                            copied there): images/s of the build on one core and on two (the best of four), two against one,
+                            what sixteen would feed by Amdahl's law, the share of the CPU that was busy, the stage that binds
 
     python benchmarks/extract.py [--images 128] [--json]
 """
@@ -40,34 +41,42 @@ from command import Figures, report_step, run
 from posenet_store.backbones.backbone import Backbone
 from posenet_store.backbones.load import load_backbone
 from posenet_store.backbones.weights import load_weights
+from posenet_store.extraction import commit
 from posenet_store.extraction.build import BuildResult, build_store, plan_store
+from posenet_store.extraction.forward import Forward, PendingBatch
 from posenet_store.extraction.plan import estimate_build
 from posenet_store.files import sha256_file
 from posenet_store.images.image_set import ImageSet
 from posenet_store.images.sources import load_image_set
 from posenet_store.images.synthetic import draw_dead_leaves
+from posenet_store.parallel.machine import has_bfloat16_instructions
 from posenet_store.resampling import resample_taps
 from posenet_store.specs import BackboneSpec
+from posenet_store.store import writer
+from posenet_store.store.feature_statistics import compute_statistics
 from posenet_store.store.reader import open_store
 from posenet_store.threads import count_cpus, limit_torch_to_one_thread
 
 BATCH = 16
 ROUNDS = 3
+FEEDINGS = 4
 RATE = 5000
+SECONDS = 120
+"""After which no further round of a network begins."""
 
 
-def photographs(folder: Path, count: int) -> Path:
+def write_photographs(folder: Path, count: int) -> Path:
     """Write `count` JPEG files: four dead-leaves images side by side, cut to 500x400."""
     folder.mkdir()
     leaves = [draw_dead_leaves(0, number) for number in range(64)]
     rng = np.random.default_rng(0)
     for number in range(count):
-        a, b, c, d = (leaves[place] for place in rng.choice(len(leaves), 4, replace=False))
+        a, b, c, d = (leaves[index] for index in rng.choice(len(leaves), 4, replace=False))
         Image.fromarray(np.block([[[a], [b]], [[c], [d]]])[:400, :500]).save(folder / f"{number:04d}.jpg", quality=90)
     return folder
 
 
-def calibrated(path: Path, pixels: Tensor) -> str:
+def calibrate(path: Path, pixels: Tensor) -> str:
     """Write a random ResNet-152 whose batch normalisation knows the statistics of `pixels` float32 [B, 3, S, S]."""
     torch.manual_seed(0)
     module = torchvision.models.resnet152(weights=None)
@@ -82,16 +91,21 @@ def calibrated(path: Path, pixels: Tensor) -> str:
     return str(path)
 
 
-def bare(name: str, weights: str) -> nn.Module:
-    """torchvision's network up to the last tap, nothing of ours."""
+def load(name: str, weights: str, precision: str = "float32") -> Backbone:
+    """Load a network on the CPU."""
+    return load_backbone(BackboneSpec(name, weights, "report", "cpu", precision))
+
+
+def load_bare(name: str, weights: str) -> nn.Module:
+    """Load torchvision's network up to the last tap, nothing of ours."""
     module: nn.Module = torchvision.models.get_model(name, weights=None)
     module.load_state_dict(dict(load_weights(weights, name).state or {}), strict=False)
     return module.eval().features if name == "vgg16" else nn.Sequential(*list(module.eval().children())[:-2])  # type: ignore[return-value]
 
 
 @torch.inference_mode()
-def forward_rate(module: nn.Module, count: int) -> float:
-    """Images/s of the bare pass."""
+def measure_forward(module: nn.Module, count: int) -> float:
+    """Return images/s of the bare pass."""
     pixels = torch.randn(BATCH, 3, 224, 224)
     module(pixels)
     began = time.perf_counter()
@@ -101,193 +115,226 @@ def forward_rate(module: nn.Module, count: int) -> float:
     return passes * BATCH / (time.perf_counter() - began)
 
 
-def built(images: ImageSet, backbone: Backbone, root: Path, **options: Any) -> BuildResult:
+def build(images: ImageSet, backbone: Backbone, root: Path, **options: Any) -> BuildResult:
     """Build a store as the command does."""
     return build_store(images, backbone, plan_store(images, backbone, "native", "float16"), root, batch_size=BATCH, **options)
 
 
-def beside(name: str, weights: str, images: ImageSet, root: Path) -> tuple[BuildResult, float]:
-    """Build three times, each between two runs of the bare pass; return the build of median ratio and its pass's images/s."""
-    module, backbone = bare(name, weights), load_backbone(BackboneSpec(name, weights, device="cpu"))
-    rounds = []
+def compare_with_pass(name: str, weights: str, images: ImageSet, root: Path) -> tuple[BuildResult, float]:
+    """Build three times, each between two runs of the bare pass; return the build of median ratio and its pass's images/s.
+
+    On a machine that others use it stops earlier, so that the benchmark ends in time.
+    """
+    module, backbone, started = load_bare(name, weights), load(name, weights), time.monotonic()
+    rounds: list[tuple[BuildResult, float]] = []
     for number in range(ROUNDS):
-        before = forward_rate(module, len(images) // 2)
-        outcome = built(images, backbone, root / str(number))
-        rounds.append((outcome, 2 / (1 / before + 1 / forward_rate(module, len(images) // 2))))
-    return sorted(rounds, key=lambda one: one[0].speed["images_per_s"] / one[1])[ROUNDS // 2]
+        if time.monotonic() - started > SECONDS:
+            break
+        report_step(f"{name}: build {number + 1} of {ROUNDS}, between two runs of the bare pass")
+        before = measure_forward(module, len(images) // 4)
+        outcome = build(images, backbone, root / str(number))
+        rounds.append((outcome, 2 / (1 / before + 1 / measure_forward(module, len(images) // 4))))
+    return sorted(rounds, key=lambda pair: pair[0].speed["images_per_s"] / pair[1])[len(rounds) // 2]
 
 
-def report_rate(weights: str, images: ImageSet, store: Path, count: int, gradients: bool = True) -> float:
-    """Images/s of the report's extractor: each prefix of the network runs from the start, on one image at a time.
+def measure_report(weights: str, images: ImageSet, store: Path, count: int, gradients: bool = True) -> float:
+    """Return images/s of the report's extractor: each prefix of the network runs from the start, on one image at a time.
 
     As published it asks for no inference mode, so torch keeps every activation for a gradient that is never taken.
     """
-    layers = list(bare("resnet152", weights).children())
-    reader, spec = open_store(store), load_backbone(BackboneSpec("resnet152", weights, device="cpu"))
-    spent = 0.0
+    layers = list(load_bare("resnet152", weights).children())
+    reader, network = open_store(store), load("resnet152", weights)
+    seconds = 0.0
     for row in range(count):
         began = time.perf_counter()
         pixels = images.read(reader.plan.order[row], 224)
-        inputs = spec.inputs(torch.from_numpy(pixels[None].copy())).contiguous()
+        inputs = network.inputs(torch.from_numpy(pixels[None].copy())).contiguous()
         with torch.set_grad_enabled(gradients):
             features = [nn.Sequential(*layers[:stop])(inputs) for stop in (4, 5, 6, 7, 8)]
             for value in features:
                 F.interpolate(value[None], (3, 28, 28), mode="trilinear")
-        spent += time.perf_counter() - began
-        for tap, found in zip(reader.spec.taps, features, strict=True):
-            value = found.detach()
+        seconds += time.perf_counter() - began
+        for tap, feature in zip(reader.spec.taps, features, strict=True):
+            value = feature.detach()
             error = torch.from_numpy(reader.read(tap.name, row, row + 1)).float() - value
             # float16 rounds to 3e-4; 152 random layers make 1e-3 of float32's rounding, folded or not
             assert error.square().mean() < (2e-3**2) * value.square().mean(), tap.name
-    return count / spent
+    return count / seconds
 
 
-def error_of(changed: Path, exact: Path) -> float:
-    """How much the deepest tap of one store differs from another's, as a share of its own size."""
-    one, other = (
-        torch.from_numpy(reader.read("f5", 0, reader.spec.rows)).float() for reader in map(open_store, (changed, exact))
+def compare_bfloat16(images: ImageSet, exact: BuildResult, root: Path) -> Figures:
+    """Return speed and error of a build in bfloat16, nothing on a CPU that would have to emulate it."""
+    if not has_bfloat16_instructions():
+        return {}
+    outcome = build(images, load("vgg16", "hed", "bfloat16"), root)
+    changed, expected = (
+        torch.from_numpy(reader.read("f5", 0, reader.spec.rows)).float()
+        for reader in map(open_store, (outcome.path, exact.path))
     )
-    return float(((one - other).square().mean() / other.square().mean()).sqrt())
+    return {
+        "bf16_vs_fp32": outcome.speed["images_per_s"] / exact.speed["images_per_s"],
+        "bf16_error": float(((changed - expected).square().mean() / expected.square().mean()).sqrt()),
+    }
 
 
 @dataclass(frozen=True)
 class Precomputed(Backbone):
-    """A network whose result is there already, after a sleep of `pause` seconds an image."""
+    """A network whose result is there already."""
 
     result: Mapping[str, Tensor] = field(default_factory=dict, hash=False)
-    pause: float = 0.0
 
     def features(self, images: Tensor) -> dict[str, Tensor]:
         """Return the first features there are."""
-        time.sleep(self.pause * len(images))
         return {name: values[: len(images)] for name, values in self.result.items()}
 
 
-def precomputed(backbone: Backbone, images: ImageSet, pause: float = 0.0) -> Precomputed:
+def precompute(backbone: Backbone, images: ImageSet) -> Precomputed:
     """Compute one batch now."""
     pixels = np.stack([images.read(index, 224) for index in range(BATCH)])
-    return Precomputed(**vars(backbone), result=backbone.features(torch.from_numpy(pixels)), pause=pause)
+    return Precomputed(**vars(backbone), result=backbone.features(torch.from_numpy(pixels)))
 
 
-def processor_seconds(outcome: BuildResult) -> float:
-    """Seconds of all processors together that a build took."""
+def count_cpu_seconds(outcome: BuildResult) -> float:
+    """Return the seconds of all CPU cores together that a build took."""
     return float(outcome.speed["processors"] * outcome.seconds * count_cpus())
 
 
-def in_process(work: Callable[..., Any], *words: Any) -> Any:
+def measure_outside(images: ImageSet, root: Path) -> float:
+    """Return the CPU seconds of a build whose pass is replaced by its result, the least of several."""
+    with limit_torch_to_one_thread():  # its second would wait for the first, and that would count as work
+        network = precompute(load("vgg16", "hed"), images)
+        return min(count_cpu_seconds(build(images, network, root / f"outside{number}")) for number in range(ROUNDS))
+
+
+def run_in_process(work: Callable[..., Any], *words: Any) -> Any:
     """Do `work(*words)` in a fresh process and return what it returns."""
-    spawn = multiprocessing.get_context("spawn")
-    with spawn.Pool(1) as pool:
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(work, words)
 
 
-def one_part(photos: Path, weights: str, root: Path, part: tuple[int, int]) -> str:
+def build_one_part(photos: Path, root: Path, part: tuple[int, int]) -> str:
     """Build a part of a store with blocks of one batch; two of these run at once."""
-    images, backbone = load_image_set(str(photos)).take(64), load_backbone(BackboneSpec("resnet152", weights, device="cpu"))
+    images, backbone = load_image_set(str(photos)).take(4 * BATCH), load("resnet18", "random:0")
     plan = plan_store(images, backbone, "native", "float16", BATCH)
     return str(build_store(images, backbone, plan, root, batch_size=BATCH, part=part).path)
 
 
-def contents(store: Path) -> dict[str, str]:
-    """Digests of a sealed store's data and records; plan and manifest carry times and commands."""
-    told_apart = ("plan.json", "manifest.json")
+def digest_files(store: Path) -> dict[str, str]:
+    """Return digests of a sealed store's data and records; plan and manifest carry times and commands."""
     files = {path.relative_to(store).as_posix(): path for path in store.rglob("*") if path.is_file()}
-    store_id = str(open_store(store).manifest["store_id"])
-    return {name: sha256_file(path) for name, path in files.items() if name not in told_apart} | {"id": store_id}
+    digests = {name: sha256_file(path) for name, path in files.items() if name not in ("plan.json", "manifest.json")}
+    return digests | {"id": str(open_store(store).manifest["store_id"])}
 
 
-def parts_are_identical(photos: Path, weights: str, root: Path) -> bool:
-    """One process against two at once."""
-    whole = Path(in_process(one_part, photos, weights, root / "whole", (1, 1)))
+def compare_parts(photos: Path, root: Path) -> bool:
+    """Return whether two processes at once make the store of one."""
+    single = Path(run_in_process(build_one_part, photos, root / "single", (1, 1)))
     with multiprocessing.get_context("spawn").Pool(2) as pool:
-        parts = pool.starmap(one_part, [(photos, weights, root / "parts", (number, 2)) for number in (1, 2)])
-    return contents(whole) == contents(Path(parts[0]))
+        parts = pool.starmap(build_one_part, [(photos, root / "parts", (number, 2)) for number in (1, 2)])
+    return digest_files(single) == digest_files(Path(parts[0]))
 
 
-def peak_of(photos: Path, count: int, root: Path) -> int:
-    """Peak bytes of a process that builds."""
-    outcome = built(
-        load_image_set(str(photos)).take(count),
-        load_backbone(BackboneSpec("vgg16", "hed", "report", "cpu", "bfloat16")),
-        root,
-    )
-    return int(outcome.speed["peak_memory"])
+def measure_peak(photos: Path, count: int, replaced: bool, root: Path) -> int:
+    """Return the peak memory of a process that builds, in bytes; `replaced`: the pass is replaced by its result."""
+    images, network = load_image_set(str(photos)).take(count), load("vgg16", "hed")
+    return int(build(images, precompute(network, images) if replaced else network, root).speed["peak_memory"])
 
 
-def planned_memory(photos: Path) -> int:
-    """Bytes that a plan says."""
-    images, backbone = load_image_set(str(photos)), load_backbone(BackboneSpec("vgg16", "hed", "report", "cpu", "bfloat16"))
+def plan_memory(photos: Path, count: int) -> int:
+    """Return the bytes that a plan says."""
+    images, backbone = load_image_set(str(photos)).take(count), load("vgg16", "hed")
     return estimate_build(images, backbone, plan_store(images, backbone, "native", "float16"), BATCH).memory
 
 
-def simulated(photos: Path, cores: int, root: Path) -> dict[str, Any]:
-    """Build with a GPU that is not there: what it would have done (arrays, extremes, cast) is done beforehand."""
+def feed_simulated_gpu(photos: Path, cores: int, root: Path) -> dict[str, Any]:
+    """Build with a GPU that is not there: what it would have done (features and statistics in buffers) is done beforehand."""
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
     torch.set_num_threads(cores)
-    images = load_image_set(str(photos))
-    network = precomputed(load_backbone(BackboneSpec("vgg16", "hed", device="cpu")), images, 1 / RATE)
-    plan = plan_store(images, network, "native", "float16")
-    ready = {name: values.half().contiguous() for name, values in resample_taps(network.result, plan.spec.arrays).items()}
+    images, network = load_image_set(str(photos)), load("vgg16", "hed")
+    spec = plan_store(images, network, "native", "float16").spec
+    arrays = resample_taps(precompute(network, images).result, spec.arrays)
+    ready = {name: values.half().contiguous().repeat(spec.block_rows // BATCH, 1, 1, 1) for name, values in arrays.items()}
+    statistics = compute_statistics({name: values.numpy() for name, values in ready.items()}, range(spec.block_rows))
+
+    def run(forward: Forward, pixels: Tensor, valid: Tensor, targets: Mapping[str, Tensor]) -> PendingBatch:
+        time.sleep(len(pixels) / RATE)
+        return forward._make_pending(targets, torch.zeros(len(targets), 2))
+
     with (
-        mock.patch(
-            "posenet_store.extraction.forward.resample_taps",
-            lambda taps, _: {n: v[: len(taps["f1"])] for n, v in ready.items()},
-        ),
-        mock.patch("posenet_store.extraction.forward._find_extremes", lambda *_: torch.zeros(2)),
+        mock.patch.object(Forward, "_run_on_cpu", run),
+        mock.patch.object(commit, "allocate_arrays", lambda *_: {name: values.clone() for name, values in ready.items()}),
+        mock.patch.object(writer, "compute_statistics", lambda *_: statistics),
     ):
-        return dict(build_store(images, network, plan, root, batch_size=BATCH).speed)
+        speeds = [dict(build(images, network, root / str(number)).speed) for number in range(FEEDINGS)]
+    return max(speeds, key=lambda speed: speed["images_per_s"])
 
 
-def measured(count: int, root: Path) -> tuple[Figures, Figures]:
-    """Return ratios, and the figures behind them."""
-    photos = photographs(root / "photos", 2 * count)
-    images = load_image_set(str(photos)).take(count)
-    vgg = load_backbone(BackboneSpec("vgg16", "hed", device="cpu"))
-    some = torch.from_numpy(np.stack([images.read(index, 224) for index in range(BATCH)]))
-    resnet152 = calibrated(
-        root / "resnet152.pth", load_backbone(BackboneSpec("resnet18", "random:0", device="cpu")).inputs(some)
-    )
-    report_step("VGG-16: builds and the bare pass")
-    first, vgg_forward = beside("vgg16", "hed", images, root / "vgg")
-    report_step("bfloat16")
-    lower = built(images, load_backbone(BackboneSpec("vgg16", "hed", "report", "cpu", "bfloat16")), root / "bfloat16")
-    report_step("ResNet-152: builds and the bare pass")
-    second, resnet_forward = beside("resnet152", resnet152, images, root / "resnet")
-    report_step("the report's extractor")
-    report = report_rate(resnet152, images, second.path, 16)
-    prefixes = report_rate(resnet152, images, second.path, 16, gradients=False)
-    report_step("what is outside the network")
-    with limit_torch_to_one_thread():  # its second would wait for the first, and that would count as work
-        outside = built(images, precomputed(vgg, images), root / "outside")
-    rate = {name: float(one.speed["images_per_s"]) for name, one in (("vgg", first), ("bf16", lower), ("resnet", second))}
-    report_step("memory")
-    planned = in_process(planned_memory, photos)
-    small, large = (in_process(peak_of, photos, some, root / f"memory{some}") for some in (count, 2 * count))
-    report_step("a simulated GPU")
-    gpu = {cores: in_process(simulated, photos, cores, root / f"gpu{cores}") for cores in (1, 2)}
+def measure_feeding(photos: Path, root: Path) -> tuple[Figures, Figures]:
+    """Return ratios and figures of a simulated GPU."""
+    speeds = {}
+    for cores in (1, 2):
+        report_step(f"a simulated GPU, {cores} cores")
+        speeds[cores] = run_in_process(feed_simulated_gpu, photos, cores, root / f"gpu{cores}")
+    single, double = (float(speed["images_per_s"]) for speed in speeds.values())
+    serial = max(0.0, 2 * single / double - 1)  # the share of the work that a second core does not speed up
     ratios: Figures = {
-        "build_vs_forward_vgg16": rate["vgg"] / vgg_forward,
-        "build_vs_forward_resnet152": rate["resnet"] / resnet_forward,
-        "build_vs_report": rate["resnet"] / report,
-        "build_vs_prefixes": rate["resnet"] / prefixes,
-        "bf16_vs_fp32": rate["bf16"] / rate["vgg"],
-        "bf16_error": error_of(lower.path, first.path),
-        "outside_forward_share": processor_seconds(outside) / processor_seconds(first),
-        "parts2_identical": float(parts_are_identical(photos, resnet152, root)),
-        "flat_memory": large / small,
-        "memory_vs_plan": large / planned,
-        "simulated_gpu_images_per_s_1core": gpu[1]["images_per_s"],
-        "simulated_gpu_images_per_s_2cores": gpu[2]["images_per_s"],
-        "simulated_gpu_processors_busy": gpu[2]["processors"],
-        "simulated_gpu_bound_by": gpu[2]["bound_by"],
+        "simulated_gpu_images_per_s_1core": single,
+        "simulated_gpu_images_per_s_2cores": double,
+        "simulated_gpu_2cores_vs_1": double / single,
+        "simulated_gpu_images_per_s_16cores_expected": single / (serial + (1 - serial) / 16),
+        "simulated_gpu_cpu_busy": speeds[2]["processors"],
+        "simulated_gpu_bound_by": speeds[2]["bound_by"],
     }
-    facts: Figures = {f"build, images/s, {name}": value for name, value in rate.items()}
-    facts |= {"forward, images/s, vgg": vgg_forward, "forward, images/s, resnet": resnet_forward, "report, images/s": report}
+    stages = {(cores, stage): v for cores, speed in speeds.items() for stage, v in speed["stages"].items()}
+    return ratios, {f"{cores} cores, a GPU of 5,000/s: {stage}, s": value for (cores, stage), value in stages.items()}
+
+
+def measure(count: int, root: Path) -> tuple[Figures, Figures]:
+    """Return ratios, and the figures behind them."""
+    report_step("photographs")
+    photos = write_photographs(root / "photos", 2 * count)
+    images = load_image_set(str(photos)).take(count)
+    feeding, stages = measure_feeding(photos, root)
+    first, vgg_forward = compare_with_pass("vgg16", "hed", images, root / "vgg")
+    report_step("bfloat16")
+    bfloat16 = compare_bfloat16(images, first, root / "bfloat16")
+    report_step("what is outside the network")
+    outside = measure_outside(images, root)
+    pixels = torch.from_numpy(np.stack([images.read(index, 224) for index in range(BATCH)]))
+    weights = calibrate(root / "resnet152.pth", load("resnet18", "random:0").inputs(pixels))
+    second, resnet_forward = compare_with_pass("resnet152", weights, images, root / "resnet")
+    report_step("the report's extractor")
+    report = measure_report(weights, images, second.path, 8)
+    prefixes = measure_report(weights, images, second.path, 8, gradients=False)
+    report_step("memory")
+    planned, peak = (
+        run_in_process(plan_memory, photos, count),
+        run_in_process(measure_peak, photos, count, False, root / "peak"),
+    )
+    small, large = (run_in_process(measure_peak, photos, n, True, root / f"flat{n}") for n in (count, 2 * count))
+    report_step("two parts at once")
+    vgg, resnet = (float(outcome.speed["images_per_s"]) for outcome in (first, second))
+    ratios: Figures = {
+        "build_vs_forward_vgg16": vgg / vgg_forward,
+        "build_vs_forward_resnet152": resnet / resnet_forward,
+        "build_vs_report": resnet / report,
+        "build_vs_prefixes": resnet / prefixes,
+        "outside_forward_share": outside / count_cpu_seconds(first),
+        "parts2_identical": float(compare_parts(photos, root)),
+        "flat_memory": large / small,
+        "memory_vs_plan": peak / planned,
+    }
+    facts: Figures = {"build, images/s, vgg": vgg, "build, images/s, resnet": resnet, "report, images/s": report}
+    facts |= {"forward, images/s, vgg": vgg_forward, "forward, images/s, resnet": resnet_forward}
+    facts |= {
+        "outside the network, CPU ms an image": 1000 * outside / count,
+        "peak MB": peak / 1e6,
+        "planned MB": planned / 1e6,
+    }
     facts |= {f"vgg build, {stage}, s": value for stage, value in first.speed["stages"].items()}
-    facts |= {f"{cores} cores, 5,000/s: {stage}, s": v for cores, speed in gpu.items() for stage, v in speed["stages"].items()}
-    return ratios, facts | {"peak MB": large / 1e6, "planned MB": planned / 1e6}
+    return ratios | bfloat16 | feeding, facts | stages
 
 
 if __name__ == "__main__":
     torch.set_num_threads(count_cpus())
-    run(__doc__, 128, measured)
+    run(__doc__, 128, measure)

@@ -36,7 +36,7 @@ from pathlib import Path
 import torch
 
 from command import RESULTS, STARTED, report_step, write_result
-from extract import photographs
+from extract import write_photographs
 from gpu_lab import Lab
 from gpu_sections import SECTIONS
 from posenet_store.backbones.device import collect_device, describe_device, parse_device
@@ -66,7 +66,7 @@ def run_sections(lab: Lab, names: Sequence[str], budget: float, save: Callable[[
 
 def prepare_lab(device: torch.device, root: Path, count: int) -> Lab:
     """Write `count` JPEG files, copies of 128 generated ones, and return the lab."""
-    folder, distinct = photographs(root / "photos", min(count, 128)), min(count, 128)
+    folder, distinct = write_photographs(root / "photos", min(count, 128)), min(count, 128)
     files = [file.read_bytes() for file in sorted(folder.iterdir())]
     for number in range(distinct, count):
         (folder / f"{number:04d}.jpg").write_bytes(files[number % distinct])

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from posenet_store.backbones.backbone import Backbone
 from posenet_store.errors import BuildError
+from posenet_store.extraction import forward as forward_module
 from posenet_store.extraction.build import build_store, plan_store
 from posenet_store.extraction.forward import Forward, PendingBatch, allocate_arrays, choose_batch_size
 from posenet_store.extraction.timing import StageTimer
@@ -69,6 +70,18 @@ def test_a_batch_is_halved_until_it_fits_and_later_ones_begin_there(error: Excep
         assert torch.equal(launched(forward, pixels), pixels.permute(0, 3, 1, 2).float())
     assert module.sizes == [10, 5, 2, 2, 2, 2, 2] + [2] * 5
     assert forward.limit == 2
+
+
+def test_a_batch_that_was_halved_grows_again_once_there_is_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forward_module, "PATIENCE", 4)
+    backbone, module = small(room=3)
+    forward, pixels = Forward(backbone, ARRAYS, StageTimer()), torch.randint(0, 256, (8, 4, 4, 3), dtype=torch.uint8)
+    launched(forward, pixels)
+    assert (module.sizes, forward.limit) == ([8, 4, 2, 2, 2, 2], 4)
+    module.room = 99
+    for _ in range(3):
+        assert torch.equal(launched(forward, pixels), pixels.permute(0, 3, 1, 2).float())
+    assert module.sizes[6:] == [4, 4, 4, 4, 8]
 
 
 def test_memory_that_does_not_suffice_for_one_image_is_an_error_that_says_so() -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from posenet_store.backbones.backbone import Backbone
 from posenet_store.extraction.build import BuildResult, build_store, plan_store
 from posenet_store.extraction.commit import Committer
-from posenet_store.extraction.forward import Forward
+from posenet_store.extraction.forward import Forward, describe_rows
 from posenet_store.extraction.plan import estimate_build
 from posenet_store.extraction.timing import StageTimer
 from posenet_store.images.image_set import ImageSet
@@ -70,6 +70,28 @@ def test_a_store_from_any_gpu_holds_what_the_cpu_computes(
     assert built.speed["stages"]["forward"] > 0
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_a_gpu_computes_the_statistics_of_rows(
+    images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str
+) -> None:
+    backbone = tiny_backbone()
+    plan = plan_store(images, backbone, "native", dtype, 4)
+    reference = open_store(build_store(images, backbone, plan, tmp_path / "cpu", max_unreadable=1.0).path)
+    monkeypatch.setattr("posenet_store.store.writer.compute_statistics", None)  # nothing is left to the CPU
+    with pretend_cuda() as cuda:
+        reader = open_store(build_store(images, on_gpu("cuda"), plan, tmp_path / "gpu", batch_size=3, max_unreadable=1.0).path)
+    assert cuda.races == []
+    for block in range(len(reader.bounds)):
+        for name, expected in reference.read_record(block)["statistics"].items():
+            assert reader.read_record(block)["statistics"][name] == pytest.approx(expected, rel=1e-6)
+
+
+def test_large_squares_of_rows_do_not_overflow() -> None:
+    values = torch.tensor([[[[3e20, -4e20]]], [[[0.0, -0.0]]]])
+    assert describe_rows(values)[:, 3].tolist() == pytest.approx([1.25e41, 0.0])
+    assert describe_rows(values)[:, 4].tolist() == [0.0, 1.0]
+
+
 def test_events_on_another_gpu_would_be_seen(images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The pretend GPU notices what once went wrong: `cuda:1` copied features before they were computed."""
     monkeypatch.setattr(PretendCuda, "finish", lambda *_: None)
@@ -78,7 +100,7 @@ def test_events_on_another_gpu_would_be_seen(images: ImageSet, tmp_path: Path, m
         arrays = {tap.name: tap.shape for tap in backbone.taps}
         targets = {name: torch.zeros(4, *shape) for name, shape in arrays.items()}
         forward = Forward(backbone, arrays, StageTimer())
-        forward._run_on_cuda(torch.zeros(4, 32, 32, 3, dtype=torch.uint8), valid, targets)  # not on the network's own GPU
+        forward._run_on_cuda(torch.zeros(4, 32, 32, 3, dtype=torch.uint8), valid, targets, {})  # not on the network's own GPU
     assert cuda.races
 
 

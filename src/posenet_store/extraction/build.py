@@ -25,6 +25,7 @@ from posenet_store.extraction.timing import StageTimer
 from posenet_store.images.image_set import ImageSet
 from posenet_store.images.synthetic import load_probes
 from posenet_store.notebook import show_progress
+from posenet_store.parallel.worker import keep_freed_memory
 from posenet_store.provenance import collect_provenance
 from posenet_store.specs import LEARNED, StoreSpec
 from posenet_store.store.access import StoreFiles
@@ -155,8 +156,11 @@ def _compute(
             while pending and not buffer.is_free:  # what is computed meanwhile can already be encoded
                 yield wait()
             buffer.wait(clock)
-        targets = {name: array[first : first + len(batch.pixels)] for name, array in buffer.arrays.items()}
-        pending.append((batch, buffer, forward.launch(batch.pixels, batch.valid, targets)))
+        rows = slice(first, first + len(batch.pixels))
+        targets, statistics = (
+            {name: array[rows] for name, array in part.items()} for part in (buffer.arrays, buffer.statistics)
+        )
+        pending.append((batch, buffer, forward.launch(batch.pixels, batch.valid, targets, statistics)))
         if len(pending) > ahead:
             yield wait()
     while pending:
@@ -248,6 +252,7 @@ def _extract(
     clock: StageTimer,
 ) -> None:
     """Extract and commit blocks."""
+    keep_freed_memory()
     plan, cuda = writer.plan, backbone.device.type == "cuda"
     others = (record for record in writer.list_records() if record["block"] not in blocks)
     quarantined = [QuarantinedImage(**entry) for record in others for entry in record["quarantined"]]
@@ -264,7 +269,7 @@ def _extract(
             quarantined = [*quarantined, *batch.quarantined]
             _check_quarantine(quarantined, plan.spec.rows, max_unreadable)
             if batch.stop == stop:
-                computed_on = describe_computation(backbone, forward.limit or batch_size) if cuda else None
+                computed_on = describe_computation(backbone, min(forward.limit or batch_size, batch_size)) if cuda else None
                 unreadable = [image for image in quarantined if start <= image.row < stop]
                 committer.submit(batch.block, buffer, unreadable, computed_on)
             advance(len(batch.pixels))

@@ -4,9 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from torch import Tensor
-
-from posenet_store.extraction.forward import allocate_arrays
+from posenet_store.extraction.forward import allocate_arrays, allocate_statistics
 from posenet_store.extraction.timing import StageTimer
 from posenet_store.store.plan import Plan
 from posenet_store.store.writer import EncodedBlock, QuarantinedImage, StoreWriter
@@ -20,6 +18,7 @@ class Buffer:
 
     def __init__(self, plan: Plan, pinned: bool) -> None:
         self.arrays = allocate_arrays(plan.spec.arrays, plan.spec.block_rows, plan.spec.dtype, pinned)
+        self.statistics = allocate_statistics(plan.spec.arrays, plan.spec.block_rows) if pinned else {}
         self.encoding: Future[None] | None = None
 
     @property
@@ -58,7 +57,7 @@ class Committer:
         self, block: int, buffer: Buffer, quarantined: Sequence[QuarantinedImage], computed_on: Mapping[str, Any] | None = None
     ) -> None:
         """Start committing a complete block."""
-        buffer.encoding = self._encoder.submit(self._encode, block, buffer.arrays, quarantined, computed_on)
+        buffer.encoding = self._encoder.submit(self._encode, block, buffer, quarantined, computed_on)
 
     def finish(self, buffers: Iterable[Buffer]) -> None:
         """Wait until everything is committed; raises the first error."""
@@ -70,14 +69,17 @@ class Committer:
     def _encode(
         self,
         block: int,
-        arrays: Mapping[str, Tensor],
+        buffer: Buffer,
         quarantined: Sequence[QuarantinedImage],
         computed_on: Mapping[str, Any] | None,
     ) -> None:
         start, stop = self._writer.plan.bounds[block]
         with self._clock.measure("encode"):
-            values = {name: array[: stop - start].numpy() for name, array in arrays.items()}
-            encoded = self._writer.encode(block, values, quarantined, computed_on, self._pool)
+            arrays, statistics = (
+                {name: rows[: stop - start].numpy() for name, rows in parts.items()}
+                for parts in (buffer.arrays, buffer.statistics)
+            )
+            encoded = self._writer.encode(block, arrays, quarantined, computed_on, statistics, self._pool)
         if self._writing is not None:
             self._writing.result()  # so that at most one encoded block waits in memory for the disk
         self._writing = self._writer_thread.submit(self._write, encoded)

@@ -17,9 +17,12 @@ from posenet_store.errors import BuildError, first_line, is_out_of_memory
 from posenet_store.extraction.timing import StageTimer
 from posenet_store.resampling import resample_taps
 from posenet_store.specs import get_precision
+from posenet_store.store.feature_statistics import FIELDS
 from posenet_store.store.writer import check_range
 
 CPU_BATCH = 16
+PATIENCE = 256
+"""Passes after which a batch that was halved is doubled again: the memory may have been another process's."""
 
 
 def choose_batch_size(backbone: Backbone, block_rows: int) -> int:
@@ -36,6 +39,24 @@ def allocate_arrays(spec_arrays: Mapping[str, tuple[int, int, int]], rows: int, 
     """Return uninitialised host tensors for `rows` images of a store's arrays, page-locked if `pinned`."""
     kind = getattr(torch, dtype)
     return {name: torch.empty((rows, *shape), dtype=kind, pin_memory=pinned) for name, shape in spec_arrays.items()}
+
+
+def allocate_statistics(spec_arrays: Mapping[str, tuple[int, int, int]], rows: int) -> dict[str, Tensor]:
+    """Return page-locked host tensors for the statistics of rows (`describe_rows`) of a store's arrays."""
+    return {name: torch.empty((rows, len(FIELDS)), dtype=torch.float64, pin_memory=True) for name in spec_arrays}
+
+
+def describe_rows(values: Tensor) -> Tensor:
+    """Return the FIELDS of each row of values [B, C, H, W], float64 [B, 5], computed where the values are.
+
+    Squares of float32 may overflow float32. Those of float16 don't, nor does their sum, and a GPU makes no copy to add them.
+    """
+    rows, kind = values.flatten(1), torch.float32 if values.dtype == torch.float16 else torch.float64
+    low, high = rows.aminmax(dim=1)
+    squares = torch.linalg.vector_norm(rows, dim=1, dtype=kind).double().square()
+    zeros = rows.shape[1] - rows.count_nonzero(dim=1)
+    fields = (low, high, rows.sum(1, dtype=kind) / rows.shape[1], squares / rows.shape[1], zeros.double() / rows.shape[1])
+    return torch.stack([field.double() for field in fields], dim=1)
 
 
 @dataclass
@@ -74,44 +95,55 @@ class Forward:
 
     def __init__(self, backbone: Backbone, arrays: Mapping[str, tuple[int, int, int]], clock: StageTimer) -> None:
         self.limit: int | None = None
-        self._shortage = ""  # what torch said when memory ran out last
+        self._passes = 0  # since memory ran out
+        self._shortage = ""  # what torch said then
         self._backbone, self._arrays, self._clock = backbone, arrays, clock
         self._cuda = backbone.device.type == "cuda"
         self._copying = torch.cuda.Stream(backbone.device) if self._cuda else None
 
-    def launch(self, pixels: Tensor, valid: Tensor, targets: Mapping[str, Tensor]) -> list[PendingBatch]:
+    def launch(
+        self, pixels: Tensor, valid: Tensor, targets: Mapping[str, Tensor], statistics: Mapping[str, Tensor] | None = None
+    ) -> list[PendingBatch]:
         """Compute uint8 [B, S, S, 3] into `targets` [B, C, H, W]; `valid` bool [B] says which rows hold an image.
 
-        If memory runs out, the rest of the batch and all later batches are computed in halves. Raises BuildError if memory
-        does not suffice for one image. The targets may be read once every returned batch's `wait` has returned.
+        A GPU computes the `statistics` of the rows, float64 [B, 5], as well, if they are given.
+
+        If memory runs out, the rest of the batch and the next ones (PATIENCE) are computed in halves. Raises BuildError if
+        memory does not suffice for one image. The targets may be read once every returned batch's `wait` has returned.
         """
         pending: list[PendingBatch] = []
         first = 0
         while first < len(pixels):
             size = min(self.limit or len(pixels), len(pixels) - first)
             part = slice(first, first + size)
-            batch = self._try_batch(pixels[part], valid[part], {name: target[part] for name, target in targets.items()})
+            rows = [{name: table[part] for name, table in tables.items()} for tables in (targets, statistics or {})]
+            batch = self._try_batch(pixels[part], valid[part], *rows)
             if batch is not None:
                 pending.append(batch)
                 first += size
+                self._passes += 1
+                if self.limit and self._passes % PATIENCE == 0:
+                    self.limit *= 2
             elif size == 1:
                 raise BuildError(
                     f"the memory of {self._backbone.device} does not suffice for one image ({self._shortage}); "
                     "free some, or --device cpu"
                 )
             else:
-                self.limit = size // 2
+                self.limit, self._passes = size // 2, 0
                 if self._cuda:
                     torch.cuda.empty_cache()
         return pending
 
-    def _try_batch(self, pixels: Tensor, valid: Tensor, targets: Mapping[str, Tensor]) -> PendingBatch | None:
+    def _try_batch(
+        self, pixels: Tensor, valid: Tensor, targets: Mapping[str, Tensor], statistics: Mapping[str, Tensor]
+    ) -> PendingBatch | None:
         """Return None if memory ran out; the memory of the attempt is free by then."""
         try:
             if not self._cuda:
                 return self._run_on_cpu(pixels, valid, targets)
             with torch.cuda.device(self._backbone.device):  # events are recorded on the current GPU, which may be another
-                return self._run_on_cuda(pixels, valid, targets)
+                return self._run_on_cuda(pixels, valid, targets, statistics)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -129,7 +161,9 @@ class Forward:
         return self._make_pending(targets, extremes)
 
     @torch.inference_mode()
-    def _run_on_cuda(self, pixels: Tensor, valid: Tensor, targets: Mapping[str, Tensor]) -> PendingBatch:
+    def _run_on_cuda(
+        self, pixels: Tensor, valid: Tensor, targets: Mapping[str, Tensor], statistics: Mapping[str, Tensor]
+    ) -> PendingBatch:
         # `blocking`: whoever waits sleeps, and leaves its core to decoding and encoding
         started, computed, copying, copied = (torch.cuda.Event(enable_timing=True, blocking=True) for _ in range(4))
         started.record()
@@ -137,12 +171,14 @@ class Forward:
         kind = next(iter(targets.values())).dtype
         extremes = torch.stack([_find_extremes(value, valid) for value in values.values()])
         ready = {name: values[name].to(kind).contiguous() for name in targets}  # the GPU casts and transposes fastest
+        described = {name: describe_rows(ready[name]) for name in statistics}
         computed.record()
         host_extremes = torch.empty(extremes.shape, pin_memory=True)
         with torch.cuda.stream(self._copying):
             computed.wait()
             copying.record()
-            for source, target in [(extremes, host_extremes), *((ready[name], targets[name]) for name in targets)]:
+            copies = [(extremes, host_extremes), *((ready[name], targets[name]) for name in targets)]
+            for source, target in [*copies, *((described[name], statistics[name]) for name in statistics)]:
                 target.copy_(source, non_blocking=True)
                 source.record_stream(torch.cuda.current_stream())
             copied.record()

@@ -5,16 +5,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from torch import Tensor
 
 from posenet_store.backbones.backbone import Backbone
 from posenet_store.errors import BuildError, ImageError
 from posenet_store.extraction.commit import BUFFERS
-from posenet_store.extraction.forward import Forward, allocate_arrays
+from posenet_store.extraction.forward import Forward, allocate_arrays, allocate_statistics
 from posenet_store.extraction.prefetch import BATCHES_AHEAD
 from posenet_store.extraction.timing import StageTimer, get_peak_memory, reset_peak_memory
 from posenet_store.files import find_existing
@@ -55,10 +54,11 @@ def estimate_build(images: ImageSet, backbone: Backbone, plan: Plan, batch_size:
         except ImageError:
             continue  # the build itself quarantines and reports it
     targets = allocate_arrays(spec.arrays, count, spec.dtype, pinned=cuda)
+    statistics, valid = allocate_statistics(spec.arrays, count) if cuda else {}, torch.ones(count, dtype=torch.bool)
     for timer in (StageTimer(), clock):  # the first pass sets up kernels
-        for batch in Forward(backbone, spec.arrays, timer).launch(pixels, torch.ones(count, dtype=torch.bool), targets):
+        for batch in Forward(backbone, spec.arrays, timer).launch(pixels, valid, targets, statistics):
             batch.wait()
-    size = _encode(plan, count, {name: target.numpy() for name, target in targets.items()}, clock)
+    size = _encode(plan, count, targets, statistics, clock)
     seconds_of = clock.get_seconds()
     on_cpu = seconds_of["decode"] + seconds_of["encode"]
     if cuda:
@@ -73,11 +73,12 @@ def estimate_build(images: ImageSet, backbone: Backbone, plan: Plan, batch_size:
     return Estimate(seconds / count * spec.rows, memory, size * spec.rows // count, gpu_memory)
 
 
-def _encode(plan: Plan, count: int, arrays: Mapping[str, NDArray[Any]], clock: StageTimer) -> int:
+def _encode(plan: Plan, count: int, targets: Mapping[str, Tensor], statistics: Mapping[str, Tensor], clock: StageTimer) -> int:
     """Encode a block of `count` rows as a build does, but write nothing; return its size in bytes."""
     small = replace(plan, spec=replace(plan.spec, rows=count), ids=plan.ids[:count])
+    arrays, rows = ({name: tensor.numpy() for name, tensor in tensors.items()} for tensors in (targets, statistics))
     with clock.measure("encode"):
-        files = StoreWriter(StoreFiles(Path()), small).encode(0, arrays, []).describe_files()
+        files = StoreWriter(StoreFiles(Path()), small).encode(0, arrays, [], row_statistics=rows).describe_files()
     return sum(file["bytes"] for file in files)
 
 

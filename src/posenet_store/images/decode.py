@@ -38,7 +38,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
         if 0 < wide.max() < DARK:
             raise ImageError(f"values end at {wide.max()} of 65535: is it 8 or 12 bit in a wider file? Save it as 8 bit")
         image = Image.fromarray((wide >> 8).astype(np.uint8))
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def decode(data: bytes, size: Size) -> NDArray[np.uint8]:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from posenet_store.threads import map_on_threads
 
+FIELDS = ("min", "max", "mean", "mean_square", "zeros")
 SQUARED_SAFELY = 1e15  # the squares of a row of larger values might overflow float32
 PIECE = (1 << 15) - 1
 """Values that torch converts on one thread; of more, each thread of a pool would start a team of threads."""
@@ -75,6 +76,15 @@ def pool_statistics(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
     count = sum(part["count"] for part in parts)
     means = {key: sum(part[key] * part["count"] for part in parts) / count for key in ("mean", "mean_square", "zeros")}
     return {"count": count, "min": min(part["min"] for part in parts), "max": max(part["max"] for part in parts), **means}
+
+
+def pool_rows(rows: NDArray[np.float64], count: int) -> dict[str, float]:
+    """Pool rows of `count` values each, whose FIELDS are given, float64 [rows, 5].
+
+    >>> pool_rows(np.array([[0.0, 2.0, 1.0, 2.0, 0.5]]), count=2)["mean_square"]
+    2.0
+    """
+    return pool_statistics([{"count": count} | dict(zip(FIELDS, row, strict=True)) for row in rows.tolist()])
 
 
 def compute_deviation(part: Mapping[str, float]) -> float:

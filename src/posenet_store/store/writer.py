@@ -20,13 +20,14 @@ from math import isfinite, nan
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from posenet_store.errors import BuildError, StoreError
 from posenet_store.files import FileIdentity, canonical_json, format_json, sha256, sha256_file, write_json
 from posenet_store.store.access import EncodedFiles, StoreFiles
 from posenet_store.store.exclusive import StagedFile, identify, put, stage, take_away
-from posenet_store.store.feature_statistics import compute_statistics
+from posenet_store.store.feature_statistics import compute_statistics, pool_rows
 from posenet_store.store.formats import list_block_files, load_format
 from posenet_store.store.plan import Plan, find_folder, read_plan
 from posenet_store.store.records import (
@@ -169,11 +170,13 @@ class StoreWriter:
         arrays: Mapping[str, NDArray[Any]],
         quarantined: Sequence[QuarantinedImage],
         computed_on: Mapping[str, Any] | None = None,
+        row_statistics: Mapping[str, NDArray[np.float64]] | None = None,
         pool: Executor | None = None,
     ) -> EncodedBlock:
         """Encode a block's arrays for `write`, on the threads of `pool`; sets the rows of quarantined images to NaN, in place.
 
         `computed_on` is what the record says of a GPU; CPUs are left out, so that all of one kind make the same record.
+        `row_statistics`, the FIELDS of each row of each array, are computed here unless a GPU has done so.
         """
         spec, (start, stop) = self.plan.spec, self.plan.bounds[block]
         unreadable = [image.row - start for image in quarantined]
@@ -185,7 +188,9 @@ class StoreWriter:
             "block": block,
             "rows": [start, stop],
             "fingerprint": spec.fingerprint,
-            "statistics": compute_statistics(arrays, readable, pool),
+            "statistics": {name: pool_rows(rows[readable], arrays[name][0].size) for name, rows in row_statistics.items()}
+            if row_statistics
+            else compute_statistics(arrays, readable, pool),
             "quarantined": [vars(image) for image in quarantined],
         } | ({"computed_on": dict(computed_on)} if computed_on else {})
         return EncodedBlock(block, files, content)
