@@ -13,7 +13,9 @@ from posenet_store.backbones import timm_models
 from posenet_store.backbones.backbone import preprocess
 from posenet_store.backbones.load import check_backbone, load_backbone
 from posenet_store.errors import PosenetStoreError, UsageError
+from posenet_store.extraction.build import plan_store
 from posenet_store.images.resize import resize_image
+from posenet_store.images.sources import load_image_set
 from posenet_store.specs import BackboneSpec
 from tests.support.timm_networks import NAMES, assert_stages_equal, make_pixels, make_plain_network, make_spec, timm
 
@@ -157,3 +159,15 @@ def test_without_timm_a_sentence_says_what_to_install(monkeypatch: pytest.Monkey
     with pytest.raises(UsageError, match=r"posenet-store\[timm\]"):
         check_backbone(BackboneSpec("timm:resnet18", "random:0"))
     check_backbone(BackboneSpec("resnet18", "random:0"))
+
+
+def test_a_store_knows_its_position_embeddings_and_which_tokens_were_set_aside(tmp_path: Path) -> None:
+    backbone = load_backbone(make_spec("test_vit", positions="zero"))
+    learned = load_backbone(make_spec("test_vit"))
+    plan = plan_store(load_image_set("probes"), backbone, "aligned", "float32")
+    assert plan.spec.network == "timm:test_vit.r160_in1k-random3-64px-positions-zero"
+    assert plan.spec.weights_sha256 != learned.weights_sha256
+    assert plan.provenance["tokens_set_aside"] == ["class"]
+    again = load_backbone(plan.find_backbone_spec(device="cpu"))
+    assert plan_store(load_image_set("probes"), again, "aligned", "float32").spec.fingerprint == plan.spec.fingerprint
+    assert "positions" not in plan_store(load_image_set("probes"), learned, "aligned", "float32").provenance

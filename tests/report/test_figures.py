@@ -184,6 +184,13 @@ def test_a_hostile_name_is_text_in_a_figure(tmp_path: Path) -> None:
         assert ElementTree.fromstring(svg.replace("xlink:", "")) is not None
 
 
+def test_long_names_of_networks_leave_room_for_the_axes(tmp_path: Path) -> None:
+    # matplotlib warns, which is an error here, where a layout leaves nothing of the axes
+    tag = "vit_small_patch14_reg4_dinov2.lvd142m-positions-shuffled-224px"
+    run = opened(tmp_path, *(predicted(network=f"timm:{number}{tag}") for number in range(8)))
+    assert all(picture.save(tmp_path) for picture in run.pictures())
+
+
 @pytest.mark.parametrize("moved", ['<use xlink:href="#c" x="5" y="5"/>', '<image transform="scale(1 -1)"/>'])
 def test_what_is_moved_keeps_its_clip_outside(moved: str) -> None:
     """Browsers move a clip with the element that carries it: points and maps would be cut away."""

@@ -112,13 +112,13 @@ def first_networks(networks: Iterable[str], most: int = MAX_NETWORKS) -> tuple[l
 
 
 def wrap_name(network: str, width: int = 20) -> str:
-    """Break a network's name behind hyphens, so that a long one leaves room for the maps.
+    """Break a network's name behind hyphens, dots and underscores, so that a long one leaves room for the maps.
 
-    >>> wrap_name("resnet18-random0-unit-64px-padding-reflect")
-    'resnet18-random0-\\nunit-64px-padding-\\nreflect'
+    >>> wrap_name("resnet18-random0-unit-64px-padding-reflect"), wrap_name("timm:vit_tiny_patch16_224.augreg")
+    ('resnet18-random0-\\nunit-64px-padding-\\nreflect', 'timm:vit_tiny_\\npatch16_224.augreg')
     """
     lines = [""]
-    for part in re.split(r"(?<=-)", network):
+    for part in re.split(r"(?<=[-._])", network):
         if len(lines[-1]) + len(part) > width:
             lines.append("")
         lines[-1] += part
@@ -142,7 +142,8 @@ def add_panels(figure: Figure | SubFigure, count: int, columns: int = 3) -> list
 def add_legend(figure: Figure | SubFigure, panel: Axes, columns: int = 3) -> None:
     """Put the legend of one panel, each label once, below all."""
     entries = dict(zip(*reversed(panel.get_legend_handles_labels()), strict=True))
-    figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=min(columns, len(entries)))
+    labels = [wrap_name(label, 32) for label in entries]
+    figure.legend(entries.values(), labels, loc="outside lower center", ncols=min(columns, len(entries)))
 
 
 def show_map(

@@ -43,7 +43,9 @@ def draw_table2(results: Sequence[Result], archive: ScoreArchive) -> Picture | N
     measured = {(line.target, line.network, line.source): line for line in our_lines(chosen, archive)}
     labels, sources = _list_labels(lines), sorted({line.source for line in lines}, key=lambda source: "published" in source)
     targets = order_targets(line.target for line in lines)
-    figure, points = new_figure(0.27 * len(labels) + 1.1), ScorePoints()
+    names = [wrap_name(label, 28) for label in reversed(labels.values())]
+    row_height = max(0.27, 0.15 * max(name.count("\n") + 1 for name in names))  # inches
+    figure, points = new_figure(row_height * len(labels) + 1.1), ScorePoints()
     panels = figure.subplots(1, len(targets), squeeze=False, sharey=True, sharex=True)[0]
     for panel, target in zip(panels, targets, strict=True):
         for line in (line for line in lines if line.target == target):
@@ -53,7 +55,7 @@ def draw_table2(results: Sequence[Result], archive: ScoreArchive) -> Picture | N
             points.draw_score(panel, row, value, target=target, name=line.title, source=line.source, style=style, across=True)
         panel.set(title=f"{target}\n{describe_target(target)}".replace("ontal ", "ontal\n").replace("ical ", "ical\n"))
         panel.axvline(0, color=GREY, lw=0.8)
-    panels[0].set_yticks(range(len(labels)), [wrap_name(label, 28) for label in reversed(labels.values())])
+    panels[0].set_yticks(range(len(labels)), names)
     panels[0].set_ylim(-0.6, len(labels) - 0.4)
     panels[len(panels) // 2].set_xlabel("SPC")
     _add_source_legend(figure, panels[0], sources, lines)
