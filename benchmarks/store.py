@@ -18,16 +18,21 @@ h5py_loader_FORMAT       our batches, one process : rows drawn at random, one h5
                          gzip level 1), in a DataLoader of one worker (speed)
 loaders_FORMAT           our batches in a DataLoader : the same rows by h5py, both with a worker a core (speed)
 readers2_vs_1            two processes that share an epoch of Zarr : one that reads all of it (speed)
+open_FORMAT              a store is opened, with all checks of what strangers may have written : its JSON files are parsed, and
+                         what they name is hashed, and nothing is checked (speed)
+open_plan                a plan of 100,000 images is read and checked : its JSON is parsed (speed)
 writer_share             the part of a build's time in which the network waits for blocks to be committed
 
     python benchmarks/store.py [--images 128] [--json]
 """
 
 import io
+import json
 import multiprocessing
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
@@ -47,13 +52,16 @@ from command import report_step, run
 from posenet_store.backbones.load import load_backbone
 from posenet_store.extraction.build import build_store, plan_store
 from posenet_store.extraction.timing import get_peak_memory
+from posenet_store.files import sha256, write_json
 from posenet_store.images.sources import load_image_set
 from posenet_store.specs import FORMATS, BackboneSpec, StoreSpec
+from posenet_store.store.access import MANIFEST, PLAN, StoreFiles
 from posenet_store.store.chunking import choose_chunk_rows, count_row_bytes, take_chunk
 from posenet_store.store.convert import convert_store
 from posenet_store.store.feature_statistics import compute_statistics
-from posenet_store.store.formats import hdf5, hdf5_chunks, list_block_files
+from posenet_store.store.formats import hdf5, hdf5_chunks, list_block_files, load_format
 from posenet_store.store.formats import zarr_shards as shards
+from posenet_store.store.plan import read_plan
 from posenet_store.store.reader import Reader, open_store
 from posenet_store.store.writer import StoreWriter
 from posenet_store.threads import count_cpus, map_on_threads
@@ -258,6 +266,44 @@ def measure_reading(readers: Mapping[str, Reader]) -> Seconds:
     return time_on_one_core_and_all(works)
 
 
+def open_plainly(store: Path) -> None:
+    """Parse and hash what a store is opened with; check nothing."""
+    plan = json.loads((store / PLAN).read_bytes())
+    json.loads((store / MANIFEST).read_bytes())
+    for data in [(store / entry["path"]).read_bytes() for entry in plan["files"]]:
+        sha256(data)
+    for path in store.glob("data.zarr/*/zarr.json"):
+        json.loads(path.read_bytes())
+
+
+def open_all(location: str) -> None:
+    """Open a store and its arrays."""
+    reader = open_store(location)
+    load_format(reader.spec.format).open_arrays(reader.files, reader.spec)
+
+
+def repeat(work: Callable[[], object]) -> None:
+    """Do a short work 20 times."""
+    for _ in range(20):
+        work()
+
+
+def measure_opening(readers: Mapping[str, Reader], root: Path) -> Seconds:
+    """Return the CPU seconds to open each store 20 times, and a plan of many images, with and without checks."""
+    works: dict[str, Callable[[], object]] = {}
+    for name, reader in readers.items():
+        works[f"open {name}"] = partial(repeat, partial(open_all, str(reader.files)))
+        works[f"open {name} plainly"] = partial(repeat, partial(open_plainly, Path(str(reader.files))))
+    plan, rows = readers["zarr"].plan, 100_000
+    ids = tuple(f"train/n{row // 1300:08d}/{row:08d}.JPEG" for row in range(rows))
+    spec, digests, order = replace(plan.spec, rows=rows), (plan.digests[0],) * rows, tuple(range(rows))
+    many = replace(plan, spec=spec, ids=ids, digests=digests, order=order)
+    write_json(root / PLAN, many.to_dict())
+    works["open plan"] = partial(read_plan, StoreFiles(root))
+    works["open plan plainly"] = lambda: json.loads((root / PLAN).read_bytes())
+    return time_best(works, time.process_time)
+
+
 def measure_loaders(readers: Mapping[str, Reader], root: Path) -> Seconds:
     """Return the seconds of an epoch in DataLoaders with one worker and with a worker a core."""
     per_image, workers = write_per_image(readers["zarr"], root / "per-image.h5"), count_cpus()
@@ -281,12 +327,15 @@ def measure(images: int, root: Path) -> tuple[dict[str, float], dict[str, float]
     read = measure_reading(readers)
     report_step("write")
     write = measure_writing(readers, root / "written")
+    report_step("open")
+    opened = measure_opening(readers, root / "many")
     report_step("one HDF5 file with a chunk an image")
     loaders = measure_loaders(readers, root)
     report_step("one and two readers")
     (alone, peak), (shared, _) = (read_in_processes(str(readers["zarr"].files), count) for count in (1, 2))
     ratios = {f"smaller_{name}": size / reader.manifest["bytes"] for name, reader in readers.items()}
     for name in FORMATS:
+        ratios[f"open_{name}"] = opened[f"open {name} plainly"] / opened[f"open {name}"]
         ratios[f"scan_{name}"] = read[f"codec {name}"] / read[f"scan {name}"]
         ratios[f"batches_{name}"] = read[f"codec {name}"] / read[f"batches {name}"]
         ratios[f"all_cores_{name}"] = read[f"codec {name}, all cores"] / read[f"batches {name}, all cores"]
@@ -299,6 +348,7 @@ def measure(images: int, root: Path) -> tuple[dict[str, float], dict[str, float]
         "hdf5_read_vs_zarr": read["batches zarr, all cores"] / read["batches hdf5, all cores"],
         "isal_vs_zstd_encode": write["codec zarr"] / write["codec hdf5"],
         "isal_vs_zstd_decode": read["codec zarr"] / read["codec hdf5"],
+        "open_plan": opened["open plan plainly"] / opened["open plan"],
         "readers2_vs_1": alone / shared,
         "writer_share": share,
     }

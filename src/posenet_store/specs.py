@@ -1,6 +1,6 @@
 """The specs of taps, preprocessing, networks and stores, as frozen values, and a store's fingerprint."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from posenet_store.errors import StoreError, UsageError, unknown
@@ -93,9 +93,8 @@ class Preprocess:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain JSON values; how images are resized only where it is not the paper's way."""
-        usual = asdict(Resize(self.size))
-        del usual["size"]
-        return {name: value for name, value in asdict(self).items() if name not in usual or value != usual[name]}
+        usual = vars(Resize(self.size))
+        return {name: value for name, value in vars(self).items() if name == "size" or usual.get(name, ...) != value}
 
     @property
     def kind(self) -> str:
@@ -227,7 +226,8 @@ class StoreSpec:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain JSON values."""
-        return asdict(self) | {"preprocess": self.preprocess.to_dict()}
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return values | {"taps": [dict(vars(tap)) for tap in self.taps], "preprocess": self.preprocess.to_dict()}
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> "StoreSpec":

@@ -281,6 +281,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "taps": {"taps": [{"name": f"f{number}", "module": "x", "shape": [1, 1, 1]} for number in range(1, 20_001)]},
     "bytes of a block": {"taps": [{"name": "f1", "module": "x", "shape": [2**23, 2**23, 2**23]}]},
     "side of the images": {"preprocess": {"size": 10**18}},
+    "share of the images": {"preprocess": {"crop_pct": 10**18}},
     "label": {"images": "x" * 10**6},
 }
 
@@ -289,7 +290,7 @@ SIZES: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("sealed", [True, False])
 def test_sizes_are_bounded(zarr: Path, what: str, sealed: bool) -> None:
     spec = json.loads((zarr / "plan.json").read_text())["spec"]
-    spec |= SIZES[what] if what != "side of the images" else {"preprocess": spec["preprocess"] | SIZES[what]["preprocess"]}
+    spec |= SIZES[what] if "images" not in what else {"preprocess": spec["preprocess"] | SIZES[what]["preprocess"]}
     edit_json(zarr / "plan.json", spec=spec)
     sign_store(zarr)
     if not sealed:

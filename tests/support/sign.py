@@ -1,7 +1,6 @@
 """Give crafted files of a store the digests that they would have, as whoever edits a store on purpose does."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +39,11 @@ def sign_store(store: Path) -> None:
 
 
 def _describe(store: Path, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return entries with the sizes and digests of their files, those of missing files as they are."""
-    paths = [store / entry["path"] for entry in entries]
+    """Return entries with the sizes and digests of their files, those of files that are not in the store as they are."""
+    inside = {path.relative_to(store).as_posix(): path for path in store.rglob("*") if path.is_file()}
     return [
-        entry | {"bytes": path.stat().st_size, "sha256": sha256_file(path)} if os.path.isfile(path) else entry  # noqa: PTH113 - pathlib raises for a name that is too long
-        for entry, path in zip(entries, paths, strict=True)
+        entry | {"bytes": inside[entry["path"]].stat().st_size, "sha256": sha256_file(inside[entry["path"]])}
+        if entry["path"] in inside
+        else entry
+        for entry in entries
     ]

@@ -3,6 +3,7 @@
 from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any, BinaryIO, Protocol
 
 from posenet_store.errors import StoreError
@@ -94,8 +95,11 @@ class StoreFiles:
 
     def size(self, name: str) -> int | None:
         """Return a file's size in bytes, None if it does not exist."""
-        path = self.root / name
-        return path.stat().st_size if path.is_file() else None
+        try:
+            status = (self.root / name).stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return status.st_size if S_ISREG(status.st_mode) else None
 
     def sha256(self, name: str) -> str:
         """Return a file's digest."""

@@ -45,12 +45,22 @@ def _are_taps(value: Any) -> bool:
 
 _TAP = object_of({"name": is_label, "module": is_text, "shape": list_of(_is_side, 3)})
 _NUMBERS = list_of(is_number, 3)
-_PREPROCESS = object_of({"size": _is_side, "scale": is_number, "mean": _NUMBERS, "std": _NUMBERS, "order": is_label})
+_PREPROCESS = {"size": _is_side, "scale": is_number, "mean": _NUMBERS, "std": _NUMBERS, "order": is_label}
+_RESIZE = {"crop_mode": is_label, "crop_pct": lambda share: is_number(share) and 0 < share <= 1, "interpolation": is_label}
+"""Fields that are there only where they are not the paper's."""
+
+
+def _is_preprocess(value: Any) -> bool:
+    """Return whether a value says how images are preprocessed."""
+    known = object_of(_PREPROCESS)(value)
+    return known and find_misfit(value, {name: check for name, check in _RESIZE.items() if name in value}) is None
+
+
 _LABELS = ("backbone", "weights", "weights_sha256", "images", "images_sha256", "layout", "dtype", "format")
 _SPEC = (
     dict.fromkeys((*_LABELS, "compute", "padding", "weights_kind"), is_label)
     | dict.fromkeys(("rows", "block_rows"), is_positive)
-    | {"taps": _are_taps, "tap_set": is_text, "preprocess": _PREPROCESS, "permutation_seed": is_count}
+    | {"taps": _are_taps, "tap_set": is_text, "preprocess": _is_preprocess, "permutation_seed": is_count}
 )
 PLAN_FIELDS = {
     "fingerprint": is_digest,
