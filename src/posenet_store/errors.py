@@ -58,6 +58,32 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and bool(OUT_OF_MEMORY.search(str(error))))
 
 
+SHOWN = 200
+"""Letters of a value that a message shows."""
+
+
+def printable(text: str) -> str:
+    """Return `text` with control characters escaped: what comes from outside must not move the cursor or break a line.
+
+    >>> printable("a\\nb é")
+    'a\\\\nb é'
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def show_value(value: object) -> str:
+    """Return the `repr` of what a user gave, cut where it is long.
+
+    >>> show_value([0.5]), len(show_value("x" * 1000)), show_value(1 << 99_999)
+    ('[0.5]', 200, 'a huge int')
+    """
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # Python writes whole numbers of up to 4,300 digits
+        return f"a huge {type(value).__name__}"
+    return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of a foreign error's text, or its type where it has none.
 
@@ -73,7 +99,7 @@ def suggest(got: object, known: Iterable[str]) -> str:
     >>> suggest("HH", ["H", "V"]), suggest("x", ["H", "V"])
     (" (did you mean 'H'?)", '')
     """
-    near = difflib.get_close_matches(str(got), list(known), n=1)
+    near = difflib.get_close_matches(show_value(got).strip("'"), list(known), n=1)
     return f" (did you mean {near[0]!r}?)" if near else ""
 
 
@@ -84,4 +110,4 @@ def unknown(kind: str, got: object, known: Iterable[str]) -> UsageError:
     "unknown target 'HH' (did you mean 'H'?); accepted: H, V"
     """
     names = list(known)
-    return UsageError(f"unknown {kind} {got!r}{suggest(got, names)}; accepted: {', '.join(names)}")
+    return UsageError(f"unknown {kind} {show_value(got)}{suggest(got, names)}; accepted: {', '.join(names)}")

@@ -6,6 +6,7 @@ from typing import Any
 from posenet_store.errors import StoreError, UsageError, unknown
 from posenet_store.files import canonical_json, sha256, shorten_name
 from posenet_store.notebook import format_html_table
+from posenet_store.ranges import check_range
 from posenet_store.threads import cached_property
 
 FORMAT_VERSION = 1
@@ -120,6 +121,20 @@ class BackboneSpec:
     preprocess: str = "weights"
     size: int | None = None
     positions: str = LEARNED
+
+    @classmethod
+    def from_dict(cls, fields: Any) -> "BackboneSpec":
+        """Build a spec from the JSON of one; raises UsageError if a field is unknown or no text, or the size no number."""
+        try:
+            spec = cls(**fields)
+        except TypeError as error:
+            raise UsageError(f"a network is described by other fields: {error}") from None
+        texts = {name: value for name, value in vars(spec).items() if name != "size"}
+        if not all(isinstance(value, str) for value in texts.values()) or type(spec.size) not in (int, type(None)):
+            raise UsageError("a network is described by fields that are no texts")
+        if spec.size is not None:
+            check_range("image_size", spec.size, "its size")
+        return spec
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Read TOML files, and check their tables key by key against a frozen dataclass of defaults."""
+"""Read TOML files, and check their tables key by key against a frozen dataclass of defaults and the ranges of numbers."""
 
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -6,55 +6,62 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from posenet_store.errors import UsageError, unknown
+from posenet_store.errors import UsageError, first_line, show_value, unknown
+from posenet_store.ranges import RANGES, check_range
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 Settings = TypeVar("Settings", bound="DataclassInstance")
+MAX_BYTES, MAX_DOTS = 1 << 16, 200
+"""Of a file, and of a line of it: the time that the parser takes for a name grows with the square of its dots."""
 NAMES = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}
 
 
 def read_toml(path: Path, kind: str, advice: str) -> dict[str, Any]:
-    """Read a TOML file; raises UsageError for one that can't be read, with `advice` if it does not exist."""
+    """Read a TOML file; raises UsageError for one that can't be read or is too large, with `advice` if it does not exist."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES or max(line.count(b".") for line in content.split(b"\n")) > MAX_DOTS:
+            raise UsageError(f"{kind} {path} is too large: {MAX_BYTES:,} bytes and {MAX_DOTS} dots a line are accepted")
+        return tomllib.loads(content.decode())
     except FileNotFoundError:
         raise UsageError(f"{kind} {path} does not exist; {advice}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{kind} {path} can't be read: {error}") from None
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"{path} is not valid TOML: {error}") from None
+    except (ValueError, RecursionError) as error:  # a whole number of over 4,300 digits, or lists in lists in lists
+        raise UsageError(f"{path} is not valid TOML: {first_line(error)}") from None
 
 
-def _check_plain_value(value: Any, kind: type, where: str) -> Any:
-    """Return a single value of the given type; a whole number passes as a float."""
-    if kind is float and type(value) is int:
-        return float(value)
-    if type(value) is not kind:
-        raise UsageError(f"{where} = {value!r} is not accepted; give {NAMES[kind]}")
-    return value
+def _check_plain_value(value: Any, kind: Any, key: str, where: str) -> Any:
+    """Return a single value of the given type, in the range of its key; a whole number passes as a float."""
+    if type(value) is not kind and not (kind is float and type(value) is int):
+        raise UsageError(f"{where} = {show_value(value)} is not accepted; give {NAMES[kind]}")
+    if key in RANGES:
+        check_range(key, value, where)
+    return kind(value)
 
 
-def check_value(value: Any, default: Any, where: str) -> Any:
-    """Return a TOML value that has the type of the default it replaces; a list becomes a tuple.
+def check_value(value: Any, default: Any, key: str, where: str) -> Any:
+    """Return the value of `key` if it has the type of the default that it replaces; a list becomes a tuple.
 
     Entries of a list have the type of the default's first entry (text if it has none). Raises UsageError for another type,
-    an entry twice, or an empty list whose default is not empty.
+    a number out of the key's range, an entry twice, or an empty list whose default is not empty.
 
-    >>> check_value([1, 2.5], (0.0,), "rates")
+    >>> check_value([1, 2.5], (0.0,), "learning_rate", "rates")
     (1.0, 2.5)
     """
     if not isinstance(default, tuple):
-        return _check_plain_value(value, type(default), where)
+        return _check_plain_value(value, type(default), key, where)
     if not isinstance(value, list):
-        raise UsageError(f"{where} = {value!r} is not accepted; give a list")
+        raise UsageError(f"{where} = {show_value(value)} is not accepted; give a list")
     if default and not value:
         raise UsageError(f"{where} = [] is not accepted; give a list with at least one entry")
     kind = type(default[0]) if default else str
-    entries = tuple(_check_plain_value(entry, kind, where) for entry in value)
+    entries = tuple(_check_plain_value(entry, kind, key, where) for entry in value)
     if len(set(entries)) != len(entries):
-        raise UsageError(f"{where} = {value!r} names an entry twice")
+        raise UsageError(f"{where} = {show_value(value)} names an entry twice")
     return entries
 
 
@@ -69,5 +76,5 @@ def fill_defaults(
     for key in table:
         if key not in known:
             raise unknown(f"key in {where}", key, [*known, *(f"[{name}]" for name in sections)])
-    values = {key: check_value(value, getattr(defaults, key), f"{where}: {key}") for key, value in table.items()}
+    values = {key: check_value(value, getattr(defaults, key), key, f"{where}: {key}") for key, value in table.items()}
     return replace(defaults, **values)

@@ -194,7 +194,8 @@ def test_sweep_runs_without_torchvision_and_without_the_images(home: Path, tmp_p
         (["build-store", "--backbone", "vgg16", "--weights", "imagnet", "--images", "photos"], 2, "unknown weights 'imagnet'"),
         (["build-store", "--backbone", "vgg16", "--weights", "cut.pth", "--images", "photos"], 1, "damaged or cut short"),
         (["build-store", "--backbone", "resnet18", "--weights", "hed", "--images", "photos"], 2, "for vgg16, not resnet18"),
-        (["build-store", "--backbone", "pixels", "--images", "photos", "--limit", "0"], 2, "--limit 0"),
+        (["build-store", "--backbone", "pixels", "--images", "photos", "--limit", "0"], 2, "'--limit'"),
+        (["build-store", "--backbone", "pixels", "--images", "photos", "--part", f"1/{'9' * 5000}"], 2, "--part"),
         (["build-store", "--backbone", "pixels", "--images", "photos", "--layout", "aligne"], 2, "aligne"),
         (["build-store", "--backbone", "pixels", "--images", "photos", "--part", "3/2"], 2, "give I/N"),
         (["build-store", "--backbone", "pixels", "--images", "broken"], 1, "1 of 4 images are unreadable"),
@@ -240,7 +241,7 @@ def test_quarantined_images_are_listed(home: Path) -> None:
     )
     result = cli(*words, "--max-unreadable", "0.5")
     assert result.exit_code == 0
-    assert "quarantined: bad.jpg: not an image in a format that PIL knows" in result.stderr
+    assert "quarantined: bad.jpg: not an image of an accepted format" in result.stderr
     assert "bad.jpg" in cli("inspect", result.stdout.strip()).stdout
 
 

@@ -1,15 +1,27 @@
 """What the command line shows while it works."""
 
+import json
+import os
 import re
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 from rich.progress import Progress
 
-from posenet_store.cli import main
-from posenet_store.cli.output import CoarseTimeLeft, format_progress, progress
+from posenet_store.cli import main, output
+from posenet_store.cli.output import (
+    CoarseTimeLeft,
+    format_progress,
+    print_above,
+    print_line,
+    print_path,
+    print_table,
+    progress,
+)
 from posenet_store.cli.termination import check_sigterm, end_on_sigterm
 from tests.support.small import write_images
 
@@ -88,3 +100,50 @@ def test_a_termination_that_was_swallowed_is_raised_at_the_next_check() -> None:
             check_sigterm()
     with end_on_sigterm():
         check_sigterm()
+
+
+HOSTILE = "a\x1b[31m\x07\x9b2J\r\n\u202eb"
+
+
+def test_lines_and_paths_have_no_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
+    print_line(HOSTILE)
+    print_line(Path(HOSTILE), err=True)
+    print_path(HOSTILE)
+    print_table([HOSTILE], [[HOSTILE]], HOSTILE)
+    with progress() as bars:
+        bar = bars.add_task(HOSTILE, total=1, unit="images")
+        bars.update(bar, description=HOSTILE)
+        assert bars.tasks[bar].description.isprintable()
+        print_above(bars)(HOSTILE)
+    captured = capsys.readouterr()
+    assert all(line.isprintable() for line in (captured.out + captured.err).splitlines())
+    assert captured.out.count("a\\x1b[31m\\x07\\x9b2J\\r\\n\\u202eb") == 5
+
+
+def test_a_path_that_is_not_utf8_reaches_a_pipe_as_it_is() -> None:
+    code = r"from posenet_store.cli.output import print_path; import os; print_path(os.fsdecode(b'caf\xe9'))"
+    environment = {"PYTHONIOENCODING": "utf-8:surrogateescape", "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", code], env=os.environ | environment, capture_output=True, check=True)
+    assert done.stdout == b"caf\xe9\n"
+
+
+def test_all_text_of_the_commands_is_printed_in_one_place() -> None:
+    """Which escapes what could move the cursor; `click.confirm` shows counts and sizes only."""
+    for path in Path(output.__file__).parent.glob("*.py"):
+        calls = re.findall(r"\b(?:click\.(?:echo|secho|style|prompt)|print|sys\.std(?:out|err)\.write)\(", path.read_text())
+        assert path.name == "output.py" or not calls, (path, calls)
+
+
+def test_the_first_of_many_unreadable_images_are_named(tmp_path: Path) -> None:
+    folder = write_images(tmp_path / "photos", 30)
+    for index in range(300):
+        (folder / f"bad{index:03d}.png").write_bytes(b"no image")
+    words = ["build-store", "--images", str(folder), "--stores", str(tmp_path), "--backbone", "pixels", "--no-probes"]
+    built = CliRunner().invoke(main, [*words, "--max-unreadable", "1"])
+    assert built.exit_code == 0, built.output
+    store = built.stdout.strip()
+    inspected = CliRunner().invoke(main, ["inspect", store])
+    for lines in (built.stderr.splitlines(), inspected.stdout.splitlines()):
+        assert sum(line.startswith("quarantined: bad") for line in lines) == 10
+        assert sum("290 more images are quarantined" in line for line in lines) == 1
+    assert len(json.loads(CliRunner().invoke(main, ["inspect", store, "--json"]).stdout)["quarantined"]) == 300

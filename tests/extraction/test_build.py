@@ -279,7 +279,7 @@ def test_unreadable_images_are_quarantined_and_rows_stay_aligned(tmp_path: Path)
     outcome = build_store(images, backbone, plan, tmp_path / "stores", batch_size=3, max_unreadable=0.2)
     reader = open_store(outcome.path)
     assert {entry.image_id: entry.reason for entry in outcome.quarantined} == {
-        "image003.png": "not an image in a format that PIL knows",
+        "image003.png": "not an image of an accepted format: JPEG, PNG, BMP, GIF, WEBP, TIFF, PPM",
         "image007.png": "the file is empty (0 bytes)",
     }
     assert {e["image_id"] for e in reader.manifest["quarantined"]} == {"image003.png", "image007.png"}

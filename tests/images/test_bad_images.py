@@ -41,7 +41,7 @@ KINDS = ("moving.gif", "sixteen.png", "print.jpg", "palette.png")
 BAD = {  # name -> why it is quarantined
     "empty.png": r"the file is empty \(0 bytes\)",
     "empty\nagain.png": r"the file is empty \(0 bytes\)",
-    "text\x1b[32m.jpg": "not an image in a format that PIL knows",
+    "text\x1b[32m.jpg": "not an image of an accepted format: JPEG, PNG",
     "cut.jpg": "broken image: .*truncated",
     "bomb.png": "broken image: .*3600000000 pixels",
     "dangling.png": "can't be read: No such file or directory",

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from posenet_store.backbones.taps import check_tap_set, list_tap_modules
 from posenet_store.errors import UsageError, unknown
+from posenet_store.ranges import parse_whole_number
 from posenet_store.specs import PIXELS, BackboneSpec
 
 WEIGHTS = ("imagenet", "hed", "lite0", "random:SEED", "a .pth or .safetensors file")
@@ -42,7 +43,10 @@ def check_weights(source: str, backbone: str) -> None:
     >>> check_weights("random:7", "resnet18")
     """
     path = Path(source).expanduser()
-    if backbone == PIXELS or source == "imagenet" or re.fullmatch(r"random:\d+", source):
+    if source.startswith("random:") and backbone != PIXELS:
+        parse_whole_number("seeds", source.removeprefix("random:"), "the seed of random weights")
+        return
+    if backbone == PIXELS or source == "imagenet":
         return
     if source in ONLY_FOR:
         network = ONLY_FOR[source]

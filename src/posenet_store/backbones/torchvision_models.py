@@ -16,7 +16,7 @@ from posenet_store.backbones.weights import IMAGENET, Weights, compute_state_dig
 from posenet_store.errors import PosenetStoreError, UsageError, first_line, unknown
 from posenet_store.files import sha256_file
 from posenet_store.specs import PIXELS, Preprocess, Tap
-from posenet_store.state_dicts import unwrap_state_dict
+from posenet_store.state_dicts import is_finite, unwrap_state_dict
 
 CLASSIFIERS = ("classifier", "fc", "head", "heads")
 """What torchvision calls the layers behind the last tap."""
@@ -98,14 +98,21 @@ def _assign_state(module: nn.Module, state: Mapping[str, Tensor], name: str) -> 
     own = module.state_dict()
     foreign = sorted(set(state) - set(own))
     wrong = sorted(key for key in set(state) & set(own) if state[key].shape != own[key].shape)
+    others = sorted(key for key in set(state) & set(own) if state[key].is_floating_point() != own[key].is_floating_point())
     needed = (key for key in set(own) - set(state) if not key.endswith("num_batches_tracked"))
     missing = sorted(key for key in needed if key.partition(".")[0] not in CLASSIFIERS)
-    for problem, keys in (("has foreign entries", foreign), ("has entries of another shape", wrong), ("lacks", missing)):
+    problems = {
+        "has foreign entries": foreign, "has entries of another shape": wrong, "has whole numbers for others": others,
+        "lacks": missing,
+    }  # fmt: skip
+    for problem, keys in problems.items():
         if keys:
             raise UsageError(f"the weights do not fit {name}: the file {problem}: {', '.join(keys[:3])} ({len(keys)} in all)")
     for key, value in own.items():  # `own` has each module's version, which MNASNet requires and safetensors lacks
         if key in state:
             own[key] = state[key].to(value.dtype)
+            if not is_finite(own[key]):
+                raise UsageError(f"the weights do not fit {name}: {key} holds numbers that {value.dtype} does not")
         elif key.endswith("num_batches_tracked"):
             own[key] = torch.zeros_like(value, device="cpu")
     module.load_state_dict(own, assign=True)

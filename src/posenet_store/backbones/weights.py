@@ -16,6 +16,7 @@ from posenet_store.backbones.hed import find_hed_file, read_hed_state
 from posenet_store.backbones.lite0 import find_lite0_file, read_lite0_state
 from posenet_store.errors import unknown
 from posenet_store.files import canonical_json, sha256, to_utf8
+from posenet_store.ranges import parse_whole_number
 from posenet_store.specs import NO_WEIGHTS, PIXELS, PREPROCESSINGS, RANDOM, TRAINED, Preprocess, unit
 from posenet_store.state_dicts import read_state_dict
 
@@ -83,7 +84,7 @@ def load_weights(source: str, backbone: str, preprocess: Preprocess = IMAGENET) 
     if source == "lite0":
         return Weights("lite0", preprocess, read_lite0_state(find_lite0_file()))
     if source.startswith("random:"):
-        seed = int(source.removeprefix("random:"))
+        seed = parse_whole_number("seeds", source.removeprefix("random:"), "the seed of random weights")
         return Weights(f"random{seed}", preprocess, seed=seed, kind=RANDOM)
     path = Path(source).expanduser()
     return Weights(to_utf8(path.stem), preprocess, read_state_dict(path))

@@ -19,7 +19,7 @@ from posenet_store.cli.evaluate import evaluate
 from posenet_store.cli.experiments import experiments
 from posenet_store.cli.fetch import fetch
 from posenet_store.cli.inspect import inspect
-from posenet_store.cli.output import printable
+from posenet_store.cli.output import print_line
 from posenet_store.cli.prune import prune
 from posenet_store.cli.report import report
 from posenet_store.cli.run import run
@@ -63,7 +63,7 @@ class _Group(click.Group):
             )
         except SystemExit as error:
             if kept := _describe_kept(error):
-                click.echo(kept, err=True)
+                print_line(kept, err=True)
             raise
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
@@ -85,7 +85,7 @@ def _show_damage() -> Iterator[None]:
 
         def show_line(message: Warning | str, category: type[Warning], *where: Any, **options: Any) -> None:
             if category is DamageWarning:
-                click.echo(f"damaged: {printable(str(message))}", err=True)
+                print_line(f"damaged: {message}", err=True)
             else:
                 show(message, category, *where, **options)
 
@@ -99,7 +99,7 @@ def _describe_kept(stop: BaseException) -> str:
 
 
 def _fail(ctx: click.Context, message: str, code: int) -> None:
-    click.echo(f"error: {printable(message)}", err=True)
+    print_line(f"error: {message}", err=True)
     ctx.exit(code)
 
 

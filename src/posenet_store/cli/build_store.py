@@ -1,6 +1,5 @@
 """build-store: run the backbone once."""
 
-import re
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -13,7 +12,14 @@ import click
 
 from posenet_store.cli.help import command
 from posenet_store.cli.images import load_images
-from posenet_store.cli.options import backbone_options, image_options, json_option, stores_option, workers_option
+from posenet_store.cli.options import (
+    backbone_options,
+    image_options,
+    json_option,
+    limit_option,
+    stores_option,
+    workers_option,
+)
 from posenet_store.cli.output import (
     describe_speed,
     format_bytes,
@@ -21,12 +27,15 @@ from posenet_store.cli.output import (
     format_time,
     print_above,
     print_json,
-    printable,
+    print_line,
+    print_path,
+    print_quarantined,
     progress,
 )
 from posenet_store.cli.termination import check_sigterm
 from posenet_store.errors import BuildError, PosenetStoreError, UsageError
 from posenet_store.files import check_folder, check_writable, find_existing
+from posenet_store.ranges import RANGES, parse_whole_number
 from posenet_store.specs import DTYPES, FORMATS, LAYOUTS
 from posenet_store.store.chunking import count_row_bytes
 from posenet_store.store.plan import find_folder
@@ -58,8 +67,8 @@ if TYPE_CHECKING:  # the real imports are in the commands: --help must not load 
     "scheduler (tcp://host:8786); all must see images and store.",
 )
 @workers_option
-@click.option("--limit", type=int, help="Take the first N images only.")
-@click.option("--max-unreadable", type=click.FloatRange(0, 1), default=0.01, show_default=True,
+@limit_option
+@click.option("--max-unreadable", type=click.FloatRange(*RANGES["max_unreadable"]), default=0.01, show_default=True,
               help="Share of unreadable images above which the build stops.")  # fmt: skip
 @click.option("--no-probes", is_flag=True, help="Leave out the store of the probe images (black, white, noise).")
 @click.option("--plan", "plan_only", is_flag=True, help="Print size, files, time and free disk; build nothing.")
@@ -107,7 +116,7 @@ def build_store(
     rows = count_rows(plan, select_part(range(len(plan.bounds)), part))
     outcome = build_with_progress(build, f"{plan.spec.network} on {images.name}", rows)
     facts = outcome.to_dict() | {"fingerprint": plan.spec.fingerprint}
-    print_json(facts) if as_json else click.echo(outcome.path)
+    print_json(facts) if as_json else print_path(outcome.path)
 
 
 def report_device(backbone: "Backbone", asked: str) -> None:
@@ -116,12 +125,12 @@ def report_device(backbone: "Backbone", asked: str) -> None:
     from posenet_store.extraction.plan import find_slow_precision
 
     fault = explain_cpu() if asked == "auto" and backbone.device.type == "cpu" else None
-    click.echo(f"{backbone.name} computes in {backbone.compute} on {describe_device(backbone.device)}", err=True)
+    print_line(f"{backbone.name} computes in {backbone.compute} on {describe_device(backbone.device)}", err=True)
     tokens = ", ".join(f"{count} {name}" for name, count in Counter(backbone.form.prefix).items())
     aside = tokens and f"tokens set aside from each tap, whose map holds the patches only: {tokens}"
     for note in (fault and f"--device auto takes the CPU: {fault}", find_slow_precision(backbone), aside):
         if note:
-            click.echo(f"note: {note}", err=True)
+            print_line(f"note: {note}", err=True)
 
 
 def check_inputs(source: str, data_root: Path | None, network: "BackboneSpec", root: Path, plan_only: bool = False) -> None:
@@ -153,7 +162,7 @@ def _build_on_workers(build: "Part", plan: "Plan", scheduler: str, workers: int 
 
     parts, done = split_build(build, len(plan.bounds), scheduler, workers), 0
     with progress() as bars:
-        title = printable(f"{plan.spec.network} on {Path(build.source).name}")
+        title = f"{plan.spec.network} on {Path(build.source).name}"
         bar = bars.add_task(title, total=len(plan.bounds), unit="blocks")
 
         def show() -> None:
@@ -163,7 +172,7 @@ def _build_on_workers(build: "Part", plan: "Plan", scheduler: str, workers: int 
             for part, result in build_parts(parts, scheduler, workers, print_above(bars)):
                 done += 1
                 if isinstance(result, PosenetStoreError):
-                    click.echo(f"part {part.part[0]}/{part.part[1]} failed: {result}", err=True)
+                    print_line(f"part {part.part[0]}/{part.part[1]} failed: {result}", err=True)
         show()
     if missing := len(plan.bounds) - count_committed(build.folder):
         raise BuildError(
@@ -174,10 +183,11 @@ def _build_on_workers(build: "Part", plan: "Plan", scheduler: str, workers: int 
 
 def _part(text: str) -> tuple[int, int]:
     """Parse I/N."""
-    match = re.fullmatch(r"(\d+)/(\d+)", text)
-    if not match or not 1 <= int(match[1]) <= int(match[2]):
-        raise UsageError(f"--part {text!r} is not accepted; give I/N with 1 <= I <= N, as in 2/8")
-    return int(match[1]), int(match[2])
+    number, _, count = text.partition("/")
+    part = parse_whole_number("part", number, f"I in --part {text}"), parse_whole_number("part", count, f"N in --part {text}")
+    if part[0] > part[1]:
+        raise UsageError(f"--part {text} is not accepted; give I/N with I <= N, as in 2/8")
+    return part
 
 
 def build_with_progress(build: "Callable[..., BuildResult]", title: str, images: int) -> "BuildResult":
@@ -186,7 +196,7 @@ def build_with_progress(build: "Callable[..., BuildResult]", title: str, images:
 
     clock = StageTimer()
     with progress() as bars:
-        bar = bars.add_task(printable(title), total=images, unit="images")
+        bar = bars.add_task(title, total=images, unit="images")
 
         def advance(count: int) -> None:
             check_sigterm()
@@ -197,16 +207,15 @@ def build_with_progress(build: "Callable[..., BuildResult]", title: str, images:
             bars.update(bar, advance=count, unit=unit, bound_by=clock.find_bottleneck())
 
         outcome = build(advance=advance, clock=clock)
-    name = printable(outcome.path.name)
+    name = outcome.path.name
     if outcome.extracted:
-        click.echo(f"{name}: {outcome.extracted} images, {describe_speed(outcome.speed)}", err=True)
+        print_line(f"{name}: {outcome.extracted} images, {describe_speed(outcome.speed)}", err=True)
     if outcome.missing:
         missing = f"{outcome.missing} blocks are missing"
-        click.echo(f"{name}: this part is done; the store is complete when all parts are: {missing}", err=True)
+        print_line(f"{name}: this part is done; the store is complete when all parts are: {missing}", err=True)
     elif not outcome.extracted:
-        click.echo(f"{name} is complete; nothing to do", err=True)
-    for entry in outcome.quarantined:
-        click.echo(f"quarantined: {printable(entry.image_id)}: {entry.reason}", err=True)
+        print_line(f"{name} is complete; nothing to do", err=True)
+    print_quarantined([vars(image) for image in outcome.quarantined], err=True)
     return outcome
 
 
@@ -231,16 +240,16 @@ def _planned(plan: "Plan", root: Path, expected: "Estimate", computed_on: dict[s
 
 
 def _print_plan(facts: dict[str, Any]) -> None:
-    click.echo(f"store   {facts['store']}")
-    click.echo(f"images  {facts['images']:,} in {facts['blocks']:,} blocks")
+    print_line(f"store   {facts['store']}")
+    print_line(f"images  {facts['images']:,} in {facts['blocks']:,} blocks")
     for name, tap in facts["taps"].items():
-        click.echo(f"tap     {name}  {tap['module']}  {'x'.join(map(str, tap['shape']))}")
+        print_line(f"tap     {name}  {tap['module']}  {'x'.join(map(str, tap['shape']))}")
     size, on_disk = format_bytes(facts["bytes"]), format_bytes(facts["bytes_on_disk"])
-    click.echo(f"size    about {on_disk} in {facts['files']:,} files, {size} before compression")
-    click.echo(f"time    about {format_time(facts['seconds'])} on this machine, measured on one batch")
-    click.echo(f"memory  {format_bytes(facts['memory'])}, whatever the number of images")
+    print_line(f"size    about {on_disk} in {facts['files']:,} files, {size} before compression")
+    print_line(f"time    about {format_time(facts['seconds'])} on this machine, measured on one batch")
+    print_line(f"memory  {format_bytes(facts['memory'])}, whatever the number of images")
     if facts["gpu_memory"]:
-        click.echo(f"gpu     {format_bytes(facts['gpu_memory'])} of {facts['computed_on']['device']}")
-    click.echo(f"free    {format_bytes(facts['free_bytes'])} on the disk of {facts['store']}")
+        print_line(f"gpu     {format_bytes(facts['gpu_memory'])} of {facts['computed_on']['device']}")
+    print_line(f"free    {format_bytes(facts['free_bytes'])} on the disk of {facts['store']}")
     if facts["free_bytes"] < facts["bytes"]:
-        click.echo("warning: the free disk is less than the uncompressed size", err=True)
+        print_line("warning: the free disk is less than the uncompressed size", err=True)

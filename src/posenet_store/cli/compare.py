@@ -6,7 +6,7 @@ import click
 
 from posenet_store.cli.help import command
 from posenet_store.cli.options import format_option, json_option, test_option, where_option
-from posenet_store.cli.output import print_listing, printable
+from posenet_store.cli.output import print_line, print_listing
 
 
 @command(example="compare runs/a runs/b --where target=H")
@@ -42,8 +42,8 @@ def compare(
     print_listing(list_comparisons(comparisons), f"{second} minus {first}", remark, form, as_json, ruled=False)
     if form == "terminal" and not as_json:
         for line in summarise_comparisons(comparisons):
-            click.echo(line)
+            print_line(line)
     for line in list_unpaired(sides, pairing):
-        click.echo(printable(line), err=True)
+        print_line(line, err=True)
     for reason, count in refused.items():
-        click.echo(printable(f"{count} of {len(pairing.pairs)} pairs are not compared on {reason}"), err=True)
+        print_line(f"{count} of {len(pairing.pairs)} pairs are not compared on {reason}", err=True)

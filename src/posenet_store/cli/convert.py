@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from posenet_store.cli.help import command
-from posenet_store.cli.output import printable, progress
+from posenet_store.cli.output import print_path, progress
 from posenet_store.files import check_writable
 from posenet_store.specs import FORMATS
 
@@ -32,6 +32,6 @@ def convert(store: str, file_format: str, root: Path | None) -> None:
         raise click.UsageError("a store behind a URL is copied to a folder: give --stores")
     reader = open_store(store)
     with progress() as bars:
-        bar = bars.add_task(printable(f"{reader.name} to {file_format}"), total=reader.spec.rows, unit="images")
+        bar = bars.add_task(f"{reader.name} to {file_format}", total=reader.spec.rows, unit="images")
         path = convert_store(reader, file_format, root or Path(store).resolve().parent, lambda rows: bars.advance(bar, rows))
-    click.echo(path)
+    print_path(path)

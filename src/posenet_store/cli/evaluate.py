@@ -1,5 +1,6 @@
 """evaluate: score one head on a store or on images."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,8 +10,8 @@ import click
 from posenet_store.cli.build_store import build_with_progress, check_inputs, report_device
 from posenet_store.cli.help import command
 from posenet_store.cli.images import load_images
-from posenet_store.cli.options import backbone_options, image_options, json_option, list_given, stores_option
-from posenet_store.cli.output import print_json, print_table
+from posenet_store.cli.options import backbone_options, image_options, int_range, json_option, list_given, stores_option
+from posenet_store.cli.output import print_json, print_line, print_table
 from posenet_store.errors import UsageError
 from posenet_store.files import check_writable
 from posenet_store.heads.targets import PATTERNS, TARGETS
@@ -27,7 +28,7 @@ if TYPE_CHECKING:  # the real imports are in the commands: --help must not load 
 @click.option("--store", type=click.Path(path_type=Path), help="A store of the head's network.")
 @click.option("--target", help=f"The map that an external head predicts: {', '.join((*TARGETS, *PATTERNS))}.")
 @click.option("--input", "source_text", default="aligned", show_default=True, help="What an external head reads.")
-@click.option("--head-padding", type=click.IntRange(0), default=0, show_default=True,
+@click.option("--head-padding", type=int_range("paddings"), default=0, show_default=True,
               help="Zero padding of an external head.")  # fmt: skip
 @click.option("--maps", type=click.Path(path_type=Path, file_okay=False),
               help="Folder for a figure: the predicted map, its errors, and the channels that predict it.")  # fmt: skip
@@ -70,7 +71,7 @@ def evaluate(
         from posenet_store.report.figures.head_maps import draw_head_maps
 
         for path in draw_head_maps(found).save(maps):
-            click.echo(f"written: {path}", err=True)
+            print_line(f"written: {path}", err=True)
     if as_json:
         print_json(rows)
     else:
@@ -89,6 +90,7 @@ def _store_of(
     from posenet_store.backbones.load import load_backbone
     from posenet_store.extraction.build import build_store, plan_store
     from posenet_store.specs import BackboneSpec
+    from posenet_store.sweep.cell import parse_cell
     from posenet_store.sweep.evaluate import check_network, load_cell_head
     from posenet_store.sweep.inputs import reads_all_channels
 
@@ -96,11 +98,12 @@ def _store_of(
     if network.name is None:
         if "network_spec" not in made:
             raise click.UsageError(f"{head} does not record where its network comes from: give --backbone and --weights")
-        network = BackboneSpec(**(made["network_spec"] | list_given(network) | {"device": network.device}))
+        network = replace(BackboneSpec.from_dict(made["network_spec"]), **list_given(network), device=network.device)
     images = load_images(source, data_root)
     frozen = load_backbone(network)
     report_device(frozen, network.device)
-    layout = "native" if reads_all_channels(question.input if question else made["cell"]["input"]) else "aligned"
+    source_text = question.input if question else parse_cell(made["cell"], head.name).input
+    layout = "native" if reads_all_channels(source_text) else "aligned"
     plan = plan_store(images, frozen, layout, "float32")
     if not question:
         check_network(head, made, plan.spec)  # before the store is built

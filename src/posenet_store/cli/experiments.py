@@ -3,7 +3,7 @@
 import click
 
 from posenet_store.cli.options import json_option
-from posenet_store.cli.output import print_json
+from posenet_store.cli.output import print_json, print_text
 
 
 @click.group(invoke_without_command=True, epilog="\b\nExample:\n  posenet-store experiments show table2 > mine.toml")
@@ -20,7 +20,7 @@ def experiments(context: click.Context, as_json: bool) -> None:
         print_json([vars(experiment) | {"path": str(experiment.path)} for experiment in listed])
         return
     for experiment in listed:
-        click.echo(click.wrap_text(f"{experiment.name:18}{experiment.question}", 79, subsequent_indent=" " * 18))
+        print_text(click.wrap_text(f"{experiment.name:18}{experiment.question}", 79, subsequent_indent=" " * 18))
 
 
 @experiments.command()
@@ -29,4 +29,4 @@ def show(name: str) -> None:
     """Print the TOML file of an experiment: `experiments show table2 > mine.toml`, change it, then `sweep mine.toml`."""
     from posenet_store.sweep.spec import find_experiment
 
-    click.echo(find_experiment(name).read_text(encoding="utf-8"), nl=False)
+    print_text(find_experiment(name).read_text(encoding="utf-8"))

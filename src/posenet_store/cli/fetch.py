@@ -7,7 +7,7 @@ import click
 
 from posenet_store.cli.help import command
 from posenet_store.cli.options import data_root_option
-from posenet_store.cli.output import print_above, progress
+from posenet_store.cli.output import print_above, print_path, progress
 from posenet_store.errors import UsageError
 from posenet_store.files import check_writable
 
@@ -53,4 +53,4 @@ def fetch(name: str, data_root: Path | None, url: str | None, sha256: str | None
             bars.update(files, completed=done, total=count)
 
         folder = fetch_duts(name, where, url, sha256, show_download, show_unpacking, print_above(bars))
-    click.echo(folder)
+    print_path(folder)

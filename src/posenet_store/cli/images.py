@@ -3,9 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
-
-from posenet_store.cli.output import printable, show_steps
+from posenet_store.cli.output import print_line, show_steps
 
 if TYPE_CHECKING:
     from posenet_store.images.image_set import ImageSet
@@ -18,8 +16,8 @@ def load_images(source: str, data_root: Path | None, limit: int | None = None) -
     with show_steps(f"hashing {Path(source).name}", "images") as advance:
         images = load_image_set(source, data_root, limit, advance)
     for note in images.notes:
-        click.echo(f"note: {printable(note)}", err=True)
+        print_line(f"note: {note}", err=True)
     if names := images.ignored:
-        shown = ", ".join(map(printable, names[:3])) + (", ..." if len(names) > 3 else "")
-        click.echo(f"{len(names)} files are not images and are left out: {shown}", err=True)
+        shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+        print_line(f"{len(names)} files are not images and are left out: {shown}", err=True)
     return images

@@ -6,7 +6,7 @@ import click
 
 from posenet_store.cli.help import command
 from posenet_store.cli.options import json_option
-from posenet_store.cli.output import describe_speed, format_bytes, print_json, print_table, printable
+from posenet_store.cli.output import describe_speed, format_bytes, print_json, print_line, print_quarantined, print_table
 
 
 @command(example="inspect stores/vgg16-photos-0a1b2c3d")
@@ -33,18 +33,17 @@ def inspect(store: str, as_json: bool) -> None:
         print_json(facts | {"arrays": arrays, "quarantined": quarantined} | about)
         return
     for name, value in facts.items():
-        click.echo(f"{name:12} {format_bytes(value) if name == 'bytes' else value}")
+        print_line(f"{name:12} {format_bytes(value) if name == 'bytes' else value}")
     for name, value in provenance.items():
         if name != "probe":
             shown = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
-            click.echo(f"{name:12} {printable(str(shown))}")
+            print_line(f"{name:12} {shown}")
     if (speed := reader.manifest.get("summary", {})).get("stages"):  # a copy has none, nor has a store that is not complete
         memory = format_bytes(speed["peak_memory"])
-        click.echo(f"{'build':12} {speed['extracted']} images, {describe_speed(speed)}, {memory} of memory")
+        print_line(f"{'build':12} {speed['extracted']} images, {describe_speed(speed)}, {memory} of memory")
     keys = ("min", "max", "mean", "std", "zeros")
     rows = [
         [name, "x".join(map(str, a["shape"])), *(f"{a[k]:.4g}" if k in a else "" for k in keys)] for name, a in arrays.items()
     ]
     print_table(["array", "shape", *keys], rows)
-    for image in quarantined:
-        click.echo(f"quarantined: row {image['row']}, {printable(image['image_id'])}: {image['reason']}")
+    print_quarantined(quarantined)

@@ -9,10 +9,20 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from posenet_store.ranges import RANGES
 from posenet_store.specs import COMPILED, PADDINGS, POSITIONS, PRECISIONS, PREPROCESSINGS, BackboneSpec
 
 Command = Callable[..., Any]
 path_type: click.Path = click.Path(path_type=Path)
+
+
+def int_range(name: str) -> click.IntRange:
+    """Return the type of an option whose value is a whole number in the range `name`."""
+    low, high = RANGES[name]
+    return click.IntRange(int(low), int(high))
+
+
+limit_option = click.option("--limit", type=int_range("limit"), help="Take the first N images only.")
 
 stores_option = click.option(
     "--stores", "root", type=path_type, default="stores", envvar="POSENET_STORES", show_default=True,
@@ -23,7 +33,7 @@ device_option = click.option(
     help="auto: the first GPU if there is one; cuda:K: the K-th, from 0.",
 )  # fmt: skip
 workers_option = click.option(
-    "--workers", type=click.IntRange(1),
+    "--workers", type=int_range("workers"),
     help="Local worker processes, or Slurm jobs.  [default: one a CPU core; what the settings file says]",
 )  # fmt: skip
 data_root_option = click.option(
@@ -68,7 +78,7 @@ _BACKBONE_OPTIONS = (
         help="The input: what the weights were trained on, or [0, 1] RGB without mean and deviation (the official code).",
     ),
     click.option(
-        "--size", type=click.IntRange(32, 4096), metavar="PIXELS",
+        "--size", type=int_range("image_size"), metavar="PIXELS",
         help="Side of the network's images.  [default: that of the weights: 224 unless timm has another]",
     ),
     device_option,
@@ -78,7 +88,7 @@ _BACKBONE_OPTIONS = (
     ),
     click.option("--compile", "compiled", is_flag=True, help="Compile the network with torch.compile; needs a C++ compiler."),
     click.option(
-        "--batch-size", type=click.IntRange(1),
+        "--batch-size", type=int_range("batch_size"),
         help="Images a forward pass.  [default: 16; on CUDA a block, halved while memory runs out]",
     ),
 )  # fmt: skip

@@ -26,11 +26,15 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from posenet_store.errors import printable
+
 if TYPE_CHECKING:
     from posenet_store.report.text_table import Listing
 
 GAP = 2
 """Spaces between columns."""
+QUARANTINED_SHOWN = 10
+"""Unreadable images that are named; a folder can have a hundred thousand."""
 SECONDS_A_LINE = 30.0
 """Seconds between two lines of progress where standard error is no terminal."""
 
@@ -65,7 +69,20 @@ class CoarseTimeLeft(ProgressColumn):
         return Text("?" if left is None else format_time(left), style="progress.remaining")
 
 
-class PlainProgress(Progress):
+class PrintableProgress(Progress):
+    """Progress whose descriptions, which name files and titles, hold no control characters."""
+
+    def add_task(self, description: str, *args: Any, **fields: Any) -> TaskID:
+        """Add a task as rich does."""
+        return super().add_task(printable(description), *args, **fields)
+
+    def update(self, task_id: TaskID, **fields: Any) -> None:
+        """Change a task as rich does."""
+        changed = {"description": printable(fields["description"])} if "description" in fields else {}
+        super().update(task_id, **(fields | changed))
+
+
+class PlainProgress(PrintableProgress):
     """Progress as a plain line now and then, for the logs of batch jobs."""
 
     def __init__(self, console: Console) -> None:
@@ -77,7 +94,7 @@ class PlainProgress(Progress):
         super().update(task_id, **fields)
         if time.monotonic() - self._printed >= SECONDS_A_LINE:
             self._printed = time.monotonic()
-            click.echo(format_progress(self._tasks[task_id]), err=True)
+            print_line(format_progress(self._tasks[task_id]), err=True)
 
     def advance(self, task_id: TaskID, advance: float = 1) -> None:
         """Count `advance` more steps of a task."""
@@ -102,7 +119,7 @@ def progress(coarse: bool = False, transient: bool = False) -> Progress:
     console = Console(stderr=True)
     if not console.is_terminal:
         return PlainProgress(console)
-    return Progress(
+    return PrintableProgress(
         SpinnerColumn(),
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -120,13 +137,37 @@ def progress(coarse: bool = False, transient: bool = False) -> Progress:
 def show_steps(title: str, unit: str) -> Iterator[Callable[[int, int], None]]:
     """Yield `advance(done, total)`, which moves a bar that is removed at the end."""
     with progress(transient=True) as bars:
-        bar = bars.add_task(printable(title), total=None, unit=unit)
+        bar = bars.add_task(title, total=None, unit=unit)
         yield lambda done, total: bars.update(bar, completed=done, total=total)
 
 
 def print_above(bars: Progress) -> Callable[[str], None]:
     """Return a function that prints a line above a progress display, on standard error."""
-    return lambda line: bars.console.print(line, markup=False, highlight=False, soft_wrap=True)
+    return lambda line: bars.console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
+
+
+def print_line(text: object, err: bool = False) -> None:
+    """Print one line with control characters escaped: all text of the commands, whatever it names, is printed here."""
+    click.echo(printable(str(text)), err=err)
+
+
+def print_path(path: object) -> None:
+    """Print a path on standard output as its bytes are, for programs that read it; on a terminal it is escaped."""
+    raw = not sys.stdout.isatty()
+    click.echo("".join(c if raw and "\udc80" <= c <= "\udcff" else printable(c) for c in str(path)))
+
+
+def print_text(text: str) -> None:
+    """Print lines of which no text comes from outside, or is escaped already."""
+    click.echo(text, nl=not text.endswith("\n"))
+
+
+def print_quarantined(images: Sequence[Mapping[str, Any]], err: bool = False) -> None:
+    """Print the first unreadable images with their reasons, and how many more there are."""
+    for image in images[:QUARANTINED_SHOWN]:
+        print_line(f"quarantined: {image['image_id']}: {image['reason']}", err)
+    if more := len(images[QUARANTINED_SHOWN:]):
+        print_line(f"... and {more:,} more images are quarantined; `inspect STORE --json` lists all", err)
 
 
 def print_json(value: object) -> None:
@@ -169,7 +210,7 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[str]], title: str |
     lines = stack_columns(widths, limit)
     rule = "-" * max(sum(widths[column] + GAP for column in line) - GAP + GAP * bool(index) for index, line in enumerate(lines))
     if title:
-        click.echo(title)
+        print_line(title)
     for index, row in enumerate(shown):
         if index == 1 or (ruled and index > 1 and row[0] != shown[index - 1][0]):
             click.echo(rule)
@@ -189,16 +230,7 @@ def print_listing(listing: "Listing", title: str, remark: str, form: str, as_jso
         width = find_terminal_width()
         click.echo(fill(remark, width) if width else remark)
     else:
-        click.echo(listing.markdown() if form == "markdown" else listing.csv(), nl=form == "markdown")
-
-
-def printable(text: str) -> str:
-    """Return `text` with control characters escaped: a file name must not move the cursor or break a line.
-
-    >>> printable("a\\nb é")
-    'a\\\\nb é'
-    """
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+        print_text(listing.markdown() if form == "markdown" else listing.csv())
 
 
 def format_bytes(count: float) -> str:

@@ -9,7 +9,7 @@ import click
 
 from posenet_store.cli.help import command
 from posenet_store.cli.options import stores_option
-from posenet_store.cli.output import format_bytes, printable
+from posenet_store.cli.output import format_bytes, print_line
 from posenet_store.errors import UsageError
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def prune(root: Path, older: bool, yes: bool) -> None:
     if removals := find_leftovers(root, older):
         remove_after_question(removals, yes)
     else:
-        click.echo(f"nothing to remove in {root}", err=True)
+        print_line(f"nothing to remove in {root}", err=True)
 
 
 def remove_after_question(removals: "Sequence[Removal]", yes: bool) -> None:
@@ -41,13 +41,13 @@ def remove_after_question(removals: "Sequence[Removal]", yes: bool) -> None:
     from posenet_store.store.removal import remove
 
     for removal in removals:
-        click.echo(f"{format_bytes(removal.bytes):>10}  {printable(str(removal.path))}  ({removal.reason})")
+        print_line(f"{format_bytes(removal.bytes):>10}  {removal.path}  ({removal.reason})")
     total = f"{len(removals)} entries, {format_bytes(sum(removal.bytes for removal in removals))}"
     if not yes and not sys.stdin.isatty():
         raise UsageError(f"nothing is removed: nobody can be asked here about {total}; give --yes")
     if not yes and not click.confirm(f"remove {total}?"):
-        click.echo("nothing is removed", err=True)
+        print_line("nothing is removed", err=True)
         return
     for removal in removals:
         remove(removal)
-    click.echo(f"removed {total}", err=True)
+    print_line(f"removed {total}", err=True)

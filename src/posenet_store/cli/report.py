@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from posenet_store.cli.help import command
+from posenet_store.cli.output import print_path
 from posenet_store.files import check_file_path, check_writable
 
 
@@ -31,8 +32,8 @@ def report(runs: tuple[Path, ...], out: Path | None, figures: Path | None) -> No
     from posenet_store.report.html.page import choose_page, write_page
     from posenet_store.report.run import open_run
 
-    click.echo(write_page(runs, out or choose_page(runs)))
+    print_path(write_page(runs, out or choose_page(runs)))
     if figures:
         for picture in open_run(*runs).pictures():
             for path in picture.save(figures):
-                click.echo(path)
+                print_path(path)

@@ -11,8 +11,8 @@ import click
 from posenet_store.cli.build_store import build_with_progress, check_inputs, report_device
 from posenet_store.cli.help import command
 from posenet_store.cli.images import load_images
-from posenet_store.cli.options import backbone_options, data_root_option, json_option, stores_option
-from posenet_store.cli.output import format_bytes, format_time, print_json, print_table, printable
+from posenet_store.cli.options import backbone_options, data_root_option, json_option, limit_option, stores_option
+from posenet_store.cli.output import format_bytes, format_time, print_json, print_line, print_table
 from posenet_store.files import check_folder, check_writable, shorten_name
 
 if TYPE_CHECKING:  # the real imports are in the command: --help must not load torch
@@ -37,7 +37,7 @@ LAYOUT, DTYPE = "aligned", "float32"
               help="Folder of the results.  [default: runs/IMAGES-NETWORK]")  # fmt: skip
 @click.option("--sweep", "experiment", default="table2", show_default=True, metavar="SPEC",
               help="Experiment or TOML file of the heads; they may read three channels a tap only.")  # fmt: skip
-@click.option("--limit", type=int, help="Take the first N images only.")
+@limit_option
 @click.option("--no-untrained", is_flag=True, help="Leave out the control: the same network with random weights.")
 @click.option("--no-unpadded", is_flag=True, help="Leave out the control: the same network without zero padding.")
 @click.option("--plan", "plan_only", is_flag=True, help="Print what would be built and trained; build nothing.")
@@ -63,7 +63,7 @@ def run(
     images = load_images(source, data_root, limit)
     networks, notes = list_networks(network, untrained=not no_untrained, unpadded=not no_unpadded)
     for note in notes:
-        click.echo(f"note: {printable(note)}", err=True)
+        print_line(f"note: {note}", err=True)
     stores = [
         store for role, frozen in networks.items()
         for store in _prepare_stores(role, frozen, images, root, batch_size, plan_only)
@@ -129,7 +129,7 @@ def _plan_sweep(stores: Sequence[_Store], spec: "SweepSpec", root: Path) -> "Swe
 
     plan = plan_sweep(spec, [store.info for store in stores], root)
     for note in plan.notes:
-        click.echo(f"note: {printable(note)}", err=True)
+        print_line(f"note: {note}", err=True)
     return plan
 
 
@@ -153,7 +153,7 @@ def _print_plan(stores: Sequence[_Store], spec: "SweepSpec", root: Path, files: 
         for fact in facts
     ]  # fmt: skip
     print_table(["network", "store", "images", "size", "time"], rows)
-    click.echo(f"{len(plan.cells):,} heads, {finished:,} finished; the page will be {files.page}")
+    print_line(f"{len(plan.cells):,} heads, {finished:,} finished; the page will be {files.page}")
 
 
 def _train(stores: Sequence[_Store], spec: "SweepSpec", root: Path, files: "RunFiles", as_json: bool) -> None:
@@ -172,6 +172,6 @@ def _train(stores: Sequence[_Store], spec: "SweepSpec", root: Path, files: "RunF
         print_json({"stores": places} | facts | {"failed": list(outcome.failures)})
     else:
         for name, path in (places | facts).items():
-            click.echo(f"{printable(name):24} {path}")
+            print_line(f"{name:24} {path}")
     if outcome.failures:
         raise click.exceptions.Exit(1)

@@ -7,7 +7,16 @@ import click
 
 from posenet_store.cli.help import command
 from posenet_store.cli.options import json_option, stores_option, workers_option
-from posenet_store.cli.output import format_bytes, format_time, print_above, print_json, print_table, printable, progress
+from posenet_store.cli.output import (
+    format_bytes,
+    format_time,
+    print_above,
+    print_json,
+    print_line,
+    print_path,
+    print_table,
+    progress,
+)
 from posenet_store.files import check_folder, check_writable
 
 SHOWN = 20  # passes of a plan that the terminal shows; more would scroll the totals away
@@ -62,11 +71,11 @@ def sweep(
     check_folder(files.root, "--run") if plan_only else check_writable(files.root, "--run")
     entries, damaged = list_stores(root)
     for line in damaged:
-        click.echo(f"damaged: {printable(line)}", err=True)
+        print_line(f"damaged: {line}", err=True)
     limits = Limits(parse_memory(memory) if memory else share_worker_memory(scheduler, workers))
     plan = plan_sweep(sweep_spec, entries, root, keep_moments, limits)
     for note in plan.notes:
-        click.echo(f"note: {printable(note)}", err=True)
+        print_line(f"note: {note}", err=True)
     left = plan.without(read_tests(files, plan.cells))
     if plan_only:
         _print_plan(plan, left, {entry.spec.fingerprint: entry.spec for entry in entries}, scheduler, as_json)
@@ -75,7 +84,7 @@ def sweep(
     write_outcome(outcome, files)
     counts = {"finished_before": outcome.before, "finished_now": outcome.now, "scored_now": outcome.scored}
     facts = {"run": str(files.root)} | counts | {"failed": list(outcome.failures)}
-    print_json(facts) if as_json else click.echo(files.root)
+    print_json(facts) if as_json else print_path(files.root)
     if outcome.failures:
         raise click.exceptions.Exit(1)
 
@@ -113,7 +122,7 @@ def run_with_progress(
             scheduler=scheduler, workers=workers, expected=expected, show=show, announce=print_above(bars),
         )  # fmt: skip
     for state in states:
-        click.echo(
+        print_line(
             f"{state.passes:,} passes, {state.cells:,} heads, {state.read.images:,} images, "
             f"{format_bytes(state.read.bytes)} read in {format_time(state.seconds)}", err=True,
         )  # fmt: skip
@@ -146,7 +155,7 @@ def _print_plan(
         print_json(facts | {"memory": memory, "seconds": seconds, "passes": passes})
         return
     if not passes:
-        click.echo(f"{len(plan.cells):,} heads, all finished; nothing to do")
+        print_line(f"{len(plan.cells):,} heads, all finished; nothing to do")
         return
     rows = [
         [*map(str, list(task.values())[:5]), format_bytes(cost.reading), format_bytes(cost.memory), format_time(cost.seconds)]
@@ -154,13 +163,13 @@ def _print_plan(
     ]
     print_table(["store", "input", "protocol", "heads", "trained by", "reads", "memory", "time"], rows)
     if len(passes) > SHOWN:
-        click.echo(f"... and {len(passes) - SHOWN} more passes (--json shows all)")
-    click.echo(
+        print_line(f"... and {len(passes) - SHOWN} more passes (--json shows all)")
+    print_line(
         f"{len(plan.cells):,} heads, {finished:,} finished; {len(passes)} passes to go: they read "
         f"{format_bytes(reading)}, hold up to {format_bytes(memory)} besides the libraries, and take about "
         f"{format_time(seconds)} on this machine, one after another{_describe_start(passes, scheduler)}"
     )
-    click.echo(f"a network ran once for each of {len(networks)} stores, not for each of {len(plan.cells):,} heads")
+    print_line(f"a network ran once for each of {len(networks)} stores, not for each of {len(plan.cells):,} heads")
 
 
 def _describe_start(passes: "Sequence[object]", scheduler: str) -> str:
@@ -177,9 +186,9 @@ def write_outcome(outcome: "SweepResult", files: "RunFiles") -> None:
     from posenet_store.sweep.run_state import is_older
 
     for failure in outcome.failures:
-        click.echo(f"failed: {failure}", err=True)
+        print_line(f"failed: {failure}", err=True)
     if outcome.failures:
-        click.echo("finished heads are kept; rerun the command to train those that failed", err=True)
+        print_line("finished heads are kept; rerun the command to train those that failed", err=True)
     if outcome.before + outcome.now + outcome.scored:
         if is_older(files.page, files.json):
             from posenet_store.report.html.page import write_page
@@ -187,4 +196,4 @@ def write_outcome(outcome: "SweepResult", files: "RunFiles") -> None:
             write_page([files.root], files.page)
         scored = f"{outcome.scored} scored on more images, " if outcome.scored else ""
         done = f"{outcome.now} heads trained, {scored}{outcome.before} were finished before"
-        click.echo(f"{done}; the page is {files.page}", err=True)
+        print_line(f"{done}; the page is {files.page}", err=True)

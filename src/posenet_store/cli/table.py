@@ -5,8 +5,8 @@ from pathlib import Path
 import click
 
 from posenet_store.cli.help import command
-from posenet_store.cli.options import format_option, json_option, test_option, where_option
-from posenet_store.cli.output import print_listing
+from posenet_store.cli.options import format_option, int_range, json_option, test_option, where_option
+from posenet_store.cli.output import print_line, print_listing
 
 
 @command(example="table runs/table2 --by network,target --top 10")
@@ -24,7 +24,7 @@ from posenet_store.cli.output import print_listing
     help="Add the p of permuted positions (Edgington's test), which for smooth maps is far too small: at a level of .05 it "
     "errs in four of ten ramps.",
 )  # fmt: skip
-@click.option("--top", type=click.IntRange(1), metavar="N", help="Only the first N rows.")
+@click.option("--top", type=int_range("rows_shown"), metavar="N", help="Only the first N rows.")
 @format_option
 @json_option
 def table(
@@ -50,12 +50,12 @@ def table(
         print_listing(make_table2(results, loaded.open_archive(), permuted), record.title, remark, form, as_json)
         return
     if lacking := len(record.cells) - len(results):
-        click.echo(f"{lacking} of {len(record.cells)} cells are not finished and left out", err=True)
+        print_line(f"{lacking} of {len(record.cells)} cells are not finished and left out", err=True)
     selected = select_results(results, conditions)
     columns = choose_columns(selected, tests or list(choose_columns(selected))[:1])
     for shown, test in columns.items():
         if untested := sum(test not in result.scores for result in selected):
-            click.echo(
+            print_line(
                 f"{shown}: {untested} of {len(selected)} heads were not tested on it, its means leave them out", err=True
             )
     remark = (

@@ -9,8 +9,8 @@ import click
 from posenet_store.cli.build_store import build_with_progress, report_device
 from posenet_store.cli.help import command
 from posenet_store.cli.images import load_images
-from posenet_store.cli.options import device_option, image_options, json_option
-from posenet_store.cli.output import print_json, printable, progress
+from posenet_store.cli.options import device_option, image_options, int_range, json_option
+from posenet_store.cli.output import print_json, print_line, progress
 from posenet_store.errors import UsageError
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 @click.option("--weights", metavar="W",
               help="With --repair or --probe: the weights of the build.  [default: those on record]")  # fmt: skip
 @device_option
-@click.option("--batch-size", type=click.IntRange(1),
+@click.option("--batch-size", type=int_range("batch_size"),
               help="With --repair: images a forward pass.  [default: that of the build]")  # fmt: skip
 @json_option
 def verify(
@@ -47,18 +47,18 @@ def verify(
         raise UsageError(f"{store} is not a folder here; only a store on a disk of this machine can be repaired")
     plan = read_plan(open_files(store))
     with progress() as bars:
-        bar = bars.add_task(printable(f"checking {plan.spec.folder}"), total=plan.spec.rows, unit="images")
+        bar = bars.add_task(f"checking {plan.spec.folder}", total=plan.spec.rows, unit="images")
         damage = list(find_damage(store, deep or repair, lambda rows: bars.advance(bar, rows)))
     differences = _differences(store, weights, device) if probe else {}
     if as_json:
         print_json({"faults": [vars(entry) for entry in damage], "probe": differences})
     else:
         for entry in damage:
-            click.echo(printable(f"{'store' if entry.block is None else f'block {entry.block}'}: {entry.what}"))
+            print_line(f"{'store' if entry.block is None else f'block {entry.block}'}: {entry.what}")
         for name, value in differences.items():
-            click.echo(f"probe {name}: differs by {value:.2e} of its root mean square")
+            print_line(f"probe {name}: differs by {value:.2e} of its root mean square")
         how = "every byte" if deep or repair else "records and sizes; --deep checks every byte"
-        click.echo(f"{store.rstrip('/').rsplit('/')[-1]}: {len(damage)} faults ({how})", err=True)
+        print_line(f"{store.rstrip('/').rsplit('/')[-1]}: {len(damage)} faults ({how})", err=True)
     if damage and repair and source is not None:
         _repair(Path(store).resolve(), source, data_root, damage, weights, device, batch_size)
     elif damage or _drifted(differences, plan.spec.compute):
@@ -85,7 +85,7 @@ def _drifted(differences: dict[str, float], compute: str) -> bool:
     from posenet_store.extraction.reference_check import describe_drift
 
     if beyond := describe_drift(differences, compute):
-        click.echo(f"the network no longer gives what the store holds: {beyond}; are weights and versions the same?", err=True)
+        print_line(f"the network no longer gives what the store holds: {beyond}; are weights and versions the same?", err=True)
     return bool(beyond)
 
 
@@ -108,6 +108,6 @@ def _repair(
     backbone = load_backbone(plan.find_backbone_spec(weights, device))
     report_device(backbone, device)
     if computed_on not in (None, collect_device(backbone.device)["device"]):
-        click.echo(f"note: the build computed on {computed_on}; the last bits of repaired features may differ", err=True)
+        print_line(f"note: the build computed on {computed_on}; the last bits of repaired features may differ", err=True)
     build = partial(repair_store, store, images, backbone, damage=damage, batch_size=batch_size)
     build_with_progress(build, f"{plan.spec.network} on {images.name}", plan.spec.rows)

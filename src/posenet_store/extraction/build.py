@@ -10,7 +10,7 @@ import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,9 @@ from posenet_store.store.plan import Plan, find_folder
 from posenet_store.store.requests import check_count
 from posenet_store.store.writer import QuarantinedImage, StoreWriter
 from posenet_store.threads import limit_torch_to_one_thread
+
+EXAMPLES = 3
+"""Unreadable images that are named where a build stops for their number."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -101,14 +104,25 @@ def _describe_network(backbone: Backbone) -> dict[str, Any]:
     return recorded | ({"tokens_set_aside": list(backbone.form.prefix)} if backbone.form.prefix else {})
 
 
-def _check_quarantine(quarantined: Sequence[QuarantinedImage], rows: int, limit: float) -> None:
-    """Raise BuildError if more than the share `limit` of the rows is quarantined."""
-    if len(quarantined) > limit * rows:
-        examples = "; ".join(f"{image.image_id}: {image.reason}" for image in quarantined[:3])
-        raise BuildError(
-            f"{len(quarantined)} of {rows} images are unreadable, more than the {limit:.1%} allowed ({examples}). "
-            "Fix or remove them, or allow more: --max-unreadable 0.05"
-        )
+@dataclass
+class _Quarantine:
+    """The unreadable images of a store of `rows` rows: how many there are, and the first of them."""
+
+    rows: int
+    limit: float
+    count: int = 0
+    examples: list[QuarantinedImage] = field(default_factory=list)
+
+    def add(self, images: Sequence[QuarantinedImage]) -> None:
+        """Count more images; raises BuildError if all are more than the share `limit` of the rows."""
+        self.count += len(images)
+        self.examples += images[: EXAMPLES - len(self.examples)]
+        if self.count > self.limit * self.rows:
+            examples = "; ".join(f"{image.image_id}: {image.reason}" for image in self.examples)
+            raise BuildError(
+                f"{self.count} of {self.rows} images are unreadable, more than the {self.limit:.1%} allowed ({examples}). "
+                "Fix or remove them, or allow more: --max-unreadable 0.05"
+            )
 
 
 def _check_drift(recorded: Plan, now: Plan) -> None:
@@ -254,8 +268,10 @@ def _extract(
     """Extract and commit blocks."""
     keep_freed_memory()
     plan, cuda = writer.plan, backbone.device.type == "cuda"
-    others = (record for record in writer.list_records() if record["block"] not in blocks)
-    quarantined = [QuarantinedImage(**entry) for record in others for entry in record["quarantined"]]
+    quarantine, unreadable, missing = _Quarantine(plan.spec.rows, max_unreadable), list[QuarantinedImage](), set(blocks)
+    for record in writer.list_records():
+        if record["block"] not in missing:
+            quarantine.add([QuarantinedImage(**entry) for entry in record["quarantined"]])
     buffers = [Buffer(plan, cuda) for _ in range(min(BUFFERS, len(blocks)))]
     forward = Forward(backbone, plan.spec.arrays, clock)
     with (
@@ -266,11 +282,10 @@ def _extract(
     ):
         for batch, buffer in _compute(batches, forward, plan, buffers, clock, ahead=int(cuda)):
             start, stop = plan.bounds[batch.block]
-            quarantined = [*quarantined, *batch.quarantined]
-            _check_quarantine(quarantined, plan.spec.rows, max_unreadable)
+            quarantine.add(batch.quarantined)
+            unreadable = [*(unreadable if batch.start > start else ()), *batch.quarantined]
             if batch.stop == stop:
                 computed_on = describe_computation(backbone, min(forward.limit or batch_size, batch_size)) if cuda else None
-                unreadable = [image for image in quarantined if start <= image.row < stop]
                 committer.submit(batch.block, buffer, unreadable, computed_on)
             advance(len(batch.pixels))
         committer.finish(buffers)

@@ -66,9 +66,10 @@ def estimate_build(images: ImageSet, backbone: Backbone, plan: Plan, batch_size:
     else:
         seconds = seconds_of["forward"] + seconds_of["copy"] + on_cpu
     buffer = sum(_count_pinned(shape, spec) if cuda else count_block_bytes(shape, spec) for shape in spec.arrays.values())
+    reading = images.count_reading(count_cpus())
     # two blocks in buffers, one encoded and one being written; features may hardly compress
     blocks = BUFFERS * buffer + 2 * size // count * min(spec.block_rows, spec.rows)
-    memory = max(loading, get_peak_memory() + blocks + (BATCHES_AHEAD + 1) * pixels.numel())
+    memory = max(loading, get_peak_memory() + blocks + reading + (BATCHES_AHEAD + 1) * pixels.numel())
     gpu_memory = torch.cuda.max_memory_reserved(backbone.device) if cuda else 0
     return Estimate(seconds / count * spec.rows, memory, size * spec.rows // count, gpu_memory)
 

@@ -39,10 +39,11 @@ def _read_row(images: ImageSet, plan: Plan, clock: StageTimer, target: Tensor, r
     index, size, workers = plan.order[row], plan.spec.preprocess.resize, count_cpus()
     try:
         if isinstance(images.read, FileReader):
-            with clock.measure("read", workers):
-                data = images.read.fetch(index)
-            with clock.measure("decode", workers):
-                target.numpy()[:] = decode(data, size)
+            with images.read.reserve(index):
+                with clock.measure("read", workers):
+                    data = images.read.fetch(index)
+                with clock.measure("decode", workers):
+                    target.numpy()[:] = decode(data, size)
         else:
             with clock.measure("decode", workers):
                 target.numpy()[:] = images.read(index, size)

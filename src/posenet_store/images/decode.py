@@ -5,22 +5,36 @@ palettes, and drops alpha; of an animation the first frame is used. 16-bit image
 them to white); files of more than 8 bits that hold 12-bit values or fewer would be black and are refused.
 EXIF orientation is ignored, as in torchvision and both published codes. Images are resized with PIL's
 antialiased filters, as torchvision does with PIL images (see `resize`).
+
+Only the formats of the accepted suffixes are opened, whatever a file is called. PIL knows dozens of others, and starts a
+program for one of them. Whatever goes wrong is the image's fault (ImageError): a damaged file can end anywhere in PIL.
 """
 
 import io
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from posenet_store.errors import ImageError
+from posenet_store.errors import ImageError, first_line, printable
+from posenet_store.images.memory import PIXELS, count_decoding
 from posenet_store.images.resize import resize_image
 from posenet_store.specs import Size
 
+FORMATS = {
+    ".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".bmp": "BMP", ".gif": "GIF", ".webp": "WEBP", ".tif": "TIFF",
+    ".tiff": "TIFF", ".ppm": "PPM", ".pgm": "PPM",
+}  # fmt: skip
+"""Accepted suffix -> PIL's name of its format."""
 DARK = 1 << 12
 """A 16-bit image without a value from here on has at most 16 of 256 grey levels."""
 MAX_PIXELS = 178_956_970
 """Larger images are quarantined: the size at which PIL itself calls a file a decompression bomb."""
+STRIP = 1 << 20
+"""Pixels of a 16-bit image that are converted at once."""
+REASON = 200
+"""Letters of an error of PIL that a store records."""
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -29,16 +43,37 @@ def to_rgb(image: Image.Image) -> Image.Image:
     >>> to_rgb(Image.new("L", (1, 1), 7)).getpixel((0, 0))
     (7, 7, 7)
     """
+    image.load()
     if image.mode == "F":
         raise ImageError("a floating-point image has no known range; save it as 8 or 16 bit")
     if image.mode.startswith("I"):
-        wide = np.asarray(image).astype(np.int64)
-        if wide.min() < 0 or wide.max() > 0xFFFF:
-            raise ImageError(f"integer image with values {wide.min()} to {wide.max()}; 16 bit (0 to 65535) is accepted")
-        if 0 < wide.max() < DARK:
-            raise ImageError(f"values end at {wide.max()} of 65535: is it 8 or 12 bit in a wider file? Save it as 8 bit")
-        image = Image.fromarray((wide >> 8).astype(np.uint8))
-    return image if image.mode == "RGB" else image.convert("RGB")
+        image = _keep_upper_bits(image)
+    return image if image.mode == "RGB" else image.convert("RGB")  # which would copy it
+
+
+def _keep_upper_bits(image: Image.Image) -> Image.Image:
+    """Return the upper 8 of an image's 16 bits, converted strip by strip; raises ImageError if its values do not fill them."""
+    upper = np.empty((image.height, image.width), dtype=np.uint8)
+    rows, extremes = max(1, STRIP // image.width), []
+    for top in range(0, image.height, rows):
+        bottom = min(top + rows, image.height)
+        strip = np.asarray(image.crop((0, top, image.width, bottom))).astype(np.int64)
+        extremes += [strip.min(), strip.max()]
+        upper[top:bottom] = strip >> 8
+    low, high = min(extremes), max(extremes)
+    if low < 0 or high > 0xFFFF:
+        raise ImageError(f"integer image with values {low} to {high}; 16 bit (0 to 65535) is accepted")
+    if 0 < high < DARK:
+        raise ImageError(f"values end at {high} of 65535: is it 8 or 12 bit in a wider file? Save it as 8 bit")
+    return Image.fromarray(upper)
+
+
+def open_image(file: IO[bytes]) -> Image.Image:
+    """Open an image of an accepted format: its header is read, and its pixels are not; raises ImageError if it is too large."""
+    image = Image.open(file, formats=tuple(dict.fromkeys(FORMATS.values())))
+    if image.width * image.height > MAX_PIXELS:
+        raise ImageError(f"{image.width}x{image.height} pixels; at most {MAX_PIXELS:,} are decoded")
+    return image
 
 
 def decode(data: bytes, size: Size) -> NDArray[np.uint8]:
@@ -51,11 +86,11 @@ def decode(data: bytes, size: Size) -> NDArray[np.uint8]:
     if not data:
         raise ImageError("the file is empty (0 bytes)")
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise ImageError(f"{image.width}x{image.height} pixels; at most {MAX_PIXELS:,} are decoded")
+        with open_image(io.BytesIO(data)) as image, PIXELS.reserve(count_decoding(image)):
             return resize_image(to_rgb(image), size)
+    except ImageError:
+        raise
     except UnidentifiedImageError:
-        raise ImageError("not an image in a format that PIL knows") from None
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        raise ImageError(f"broken image: {error}") from None
+        raise ImageError(f"not an image of an accepted format: {', '.join(dict.fromkeys(FORMATS.values()))}") from None
+    except Exception as error:
+        raise ImageError(f"broken image: {printable(first_line(error))[:REASON]}") from None

@@ -3,7 +3,9 @@
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from heapq import nlargest
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +14,15 @@ from numpy.typing import NDArray
 
 from posenet_store.errors import UsageError
 from posenet_store.files import sha256, to_utf8
-from posenet_store.images.decode import decode
-from posenet_store.images.reading import hash_image, read_image
+from posenet_store.images.decode import FORMATS, decode, open_image
+from posenet_store.images.memory import FILES, PIXELS, count_decoding
+from posenet_store.images.reading import count_bytes, hash_image, read_image
 from posenet_store.specs import Size
+from posenet_store.threads import map_on_threads
 
 Advance = Callable[[int, int], None]
 """Called with how many images are hashed by now, and of how many."""
-SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"))
+SUFFIXES = frozenset(FORMATS)
 
 
 @dataclass(frozen=True, repr=False)
@@ -26,8 +30,9 @@ class ImageSet:
     """Ordered images: `ids` (unique names), `digests` (SHA-256 of each image's bytes) and a function that reads one.
 
     `read(index, size)` returns uint8 [size, size, 3] or raises ImageError with the reason; `size` is a `Resize` instead of a
-    number for networks whose images are not squashed. `ignored` are the files of a
-    folder that are not images by their suffix, `notes` what a user should know of the choice of images.
+    number for networks whose images are not squashed. `ignored` are the files of a folder that are not images by their
+    suffix, `notes` what a user should know of the choice of images. `count_memory(index)` returns the bytes that reading an
+    image holds.
     """
 
     name: str
@@ -36,6 +41,7 @@ class ImageSet:
     read: Callable[[int, Any], NDArray[np.uint8]]
     ignored: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    count_memory: Callable[[int], int] = lambda index: 0
 
     def __repr__(self) -> str:
         return f"<ImageSet {self.name}: {len(self):,} images, the first is {self.ids[0]!r}>"
@@ -54,6 +60,11 @@ class ImageSet:
         check_limit(limit)
         return replace(self, ids=self.ids[:limit], digests=self.digests[:limit])
 
+    def count_reading(self, threads: int) -> int:
+        """Return the bytes that reading images in that many threads holds at most; the header of each file is read for it."""
+        largest = nlargest(threads, map_on_threads(self.count_memory, range(len(self))))
+        return min(sum(largest), FILES.limit + PIXELS.limit)
+
 
 def check_limit(limit: int | None) -> None:
     """Raise UsageError if a limit of images is below 1."""
@@ -63,17 +74,33 @@ def check_limit(limit: int | None) -> None:
 
 @dataclass(frozen=True)
 class FileReader:
-    """Reads images from files in two steps, which a build times separately: `fetch` the bytes, then decode them."""
+    """Reads images from files in two steps, which a build times separately: `fetch` the bytes, then decode them.
+
+    Both happen while the bytes of the file are `reserve`d.
+    """
 
     paths: Sequence[Path]
     digests: Sequence[str]
+
+    def reserve(self, index: int) -> AbstractContextManager[None]:
+        """Wait until there is memory for a file's bytes, and keep it for the `with` block."""
+        return FILES.reserve(count_bytes(self.paths[index]))
 
     def fetch(self, index: int) -> bytes:
         """Return a file's bytes; raises BuildError if the disk fails, or if they changed since the set was made."""
         return read_image(self.paths[index], self.digests[index])
 
     def __call__(self, index: int, size: Size) -> NDArray[np.uint8]:
-        return decode(self.fetch(index), size)
+        with self.reserve(index):
+            return decode(self.fetch(index), size)
+
+    def count_memory(self, index: int) -> int:
+        """Return the bytes that reading and decoding an image holds, by its header; 0 if it can't be opened."""
+        try:
+            with self.paths[index].open("rb") as file, open_image(file) as image:
+                return count_bytes(self.paths[index]) + count_decoding(image)
+        except Exception:  # as it may be damaged, PIL can raise anything; the build quarantines it
+            return 0
 
 
 @dataclass(frozen=True)
@@ -99,7 +126,8 @@ def load_files(name: str, files: Listing, limit: int | None = None, advance: Adv
             digests.append(digest)
             advance(len(digests), len(paths))
     ids = tuple(_relative_name(path, files.folder) for path in paths)
-    return ImageSet(to_utf8(name), ids, tuple(digests), FileReader(paths, digests), files.ignored, files.notes)
+    reader = FileReader(paths, digests)
+    return ImageSet(to_utf8(name), ids, tuple(digests), reader, files.ignored, files.notes, reader.count_memory)
 
 
 def load_folder(

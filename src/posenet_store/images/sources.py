@@ -1,7 +1,6 @@
 """Load the ImageSet that `--images` names: a folder, a file, duts-te, duts-tr, probes, photos or synthetic:..."""
 
 import os
-import re
 from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import parse_qsl
@@ -10,11 +9,14 @@ from posenet_store.errors import UsageError, suggest, unknown
 from posenet_store.images.image_set import Advance, ImageSet, Listing, check_limit, list_folder, load_files, load_folder
 from posenet_store.images.synthetic import load_dead_leaves, load_probes
 from posenet_store.images.transforms import parse_transform, transform_images
+from posenet_store.ranges import parse_whole_number
 
 DUTS = {"duts-te": ("DUTS-TE/DUTS-TE-Image", 5019), "duts-tr": ("DUTS-TR/DUTS-TR-Image", 10553)}
 """Name -> (folder below the data root, number of images)."""
 PHOTOS = ("astronaut.png", "brick.png", "camera.png", "chelsea.png", "coffee.png", "grass.png", "gravel.png", "rocket.jpg")
 """The photographs in scikit-image's wheel that its data/README.txt gives as public domain or CC0."""
+OPTIONS = {"n": "generated", "seed": "seeds"}
+"""Options of generated images -> their ranges."""
 NAMES = (*DUTS, "probes", "photos")
 
 
@@ -108,13 +110,9 @@ def _load_synthetic(text: str, data_root: Path | None) -> ImageSet:
         raise unknown("synthetic image set", kind, ["dead-leaves"])
     options = {"n": 512, "seed": 0}
     for key, value in parse_qsl(query, keep_blank_values=True):
-        if key not in options:
-            raise unknown("option of synthetic:dead-leaves", key, options)
-        if not re.fullmatch(r"\d+", value):
-            raise UsageError(f"synthetic:dead-leaves?{key}={value}: give a whole number, as in ?n=512&seed=0")
-        options[key] = int(value)
-    if options["n"] < 1:
-        raise UsageError("synthetic:dead-leaves?n=0 holds no image; give n=1 or more")
+        if key not in OPTIONS:
+            raise unknown("option of synthetic:dead-leaves", key, OPTIONS)
+        options[key] = parse_whole_number(OPTIONS[key], value, f"synthetic:dead-leaves?{key}")
     return load_dead_leaves(options["n"], options["seed"], data_root)
 
 

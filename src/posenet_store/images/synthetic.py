@@ -69,8 +69,8 @@ def load_dead_leaves(count: int = 512, seed: int = 0, folder: Path | None = None
 def _draw_once(path: Path, seed: int, index: int) -> NDArray[np.uint8]:
     """Return an image that was kept at `path`, or draw and keep it; a damaged file is drawn again."""
     try:
-        return np.asarray(Image.open(path))
-    except (OSError, SyntaxError):  # there is none, or its checksums do not hold
+        return np.asarray(Image.open(path, formats=("PNG",)))
+    except Exception:  # there is none, or it is damaged, which can end anywhere in PIL
         image = draw_dead_leaves(seed, index)
         text = io.BytesIO()
         Image.fromarray(image).save(text, "PNG", compress_level=1)

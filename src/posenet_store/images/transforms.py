@@ -21,10 +21,9 @@ from posenet_store.specs import Size
 Read = Callable[[int, Any], NDArray[np.uint8]]
 SIDE = 224
 """Margins are for images of this side and are scaled for others, so that networks of any input size get the same image."""
-MAX_MARGIN = 100  # so that 3 of the 28 pixels of a head without a network remain
 COLOURS = {"black": (0, 0, 0), "white": (255, 255, 255), "grey": (128, 128, 128), "mean": (124, 116, 104)}
 """`mean` is ImageNet's."""
-ACCEPTED = f"transposed, border:PIXELS:COLOUR, canvas:PIXELS:COLOUR with 1 to {MAX_MARGIN} pixels of {SIDE}, and \
+ACCEPTED = f"transposed, border:PIXELS:COLOUR, canvas:PIXELS:COLOUR with 1 to 100 pixels of {SIDE}, and \
 black, white, grey, mean or RRGGBB"
 
 
@@ -75,7 +74,7 @@ def parse_transform(text: str) -> Transform:
     match text.split(":"):
         case ["transposed"]:
             return Transform("transposed")
-        case [("border" | "canvas") as kind, margin, colour] if re.fullmatch(r"\d+", margin) and 1 <= int(margin) <= MAX_MARGIN:
+        case [("border" | "canvas") as kind, margin, colour] if re.fullmatch(r"[1-9]\d?|100", margin, re.ASCII):
             if re.fullmatch(r"[0-9a-fA-F]{6}", colour):
                 red, green, blue = bytes.fromhex(colour)
                 return Transform(kind, int(margin), (red, green, blue))
@@ -92,4 +91,4 @@ def transform_images(images: ImageSet, transform: Transform) -> ImageSet:
 
     change = f"{transform.kind} {transform.margin} {bytes(transform.colour).hex()}"
     digests = tuple(sha256(f"{change} {digest}".encode()) for digest in images.digests)
-    return ImageSet(f"{images.name}-{transform.name}", images.ids, digests, read, images.ignored, images.notes)
+    return replace(images, name=f"{images.name}-{transform.name}", digests=digests, read=read)

@@ -16,7 +16,7 @@ from threading import current_thread, main_thread
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from posenet_store.errors import PosenetStoreError, UsageError, first_line
+from posenet_store.errors import PosenetStoreError, UsageError, first_line, show_value
 from posenet_store.toml_config import fill_defaults, read_toml
 
 if TYPE_CHECKING:
@@ -52,8 +52,9 @@ def load_slurm_settings(path: Path) -> SlurmSettings:
     """Read the settings of Slurm jobs; raises UsageError that names the key and what is accepted."""
     table = read_toml(path, "settings file", f"it is {SLURM_FILE} in a checkout; name another one: --scheduler slurm:FILE")
     settings: SlurmSettings = fill_defaults(SlurmSettings(), table, str(path))
-    if min(settings.cores, settings.workers) < 1:
-        raise UsageError(f"{path}: cores and workers must be at least 1, not {settings.cores} and {settings.workers}")
+    texts = (*settings.job_extra_directives, *(value for value in vars(settings).values() if isinstance(value, str)))
+    if lines := [text for text in texts if not text.isprintable()]:  # it would be a line of the script that Slurm runs
+        raise UsageError(f"{path}: {show_value(lines[0])} is not accepted; give texts of one line")
     return settings
 
 

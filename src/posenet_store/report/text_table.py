@@ -1,10 +1,12 @@
 """A table to print: rows for people, with aligned numbers, and flat records for programs."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
 
+from posenet_store.errors import printable
 from posenet_store.sweep.tables import format_csv
 
 Entry = str | tuple[str, ...]
@@ -26,7 +28,7 @@ class Listing:
     def markdown(self) -> str:
         """Return the table as Markdown."""
         lines = [self.head, ["---"] * len(self.head), *([join_entry(entry) for entry in row] for row in self.rows)]
-        return "\n".join("| " + " | ".join(text.replace("|", "\\|") for text in line) + " |" for line in lines)
+        return "\n".join("| " + " | ".join(map(escape_markdown, line)) + " |" for line in lines)
 
     def csv(self) -> str:
         """Return the records as CSV; an undefined number is an empty field."""
@@ -40,6 +42,16 @@ class Listing:
         lines = [(self.head, "th"), *((row, "td") for row in self.rows)]
         cells = ("".join(f"<{tag}>{escape(join_entry(entry))}</{tag}>" for entry in line) for line, tag in lines)
         return f"<table>{''.join(f'<tr>{text}</tr>' for text in cells)}</table>"
+
+
+def escape_markdown(text: str) -> str:
+    """Return a text so that it makes no column, no HTML and no link or image of a Markdown table.
+
+    >>> escape_markdown("a|b <script>"), escape_markdown("![x](http://x)"), escape_markdown("<.0001 [.1, .2]")
+    ('a\\\\|b &lt;script>', '![x]\\\\(http://x)', '<.0001 [.1, .2]')
+    """
+    text = printable(text).replace("|", "\\|").replace("](", "]\\(")
+    return re.sub("<(?=[A-Za-z/!?])", "&lt;", text)
 
 
 def join_entry(entry: Entry) -> str:

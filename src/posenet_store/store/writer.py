@@ -180,7 +180,7 @@ class StoreWriter:
         """
         spec, (start, stop) = self.plan.spec, self.plan.bounds[block]
         unreadable = [image.row - start for image in quarantined]
-        readable = [row for row in range(stop - start) if row not in unreadable]
+        readable = sorted({*range(stop - start)}.difference(unreadable))
         for array in arrays.values():
             array[unreadable] = nan
         files = load_format(spec.format).encode_block(spec, block, arrays, self.plan.ids[start:stop], pool)

@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from posenet_store.errors import UsageError
+from posenet_store.errors import UsageError, first_line
 from posenet_store.files import canonical_json, sha256
 from posenet_store.heads.protocols import PROTOCOLS, GradientProtocol, Protocol
 from posenet_store.heads.targets import make_target_map
 from posenet_store.specs import GRID
+from posenet_store.toml_config import check_value, fill_defaults
 
 HELD_OUT = "held-out"
 """The test column of a training store's own held-out rows."""
@@ -61,6 +62,28 @@ class Cell:
         }
         protocol = type(PROTOCOLS[settings["name"]])(**settings)
         return cls(**(fields | {"value_range": tuple(fields["value_range"]), "protocol": protocol}))
+
+
+_FIELDS: dict[str, tuple[str, Any]] = {
+    "store": ("", ""), "train_rows": ("train_images", 0), "held_out": ("train_images", 0), "input": ("", ""),
+    "target": ("", ""), "value_range": ("range", (0.0,)), "normalise": ("", False), "kernel": ("kernels", 0),
+    "padding": ("paddings", 0), "seed": ("seeds", 0),
+}  # fmt: skip
+"""Field of a cell but its protocol -> its range, and a value of its type."""
+
+
+def parse_cell(fields: Any, where: str) -> Cell:
+    """Build a cell from the JSON of one that may come from anywhere; raises UsageError that says which field is wrong."""
+    try:
+        settings = {key: value for key, value in fields["protocol"].items() if key != "name"}
+        protocol = fill_defaults(PROTOCOLS[fields["protocol"]["name"]], settings, f"{where}: protocol", hidden=("name",))
+        checked = {name: check_value(fields[name], kind, key, f"{where}: {name}") for name, (key, kind) in _FIELDS.items()}
+        cell = Cell(**(fields | checked | {"protocol": protocol}))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UsageError(f"{where} lacks or has a foreign field: {first_line(error)}") from None
+    if len(cell.value_range) != 2:
+        raise UsageError(f"{where}: value_range = {list(cell.value_range)} is not accepted; give [low, high]")
+    return cell
 
 
 def output_size(kernel: int, padding: int, layers: int = 1) -> int:

@@ -19,7 +19,7 @@ from posenet_store.heads.targets import make_target_map
 from posenet_store.specs import GRID, StoreSpec
 from posenet_store.state_dicts import read_state_dict
 from posenet_store.store.reader import Reader
-from posenet_store.sweep.cell import Cell, make_cell_target, output_size
+from posenet_store.sweep.cell import make_cell_target, output_size, parse_cell
 from posenet_store.sweep.inputs import Input, parse_input
 from posenet_store.sweep.results import RunFiles, read_result
 from posenet_store.sweep.score import Scorable, Scored, list_columns, score_heads
@@ -93,7 +93,7 @@ def load_cell_head(path: Path) -> tuple[Heads, dict[str, Any]]:
 
     A head that was copied from its run has nothing to be compared with.
     """
-    files = RunFiles(path.absolute().parents[1])
+    files = RunFiles(path.absolute().parent.parent)
     if files.head(path.stem) == path.absolute() and files.record(path.stem).is_file():
         read_result(files, path.stem)
     return load_head(path)
@@ -112,9 +112,23 @@ def evaluate_head(path: Path, reader: Reader) -> Evaluation:
     """Score a head that a sweep wrote; raises UsageError if the store is of another network."""
     heads, metadata = load_cell_head(path)
     check_network(path, metadata, reader.spec)
-    cell = Cell.from_dict(metadata["cell"])
-    source = parse_input(cell.input, reader.spec)
-    return _evaluate(heads, cell.target, make_cell_target(cell), cell.value_range, reader, source)
+    cell = parse_cell(metadata["cell"], path.name)
+    goal, source = make_cell_target(cell), parse_input(cell.input, reader.spec)
+    _check_fit(path, heads, source, goal)
+    return _evaluate(heads, cell.target, goal, cell.value_range, reader, source)
+
+
+def _check_fit(path: Path, heads: Heads, source: Input, goal: NDArray[float64]) -> None:
+    """Raise UsageError if a head reads another number of channels than its input has, or predicts a map of another size."""
+    weights = [*(weight for weight, _ in heads.hidden), heads.weight]
+    side = GRID
+    for weight in weights:
+        side = max(side + 2 * heads.padding - weight.shape[-1] + 1, 0)
+    if weights[0].shape[-3] != source.channels or not side or (heads.size or side) != len(goal):
+        raise UsageError(
+            f"{path.name} reads {weights[0].shape[-3]} channels and predicts maps of side {heads.size or side}; its cell says "
+            f"{source.channels} channels and side {len(goal)}: it is damaged, or not a head that a sweep wrote"
+        )
 
 
 def evaluate_external(path: Path, reader: Reader, head: ExternalHead) -> Evaluation:
@@ -143,6 +157,8 @@ def load_external_head(path: Path, padding: int) -> Heads:
     if len(weights) != 1 or len(biases) > 1 or len(state) != len(weights) + len(biases):
         shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in list(state.items())[:4])
         raise UsageError(f"{path} is no single convolution with one output ([1, C, k, k] and a bias [1]): it holds {shapes}")
+    if not all(value.is_floating_point() for value in state.values()):
+        raise UsageError(f"{path} holds whole numbers; save the convolution as it was trained, in floating point")
     bias = biases[0].to(torch.float64) if biases else torch.zeros(1, dtype=torch.float64)
     return Heads(weights[0].to(torch.float64), bias, padding)
 

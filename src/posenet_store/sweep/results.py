@@ -19,6 +19,7 @@ from posenet_store.errors import DamageWarning, StoreError, UsageError
 from posenet_store.files import make_folder, read_json, write_atomic, write_json
 from posenet_store.heads.metrics import Scores
 from posenet_store.store.access import StoreFiles
+from posenet_store.store.fields import find_misfit, is_count, is_digest, is_path, list_of, object_of
 from posenet_store.store.read_counter import ReadCounter
 from posenet_store.store.records import add_digest, describe_file, find_fault, has_valid_digest
 from posenet_store.sweep.cell import Cell
@@ -26,6 +27,7 @@ from posenet_store.sweep.labels import Labels
 from posenet_store.threads import cached_property, map_on_threads
 
 RESTORE = "rerun the sweep to restore it"
+FILE_ENTRIES = list_of(object_of({"path": is_path, "bytes": is_count, "sha256": is_digest}))
 READERS = 8
 """Threads that read cells: each waits for the disk three times a cell."""
 
@@ -222,6 +224,8 @@ def read_result(files: RunFiles, cell: str) -> Result:
     result = Result.from_dict(content, path)
     if result.id != cell:
         raise StoreError(f"{path} is the record of another cell, {result.id}; {RESTORE}")
+    if misfit := find_misfit(content, {"files": FILE_ENTRIES}):
+        raise StoreError(f"{path} {misfit}; {RESTORE}")
     for entry in content["files"]:
         if (files.root / entry["path"]).exists() and (fault := find_fault(StoreFiles(files.root), entry, deep=True)):
             raise StoreError(f"{fault}; {RESTORE}")

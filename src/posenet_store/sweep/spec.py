@@ -5,14 +5,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from itertools import product, takewhile
+from math import prod
 from pathlib import Path
 from typing import Any
 
-from posenet_store.errors import UsageError, suggest, unknown
+from posenet_store.errors import UsageError, show_value, suggest, unknown
 from posenet_store.heads.protocols import OPTIMIZERS, PROTOCOLS, GradientProtocol, Protocol
 from posenet_store.heads.targets import TARGETS, make_native_map, make_target_map
 from posenet_store.sweep.cell import output_size
 from posenet_store.toml_config import check_value, fill_defaults, read_toml
+
+MAX_HEADS = 100_000
+"""Heads that a sweep may train from one store: each is an object in memory before the first is trained."""
 
 
 @dataclass(frozen=True)
@@ -56,13 +60,11 @@ def _check(spec: SweepSpec, where: str) -> SweepSpec:
             raise unknown(f"protocol in {where}", name, tuple(PROTOCOLS))
     for target in spec.targets:
         make_native_map(target)
-    if not 0 <= spec.holdout < 1:
-        raise UsageError(f"{where}: holdout = {spec.holdout} is not accepted; give 0 to less than 1")
     if len(spec.range) != 2:
-        raise UsageError(f"{where}: range = {list(spec.range)} is not accepted; give [low, high]")
-    for name, numbers in (("seeds", spec.seeds), ("train_images", spec.train_images)):
-        if min(numbers) < 0:
-            raise UsageError(f"{where}: {name} = {list(numbers)} is not accepted; give at least 0")
+        raise UsageError(f"{where}: range = {show_value(list(spec.range))} is not accepted; give [low, high]")
+    choices = (spec.train_images, spec.inputs or "-", spec.targets, spec.kernels, spec.paddings, spec.seeds)
+    if (heads := prod(map(len, choices)) * len(spec.list_protocols())) > MAX_HEADS:
+        raise UsageError(f"{where} makes {heads:,} heads of each store; {MAX_HEADS:,} are the most")
     depths = {protocol.layers for protocol in spec.list_protocols() if isinstance(protocol, GradientProtocol)}
     for kernel, padding, layers in product(spec.kernels, spec.paddings, depths | {1}):
         make_target_map("H", output_size(kernel, padding, layers), (spec.range[0], spec.range[1]))
@@ -72,21 +74,13 @@ def _check(spec: SweepSpec, where: str) -> SweepSpec:
 def _check_protocol(protocol: Protocol, where: str) -> Protocol:
     """Check one protocol's settings; raises UsageError that names the key, what came and what is accepted."""
     if not isinstance(protocol, GradientProtocol):
-        if min(protocol.lambdas) <= 0 or not 0 < protocol.validation < 1:
-            raise UsageError(f"{where}: lambdas must be positive, validation between 0 and 1")
-        if protocol.folds < 0 or protocol.folds == 1 or protocol.iterations < 1:
-            raise UsageError(f"{where}: folds must be 0 (none) or at least 2, iterations at least 1")
+        if protocol.folds == 1:
+            raise UsageError(f"{where}: folds = 1 is not accepted; give 0 (none) or at least 2")
         return protocol
     if protocol.optimizer not in OPTIMIZERS:
         raise unknown(f"optimizer in {where}", protocol.optimizer, OPTIMIZERS)
-    for name in ("learning_rate", "epochs", "batch_size", "layers"):
-        if getattr(protocol, name) <= 0:
-            raise UsageError(f"{where}: {name} = {getattr(protocol, name)} is not accepted; it must be positive")
-    for name in ("weight_decay", "momentum", "drop", "min_steps", "order_seed", "hidden", "size"):
-        if getattr(protocol, name) < 0:
-            raise UsageError(f"{where}: {name} = {getattr(protocol, name)} is not accepted; it must be at least 0")
-    if protocol.momentum >= 1 or protocol.size == 1 or (protocol.optimizer == "adam" and protocol.momentum):
-        raise UsageError(f"{where}: momentum must be less than 1 (and is SGD's only), size 0 or at least 2")
+    if protocol.size == 1 or (protocol.optimizer == "adam" and protocol.momentum):
+        raise UsageError(f"{where}: size must be 0 or at least 2, and momentum is SGD's only")
     return protocol
 
 
@@ -94,14 +88,16 @@ def _parse_protocol(name: str, section: Mapping[str, Any], where: str) -> list[P
     """Return the protocol `name` with the settings of its table, once for each combination of the settings that are lists."""
     default = PROTOCOLS[name]
     lists = {
-        key: check_value(value, (getattr(default, key),), f"{where}: {key}")
+        key: check_value(value, (getattr(default, key),), key, f"{where}: {key}")
         for key, value in section.items()
         if isinstance(value, list) and hasattr(default, key) and not isinstance(getattr(default, key), tuple)
     }
     single = {key: value for key, value in section.items() if key not in lists}
     base = fill_defaults(default, single, where, hidden=("name",))
-    combinations = [dict(zip(lists, values, strict=True)) for values in product(*lists.values())]
-    return [_check_protocol(replace(base, **combination), where) for combination in combinations]
+    if (combinations := prod(map(len, lists.values()))) > MAX_HEADS:
+        raise UsageError(f"{where} makes {combinations:,} combinations of settings; {MAX_HEADS:,} are the most")
+    choices = (dict(zip(lists, values, strict=True)) for values in product(*lists.values()))
+    return [_check_protocol(replace(base, **choice), where) for choice in choices]
 
 
 EXPERIMENTS = Path(str(files("posenet_store"))) / "experiments"
@@ -175,7 +171,7 @@ def load_sweep(source: str | Path) -> SweepSpec:
         if section is None:
             continue
         if not isinstance(section, dict):
-            raise UsageError(f"{path}: {name} = {section!r} is not accepted; write a table [{name}]")
+            raise UsageError(f"{path}: {name} = {show_value(section)} is not accepted; write a table [{name}]")
         protocols += _parse_protocol(name, section, f"{path} [{name}]")
     spec = fill_defaults(SweepSpec(title=path.stem), table, str(path), hidden=("recipes",), sections=tuple(PROTOCOLS))
     return _check(replace(spec, recipes=tuple(protocols)), str(path))

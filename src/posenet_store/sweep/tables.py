@@ -3,13 +3,18 @@
 import csv
 import io
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from posenet_store.errors import printable
 from posenet_store.files import write_atomic
 from posenet_store.sweep.results import Result, RunFiles
 
+FORMULA = re.compile("(^|;)(?=\\s*[=+\\-@\uff1d\uff0b\uff0d\uff20])")
+"""Where a spreadsheet begins to read a formula; some take a semicolon for the end of a cell."""
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 COLUMNS = ("id", "network", "images", "input", "target", "kernel", "padding", "protocol", "seed")
 
 
@@ -22,13 +27,27 @@ def make_row(result: Result) -> dict[str, Any]:
     return row | result.fit | {"seconds": result.seconds}
 
 
+def escape_cell(value: object) -> object:
+    """Return a text so that a spreadsheet takes it for no formula, and a terminal for no command; numbers stay as they are.
+
+    >>> escape_cell("=1+1"), escape_cell("-1.5"), escape_cell(-1.5), escape_cell("f1\\tf2")
+    ("'=1+1", '-1.5', -1.5, 'f1\\\\tf2')
+    """
+    if not isinstance(value, str) or NUMBER.fullmatch(value):
+        return value
+    return FORMULA.sub(r"\1'", printable(value))
+
+
 def format_csv(rows: Sequence[dict[str, Any]]) -> str:
-    """Return rows as CSV text over the union of their columns; an undefined number is an empty field."""
+    """Return rows as CSV text over the union of their columns; an undefined number is an empty field.
+
+    All CSV of this program is written here.
+    """
     names = list(dict.fromkeys(name for row in rows for name in row))
     text = io.StringIO()
     writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    writer.writerow({name: escape_cell(name) for name in names})
+    writer.writerows({name: escape_cell(value) for name, value in row.items()} for row in rows)
     return text.getvalue()
 
 
