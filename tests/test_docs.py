@@ -88,6 +88,16 @@ def test_every_page_is_in_the_navigation() -> None:
         assert name.endswith(".template.md") or re.search(rf"(?:- |: ){re.escape(name)}$", listed, re.MULTILINE), name
 
 
+def test_every_threat_names_a_test() -> None:
+    text = (ROOT / "docs/threats.md").read_text(encoding="utf-8")
+    rows = [line for line in text.splitlines() if line.startswith("| ") and not line.startswith("| what is sent")]
+    assert len(rows) > 25
+    for row in rows:
+        named = re.search(r"`(tests/[\w/]+\.py)`, `(test_\w+)` \|$", row)
+        assert named, row
+        assert f"def {named[2]}(" in (ROOT / named[1]).read_text(encoding="utf-8"), row
+
+
 def test_every_experiment_is_in_the_list() -> None:
     listed = (ROOT / "pipeline/README.md").read_text(encoding="utf-8")
     for path in (ROOT / "pipeline/experiments").glob("*.toml"):

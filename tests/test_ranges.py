@@ -1,4 +1,4 @@
-"""Numbers that users and strangers set: every one has a range, which is said where it is left, in files and on the command line."""
+"""Numbers that users and strangers set: each has a range that is said, in files and on the command line."""
 
 from dataclasses import fields
 from pathlib import Path

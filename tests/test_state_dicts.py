@@ -35,12 +35,13 @@ TENSORS: dict[str, Callable[[], Any]] = {
     "infinite": lambda: WEIGHT.half() * 1e6,
     "minus infinity": lambda: torch.where(torch.arange(9) == 8, -float("inf"), 0.0),
     "more numbers than the file has": lambda: torch.ones(1).expand(10**12),
-    "lazy": lambda: torch.nn.parameter.UninitializedParameter(),
+    "lazy": torch.nn.parameter.UninitializedParameter,
 }
 
 
 @pytest.mark.parametrize("make", TENSORS.values(), ids=TENSORS)
 @pytest.mark.timeout(20)
+@pytest.mark.filterwarnings("ignore")  # torch warns of such kinds when they are made
 def test_only_dense_finite_real_numbers_are_weights(tmp_path: Path, make: Callable[[], Any]) -> None:
     torch.save({"w": make(), "b": torch.ones(1)}, tmp_path / "a.pth")
     with pytest.raises(PosenetStoreError, match=r"'w' (is sparse|holds|has the shape)|damaged|never run") as caught:

@@ -1,7 +1,6 @@
 """Files of trained heads: safetensors, with how the head was made as metadata."""
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -52,10 +51,12 @@ def _make_heads(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> H
     for name, value in tensors.items():
         if fault := find_fault(value) or (None if value.is_floating_point() else "holds whole numbers"):
             raise ValueError(f"{name} {fault}")
+    layers = range(sum(name.startswith("hidden.") for name in tensors) // 2)
+    parts = ("", *(f"hidden.{n}." for n in layers))
+    known = {part + name for part in parts for name in ("weight", "bias")} | {"shift", "scale"}.intersection(tensors)
+    if tensors.keys() != known or len(known) % 2:
+        raise ValueError(f"its tensors are {show_value(sorted(tensors))}")
     numbers = {name: value.to(torch.float64) for name, value in tensors.items()}
-    if strange := [name for name in tensors if not re.fullmatch(r"weight|bias|shift|scale|hidden\.\d+\.(weight|bias)", name)]:
-        raise ValueError(f"{show_value(strange[0])} is no tensor of a head")
-    layers = range(sum(name.startswith("hidden.") for name in numbers) // 2)
     hidden = tuple((numbers[f"hidden.{n}.weight"], numbers[f"hidden.{n}.bias"]) for n in layers)
     standard = Standardisation(numbers["shift"], numbers["scale"]) if "shift" in numbers else None
     _check_shapes([*hidden, (numbers["weight"], numbers["bias"])], standard)

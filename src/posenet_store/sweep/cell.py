@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from posenet_store.errors import UsageError, first_line
+from posenet_store.errors import SHOWN, UsageError, first_line
 from posenet_store.files import canonical_json, sha256
 from posenet_store.heads.protocols import PROTOCOLS, GradientProtocol, Protocol
 from posenet_store.heads.targets import make_target_map
@@ -80,7 +80,7 @@ def parse_cell(fields: Any, where: str) -> Cell:
         checked = {name: check_value(fields[name], kind, key, f"{where}: {name}") for name, (key, kind) in _FIELDS.items()}
         cell = Cell(**(fields | checked | {"protocol": protocol}))
     except (KeyError, TypeError, AttributeError) as error:
-        raise UsageError(f"{where} lacks or has a foreign field: {first_line(error)}") from None
+        raise UsageError(f"{where} lacks or has a foreign field: {first_line(error)[:SHOWN]}") from None
     if len(cell.value_range) != 2:
         raise UsageError(f"{where}: value_range = {list(cell.value_range)} is not accepted; give [low, high]")
     return cell

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import accumulate
 
-from posenet_store.errors import UsageError, unknown
+from posenet_store.errors import UsageError, show_value, unknown
 from posenet_store.specs import ALIGNED, ALIGNED_CHANNELS, CORNERS_SUFFIX, GRID, StoreSpec
 
 FORMS = "aligned, aligned:f1+f2, full, full:f5, corners, corners:f5"
@@ -51,15 +51,16 @@ def parse_input(text: str, spec: StoreSpec) -> Input:
     """Return the Input that `text` names in a store; raises UsageError if the store does not hold it."""
     kind, _, listed = text.partition(":")
     if kind not in (ALIGNED, "full", CORNERS):
-        raise UsageError(f"unknown input {text!r}; accepted: {FORMS}")
+        raise UsageError(f"unknown input {show_value(text)}; accepted: {FORMS}")
     known = [tap.name for tap in spec.taps]
     names = tuple(listed.split("+")) if listed else tuple(known)
     for name in names:
         if name not in known:
-            raise unknown(f"tap in input {text!r} of {spec.folder}", name, known)
+            raise unknown(f"tap in input {show_value(text)} of {spec.folder}", name, known)
     if reads_all_channels(text) and spec.layout == "aligned":
         raise UsageError(
-            f"input {text!r} needs all channels; {spec.folder} keeps three a tap (build it with --layout native or readout)"
+            f"input {show_value(text)} needs all channels; {spec.folder} keeps three a tap "
+            "(build it with --layout native or readout)"
         )
     taps = tuple(known.index(name) for name in names)
     widths = tuple(spec.taps[tap].shape[0] if reads_all_channels(text) else ALIGNED_CHANNELS for tap in taps)
