@@ -12,9 +12,8 @@ from posenet_store.cli import main
 from posenet_store.errors import UsageError
 from posenet_store.heads.protocols import PROTOCOLS
 from posenet_store.parallel.slurm import SlurmSettings, load_slurm_settings
-from posenet_store.ranges import RANGES, check_range, parse_whole_number
 from posenet_store.sweep.spec import SweepSpec, load_sweep
-from posenet_store.toml_config import read_toml
+from posenet_store.toml_config import RANGES, check_range, parse_whole_number, read_toml
 from tests.support.runs import cli
 
 HUGE = ("nan", "inf", "-inf", str(10**18), "-" + "9" * 400, "9" * 5000, "0x" + "f" * 40_000, "1e308", "true", "1979-05-27")

@@ -6,8 +6,8 @@ from typing import Any
 from posenet_store.errors import StoreError, UsageError, unknown
 from posenet_store.files import canonical_json, sha256, shorten_name
 from posenet_store.notebook import format_html_table
-from posenet_store.ranges import check_range
 from posenet_store.threads import cached_property
+from posenet_store.toml_config import check_range
 
 FORMAT_VERSION = 1
 PIXELS = "pixels"

@@ -25,6 +25,7 @@ from posenet_store.images.image_set import FileReader
 from posenet_store.images.memory import FILES, PIXELS, MemoryBudget, count_decoding
 from posenet_store.images.reading import hash_image, read_image
 from posenet_store.images.sources import load_image_set
+from posenet_store.specs import Resize
 from tests.support.small import tiny_backbone, write_images
 
 
@@ -104,12 +105,20 @@ def test_an_image_that_takes_too_much_is_quarantined_by_its_header(
     monkeypatch: pytest.MonkeyPatch, data: bytes, least: int
 ) -> None:
     with open_image(io.BytesIO(data)) as image:
-        count, pixels = count_decoding(image), image.width * image.height
+        count, pixels = count_decoding(image, 28), image.width * image.height
     assert count >= least * pixels
     monkeypatch.setattr(module.PIXELS, "limit", count - 1)
     monkeypatch.setattr(Image.Image, "load", None)
     with pytest.raises(ImageError, match=f"take {count:,} bytes to decode; at most {count - 1:,}"):
         decode(data, 28)
+
+
+def test_a_long_strip_is_counted_as_it_is_scaled() -> None:
+    """The centre of a strip of 1 to 20,000 is cut out of an image of 256 x 5 million pixels."""
+    data = encoded(Image.new("L", (20_000, 1)), "PNG")
+    with pytest.raises(ImageError, match="20000x1 pixels take"):
+        decode(data, Resize(224, "center", 0.875))
+    assert decode(data, 28).shape == (28, 28, 3)
 
 
 def test_pixels_are_reserved_over_all_threads(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,7 +134,7 @@ def test_pixels_are_reserved_over_all_threads(monkeypatch: pytest.MonkeyPatch) -
         return original(image, *words)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Image.Image, "resize", resize)
-    monkeypatch.setattr(module.PIXELS, "limit", 2 * 50 * 50 * 4)
+    monkeypatch.setattr(module.PIXELS, "limit", 2 * count_decoding(open_image(io.BytesIO(data)), 28))
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda _: decode(data, 28), range(24)))
     assert peak[0] == 2
@@ -180,7 +189,7 @@ def test_the_plan_counts_the_largest_images(tmp_path: Path) -> None:
     need = 4000 * 2000 * 16
     assert count(str(folder)) - before > 0.9 * need
     assert count(f"{folder}@transposed") - before > 0.9 * need
-    assert load_image_set(str(folder)).count_reading(10**6) < FILES.limit + PIXELS.limit
+    assert load_image_set(str(folder)).count_reading(28, 10**6) < FILES.limit + PIXELS.limit
 
 
 def test_reading_is_bounded_and_damaged_files_count_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,8 +197,8 @@ def test_reading_is_bounded_and_damaged_files_count_nothing(tmp_path: Path, monk
     (folder / "bad.png").write_bytes(b"no image")
     (folder / "gone.png").symlink_to("nowhere.png")
     images = load_image_set(str(folder))
-    assert [images.count_memory(index) > 0 for index in range(len(images))] == [False, False, True, True, True]
+    assert [images.count_memory(index, 28) > 0 for index in range(len(images))] == [False, False, True, True, True]
     monkeypatch.setattr(module.FILES, "limit", 10)
     monkeypatch.setattr(module.PIXELS, "limit", 10)
-    assert images.count_reading(4) <= 20
-    assert load_image_set("probes").count_reading(4) == 0
+    assert images.count_reading(28, 4) <= 20
+    assert load_image_set("probes").count_reading(28, 4) == 0

@@ -255,7 +255,7 @@ def test_a_crafted_external_head_is_one_sentence(reader: Reader, tmp_path: Path,
     assert (result.stderr.startswith("error: "), result.stderr.count("\n")) == (True, 1)
 
 
-@pytest.mark.filterwarnings("ignore:overflow")
+@pytest.mark.filterwarnings("ignore")  # of NumPy, of numbers that overflow
 def test_numbers_that_overflow_are_scores_without_a_value(reader: Reader, tmp_path: Path) -> None:
     torch.save({"w": torch.full((1, 9, 3, 3), 1e308, dtype=torch.float64)}, tmp_path / "a.pth")
     (row,) = evaluate_external(tmp_path / "a.pth", reader, ExternalHead("H")).rows()

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from posenet_store.backbones.taps import check_tap_set, list_tap_modules
 from posenet_store.errors import UsageError, unknown
-from posenet_store.ranges import parse_whole_number
 from posenet_store.specs import PIXELS, BackboneSpec
+from posenet_store.toml_config import parse_whole_number
 
 WEIGHTS = ("imagenet", "hed", "lite0", "random:SEED", "a .pth or .safetensors file")
 SUFFIXES = (".pth", ".pt", ".safetensors")

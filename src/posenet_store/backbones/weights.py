@@ -16,9 +16,9 @@ from posenet_store.backbones.hed import find_hed_file, read_hed_state
 from posenet_store.backbones.lite0 import find_lite0_file, read_lite0_state
 from posenet_store.errors import unknown
 from posenet_store.files import canonical_json, sha256, to_utf8
-from posenet_store.ranges import parse_whole_number
 from posenet_store.specs import NO_WEIGHTS, PIXELS, PREPROCESSINGS, RANDOM, TRAINED, Preprocess, unit
 from posenet_store.state_dicts import read_state_dict
+from posenet_store.toml_config import parse_whole_number
 
 IMAGENET = Preprocess(224, 1 / 255, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HED = Preprocess(224, 1.0, (104.00699, 116.66877, 122.67892), (1.0, 1.0, 1.0), order="BGR")

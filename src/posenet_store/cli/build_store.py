@@ -35,10 +35,10 @@ from posenet_store.cli.output import (
 from posenet_store.cli.termination import check_sigterm
 from posenet_store.errors import BuildError, PosenetStoreError, UsageError
 from posenet_store.files import check_folder, check_writable, find_existing
-from posenet_store.ranges import RANGES, parse_whole_number
 from posenet_store.specs import DTYPES, FORMATS, LAYOUTS
 from posenet_store.store.chunking import count_row_bytes
 from posenet_store.store.plan import find_folder
+from posenet_store.toml_config import RANGES, parse_whole_number
 
 if TYPE_CHECKING:  # the real imports are in the commands: --help must not load torch
     from posenet_store.backbones.backbone import Backbone

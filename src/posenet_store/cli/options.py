@@ -9,8 +9,8 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from posenet_store.ranges import RANGES
 from posenet_store.specs import COMPILED, PADDINGS, POSITIONS, PRECISIONS, PREPROCESSINGS, BackboneSpec
+from posenet_store.toml_config import RANGES
 
 Command = Callable[..., Any]
 path_type: click.Path = click.Path(path_type=Path)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import current_thread, main_thread
 
-import click
+from posenet_store.cli.output import print_line
 
 RECEIVED: list[int] = []
 
@@ -27,7 +27,7 @@ def end_on_sigterm() -> Iterator[None]:
 def _terminate(number: int, frame: object) -> None:
     """Handle the signal."""
     RECEIVED.append(number)
-    click.echo("terminated; finished work is kept: rerun the command to continue", err=True)
+    print_line("terminated; finished work is kept: rerun the command to continue", err=True)
     check_sigterm()
 
 

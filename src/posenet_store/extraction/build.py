@@ -35,8 +35,7 @@ from posenet_store.store.requests import check_count
 from posenet_store.store.writer import QuarantinedImage, StoreWriter
 from posenet_store.threads import limit_torch_to_one_thread
 
-EXAMPLES = 3
-"""Unreadable images that are named where a build stops for their number."""
+EXAMPLES = 3  # unreadable images that are named where a build stops for their number
 
 
 @dataclass(frozen=True, repr=False)

@@ -66,7 +66,7 @@ def estimate_build(images: ImageSet, backbone: Backbone, plan: Plan, batch_size:
     else:
         seconds = seconds_of["forward"] + seconds_of["copy"] + on_cpu
     buffer = sum(_count_pinned(shape, spec) if cuda else count_block_bytes(shape, spec) for shape in spec.arrays.values())
-    reading = images.count_reading(count_cpus())
+    reading = images.count_reading(spec.preprocess.resize, count_cpus())
     # two blocks in buffers, one encoded and one being written; features may hardly compress
     blocks = BUFFERS * buffer + 2 * size // count * min(spec.block_rows, spec.rows)
     memory = max(loading, get_peak_memory() + blocks + reading + (BATCHES_AHEAD + 1) * pixels.numel())

@@ -13,8 +13,8 @@ from torch import Tensor
 from posenet_store.errors import UsageError, first_line, show_value
 from posenet_store.files import write_atomic
 from posenet_store.heads.model import Heads, Standardisation
-from posenet_store.ranges import check_range
 from posenet_store.state_dicts import find_fault, read_safetensors
+from posenet_store.toml_config import check_range
 
 METADATA = {
     "cell": dict, "network_key": str, "network": str, "backbone": str, "padding": int, "sigmoid": bool, "size": int,

@@ -86,7 +86,7 @@ def decode(data: bytes, size: Size) -> NDArray[np.uint8]:
     if not data:
         raise ImageError("the file is empty (0 bytes)")
     try:
-        with open_image(io.BytesIO(data)) as image, PIXELS.reserve(count_decoding(image)):
+        with open_image(io.BytesIO(data)) as image, PIXELS.reserve(count_decoding(image, size)):
             return resize_image(to_rgb(image), size)
     except ImageError:
         raise

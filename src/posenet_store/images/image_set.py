@@ -31,8 +31,8 @@ class ImageSet:
 
     `read(index, size)` returns uint8 [size, size, 3] or raises ImageError with the reason; `size` is a `Resize` instead of a
     number for networks whose images are not squashed. `ignored` are the files of a folder that are not images by their
-    suffix, `notes` what a user should know of the choice of images. `count_memory(index)` returns the bytes that reading an
-    image holds.
+    suffix, `notes` what a user should know of the choice of images. `count_memory(index, size)` returns the bytes that
+    reading an image holds.
     """
 
     name: str
@@ -41,7 +41,7 @@ class ImageSet:
     read: Callable[[int, Any], NDArray[np.uint8]]
     ignored: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-    count_memory: Callable[[int], int] = lambda index: 0
+    count_memory: Callable[[int, Any], int] = lambda index, size: 0
 
     def __repr__(self) -> str:
         return f"<ImageSet {self.name}: {len(self):,} images, the first is {self.ids[0]!r}>"
@@ -60,9 +60,9 @@ class ImageSet:
         check_limit(limit)
         return replace(self, ids=self.ids[:limit], digests=self.digests[:limit])
 
-    def count_reading(self, threads: int) -> int:
+    def count_reading(self, size: Size, threads: int) -> int:
         """Return the bytes that reading images in that many threads holds at most; the header of each file is read for it."""
-        largest = nlargest(threads, map_on_threads(self.count_memory, range(len(self))))
+        largest = nlargest(threads, map_on_threads(lambda index: self.count_memory(index, size), range(len(self))))
         return min(sum(largest), FILES.limit + PIXELS.limit)
 
 
@@ -94,11 +94,11 @@ class FileReader:
         with self.reserve(index):
             return decode(self.fetch(index), size)
 
-    def count_memory(self, index: int) -> int:
+    def count_memory(self, index: int, size: Size) -> int:
         """Return the bytes that reading and decoding an image holds, by its header; 0 if it can't be opened."""
         try:
             with self.paths[index].open("rb") as file, open_image(file) as image:
-                return count_bytes(self.paths[index]) + count_decoding(image)
+                return count_bytes(self.paths[index]) + count_decoding(image, size)
         except Exception:  # as it may be damaged, PIL can raise anything; the build quarantines it
             return 0
 

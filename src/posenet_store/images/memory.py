@@ -3,10 +3,13 @@
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from math import prod
 
 from PIL import Image
 
 from posenet_store.errors import ImageError
+from posenet_store.images.resize import make_resize, scale_sides
+from posenet_store.specs import Size
 
 DECODERS = {"WEBP": 12, "TIFF": 6, "PPM": 6}
 """Bytes a pixel that a format's decoder takes beyond the image itself; others decode row by row."""
@@ -41,16 +44,18 @@ PIXELS = MemoryBudget(1 << 31)
 """For decoding; images that need more are quarantined."""
 
 
-def count_decoding(image: Image.Image) -> int:
-    """Return the bytes that decoding an opened image to RGB takes at most; raises ImageError if `PIXELS` has not that many.
+def count_decoding(image: Image.Image, size: Size) -> int:
+    """Return the bytes that an opened image takes at most until it has its size; raises ImageError if `PIXELS` has fewer.
 
-    4 bytes a pixel are PIL's image, 4 its copy in RGB, the rest is the decoder's.
+    4 bytes a pixel are PIL's image, 4 its copy in RGB, 4 the scaled image of which the centre is cut out, which for a long
+    strip is the largest; the rest is the decoder's.
 
-    >>> count_decoding(Image.new("L", (10, 10)))
-    800
+    >>> count_decoding(Image.new("L", (10, 10)), 28)
+    3936
     """
     pixels = image.width * image.height
     count = pixels * ((4 if image.mode == "RGB" else 8) + DECODERS.get(image.format or "", 0))
+    count += 4 * prod(scale_sides(image.size, make_resize(size)))
     if image.info.get("progressive"):
         count += pixels * 2 * len(image.getbands())  # the coefficients of all scans
     tags: Mapping[int, int] = getattr(image, "tag_v2", {})

@@ -14,6 +14,18 @@ def make_resize(size: Size) -> Resize:
     return Resize(size) if isinstance(size, int) else size
 
 
+def scale_sides(sides: tuple[int, int], resize: Resize) -> tuple[int, int]:
+    """Return the sides of a scaled image before its centre is cut out.
+
+    >>> scale_sides((40, 30), Resize(28)), scale_sides((40, 30), Resize(21, "center", 0.7))
+    ((28, 28), (40, 30))
+    """
+    target, shorter = floor(resize.size / resize.crop_pct), min(sides)
+    squash = resize.crop_mode == "squash"
+    width, height = (target if squash or side == shorter else int(target * side / shorter) for side in sides)
+    return width, height
+
+
 def resize_image(image: Image.Image, size: Size) -> NDArray[np.uint8]:
     """Return an RGB image as uint8 [size, size, 3].
 
@@ -23,9 +35,7 @@ def resize_image(image: Image.Image, size: Size) -> NDArray[np.uint8]:
     (28, 28, 3)
     """
     resize = make_resize(size)
-    target, shorter = floor(resize.size / resize.crop_pct), min(image.size)
-    squash = resize.crop_mode == "squash"
-    sides = [target if squash or side == shorter else int(target * side / shorter) for side in image.size]
-    scaled = image.resize((sides[0], sides[1]), Image.Resampling[resize.interpolation.upper()])
+    sides = scale_sides(image.size, resize)
+    scaled = image.resize(sides, Image.Resampling[resize.interpolation.upper()])
     left, top = (round((side - resize.size) / 2) for side in sides)
     return np.asarray(scaled.crop((left, top, left + resize.size, top + resize.size)))

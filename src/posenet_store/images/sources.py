@@ -9,7 +9,7 @@ from posenet_store.errors import UsageError, suggest, unknown
 from posenet_store.images.image_set import Advance, ImageSet, Listing, check_limit, list_folder, load_files, load_folder
 from posenet_store.images.synthetic import load_dead_leaves, load_probes
 from posenet_store.images.transforms import parse_transform, transform_images
-from posenet_store.ranges import parse_whole_number
+from posenet_store.toml_config import parse_whole_number
 
 DUTS = {"duts-te": ("DUTS-TE/DUTS-TE-Image", 5019), "duts-tr": ("DUTS-TR/DUTS-TR-Image", 10553)}
 """Name -> (folder below the data root, number of images)."""
