@@ -10,7 +10,7 @@ import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from posenet_store.extraction.commit import BUFFERS, Buffer, Committer
 from posenet_store.extraction.forward import Forward, PendingBatch, choose_batch_size, describe_computation
 from posenet_store.extraction.plan import check_space
 from posenet_store.extraction.prefetch import Batch, decode_batches
+from posenet_store.extraction.quarantine import Quarantine
 from posenet_store.extraction.reference_check import check_underflow, compare_samples, describe_drift, sample_taps
 from posenet_store.extraction.timing import StageTimer
 from posenet_store.images.image_set import ImageSet
@@ -34,8 +35,6 @@ from posenet_store.store.plan import Plan, find_folder
 from posenet_store.store.requests import check_count
 from posenet_store.store.writer import QuarantinedImage, StoreWriter
 from posenet_store.threads import limit_torch_to_one_thread
-
-EXAMPLES = 3  # unreadable images that are named where a build stops for their number
 
 
 @dataclass(frozen=True, repr=False)
@@ -101,27 +100,6 @@ def _describe_network(backbone: Backbone) -> dict[str, Any]:
     if backbone.positions != LEARNED:
         recorded["positions"] = backbone.positions
     return recorded | ({"tokens_set_aside": list(backbone.form.prefix)} if backbone.form.prefix else {})
-
-
-@dataclass
-class _Quarantine:
-    """The unreadable images of a store of `rows` rows: how many there are, and the first of them."""
-
-    rows: int
-    limit: float
-    count: int = 0
-    examples: list[QuarantinedImage] = field(default_factory=list)
-
-    def add(self, images: Sequence[QuarantinedImage]) -> None:
-        """Count more images; raises BuildError if all are more than the share `limit` of the rows."""
-        self.count += len(images)
-        self.examples += images[: EXAMPLES - len(self.examples)]
-        if self.count > self.limit * self.rows:
-            examples = "; ".join(f"{image.image_id}: {image.reason}" for image in self.examples)
-            raise BuildError(
-                f"{self.count} of {self.rows} images are unreadable, more than the {self.limit:.1%} allowed ({examples}). "
-                "Fix or remove them, or allow more: --max-unreadable 0.05"
-            )
 
 
 def _check_drift(recorded: Plan, now: Plan) -> None:
@@ -267,7 +245,7 @@ def _extract(
     """Extract and commit blocks."""
     keep_freed_memory()
     plan, cuda = writer.plan, backbone.device.type == "cuda"
-    quarantine, unreadable, missing = _Quarantine(plan.spec.rows, max_unreadable), list[QuarantinedImage](), set(blocks)
+    quarantine, unreadable, missing = Quarantine(plan.spec.rows, max_unreadable), list[QuarantinedImage](), set(blocks)
     for record in writer.list_records():
         if record["block"] not in missing:
             quarantine.add([QuarantinedImage(**entry) for entry in record["quarantined"]])
