@@ -45,6 +45,14 @@ def test_bfloat16_on_another_device_is_no_drift() -> None:
     assert describe_drift({"f5": 0.24}, "bfloat16") == "f5 by 24.0 %"  # another resize filter
 
 
+def test_values_are_judged_together_not_by_the_one_that_differs_most() -> None:
+    before = {"f1": {"mean": 1.0, "rms": 2.0, "values": [1.0] * 16}}
+    now = {"f1": {"mean": 1.0, "rms": 2.0, "values": [1.04, *[1.0] * 15]}}
+    assert compare_samples(before, now)["f1"] == pytest.approx(0.02 / 4)
+    assert compare_samples(before, {"f1": before["f1"] | {"values": [1.04] * 16}})["f1"] == pytest.approx(0.02)
+    assert compare_samples(before, {"f1": before["f1"] | {"rms": 2.5}})["f1"] == pytest.approx(0.25)
+
+
 def test_features_that_overflow_are_not_blamed_on_the_weights_alone() -> None:
     backbone = tiny_backbone()
     with torch.no_grad():

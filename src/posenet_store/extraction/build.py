@@ -3,7 +3,7 @@
 All stages run at the same time, each at most two steps ahead of the next, so memory does not depend on the image count:
 
     read, decode (threads, two batches ahead) -> forward -> copy into one of two block buffers
-        -> encode (statistics, compression, digests: while the other buffer fills) -> write (while the next one is encoded)
+        -> encode (statistics, compression: while the other buffer fills) -> write and hash (while the next one is encoded)
 """
 
 import itertools

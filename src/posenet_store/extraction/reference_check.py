@@ -11,7 +11,6 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 
 from posenet_store.backbones.backbone import Backbone
@@ -76,19 +75,22 @@ def check_underflow(sample: Sample, dtype: str) -> None:
 
 
 def compare_samples(recorded: Sample, now: Sample) -> dict[str, float]:
-    """Return each tap's largest difference, relative to its recorded root mean square.
+    """Return how much each tap differs, relative to its recorded root mean square.
+
+    The mean, the root mean square and the sixteen values are compared, the values by the root mean square of their differences:
+    where another device sums in another order, the largest of them is several times that.
 
     >>> before, now = ({"f1": {"mean": m, "rms": 2.0, "values": [0.0, 4.0]}} for m in (1.0, 1.5))
     >>> compare_samples(before, now)
     {'f1': 0.25}
     """
 
-    def flatten(tap: Mapping[str, Any]) -> NDArray[np.float64]:
-        return np.array([tap["mean"], tap["rms"], *tap["values"]])
+    def compare(tap: Mapping[str, Any], other: Mapping[str, Any]) -> float:
+        values = np.subtract(tap["values"], other["values"])
+        differences = abs(tap["mean"] - other["mean"]), abs(tap["rms"] - other["rms"]), float(np.sqrt(np.square(values).mean()))
+        return float(max(differences) / (tap["rms"] or 1.0))
 
-    return {
-        name: float(np.abs(flatten(tap) - flatten(now[name])).max() / (tap["rms"] or 1.0)) for name, tap in recorded.items()
-    }
+    return {name: compare(tap, now[name]) for name, tap in recorded.items()}
 
 
 def describe_drift(differences: Mapping[str, float], compute: str = PRECISIONS[0]) -> str:
