@@ -1,5 +1,6 @@
 """timm's networks against timm itself: stages, preprocessing and weights (all families: tests/system)."""
 
+import errno
 from pathlib import Path
 
 import numpy as np
@@ -48,11 +49,10 @@ def test_images_are_prepared_as_timm_does(name: str, sides: tuple[int, int]) -> 
 
 
 def test_a_name_without_a_tag_is_completed() -> None:
-    spec = BackboneSpec("timm:vit_small_patch14_dinov2", "random:0", size=56, device="cpu", taps="every:6")
-    backbone = load_backbone(spec)
-    assert backbone.name == "timm:vit_small_patch14_dinov2.lvd142m"
+    backbone = load_backbone(BackboneSpec("timm:vit_tiny_patch16_224", "random:0", size=64, device="cpu", taps="every:6"))
+    assert backbone.name == "timm:vit_tiny_patch16_224.augreg_in21k_ft_in1k"
     assert [tap.module for tap in backbone.taps] == ["blocks.5", "blocks.11"]
-    assert (backbone.preprocess.size, backbone.weights) == (56, "random0-56px")
+    assert (backbone.preprocess.size, backbone.weights) == (64, "random0-64px")
     assert backbone.tap_set == "blocks.5,blocks.11"
 
 
@@ -70,7 +70,9 @@ def test_a_file_and_timms_download_are_the_same_network(
     own = load_backbone(BackboneSpec(VIT, str(file), device="cpu"))
     monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", lambda *_, **__: trained)
     monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", lambda _url: None)
+    generator = torch.random.get_rng_state()
     downloaded = load_backbone(BackboneSpec(VIT, device="cpu"))
+    assert torch.equal(generator, torch.random.get_rng_state())
     assert (own.weights, downloaded.weights, own.weights_kind) == ("mine", "pretrained", "trained")
     assert own.weights_sha256 == downloaded.weights_sha256 == load_backbone(make_spec("test_vit", size=160)).weights_sha256
     images = make_pixels(160)
@@ -140,11 +142,6 @@ def test_a_mistake_is_one_sentence(spec: BackboneSpec, message: str) -> None:
     assert "\n" not in str(raised.value)
 
 
-def test_stages_that_timm_computes_outside_of_their_modules_are_refused() -> None:
-    with pytest.raises(UsageError, match=r"stage blocks.0 outside of that module.*--taps"):
-        load_backbone(BackboneSpec("timm:hiera_tiny_224", "random:0", device="cpu"))
-
-
 def test_without_network_a_sentence_says_what_to_fetch(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_url: str) -> None:
         raise ConnectionError("Name or service not known")
@@ -152,6 +149,55 @@ def test_without_network_a_sentence_says_what_to_fetch(monkeypatch: pytest.Monke
     monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", fail)
     with pytest.raises(PosenetStoreError, match=r"not known.*huggingface.co/timm/test_vit.r160_in1k.*--weights FILE"):
         load_backbone(BackboneSpec(VIT))
+
+
+def test_weights_in_the_cache_need_no_network(monkeypatch: pytest.MonkeyPatch, trained: dict[str, Tensor]) -> None:
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: "model.safetensors")
+    monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", lambda _url: pytest.fail("the hub was asked"))
+    monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", lambda *_, **__: trained)
+    assert load_backbone(BackboneSpec(VIT, device="cpu")).weights == "pretrained"
+
+
+def test_an_answer_of_the_hub_is_for_timm_to_judge(monkeypatch: pytest.MonkeyPatch, trained: dict[str, Tensor]) -> None:
+    class NotFoundError(Exception):
+        response = 404
+
+    def answer(_url: str) -> None:
+        raise NotFoundError
+
+    monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", answer)
+    monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", lambda *_, **__: trained)
+    assert load_backbone(BackboneSpec(VIT, device="cpu")).weights == "pretrained"
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EACCES])
+def test_a_full_disk_is_not_called_a_missing_network(monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(code, "the disk's own words")
+
+    monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", lambda _url: None)
+    monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", fail)
+    with pytest.raises(OSError, match="the disk's own words"):
+        load_backbone(BackboneSpec(VIT, device="cpu"))
+
+
+def test_images_that_are_prepared_otherwise_are_refused() -> None:
+    with pytest.raises(UsageError, match=r"crop mode 'border'.*squash or center"):
+        timm_models.find_preprocess("timm:deepseek_vit_412m")
+
+
+def test_trained_weights_of_a_mixer_fit_its_own_size_only(tmp_path: Path) -> None:
+    state = dict(make_plain_network("gmlp_ti16_224", 64).state_dict())
+    with pytest.raises(UsageError, match="another shape: blocks"):
+        load_backbone(make_spec("gmlp_ti16_224", weights=str(save(tmp_path / "mine.pth", state)), size=96))
+
+
+def test_downloaded_weights_of_an_mlp_fit_its_own_size_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    state = make_plain_network("resmlp_12_224", 64).state_dict()
+    monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", lambda _url: None)
+    monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", lambda *_, **__: state)
+    with pytest.raises(UsageError, match=r"does not take 96x96 images.*give --size 224"):
+        load_backbone(BackboneSpec("timm:resmlp_12_224", size=96, device="cpu"))
 
 
 def test_without_timm_a_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

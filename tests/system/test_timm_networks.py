@@ -10,6 +10,7 @@ from click.testing import CliRunner
 from posenet_store.backbones.load import check_backbone, load_backbone
 from posenet_store.cli import main
 from posenet_store.errors import UsageError
+from posenet_store.specs import BackboneSpec
 from tests.support.small import write_images
 from tests.support.timm_networks import (
     NAMES,
@@ -40,6 +41,11 @@ def test_a_row_of_the_table_is_what_timm_returns(
     else:
         with pytest.raises(UsageError, match="no position embedding"):
             check_backbone(make_spec(name, positions="zero"))
+
+
+def test_stages_that_timm_computes_outside_of_their_modules_are_refused() -> None:
+    with pytest.raises(UsageError, match=r"stage blocks.0 outside of that module.*--taps"):
+        load_backbone(BackboneSpec("timm:hiera_tiny_224", "random:0", device="cpu"))
 
 
 def test_a_sweep_runs_on_a_store_of_each(tmp_path: Path) -> None:

@@ -153,17 +153,13 @@ def _load_state(network: nn.Module, state: Mapping[str, Tensor], classifier: set
 
 def load_network(name: str, weights: Weights) -> tuple[nn.Module, str]:
     """Build a network without classifier, with its parameters; return it and their digest."""
-    size = weights.preprocess.size
-    if weights.state is None and weights.seed is None:
-        network = _download_network(name, size)
-        _drop_classifier(network)
-    else:
-        with torch.random.fork_rng(devices=[]):  # weights are drawn on the CPU; GPUs are left alone
-            torch.manual_seed(weights.seed or 0)
-            network = build_network(name, size)
-        classifier = _drop_classifier(network)
-        if weights.state is not None:
-            _load_state(network, weights.state, classifier, name)
+    size, trained = weights.preprocess.size, weights.state is None and weights.seed is None
+    with torch.random.fork_rng(devices=[]):  # timm draws weights on the CPU, also where others replace them
+        torch.manual_seed(weights.seed or 0)
+        network = _download_network(name, size) if trained else build_network(name, size)
+    classifier = _drop_classifier(network)
+    if weights.state is not None:
+        _load_state(network, weights.state, classifier, name)
     return network, compute_state_digest(network.state_dict())
 
 
