@@ -10,6 +10,7 @@ done outside of the input's folder. Each is kept with its input in the folder --
 """
 
 import argparse
+import faulthandler
 import json
 import mmap
 import os
@@ -40,6 +41,8 @@ from tests.support.fuzz_watch import Watch
 
 SECONDS_EACH = 10.0
 """For one input; longer is a hang."""
+STARTING = 30.0
+"""Seconds more for what a child does before its first input."""
 SLICE = 4.0
 """Seconds of a child."""
 MEMORY = 1 << 30
@@ -85,6 +88,10 @@ class Place:
     def get_current(self, name: str) -> Path:
         """Return the file that holds the input that is being tried."""
         return self.root / f"{name}.current"
+
+    def get_stacks(self, name: str) -> Path:
+        """Return the file that holds what each thread of a child did when it was asked."""
+        return self.root / f"{name}.stacks"
 
     def keep_input(self, name: str, number: int, data: bytes, text: str) -> None:
         """Keep an input and what came of it."""
@@ -151,6 +158,7 @@ def try_input(target: Target, data: bytes, folder: Path, watch: Watch) -> tuple[
 def work(place: Place, name: str, first: int, current: mmap.mmap, end: float) -> Report:
     """Try inputs from number `first` until `end`: the work of a child."""
     hurry()
+    faulthandler.register(signal.SIGUSR1, place.get_stacks(name).open("w"))
     folder = Path(tempfile.mkdtemp(dir=place.root))
     outside = Path(shutil.copytree(place.samples / "outside", folder / "outside"))
     os.chdir(folder)
@@ -188,7 +196,7 @@ class Child:
     def __init__(self, place: Place, name: str, first: int, seconds: float) -> None:
         self.name, self._place, self._first = name, place, first
         self._current = mmap.mmap(-1, CURRENT.size)
-        CURRENT.pack_into(self._current, 0, first, time.monotonic())
+        CURRENT.pack_into(self._current, 0, first, time.monotonic() + STARTING)
         self.pipe, writer = os.pipe()
         self._process = os.fork()
         if not self._process:
@@ -205,7 +213,10 @@ class Child:
 
     def check(self) -> None:
         """Kill the process if its input takes too long."""
-        if time.monotonic() - CURRENT.unpack_from(self._current)[1] > SECONDS_EACH:
+        began = CURRENT.unpack_from(self._current)[1]
+        if began and time.monotonic() - began > SECONDS_EACH:  # 0 while the process writes it
+            os.kill(self._process, signal.SIGUSR1)
+            time.sleep(0.5)  # until it has written its stacks
             os.kill(self._process, signal.SIGKILL)
 
     def finish(self) -> tuple[Report, int]:
@@ -221,7 +232,8 @@ class Child:
         kind = f"{self.name}: " + (
             f"hang of {SECONDS_EACH:.0f} s" if seconds > SECONDS_EACH else f"process ended with {status}"
         )
-        self._place.keep_input(self.name, number, self._place.get_current(self.name).read_bytes(), kind)
+        stacks = self._place.get_stacks(self.name).read_text(encoding="utf-8", errors="replace")
+        self._place.keep_input(self.name, number, self._place.get_current(self.name).read_bytes(), f"{kind}\n{stacks}")
         return Report(number + 1 - self._first, findings=Counter([kind])), number + 1
 
 
