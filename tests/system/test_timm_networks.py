@@ -62,5 +62,5 @@ def test_a_sweep_runs_on_a_store_of_each(tmp_path: Path) -> None:
     ran = CliRunner().invoke(main, ["sweep", str(tmp_path / "sweep.toml"), *run, *stores])
     assert ran.exit_code == 0, ran.output
     table = CliRunner().invoke(main, ["table", str(tmp_path / "run"), "--json"])
-    networks = {row["network"].partition(".")[0] for row in json.loads(table.stdout)["rows"]}
-    assert networks == {f"timm:{name}" for name in NAMES}
+    networks = {row["network"].partition(".")[0] for row in json.loads(table.stdout)}
+    assert networks == {"best constant", *(f"timm:{name}" for name in NAMES)}
