@@ -21,6 +21,15 @@ NAME_BYTES = 140
 """Bytes of a name that is made of labels; file systems accept 255."""
 
 
+def expand_user(path: str | Path) -> Path:
+    """Return a path with the folder of a user in place of `~`; that of an unknown user stays as it is.
+
+    >>> expand_user("~nobody-knows/a")
+    PosixPath('~nobody-knows/a')
+    """
+    return Path(os.path.expanduser(path))  # noqa: PTH111 - that of Path raises RuntimeError
+
+
 class FileIdentity(NamedTuple):
     """What tells a file from any other that has had its name; `modified` in ns since 1970."""
 

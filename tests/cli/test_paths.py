@@ -77,6 +77,10 @@ def test_what_can_not_be_written_is_said_at_once(
         ["build-store", "--backbone", "pixels", "--images", "/proc/x"],
         ["build-store", "--backbone", "vgg16", "--images", "photos", "--weights", "photos"],
         ["table", "n" * 300],
+        ["build-store", "--backbone", "pixels", "--images", "~nobody-knows/photos"],
+        ["build-store", "--backbone", "vgg16", "--images", "photos", "--weights", "~nobody-knows/x.pth"],
+        ["sweep", "~nobody-knows/x.toml"],
+        ["inspect", "~nobody-knows/x"],
     ],
     ids=lambda words: " ".join(words)[:40],
 )

@@ -205,7 +205,8 @@ def test_a_head_at_the_root_of_a_disk_is_looked_for(reader: Reader) -> None:
     "spec",
     [
         [], "vgg16", {"name": 5}, {"name": "vgg16", "weights": ["x"]}, {"name": "vgg16", "size": 10**18}, {"extra": 1},
-        {"size": "28"}, {"name": "vgg16", "size": True}, {"name": None}, {"name": "vgg16", "compute": 3}, {"name": "\x1b[31m"},
+        {"size": "28"}, {"name": "vgg16", "size": True}, {"name": None}, {"name": "vgg16", "weights": "~nobody-knows/x.pth"},
+        {"name": "vgg16", "compute": 3}, {"name": "\x1b[31m"},
         {"name": "vgg16", "weights": "random:" + "9" * 5000},
     ],
 )  # fmt: skip

@@ -2,10 +2,10 @@
 
 import re
 from importlib.util import find_spec
-from pathlib import Path
 
 from posenet_store.backbones.taps import check_tap_set, list_tap_modules
 from posenet_store.errors import UsageError, unknown
+from posenet_store.files import expand_user
 from posenet_store.specs import PIXELS, BackboneSpec
 from posenet_store.toml_config import parse_whole_number
 
@@ -42,7 +42,7 @@ def check_weights(source: str, backbone: str) -> None:
 
     >>> check_weights("random:7", "resnet18")
     """
-    path = Path(source).expanduser()
+    path = expand_user(source)
     if source.startswith("random:") and backbone != PIXELS:
         parse_whole_number("seeds", source.removeprefix("random:"), "the seed of random weights")
         return

@@ -6,7 +6,6 @@ Caffe) BGR with a mean only.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -15,7 +14,7 @@ from posenet_store.backbones.checks import SUFFIXES, check_weights, is_timm
 from posenet_store.backbones.hed import find_hed_file, read_hed_state
 from posenet_store.backbones.lite0 import find_lite0_file, read_lite0_state
 from posenet_store.errors import unknown
-from posenet_store.files import canonical_json, sha256, to_utf8
+from posenet_store.files import canonical_json, expand_user, sha256, to_utf8
 from posenet_store.specs import NO_WEIGHTS, PIXELS, PREPROCESSINGS, RANDOM, TRAINED, Preprocess, unit
 from posenet_store.state_dicts import read_state_dict
 from posenet_store.toml_config import parse_whole_number
@@ -60,7 +59,7 @@ def make_source_absolute(source: str) -> str:
     >>> make_source_absolute("random:7")
     'random:7'
     """
-    path = Path(source).expanduser()
+    path = expand_user(source)
     return str(path.resolve()) if path.suffix in SUFFIXES else source
 
 
@@ -86,7 +85,7 @@ def load_weights(source: str, backbone: str, preprocess: Preprocess = IMAGENET) 
     if source.startswith("random:"):
         seed = parse_whole_number("seeds", source.removeprefix("random:"), "the seed of random weights")
         return Weights(f"random{seed}", preprocess, seed=seed, kind=RANDOM)
-    path = Path(source).expanduser()
+    path = expand_user(source)
     return Weights(to_utf8(path.stem), preprocess, read_state_dict(path))
 
 

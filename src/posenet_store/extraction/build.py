@@ -23,6 +23,7 @@ from posenet_store.extraction.prefetch import Batch, decode_batches
 from posenet_store.extraction.quarantine import Quarantine
 from posenet_store.extraction.reference_check import check_underflow, compare_samples, describe_drift, sample_taps
 from posenet_store.extraction.timing import StageTimer
+from posenet_store.files import expand_user
 from posenet_store.images.image_set import ImageSet
 from posenet_store.images.synthetic import load_probes
 from posenet_store.notebook import show_progress
@@ -204,7 +205,7 @@ def build_store(
     features do not fit the dtype or more than `max_unreadable` of the images can't be read; committed blocks are kept.
     """
     _check_numbers(batch_size, max_unreadable, part)
-    clock, root = clock or StageTimer(), Path(root).expanduser()
+    clock, root = clock or StageTimer(), expand_user(root)
     size = batch_size or choose_batch_size(backbone, plan.spec.block_rows)
     folder = folder or find_folder(root, plan.spec)
     plan = replace(plan, provenance=plan.provenance | {"computed_on": describe_computation(backbone, size)})

@@ -7,6 +7,7 @@ from posenet_store.backbones.backbone import Backbone
 from posenet_store.errors import UsageError
 from posenet_store.extraction.build import BuildResult, build_store, plan_store
 from posenet_store.extraction.timing import StageTimer
+from posenet_store.files import expand_user
 from posenet_store.images.image_set import ImageSet
 from posenet_store.store.access import StoreFiles
 from posenet_store.store.plan import read_plan
@@ -31,7 +32,7 @@ def repair_store(
     which the same kind of device gives the same features to the last bit. `advance` and `clock` are those of `build_store`.
     Raises UsageError, and changes nothing, if `images` or `backbone` are not those of the build.
     """
-    store = Path(store).expanduser()
+    store = expand_user(store)
     stored = read_plan(StoreFiles(store))
     recorded, batch_size = stored.spec, batch_size or stored.provenance.get("computed_on", {}).get("batch_size")
     images = images.take(recorded.rows)

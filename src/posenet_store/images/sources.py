@@ -6,6 +6,7 @@ from pathlib import Path
 from urllib.parse import parse_qsl
 
 from posenet_store.errors import UsageError, suggest, unknown
+from posenet_store.files import expand_user
 from posenet_store.images.image_set import Advance, ImageSet, Listing, check_limit, list_folder, load_files, load_folder
 from posenet_store.images.synthetic import load_dead_leaves, load_probes
 from posenet_store.images.transforms import parse_transform, transform_images
@@ -37,7 +38,7 @@ def load_image_set(
     >>> load_image_set("probes").ids, len(load_image_set("synthetic:dead-leaves?n=7"))
     (('black', 'white', 'noise'), 7)
     """
-    source, data_root = str(source), None if data_root is None else Path(data_root).expanduser()
+    source, data_root = str(source), None if data_root is None else expand_user(data_root)
     check_source(source, data_root)
     check_limit(limit)
     images, transform = _split_transform(source)
@@ -52,7 +53,7 @@ def load_image_set(
         return load_probes().take(limit)
     if source == "photos":
         return load_photos().take(limit)
-    path = Path(source).expanduser()
+    path = expand_user(source)
     if path.is_dir():
         return load_folder(path, None, limit, advance)
     return load_files(path.stem, Listing(path.parent, (path,)), limit, advance)
@@ -68,7 +69,7 @@ def check_source(source: str, data_root: Path | None = None) -> None:
         parse_transform(transform)
     if plain in DUTS:
         _find_duts_folder(plain, data_root)
-    elif plain.partition(":")[0] != "synthetic" and plain not in NAMES and not Path(plain).expanduser().exists():
+    elif plain.partition(":")[0] != "synthetic" and plain not in NAMES and not expand_user(plain).exists():
         accepted = (*NAMES, "synthetic:dead-leaves")
         raise UsageError(
             f"{plain!r} is not a folder, a file or a known image set{suggest(plain, accepted)}; "
@@ -85,14 +86,14 @@ def make_absolute(source: str) -> str:
     images, transform = _split_transform(source)
     if images in NAMES or images.startswith("synthetic:"):
         return source
-    path = str(Path(images).expanduser().resolve())
+    path = str(expand_user(images).resolve())
     return path if transform is None else f"{path}@{transform}"
 
 
 def _split_transform(source: str) -> tuple[str, str | None]:
     """Split SOURCE@TRANSFORM; the name of an existing file with an @ is not split."""
     images, mark, transform = source.rpartition("@")
-    return (images, transform) if mark and not Path(source).expanduser().exists() else (source, None)
+    return (images, transform) if mark and not expand_user(source).exists() else (source, None)
 
 
 def load_photos() -> ImageSet:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from posenet_store.errors import UsageError
+from posenet_store.files import expand_user
 from posenet_store.notebook import format_html_table
 from posenet_store.report.figures.curves import AXES, draw_axis
 from posenet_store.report.figures.drawing import Drawing, Picture
@@ -146,5 +147,5 @@ def open_run(*folders: str | Path) -> Run:
     """
     if not folders:
         raise UsageError("open_run needs a run's folder, such as runs/demo")
-    loaded = load_runs([Path(folder).expanduser() for folder in folders])
+    loaded = load_runs([expand_user(folder) for folder in folders])
     return Run(next(iter(loaded.records.values())).title, loaded.results, loaded.open_archive())

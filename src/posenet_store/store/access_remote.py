@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from posenet_store.errors import StoreError, UsageError, first_line
-from posenet_store.files import sha256
+from posenet_store.files import expand_user, sha256
 from posenet_store.store.access import JSON_BYTES, Files, StoreFiles
 
 if TYPE_CHECKING:
@@ -182,7 +182,7 @@ class RemoteFiles:
 def open_files(location: str | Path) -> Files:
     """Return the files of the store at a path (`~` is expanded) or URL; raises UsageError for an unknown scheme."""
     if isinstance(location, Path) or "://" not in location:
-        return StoreFiles(Path(location).expanduser())
+        return StoreFiles(expand_user(location))
     url = urlsplit(location)
     if url.scheme == "file":
         return StoreFiles(Path(unquote(url.path)))

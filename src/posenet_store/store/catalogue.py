@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from posenet_store.errors import StoreError
-from posenet_store.files import check_folder
+from posenet_store.files import check_folder, expand_user
 from posenet_store.notebook import format_html_table
 from posenet_store.specs import StoreSpec
 from posenet_store.store.access import MANIFEST
@@ -110,7 +110,7 @@ def list_stores(root: str | Path = "stores") -> StoreListing:
     Raises UsageError if `root` is a file or below one.
     """
     infos, damaged = [], []
-    folder = Path(root).expanduser()
+    folder = expand_user(root)
     check_folder(folder, "the stores' folder")
     for plan in sorted(folder.glob("*/plan.json")):
         if plan.parent.name.startswith("."):

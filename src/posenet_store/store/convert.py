@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from posenet_store.errors import BuildError
+from posenet_store.files import expand_user
 from posenet_store.provenance import collect_provenance
 from posenet_store.store.formats import load_format
 from posenet_store.store.reader import Reader
@@ -25,7 +26,7 @@ def convert_store(
     provenance = reader.plan.provenance | {
         "converted": collect_provenance() | {"from": reader.name, "store_id": reader.manifest["store_id"]}
     }
-    writer = StoreWriter.open(Path(root).expanduser(), replace(reader.plan, spec=spec, provenance=provenance, files=()))
+    writer = StoreWriter.open(expand_user(root), replace(reader.plan, spec=spec, provenance=provenance, files=()))
     missing = writer.list_missing(deep=not writer.sealed)
     for block, (start, stop) in enumerate(reader.bounds):
         if block in missing:

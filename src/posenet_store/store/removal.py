@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from posenet_store.errors import UsageError, unknown
-from posenet_store.files import fsync
+from posenet_store.files import expand_user, fsync
 from posenet_store.store.access import PLAN
 from posenet_store.store.catalogue import find_outdated, list_stores
 from posenet_store.temporaries import is_abandoned, name_temporary
@@ -32,7 +32,7 @@ class Removal:
 
 def find_store(root: str | Path, name: str) -> list[Removal]:
     """Return the removals of a store and of its cached moments; raises UsageError if no store below `root` is called so."""
-    folder = Path(root).expanduser()
+    folder = expand_user(root)
     names = [info.path.name for info in list_stores(folder).stores if not info.path.is_symlink()]
     if name not in names:
         raise unknown(f"store in {folder}", name, names)
@@ -46,7 +46,7 @@ def find_leftovers(root: str | Path, older: bool = False) -> list[Removal]:
 
     With `older`, also stores whose network and images have the names of a newer store's, but not its images.
     """
-    folder = Path(root).expanduser()
+    folder = expand_user(root)
     infos = list_stores(folder).stores
     outdated = [info.path.name for info, _ in find_outdated(infos) if not info.path.is_symlink()] if older else []
     stores = [removal for name in outdated for removal in find_store(folder, name)]

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from posenet_store.errors import PosenetStoreError
+from posenet_store.files import expand_user
 from posenet_store.parallel.dispatch import Announce
 from posenet_store.parallel.executors import run_tasks
 from posenet_store.provenance import collect_provenance
@@ -116,7 +117,7 @@ def run_sweep(
     the progress once a second, in a thread, and at the end; None is a bar in a notebook. `expected` are the planned seconds
     of passes by their id.
     """
-    run = Path(run).expanduser()
+    run = expand_user(run)
     files = RunFiles(run)
     _remove_abandoned(run, plan.passes)
     finished = read_finished(files, plan.cells)

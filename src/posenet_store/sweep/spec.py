@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from posenet_store.errors import UsageError, show_value, suggest, unknown
+from posenet_store.files import expand_user
 from posenet_store.heads.protocols import OPTIMIZERS, PROTOCOLS, GradientProtocol, Protocol
 from posenet_store.heads.targets import TARGETS, make_native_map, make_target_map
 from posenet_store.sweep.cell import output_size
@@ -146,7 +147,7 @@ def find_sweep(source: str | Path) -> Path:
     >>> find_sweep("table2").name
     'table2.toml'
     """
-    path = Path(source).expanduser()
+    path = expand_user(source)
     if path.is_file():
         return path
     if path.suffix != ".toml" and len(path.parts) == 1:
