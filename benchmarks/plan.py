@@ -12,6 +12,7 @@ memory_STRATEGY   measured peak, with what the libraries hold : planned one
 import json
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -72,9 +73,9 @@ print(json.dumps([cost.way, cost.seconds, seconds, before + cost.memory, read_st
 """
 
 
-def write_store(root: Path, images: int) -> None:
-    """Write a store of rectified noise with all channels."""
-    taps = tuple(Tap(name, name, shape) for name, shape in SHAPES.items())
+def write_store(root: Path, images: int, shapes: Mapping[str, tuple[int, int, int]] = SHAPES) -> None:
+    """Write a store of rectified noise with all channels of taps of these shapes."""
+    taps = tuple(Tap(name, name, shape) for name, shape in shapes.items())
     preprocess = Preprocess(224, 1.0, (0.0,) * 3, (1.0,) * 3)
     spec = StoreSpec("noise", "noise", "00", "report", taps, preprocess, "noise", "00", images, "native", "float16", 64)
     ids = tuple(f"{row:05d}" for row in range(images))

@@ -19,6 +19,7 @@ from posenet_store.sweep.plan import plan_sweep
 from posenet_store.sweep.results import RunFiles
 from posenet_store.sweep.run import SweepResult, run_sweep
 from posenet_store.sweep.spec import SweepSpec
+from tests.support.runs import cli
 from tests.support.small import built_store, folder, tiny_backbone, write_images
 
 SPEC = SweepSpec(
@@ -135,3 +136,14 @@ def test_any_number_of_workers_gives_the_same_to_the_last_bit(
 ) -> None:
     assert swept(root, tmp_path / "run", scheduler="local", workers=workers).now == 20
     assert list_numbers(tmp_path / "run") == alone
+
+
+def test_a_plan_says_in_how_many_spans_workers_share_a_pass(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(share, "SHARED_BYTES", 0)
+    (tmp_path / "s.toml").write_text('train = ["photos"]\nprotocols = ["ridge"]\ninputs = ["full"]\nkernels = [1]\n')
+    words = ("sweep", tmp_path / "s.toml", "--stores", root, "--plan", "--json", "--no-keep-moments")
+    for more, spans in (((), 0), (("--workers", "2"), 16)):
+        (task,) = json.loads(cli(*words, *more).stdout)["passes"]
+        assert task["spans"] == spans

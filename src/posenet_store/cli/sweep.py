@@ -78,7 +78,7 @@ def sweep(
         print_line(f"note: {note}", err=True)
     left = plan.without(read_tests(files, plan.cells))
     if plan_only:
-        _print_plan(plan, left, {entry.spec.fingerprint: entry.spec for entry in entries}, scheduler, as_json)
+        _print_plan(plan, left, {entry.spec.fingerprint: entry.spec for entry in entries}, scheduler, workers, as_json)
         return
     outcome = run_with_progress(name, sweep_spec, plan, left, entries, files, scheduler, workers)
     write_outcome(outcome, files)
@@ -130,9 +130,12 @@ def run_with_progress(
 
 
 def _print_plan(
-    plan: "SweepPlan", unfinished: "SweepPlan", specs: "Mapping[str, StoreSpec]", scheduler: str, as_json: bool
-) -> None:
+    plan: "SweepPlan", unfinished: "SweepPlan", specs: "Mapping[str, StoreSpec]", scheduler: str, workers: int | None,
+    as_json: bool,
+) -> None:  # fmt: skip
     """Print the passes that are left, with the bytes, memory and time that each takes on this machine."""
+    from posenet_store.sweep.share import list_spans, starts_workers
+
     left, finished = unfinished.passes, len(plan.cells) - len(unfinished.cells)
     costs: list[Cost] = []
     if left:
@@ -144,11 +147,12 @@ def _print_plan(
     networks = {cell.store for cell in plan.cells}
     reading, memory = sum(cost.reading for cost in costs), max((cost.memory for cost in costs), default=0)
     seconds = round(sum(cost.seconds for cost in costs), 1)
-    avoided = len(plan.cells) - len(networks)
+    avoided, shares = len(plan.cells) - len(networks), starts_workers(scheduler, workers)
     facts = {"cells": len(plan.cells), "finished": finished, "backbone_runs_avoided": avoided, "bytes": reading}
     passes = [
         {"store": task.train.name, "input": task.input, "protocol": task.protocol.name, "cells": len(task.cells),
-         "way": cost.way, "bytes": cost.reading, "memory": cost.memory, "seconds": round(cost.seconds, 1)}
+         "way": cost.way, "bytes": cost.reading, "memory": cost.memory, "seconds": round(cost.seconds, 1),
+         "spans": len(list_spans(task, specs[task.store])) if shares else 0}
         for task, cost in zip(left, costs, strict=True)
     ]  # fmt: skip
     if as_json:
@@ -158,7 +162,13 @@ def _print_plan(
         print_line(f"{len(plan.cells):,} heads, all finished; nothing to do")
         return
     rows = [
-        [*map(str, list(task.values())[:5]), format_bytes(cost.reading), format_bytes(cost.memory), format_time(cost.seconds)]
+        [
+            *map(str, list(task.values())[:4]),
+            _describe_way(task),
+            format_bytes(cost.reading),
+            format_bytes(cost.memory),
+            format_time(cost.seconds),
+        ]
         for task, cost in list(zip(passes, costs, strict=True))[:SHOWN]
     ]
     print_table(["store", "input", "protocol", "heads", "trained by", "reads", "memory", "time"], rows)
@@ -170,6 +180,11 @@ def _print_plan(
         f"{format_time(seconds)} on this machine, one after another{_describe_start(passes, scheduler)}"
     )
     print_line(f"a network ran once for each of {len(networks)} stores, not for each of {len(plan.cells):,} heads")
+
+
+def _describe_way(task: "Mapping[str, object]") -> str:
+    """Return how the heads of a pass are trained, and in how many spans if workers share it."""
+    return f"{task['way']}, {task['spans']} spans shared" if task["spans"] else str(task["way"])
 
 
 def _describe_start(passes: "Sequence[object]", scheduler: str) -> str:
