@@ -14,6 +14,7 @@ numbers_differ  numbers of heads, scores and maps of the latter two that differ 
 import os
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -87,13 +88,16 @@ def compare_sums(root: Path) -> tuple[float, float, float]:
         ((*scored,),) = score_heads(read_inputs(reader, source, task.held_out, task.held_out + TESTED), [scorable])
         return np.stack([of_head.scores.spc for of_head in scored])
 
-    seconds, scores = [], []
-    for fit in (lambda: fit_on_grid(task, reader, group), lambda: fit_heads(task, reader, MomentCache(None, ""))[0].heads):
+    def fit() -> Heads:
+        return fit_heads(task, reader, MomentCache(None, ""))[0].heads
+
+    seconds, scores = list[float](), list[NDArray[np.float64]]()
+    for make_heads in (partial(fit_on_grid, task, reader, group), fit):
         began = time.perf_counter()
-        scores.append(score(fit()))
+        scores.append(score(make_heads()))
         seconds.append(time.perf_counter() - began)
         report_step(f"  {seconds[-1]:.1f} s")
-    return *seconds, float(np.abs(scores[0] - scores[1]).max())
+    return seconds[0], seconds[1], float(np.abs(scores[0] - scores[1]).max())
 
 
 def time_workers(root: Path, run_folder: Path, workers: int, cores: set[int]) -> float:
