@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from posenet_store.specs import StoreSpec
     from posenet_store.store.catalogue import StoreInfo
     from posenet_store.sweep.cost import Cost
-    from posenet_store.sweep.plan import SweepPlan
+    from posenet_store.sweep.plan import Pass, SweepPlan
     from posenet_store.sweep.progress import SweepProgress
     from posenet_store.sweep.results import RunFiles
     from posenet_store.sweep.run import SweepResult
@@ -134,7 +134,7 @@ def _print_plan(
     as_json: bool,
 ) -> None:  # fmt: skip
     """Print the passes that are left, with the bytes, memory and time that each takes on this machine."""
-    from posenet_store.sweep.share import list_spans, starts_workers
+    from posenet_store.sweep.share import starts_workers
 
     left, finished = unfinished.passes, len(plan.cells) - len(unfinished.cells)
     costs: list[Cost] = []
@@ -147,14 +147,9 @@ def _print_plan(
     networks = {cell.store for cell in plan.cells}
     reading, memory = sum(cost.reading for cost in costs), max((cost.memory for cost in costs), default=0)
     seconds = round(sum(cost.seconds for cost in costs), 1)
-    avoided, shares = len(plan.cells) - len(networks), starts_workers(scheduler, workers)
+    avoided = len(plan.cells) - len(networks)
     facts = {"cells": len(plan.cells), "finished": finished, "backbone_runs_avoided": avoided, "bytes": reading}
-    passes = [
-        {"store": task.train.name, "input": task.input, "protocol": task.protocol.name, "cells": len(task.cells),
-         "way": cost.way, "bytes": cost.reading, "memory": cost.memory, "seconds": round(cost.seconds, 1),
-         "spans": len(list_spans(task, specs[task.store])) if shares else 0}
-        for task, cost in zip(left, costs, strict=True)
-    ]  # fmt: skip
+    passes = _list_passes(left, costs, specs, starts_workers(scheduler, workers))
     if as_json:
         print_json(facts | {"memory": memory, "seconds": seconds, "passes": passes})
         return
@@ -180,6 +175,20 @@ def _print_plan(
         f"{format_time(seconds)} on this machine, one after another{_describe_start(passes, scheduler)}"
     )
     print_line(f"a network ran once for each of {len(networks)} stores, not for each of {len(plan.cells):,} heads")
+
+
+def _list_passes(
+    left: "Sequence[Pass]", costs: "Sequence[Cost]", specs: "Mapping[str, StoreSpec]", shares: bool
+) -> list[dict[str, object]]:
+    """Return the facts of each pass; `spans` is how many sums workers share, if they do."""
+    from posenet_store.sweep.share import list_spans
+
+    return [
+        {"store": task.train.name, "input": task.input, "protocol": task.protocol.name, "cells": len(task.cells),
+         "way": cost.way, "bytes": cost.reading, "memory": cost.memory, "seconds": round(cost.seconds, 1),
+         "spans": len(list_spans(task, specs[task.store])) if shares else 0}
+        for task, cost in zip(left, costs, strict=True)
+    ]  # fmt: skip
 
 
 def _describe_way(task: "Mapping[str, object]") -> str:
