@@ -137,13 +137,7 @@ def _print_plan(
     from posenet_store.sweep.share import starts_workers
 
     left, finished = unfinished.passes, len(plan.cells) - len(unfinished.cells)
-    costs: list[Cost] = []
-    if left:
-        from posenet_store.sweep.cost import estimate_cost
-        from posenet_store.sweep.stopwatch import Stopwatch
-
-        stopwatch = Stopwatch()
-        costs = [estimate_cost(task, specs, stopwatch) for task in left]
+    costs = _estimate_costs(left, specs) if left else []
     networks = {cell.store for cell in plan.cells}
     reading, memory = sum(cost.reading for cost in costs), max((cost.memory for cost in costs), default=0)
     seconds = round(sum(cost.seconds for cost in costs), 1)
@@ -157,13 +151,8 @@ def _print_plan(
         print_line(f"{len(plan.cells):,} heads, all finished; nothing to do")
         return
     rows = [
-        [
-            *map(str, list(task.values())[:4]),
-            _describe_way(task),
-            format_bytes(cost.reading),
-            format_bytes(cost.memory),
-            format_time(cost.seconds),
-        ]
+        [*map(str, list(task.values())[:4]), _describe_way(task)]
+        + [format_bytes(cost.reading), format_bytes(cost.memory), format_time(cost.seconds)]
         for task, cost in list(zip(passes, costs, strict=True))[:SHOWN]
     ]
     print_table(["store", "input", "protocol", "heads", "trained by", "reads", "memory", "time"], rows)
@@ -175,6 +164,14 @@ def _print_plan(
         f"{format_time(seconds)} on this machine, one after another{_describe_start(passes, scheduler)}"
     )
     print_line(f"a network ran once for each of {len(networks)} stores, not for each of {len(plan.cells):,} heads")
+
+
+def _estimate_costs(passes: "Sequence[Pass]", specs: "Mapping[str, StoreSpec]") -> "list[Cost]":
+    from posenet_store.sweep.cost import estimate_cost
+    from posenet_store.sweep.stopwatch import Stopwatch
+
+    stopwatch = Stopwatch()
+    return [estimate_cost(task, specs, stopwatch) for task in passes]
 
 
 def _list_passes(
