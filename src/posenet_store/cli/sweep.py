@@ -151,8 +151,7 @@ def _print_plan(
         print_line(f"{len(plan.cells):,} heads, all finished; nothing to do")
         return
     rows = [
-        [*map(str, list(task.values())[:4]), _describe_way(task)]
-        + [format_bytes(cost.reading), format_bytes(cost.memory), format_time(cost.seconds)]
+        [*_describe_pass(task), format_bytes(cost.reading), format_bytes(cost.memory), format_time(cost.seconds)]
         for task, cost in list(zip(passes, costs, strict=True))[:SHOWN]
     ]
     print_table(["store", "input", "protocol", "heads", "trained by", "reads", "memory", "time"], rows)
@@ -188,9 +187,10 @@ def _list_passes(
     ]  # fmt: skip
 
 
-def _describe_way(task: "Mapping[str, object]") -> str:
-    """Return how the heads of a pass are trained, and in how many spans if workers share it."""
-    return f"{task['way']}, {task['spans']} spans shared" if task["spans"] else str(task["way"])
+def _describe_pass(task: "Mapping[str, object]") -> list[str]:
+    """Return the first columns of a pass: its store to its heads, how they are trained, in how many spans if that is shared."""
+    spans = f", {task['spans']} spans shared" if task["spans"] else ""
+    return [*(str(task[name]) for name in ("store", "input", "protocol", "cells")), f"{task['way']}{spans}"]
 
 
 def _describe_start(passes: "Sequence[object]", scheduler: str) -> str:
