@@ -73,14 +73,14 @@ def write_zip(path: Path, content: bytes, compression: int = zipfile.ZIP_STORED)
     return path
 
 
-LISTS = b"\x80\x02" + b"]" * 50_000_000 + b"a" * 49_999_999 + b"."
+LISTS = b"\x80\x02" + b"]" * 4_000_000 + b"a" * 3_999_999 + b"."  # 50 million take minutes
 COLLIDING = b"\x80\x02}(" + b"".join(
     b"\x8a\x0a" + (index * (2**61 - 1)).to_bytes(10, "little") + b"N" for index in range(1 << 16)
 ) + b"u."  # fmt: skip
 
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
-@pytest.mark.parametrize("content", [LISTS, COLLIDING, b"\x80\x02" + b"N0" * 10**7], ids=["lists", "colliding keys", "stack"])
+@pytest.mark.parametrize("content", [LISTS, COLLIDING, b"\x80\x02" + b"N0" * 10**6], ids=["lists", "colliding keys", "stack"])
 def test_a_file_that_would_be_parsed_for_minutes_is_refused(tmp_path: Path, content: bytes, zipped: bool) -> None:
     path, began = tmp_path / "a.pth", time.monotonic()
     if zipped:

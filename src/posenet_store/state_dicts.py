@@ -18,7 +18,7 @@ from torch import Tensor
 
 from posenet_store.errors import PosenetStoreError, UsageError, first_line, show_value
 
-MAX_STRUCTURE = 1 << 21
+MAX_STRUCTURE = 1 << 20
 """Bytes of what a file says of its tensors, besides their numbers: 200 a tensor. More would be parsed for minutes."""
 LARGEST_INTEGER = 1 << 63
 """Dictionaries of larger ones can be made so that filling them takes hours; no state dict needs one."""
