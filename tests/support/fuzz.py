@@ -5,7 +5,7 @@
 
 Inputs are numbered; a seed, a target and a number make one input. A process imports everything once; its children try
 inputs of one target for a few seconds each, with a limit of memory and of time, and what they open, connect to and start is
-watched. A finding is a traceback, a child that died, an input that takes over 10 s, memory beyond the limit, or anything
+watched. A finding is a traceback, a child that died, an input that takes over 10 s of CPU, memory beyond the limit, or anything
 done outside of the input's folder. Each is kept with its input in the folder --keep.
 """
 
@@ -40,7 +40,9 @@ from tests.support.fuzz_targets import TARGETS, Target
 from tests.support.fuzz_watch import Watch
 
 SECONDS_EACH = 10.0
-"""For one input; longer is a hang."""
+"""Of CPU for one input; longer is a hang."""
+WAITING = 30.0
+"""Seconds of the clock for one input, on a machine that does other things too; longer is a hang."""
 STARTING = 30.0
 """Seconds more for what a child does before its first input."""
 SLICE = 4.0
@@ -51,7 +53,7 @@ FILE_BYTES = 256 << 20
 MEMORY_DISK = Path("/dev/shm")
 KEPT = 3
 """Findings kept of each kind."""
-CURRENT = struct.Struct("qd")  # number of the input, and when it was begun
+CURRENT = struct.Struct("qdd")  # number of the input, when it was begun, and the CPU seconds until then
 
 
 @dataclass
@@ -167,7 +169,7 @@ def work(place: Place, name: str, first: int, current: mmap.mmap, end: float) ->
     limit_resources()
     report, base, number = Report(), get_peak(), first
     while (now := time.monotonic()) < end:
-        CURRENT.pack_into(current, 0, number, now)
+        CURRENT.pack_into(current, 0, number, now, time.process_time())
         data = place.draw(target, name, number)
         place.get_current(name).write_bytes(data)
         accepted, text = try_input(target, data, folder / "input", watch)
@@ -194,9 +196,9 @@ class Child:
     """A process that tries inputs of one target for a while."""
 
     def __init__(self, place: Place, name: str, first: int, seconds: float) -> None:
-        self.name, self._place, self._first = name, place, first
+        self.name, self._place, self._first, self._hangs = name, place, first, False
         self._current = mmap.mmap(-1, CURRENT.size)
-        CURRENT.pack_into(self._current, 0, first, time.monotonic() + STARTING)
+        CURRENT.pack_into(self._current, 0, first, time.monotonic() + STARTING, STARTING)
         self.pipe, writer = os.pipe()
         self._process = os.fork()
         if not self._process:
@@ -211,10 +213,17 @@ class Child:
                 os._exit(code)
         os.close(writer)
 
+    def _takes_too_long(self) -> bool:
+        """Return whether the input is a hang by now."""
+        _, began, used = CURRENT.unpack_from(self._current)
+        fields = Path(f"/proc/{self._process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        cpu = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return bool(began) and (cpu - used > SECONDS_EACH or time.monotonic() - began > WAITING)  # 0 while it is written
+
     def check(self) -> None:
         """Kill the process if its input takes too long."""
-        began = CURRENT.unpack_from(self._current)[1]
-        if began and time.monotonic() - began > SECONDS_EACH:  # 0 while the process writes it
+        if self._takes_too_long():
+            self._hangs = True
             os.kill(self._process, signal.SIGUSR1)
             time.sleep(0.5)  # until it has written its stacks
             os.kill(self._process, signal.SIGKILL)
@@ -224,14 +233,11 @@ class Child:
         with os.fdopen(self.pipe, "rb") as pipe:
             data = pipe.read()
         status = os.waitstatus_to_exitcode(os.waitpid(self._process, 0)[1])
-        number, began = CURRENT.unpack_from(self._current)
+        number = CURRENT.unpack_from(self._current)[0]
         if data and not status:
             content = json.loads(data)
             return Report(**content | {"findings": Counter(content["findings"])}), number + 1
-        seconds = time.monotonic() - began
-        kind = f"{self.name}: " + (
-            f"hang of {SECONDS_EACH:.0f} s" if seconds > SECONDS_EACH else f"process ended with {status}"
-        )
+        kind = f"{self.name}: {'hang' if self._hangs else f'process ended with {status}'}"
         stacks = self._place.get_stacks(self.name).read_text(encoding="utf-8", errors="replace")
         self._place.keep_input(self.name, number, self._place.get_current(self.name).read_bytes(), f"{kind}\n{stacks}")
         return Report(number + 1 - self._first, findings=Counter([kind])), number + 1
