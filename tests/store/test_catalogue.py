@@ -1,8 +1,10 @@
 """The list of stores below a root."""
 
 import json
+import os
 import shutil
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -109,7 +111,7 @@ def test_an_entry_counts_rows_bytes_and_what_is_quarantined(tmp_path: Path, seal
         "dtype": "float16",
         "bytes": size,
         "compression": round(14 * count_row_bytes(plan.spec) / size, 2) if seal else None,
-        "state": "sealed" if seal else "4 of 4 blocks",
+        "state": "sealed" if seal else "all 4 blocks, not sealed",
         "quarantined": 1,
         "fingerprint": plan.spec.fingerprint,
     }
@@ -123,6 +125,26 @@ def test_stores_come_by_name_and_other_folders_are_passed_over(probes: Path, tmp
     infos, damaged = list_stores(tmp_path)
     assert [info.path for info in infos] == [a, b]
     assert damaged == []
+
+
+def test_a_store_that_others_may_not_read_is_named_and_the_rest_goes_on(probes: Path) -> None:
+    with TemporaryDirectory() as name:  # pytest's own folders are private
+        root, user = Path(name), os.geteuid()
+        secret, half = (Path(shutil.copytree(probes, root / store)) for store in ("secret", "half"))
+        shutil.copytree(probes, root / "shared")
+        (half / "manifest.json").unlink()
+        for path, mode in ((root, 0o755), (secret, 0), (half / "commits", 0)):
+            path.chmod(mode)
+        os.seteuid(user or 65534)  # root may read everything
+        try:
+            infos, damaged = list_stores(root)
+        finally:
+            os.seteuid(user)
+        for path in (secret, half / "commits"):
+            path.chmod(0o755)
+    assert [info.path.name for info in infos] == ["shared"]
+    assert [line.split(" ")[0] for line in damaged] == [str(half), str(secret)]
+    assert all("Permission denied" in line for line in damaged)
 
 
 def test_no_root_is_no_store(tmp_path: Path) -> None:

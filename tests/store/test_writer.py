@@ -216,6 +216,27 @@ def test_the_builder_whose_rename_comes_second_takes_the_firsts_store(
     assert rebuilt(images, tmp_path).missing == 0
 
 
+def test_records_that_are_not_listed_are_not_looked_up(
+    images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some network disks remember for a while that a name was missing, so that nobody would see the last block."""
+    writer, asked = StoreWriter.open(tmp_path, plan_of(images)), list[int]()
+    monkeypatch.setattr(StoreWriter, "find_record", lambda self, block, deep=False: asked.append(block))
+    assert writer.list_missing() == [0, 1, 2]
+    assert asked == []
+    writer.files.commit(1).touch()
+    assert writer.list_missing() == [0, 1, 2]
+    assert asked == [1]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_store_that_only_others_may_write_is_an_error_before_the_network_runs(images: ImageSet, tmp_path: Path) -> None:
+    commits = StoreWriter.open(tmp_path, plan_of(images)).files.commits
+    commits.chmod(0o555)
+    with pytest.raises(PermissionError):
+        StoreWriter.open(tmp_path, plan_of(images))
+
+
 def test_a_rename_that_fails_for_another_reason_is_an_error_and_leaves_nothing(
     images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

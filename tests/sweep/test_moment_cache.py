@@ -47,6 +47,12 @@ def test_what_is_kept_is_found_and_nothing_else(tmp_path: Path) -> None:
     assert MomentCache(None, "abc").load(WHAT) is None
 
 
+def test_others_may_read_what_is_kept(tmp_path: Path) -> None:
+    MomentCache(tmp_path, "abc").save(WHAT, tensors())
+    (tmp_path / "other").touch()
+    assert {path.stat().st_mode for path in tmp_path.iterdir()} == {(tmp_path / "other").stat().st_mode}
+
+
 @pytest.mark.parametrize("harm", ["flip", "cut", "empty", "other key"])
 def test_damaged_moments_are_not_found(tmp_path: Path, harm: str) -> None:
     cache = MomentCache(tmp_path, "abc")

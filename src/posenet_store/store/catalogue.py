@@ -10,7 +10,7 @@ from posenet_store.errors import StoreError
 from posenet_store.files import check_folder, expand_user
 from posenet_store.notebook import format_html_table
 from posenet_store.specs import StoreSpec
-from posenet_store.store.access import MANIFEST
+from posenet_store.store.access import MANIFEST, PLAN
 from posenet_store.store.access_remote import open_files
 from posenet_store.store.chunking import count_row_bytes
 from posenet_store.store.plan import read_plan
@@ -35,8 +35,9 @@ class StoreInfo:
 
     @property
     def state(self) -> str:
-        """How far the build is: "sealed", or "1 of 4 blocks"."""
-        return "sealed" if self.sealed else f"{self.committed} of {self.blocks} blocks"
+        """How far the build is: "sealed", "1 of 4 blocks", or "all 4 blocks, not sealed": the same command seals it."""
+        counts = f"{self.committed} of {self.blocks} blocks"
+        return "sealed" if self.sealed else counts if self.committed < self.blocks else f"all {self.blocks} blocks, not sealed"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the facts that `stores --json` prints."""
@@ -112,15 +113,15 @@ def list_stores(root: str | Path = "stores") -> StoreListing:
     infos, damaged = [], []
     folder = expand_user(root)
     check_folder(folder, "the stores' folder")
-    for plan in sorted(folder.glob("*/plan.json")):
-        if plan.parent.name.startswith("."):
-            continue
+    folders = sorted(path for path in folder.glob("*/") if not path.name.startswith("."))
+    for path in folders:
         try:
-            infos.append(describe_store(plan.parent))
+            if (path / PLAN).is_file():
+                infos.append(describe_store(path))
         except StoreError as error:
             damaged.append(str(error))
         except OSError as error:
-            damaged.append(f"{plan.parent} can't be read ({error.strerror or error})")
+            damaged.append(f"{path} can't be read ({error.strerror or error})")
     return StoreListing(infos, damaged)
 
 

@@ -18,6 +18,7 @@ from functools import partial
 from glob import escape
 from math import isfinite, nan
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import numpy as np
@@ -117,7 +118,11 @@ class StoreWriter:
             create_store(files, plan)
         elif not has_intact_plan(files, plan):
             restore_metadata(files, plan)
-        return cls(files, read_plan(files))
+        writer = cls(files, read_plan(files))
+        if not writer.sealed:
+            with TemporaryFile(dir=files.commits):  # it may be a teammate's: an error now costs no hour of a network
+                pass
+        return writer
 
     @property
     def sealed(self) -> bool:
@@ -156,9 +161,14 @@ class StoreWriter:
         return [record for block in range(len(self.plan.bounds)) if (record := self.find_record(block))]
 
     def list_missing(self, deep: bool = False) -> list[int]:
-        """Return the blocks that are still to be extracted; with `deep` also those that were damaged since."""
-        records = map_on_threads(partial(self.find_record, deep=deep), range(len(self.plan.bounds)))
-        return [block for block, record in enumerate(records) if record is None]
+        """Return the blocks that are still to be extracted; with `deep` also those that were damaged since.
+
+        Only records in the folder's list are looked up: some network disks remember for a while that a name was missing.
+        """
+        names, blocks = {path.name for path in self.files.commits.glob("b*.json")}, range(len(self.plan.bounds))
+        listed = [block for block in blocks if self.files.commit(block).name in names]
+        records = map_on_threads(partial(self.find_record, deep=deep), listed)
+        return sorted(set(blocks) - {block for block, record in zip(listed, records, strict=True) if record})
 
     def list_quarantined(self) -> list[QuarantinedImage]:
         """Return the images that could not be read so far."""

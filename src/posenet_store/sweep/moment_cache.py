@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from posenet_store.files import canonical_json, crc32c, replace_atomically, sha256
@@ -66,7 +66,8 @@ class MomentCache:
             return
         try:
             with replace_atomically(path) as temporary:
-                save_file(dict(tensors), temporary, metadata={"key": key, "checks": _compute_checksums(tensors)})
+                # as bytes, because the library makes files that only their owner may read
+                temporary.write_bytes(save(dict(tensors), {"key": key, "checks": _compute_checksums(tensors)}))
         except (SafetensorError, OSError):
             return
 
