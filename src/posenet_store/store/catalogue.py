@@ -10,7 +10,7 @@ from posenet_store.errors import StoreError
 from posenet_store.files import check_folder, expand_user
 from posenet_store.notebook import format_html_table
 from posenet_store.specs import StoreSpec
-from posenet_store.store.access import MANIFEST, PLAN
+from posenet_store.store.access import MANIFEST, PLAN, StoreFiles
 from posenet_store.store.access_remote import open_files
 from posenet_store.store.chunking import count_row_bytes
 from posenet_store.store.plan import read_plan
@@ -76,7 +76,7 @@ class StoreListing(NamedTuple):
 
 
 def describe_store(location: str | Path) -> StoreInfo:
-    """Describe the store at a path or URL; raises StoreError if it is not one."""
+    """Describe the store at a path or URL; raises StoreError if it is not one, PermissionError if it may not be read."""
     files = open_files(location)
     plan = read_plan(files)
     sealed = files.size(MANIFEST) is not None
@@ -84,6 +84,8 @@ def describe_store(location: str | Path) -> StoreInfo:
         manifest = read_manifest(files)
         committed, size, quarantined = len(plan.bounds), int(manifest["bytes"]), len(manifest["quarantined"])
     else:
+        if isinstance(files, StoreFiles) and files.commits.is_dir():
+            next(files.commits.iterdir(), None)  # PermissionError: records that may not be read are not missing
         records = list(read_committed_records(files, plan, range(len(plan.bounds))).values())
         committed = len(records)
         size = sum(file["bytes"] for record in records for file in record["files"])
