@@ -1,7 +1,7 @@
 """All of DUT-S on this machine: do time and memory hold what the plans promise, and does anything get lost?
 
 As many JPEG files as DUT-S has, in its folders, drawn or copied from a folder of your own. The training images are built by
-two Dask workers: one is killed, another comes, then the command itself is killed and typed again. The test images are built
+two Dask workers: one is killed, another comes, then the command itself is killed and run again. The test images are built
 by one process. Both stores are verified deeply. Then heads are trained on all training images and scored on the test images:
 Table 2, kernels 1 to 7 by the report's recipe, and all channels exactly; and again on a tenth of the training images.
 
