@@ -190,7 +190,7 @@ def test_sweep_runs_without_torchvision_and_without_the_images(home: Path, tmp_p
         ),
         (["build-store", "--backbone", "pixels", "--images", "empty"], 2, "holds no image"),
         (["build-store", "--backbone", "vgg61", "--images", "photos"], 2, "unknown backbone 'vgg61'"),
-        (["build-store", "--backbone", "vit_b_16", "--images", "photos"], 2, "unknown backbone 'vit_b_16'"),
+        (["build-store", "--backbone", "maxvit_t", "--images", "photos"], 2, "unknown backbone 'maxvit_t'"),
         (["build-store", "--backbone", "vgg16", "--weights", "imagnet", "--images", "photos"], 2, "unknown weights 'imagnet'"),
         (["build-store", "--backbone", "vgg16", "--weights", "cut.pth", "--images", "photos"], 1, "damaged or cut short"),
         (["build-store", "--backbone", "resnet18", "--weights", "hed", "--images", "photos"], 2, "for vgg16, not resnet18"),
