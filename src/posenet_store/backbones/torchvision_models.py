@@ -1,5 +1,6 @@
 """Build torchvision's networks by name, with downloaded, loaded or random parameters."""
 
+import errno
 import re
 import warnings
 from collections.abc import Mapping, Sequence
@@ -70,8 +71,12 @@ def _load_imagenet_state(name: str) -> Mapping[str, Tensor]:
             f"the weights of {name} can't be downloaded ({reason}). On a machine with network, fetch {entry.url} "
             f"and place it in {cache}, or give the file: --weights FILE.pth"
         ) from None
-    except OSError:
-        raise  # a full disk or missing permission: the file is not damaged
+    except OSError as error:  # a full disk or missing permission: the file is not damaged
+        if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
+            raise
+        raise PosenetStoreError(
+            f"the weights of {name} can't be kept in {cache} ({error.strerror}); set TORCH_HOME to a folder of your own"
+        ) from None
     except Exception as error:  # a file whose name has no hash can raise anything
         reason = first_line(error)
         if isinstance(error, UnpicklingError):  # torch's own message advises to allow the code
