@@ -49,8 +49,8 @@ def unwrap_state_dict(loaded: object, path: Path) -> dict[str, Tensor]:
     return state
 
 
-def find_fault(value: Tensor) -> str | None:
-    """Return why a tensor is none of ordinary numbers, None if it is.
+def find_fault(value: Tensor, finite: bool = True) -> str | None:
+    """Return why a tensor is none of ordinary numbers, or of finite ones if they must be, None if it is.
 
     >>> find_fault(torch.ones(2)), find_fault(torch.tensor([float("nan")]))
     (None, 'holds NaN or infinite numbers')
@@ -61,7 +61,7 @@ def find_fault(value: Tensor) -> str | None:
         return f"holds numbers of the kind {value.dtype}"
     if value.numel() * value.element_size() > value.untyped_storage().nbytes():
         return f"has the shape {list(value.shape)}, and not as many numbers"
-    return None if is_finite(value) else "holds NaN or infinite numbers"
+    return None if not finite or is_finite(value) else "holds NaN or infinite numbers"
 
 
 def is_finite(value: Tensor) -> bool:

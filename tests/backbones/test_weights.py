@@ -1,7 +1,9 @@
 """Weights from every source, and every way a file can be wrong."""
 
+import errno
 import functools
 import http.server
+import os
 import pickle
 import re
 import threading
@@ -354,6 +356,17 @@ def test_a_failed_download_says_where_to_place_the_file(
     url, folder = re.escape(RESNET18.url), re.escape(str(cache))
     wanted = rf"the weights of resnet18 can't be downloaded \(.*{fault}.*\).* fetch {url} and place it in {folder}, .*"
     assert re.fullmatch(wanted + "--weights FILE.pth", str(caught.value), re.IGNORECASE)
+
+
+@pytest.mark.parametrize("code", [errno.EROFS, errno.EACCES])
+def test_a_cache_that_cannot_be_written_names_its_variable(cache: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(code, os.strerror(code), str(cache))
+
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", refuse)
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", refuse)
+    with pytest.raises(PosenetStoreError, match="set TORCH_HOME to a folder of your own"):
+        load_backbone(BackboneSpec("resnet18", "imagenet", device="cpu"))
 
 
 def test_a_network_that_torchvision_has_no_such_weights_for_is_refused(cache: Path) -> None:

@@ -189,6 +189,12 @@ def test_sweep_runs_without_torchvision_and_without_the_images(home: Path, tmp_p
             "'nowhere' is not a folder, a file or a known image set",
         ),
         (["build-store", "--backbone", "pixels", "--images", "empty"], 2, "holds no image"),
+        (["build-store", "--backbone", "pixels", "--images", "photos", "--device", "cuda:all"], 2, "--device"),
+        (
+            ["build-store", "--backbone", "pixels", "--images", "photos", "--device", "cuda:all", "--scheduler", "slurm"],
+            2,
+            "slurm",
+        ),
         (["build-store", "--backbone", "vgg61", "--images", "photos"], 2, "unknown backbone 'vgg61'"),
         (["build-store", "--backbone", "maxvit_t", "--images", "photos"], 2, "unknown backbone 'maxvit_t'"),
         (["build-store", "--backbone", "vgg16", "--weights", "imagnet", "--images", "photos"], 2, "unknown weights 'imagnet'"),

@@ -151,6 +151,8 @@ def test_a_head_that_runs_away_harms_no_neighbour_and_is_reported(root: Path, tm
     for record in lost:
         assert record.scores["held-out"].nonfinite == record.scores["held-out"].images
         assert record.scores["held-out"].spc is None
+        head, _ = load_head(RunFiles(tmp_path / "both").head(record.cell.id))  # a later sweep may score it on other images
+        assert not head.weight.isfinite().all()
 
 
 def test_targets_that_differ_in_range_only_are_told_apart(reader: Reader, root: Path) -> None:

@@ -82,8 +82,8 @@ def build_store(
 
     Resumes where an earlier build stopped; a store that is complete is left alone. The last line printed is its path.
     """
+    network, scheduler = _choose_scheduler(network, scheduler)
     check_inputs(source, data_root, network, root, plan_only)
-
     from posenet_store.backbones.load import load_backbone
     from posenet_store.extraction.build import build_store, count_rows, plan_store, select_part
     from posenet_store.extraction.distributed import Part
@@ -117,6 +117,15 @@ def build_store(
     outcome = build_with_progress(build, f"{plan.spec.network} on {images.name}", rows)
     facts = outcome.to_dict() | {"fingerprint": plan.spec.fingerprint}
     print_json(facts) if as_json else print_path(outcome.path)
+
+
+def _choose_scheduler(network: "BackboneSpec", scheduler: str | None) -> "tuple[BackboneSpec, str | None]":
+    """Return what `--device cuda:all` means: a process for each GPU of this machine."""
+    if network.device != "cuda:all":
+        return network, scheduler
+    if scheduler not in (None, "local"):
+        raise UsageError(f"--device cuda:all means the GPUs of this machine; with --scheduler {scheduler} give --device cuda")
+    return replace(network, device="cuda"), "local"
 
 
 def report_device(backbone: "Backbone", asked: str) -> None:

@@ -119,7 +119,7 @@ class StoreWriter:
         elif not has_intact_plan(files, plan):
             restore_metadata(files, plan)
         writer = cls(files, read_plan(files))
-        if not writer.sealed:
+        if files.commits.is_dir() and not writer.sealed:
             with TemporaryFile(dir=files.commits):  # it may be a teammate's: an error now costs no hour of a network
                 pass
         return writer

@@ -17,7 +17,7 @@ from posenet_store.heads.file import load_head
 from posenet_store.heads.model import Heads
 from posenet_store.heads.targets import make_target_map
 from posenet_store.specs import GRID, StoreSpec
-from posenet_store.state_dicts import read_state_dict
+from posenet_store.state_dicts import is_finite, read_state_dict
 from posenet_store.store.reader import Reader
 from posenet_store.sweep.cell import make_cell_target, output_size, parse_cell
 from posenet_store.sweep.inputs import Input, parse_input
@@ -91,12 +91,17 @@ def compute_contributions(heads: Heads, mean: Tensor, goal: NDArray[float64], na
 def load_cell_head(path: Path) -> tuple[Heads, dict[str, Any]]:
     """Load a head that a sweep wrote (see `load_head`); raises StoreError if it lies in a run that has it otherwise.
 
+    Raises UsageError if its training diverged.
+
     A head that was copied from its run has nothing to be compared with.
     """
     files = RunFiles(path.absolute().parent.parent)
     if files.head(path.stem) == path.absolute() and files.record(path.stem).is_file():
         read_result(files, path.stem)
-    return load_head(path)
+    heads, metadata = load_head(path)
+    if not all(map(is_finite, heads.get_tensors(0).values())):
+        raise UsageError(f"{path} holds NaN or infinite numbers: its training diverged, and it predicts nothing")
+    return heads, metadata
 
 
 def check_network(path: Path, metadata: Mapping[str, Any], spec: StoreSpec) -> None:
