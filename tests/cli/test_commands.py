@@ -186,7 +186,7 @@ def test_sweep_runs_without_torchvision_and_without_the_images(home: Path, tmp_p
         (
             ["build-store", "--backbone", "pixels", "--images", "nowhere"],
             2,
-            "'nowhere' is not a folder, a file or a known image set",
+            "'nowhere' is not a folder, a file, a list, a pattern or a known image set",
         ),
         (["build-store", "--backbone", "pixels", "--images", "empty"], 2, "holds no image"),
         (["build-store", "--backbone", "pixels", "--images", "photos", "--device", "cuda:all"], 2, "--device"),

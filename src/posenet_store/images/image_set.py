@@ -1,7 +1,7 @@
 """ImageSet: ordered images with a content digest; make one from files or a folder."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -150,8 +150,8 @@ def list_folder(folder: Path) -> Listing:
         notes.append(f"{folder} holds images and masks; {inner.name} is taken")
         folder = inner
     files = _list_files(folder)
-    images = sorted(filter(_is_image, files), key=lambda path: os.fsencode(path.relative_to(folder).as_posix()))
-    ignored = sorted(_relative_name(path, folder) for path in files if not _is_image(path))
+    images = sort_by_name(filter(is_image, files), folder)
+    ignored = sorted(_relative_name(path, folder) for path in files if not is_image(path))
     if not images:
         raise UsageError(f"{folder} holds no image ({len(ignored)} other files); accepted: {', '.join(sorted(SUFFIXES))}")
     notes += _note_equal_names(folder, images)
@@ -193,7 +193,13 @@ def _list_files(folder: Path) -> list[Path]:
     return paths
 
 
-def _is_image(path: Path) -> bool:
+def sort_by_name(paths: Iterable[Path], folder: Path) -> list[Path]:
+    """Sort paths by the bytes of their names below `folder`, the same on every machine."""
+    return sorted(paths, key=lambda path: os.fsencode(path.relative_to(folder).as_posix()))
+
+
+def is_image(path: Path) -> bool:
+    """Return whether a file is taken for an image, by its suffix."""
     special = path.exists() and not path.is_file()  # such as a pipe, which would block; a broken link is an unreadable image
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and not special
 
@@ -203,5 +209,5 @@ def _refuse_folder(error: OSError) -> None:
 
 
 def _relative_name(path: Path, root: Path) -> str:
-    """Return the path below `root` in UTF-8."""
-    return to_utf8(path.relative_to(root).as_posix())
+    """Return the path below `root` in UTF-8; that of a file elsewhere, which a list may name, as it is."""
+    return to_utf8((path.relative_to(root) if path.is_relative_to(root) else path).as_posix())

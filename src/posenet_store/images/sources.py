@@ -1,4 +1,4 @@
-"""Load the ImageSet that `--images` names: a folder, a file, duts-te, duts-tr, probes, photos or synthetic:..."""
+"""Load the ImageSet that `--images` names: a folder, a file, a list, a pattern, duts-te, duts-tr, probes, synthetic:..."""
 
 import os
 from importlib.util import find_spec
@@ -7,6 +7,7 @@ from urllib.parse import parse_qsl
 
 from posenet_store.errors import UsageError, suggest, unknown
 from posenet_store.files import expand_user
+from posenet_store.images.file_lists import is_list, is_pattern, match_files, read_list
 from posenet_store.images.image_set import Advance, ImageSet, Listing, check_limit, list_folder, load_files, load_folder
 from posenet_store.images.synthetic import load_dead_leaves, load_probes
 from posenet_store.images.transforms import parse_transform, transform_images
@@ -29,8 +30,9 @@ def load_image_set(
 ) -> ImageSet:
     """Load the image set that `source` names; raises UsageError if there is no such set.
 
-    `source` is a folder, an image file, `duts-te`, `duts-tr`, `probes`, `photos` or `synthetic:dead-leaves?n=512&seed=0`;
-    append `@transposed`, `@border:16:black` or `@canvas:32:white` to change the images (see `transforms`).
+    `source` is a folder, an image file, a list of files (`test.txt`, `test.csv?column=photo`), a pattern (`photos/*.jpg`),
+    `duts-te`, `duts-tr`, `probes`, `photos` or `synthetic:dead-leaves?n=512&seed=0`; append `@transposed`,
+    `@border:16:black` or `@canvas:32:white` to change the images (see `transforms`).
 
     DUT-S lies below `data_root`, where generated images are kept too, if it is given. With `limit` only the first images
     are loaded, and no other file is read. `advance(done, total)` is called while files are hashed.
@@ -54,6 +56,12 @@ def load_image_set(
     if source == "photos":
         return load_photos().take(limit)
     path = expand_user(source)
+    if is_list(source):
+        files = read_list(source)
+        return load_files(expand_user(source.partition("?")[0]).stem, files, limit, advance)
+    if is_pattern(source):
+        files = match_files(source)
+        return load_files(files.folder.resolve().name, files, limit, advance)
     if path.is_dir():
         return load_folder(path, None, limit, advance)
     return load_files(path.stem, Listing(path.parent, (path,)), limit, advance)
@@ -69,10 +77,16 @@ def check_source(source: str, data_root: Path | None = None) -> None:
         parse_transform(transform)
     if plain in DUTS:
         _find_duts_folder(plain, data_root)
-    elif plain.partition(":")[0] != "synthetic" and plain not in NAMES and not expand_user(plain).exists():
+    elif plain in NAMES or plain.partition(":")[0] == "synthetic":
+        return
+    elif is_list(plain):
+        read_list(plain)
+    elif is_pattern(plain):
+        match_files(plain)
+    elif not expand_user(plain).exists():
         accepted = (*NAMES, "synthetic:dead-leaves")
         raise UsageError(
-            f"{plain!r} is not a folder, a file or a known image set{suggest(plain, accepted)}; "
+            f"{plain!r} is not a folder, a file, a list, a pattern or a known image set{suggest(plain, accepted)}; "
             f"accepted names: {', '.join(accepted)}"
         )
 
