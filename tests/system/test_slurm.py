@@ -135,7 +135,7 @@ def test_without_a_memory_jobs_ask_for_none(memory: str, lines: int) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [('queue = "x"', r"unknown key in .*'queue'.*accepted: partition, account, cores, memory, walltime, workers"),
-     ("workers = 0", "at least 1"), ("cores = '4'", "give a whole number"), ("job_extra_directives = 'x'", "give a list"),
+     ("workers = 0", "give 1 to 10,000"), ("cores = '4'", "give a whole number"), ("job_extra_directives = 'x'", "give a list"),
      ("cores =", "not valid TOML")],
 )  # fmt: skip
 def test_a_mistake_in_the_settings_is_one_clear_sentence(tmp_path: Path, text: str, message: str) -> None:

@@ -12,7 +12,7 @@ from posenet_store.cli.build_store import build_with_progress, check_inputs, rep
 from posenet_store.cli.help import command
 from posenet_store.cli.images import load_images
 from posenet_store.cli.options import backbone_options, data_root_option, json_option, limit_option, stores_option
-from posenet_store.cli.output import format_bytes, format_time, print_json, print_line, print_table
+from posenet_store.cli.output import format_bytes, format_time, print_json, print_line, print_path, print_table
 from posenet_store.files import check_folder, check_writable, shorten_name
 
 if TYPE_CHECKING:  # the real imports are in the command: --help must not load torch
@@ -172,6 +172,6 @@ def _train(stores: Sequence[_Store], spec: "SweepSpec", root: Path, files: "RunF
         print_json({"stores": places} | facts | {"failed": list(outcome.failures)})
     else:
         for name, path in (places | facts).items():
-            print_line(f"{name:24} {path}")
+            print_path(f"{name:24} {path}")
     if outcome.failures:
         raise click.exceptions.Exit(1)
