@@ -34,7 +34,7 @@ from typing import Any
 from posenet_store.errors import PosenetStoreError
 from posenet_store.images import download
 from posenet_store.store import access_remote
-from posenet_store.threads import count_cpus
+from posenet_store.threads import count_cpus, set_threads
 from tests.support.fuzz_samples import write_samples
 from tests.support.fuzz_targets import TARGETS, Target
 from tests.support.fuzz_watch import Watch
@@ -291,6 +291,7 @@ def main() -> int:
     parser.add_argument("--processes", type=int, default=count_cpus())
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    set_threads(1)  # the children are forked, and would wait for ever for threads that are not
     print(f"seed {options.seed}", file=sys.stderr, flush=True)
     with tempfile.TemporaryDirectory(dir=MEMORY_DISK if MEMORY_DISK.is_dir() else None) as folder:
         place = Place(Path(folder) / "samples", Path(folder), options.keep.absolute(), options.seed)
