@@ -58,6 +58,12 @@ def test_a_file_whose_name_looks_like_a_pattern_is_a_file(photos: Path) -> None:
     assert load_image_set(path).ids == ("image[0].png",)
 
 
+def test_a_folder_whose_name_looks_like_a_list_is_a_folder(photos: Path) -> None:
+    folder = photos.rename(photos.with_name("photos.txt"))
+    check_source(str(folder))
+    assert len(load_image_set(folder)) == 4
+
+
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [

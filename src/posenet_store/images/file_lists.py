@@ -19,12 +19,12 @@ MAX_BYTES = 256 << 20
 
 
 def is_list(source: str) -> bool:
-    """Return whether `source` is LIST.txt, LIST.csv or LIST.csv?column=NAME.
+    """Return whether `source` is LIST.txt, LIST.csv or LIST.csv?column=NAME, and no folder of that name.
 
     >>> is_list("test.csv?column=photo"), is_list("photo.jpg")
     (True, False)
     """
-    return source.partition("?")[0].lower().endswith(SUFFIXES)
+    return source.partition("?")[0].lower().endswith(SUFFIXES) and not expand_user(source).is_dir()
 
 
 def is_pattern(source: str) -> bool:
