@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from posenet_store.errors import PosenetStoreError, WorkerError
 from posenet_store.parallel.dask_workers import SilentWorkers, Workers, read_workers
-from posenet_store.parallel.pools import Pool
+from posenet_store.parallel.pools import Announce, Pool
 from posenet_store.parallel.worker_check import Facts, describe_fault, make_check, make_runner, write_token
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
-Announce = Callable[[str], None]
 Follow = Callable[[Task, Result | PosenetStoreError], Sequence[Task]]
 """Returns the tasks that can start now that a task has ended with a result or an error."""
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from posenet_store.errors import PosenetStoreError
 from posenet_store.files import expand_user
-from posenet_store.parallel.dispatch import Announce
 from posenet_store.parallel.executors import run_tasks
+from posenet_store.parallel.pools import Announce
 from posenet_store.provenance import collect_provenance
 from posenet_store.sweep.plan import Pass, SweepPlan
 from posenet_store.sweep.progress import ProgressMonitor, SweepProgress, show_in_notebook
