@@ -16,32 +16,29 @@ import csv
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
 
 import numpy as np
-import psutil
 from PIL import Image
 
 from command import Figures, report_step, run
 from posenet_store.images.sources import DUTS
 from posenet_store.images.synthetic import draw_dead_leaves
 from posenet_store.threads import count_cpus
+from processes import PROGRAM, run_dask, start, watch
 
 IMAGES = sum(images for _, images in DUTS.values())
 SIZE = (400, 300)  # of most of DUT-S's images
 SOURCES = 400  # images of which each is cut and turned into many
 NETWORK = ("--backbone", "shufflenet_v2_x0_5", "--weights", "random:0", "--layout", "readout", "--no-probes")
-PROGRAM = (sys.executable, "-c", "from posenet_store.cli import main; main()")
 LIBRARIES = "import h5py, scipy.linalg, torch, zarr, posenet_store.cli.sweep, posenet_store.extraction.build"
 SWEEPS = {
     "table2": 'protocols = ["report-2020", "ridge"]',
@@ -90,31 +87,6 @@ def write_sets(root: Path, photos: Path | None, images: int) -> dict[str, Path]:
     return folders
 
 
-def start(words: Sequence[str], folder: Path) -> subprocess.Popen[str]:
-    """Start a command whose output goes to a file beside the stores."""
-    with (folder / "log.txt").open("a", encoding="utf-8") as log:
-        return subprocess.Popen(words, cwd=folder, stdout=log, stderr=log, text=True)
-
-
-def watch(process: subprocess.Popen[str], folder: Path) -> tuple[float, int]:
-    """Wait for a command; return its seconds and the peak of its memory in bytes; raises SystemExit if it fails."""
-    began, peak = time.perf_counter(), 0
-    while process.poll() is None:
-        peak = max(peak, read_memory(process.pid))
-        time.sleep(0.05)
-    if process.returncode:
-        raise SystemExit((folder / "log.txt").read_text(encoding="utf-8")[-3000:])
-    return time.perf_counter() - began, peak
-
-
-def read_memory(pid: int) -> int:
-    """Return the bytes that a process holds, 0 when it has ended."""
-    try:
-        return int(psutil.Process(pid).memory_info().rss)
-    except psutil.Error:
-        return 0
-
-
 def ask(words: Sequence[str], folder: Path) -> dict[str, float]:
     """Return what a command prints as JSON; raises SystemExit with its errors if it fails."""
     done = subprocess.run((*PROGRAM, *words, "--json"), cwd=folder, capture_output=True, text=True, check=False)
@@ -128,29 +100,6 @@ def measure_libraries(folder: Path) -> int:
     """Return the bytes that a process holds which has only imported what the commands import."""
     show = f"{LIBRARIES}; import psutil; print(psutil.Process().memory_info().rss)"
     return int(subprocess.run((sys.executable, "-c", show), cwd=folder, capture_output=True, text=True, check=True).stdout)
-
-
-@contextmanager
-def run_dask(folder: Path) -> Iterator[tuple[str, Callable[[], subprocess.Popen[str]]]]:
-    """Run a Dask scheduler; yields its address, and what starts a worker. All end with the context."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
-    python = (sys.executable, "-m")
-    scheduler = (*python, "distributed.cli.dask_scheduler", "--host", address, "--no-dashboard")
-    started = [start(scheduler, folder)]
-
-    def start_worker() -> subprocess.Popen[str]:
-        words = ("distributed.cli.dask_worker", address, "--nthreads", "1", "--no-nanny", "--no-dashboard")
-        started.append(start((*python, *words), folder))
-        return started[-1]
-
-    try:
-        yield address, start_worker
-    finally:
-        for process in started:
-            process.kill()
-            process.wait()
 
 
 def build_with_losses(words: Sequence[str], folder: Path, blocks: int) -> float:

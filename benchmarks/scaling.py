@@ -6,11 +6,15 @@ channels_exponent  320 to 1,280 channels, one head, two epochs on 200 images, by
 gram_exponent      15 to 60 channels, five heads, 15 epochs on 600 images, in Gram space: moments are quadratic in channels
                    by nature, and are used only where they fit in 1 GiB; beyond, it is the convolution, which is linear
 
+late_worker        a build by two Dask workers, of which one joins 10 s after the command has begun : by two that were there
+                   before (seconds of workers present, an image)
+
 An exponent of 1 is linear, below 1 a part that does not grow is paid off. Writes runs/bench/scaling.svg and .png.
 
     python benchmarks/scaling.py [--images 4800] [--json]
 """
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +30,7 @@ from posenet_store.store.reader import Reader
 from posenet_store.sweep.moment_cache import MomentCache
 from posenet_store.sweep.spec import SweepSpec
 from posenet_store.threads import count_cpus
+from processes import PROGRAM, run_dask, start, watch
 from sweep import SPEC, build_noise_store, plan_single_pass, time_fit
 
 STEPS = (1, 2, 4, 8)
@@ -33,6 +38,10 @@ REPEATS = 2
 OUT = Path("runs/bench")
 ONE_HEAD = replace(SPEC, inputs=("full",), targets=("H",), recipes=(GradientProtocol(epochs=2),))
 Curve = dict[int, float]
+BUILD = ("--images", "synthetic:dead-leaves?n=1600", "--backbone", "resnet18", "--weights", "random:0", "--no-probes")
+LATE = 10.0
+SETTLED = 8.0
+"""Seconds that a worker takes to start."""
 
 
 def time_training(root: Path, reader: Reader, spec: SweepSpec) -> float:
@@ -91,12 +100,35 @@ def draw_curves(curves: Mapping[str, Curve], out: Path) -> None:
     figure.savefig(out / "scaling.png", dpi=150)
 
 
+def build_on_workers(folder: Path, late: bool) -> float:
+    """Build a store on two Dask workers; return the seconds for which workers were present, together."""
+    folder.mkdir()
+    with run_dask(folder) as (address, start_worker):
+        start_worker()
+        if not late:
+            start_worker()
+        time.sleep(SETTLED)
+        began = time.perf_counter()
+        command = start((*PROGRAM, "build-store", *BUILD, "--scheduler", address), folder)
+        if late:
+            time.sleep(LATE)
+            start_worker()
+        watch(command, folder)
+        return 2 * (time.perf_counter() - began) - (LATE if late else 0.0)
+
+
 def measure(images: int, root: Path) -> tuple[dict[str, float], dict[str, float]]:
     """Return exponents, and the seconds behind them."""
     curves = time_sizes(images, root)
     draw_curves(curves, OUT)
     exponents = {f"{name}_exponent": fit_power_law(curve)[0] for name, curve in curves.items()}
-    return exponents, {f"seconds, {size} {name}": value for name, curve in curves.items() for size, value in curve.items()}
+    figures = {f"seconds, {size} {name}": value for name, curve in curves.items() for size, value in curve.items()}
+    present = {}
+    for name, late in (("both at once", False), ("one late", True)):
+        report_step(f"a build on two workers, {name}")
+        present[f"workers' seconds, {name}"] = build_on_workers(root / name.replace(" ", "_"), late)
+    before, after = present.values()
+    return exponents | {"late_worker": after / before}, figures | present
 
 
 if __name__ == "__main__":

@@ -28,10 +28,11 @@ def collect_versions() -> dict[str, str]:
 
 
 def collect_provenance() -> dict[str, Any]:
-    """Return versions, machine class, UTC time and the command line."""
+    """Return versions, the kind and the name of the machine, UTC time and the command line."""
     return {
         "versions": collect_versions(),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors",
+        "node": platform.node(),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": shlex.join(sys.argv),
     }

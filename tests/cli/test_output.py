@@ -72,6 +72,8 @@ def test_a_line_says_what_is_known() -> None:
     assert format_progress(bars.tasks[bar]) == "download: 0 of ? MB; 0 s so far"
     bar = bars.add_task("table2: 1/3 passes", total=20, completed=5, left=90.0, unit="heads  12 images/s")
     assert format_progress(bars.tasks[bar]) == "table2: 1/3 passes: 5 of 20 heads  12 images/s; 0 s so far, 1 min 30 s left"
+    bar = bars.add_task("vgg16 on photos", total=20, left=90.0, unit="images", place="in float32 on cpu of node7, part 2/8")
+    assert format_progress(bars.tasks[bar]).endswith("1 min 30 s left; in float32 on cpu of node7, part 2/8")
 
 
 def test_long_commands_say_how_far_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

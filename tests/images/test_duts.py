@@ -19,6 +19,7 @@ from PIL import Image
 
 from posenet_store.cli import main
 from posenet_store.errors import PosenetStoreError, UsageError
+from posenet_store.files import lock_folder
 from posenet_store.images import download as downloads
 from posenet_store.images import duts as fetches
 from posenet_store.images import unzip as unpacks
@@ -373,7 +374,7 @@ def test_what_a_killed_command_left_is_removed(site: Site, tmp_path: Path) -> No
 
 
 def test_two_fetches_into_one_root_do_not_meet(site: Site, tmp_path: Path) -> None:
-    with fetches._lock(tmp_path, print):
+    with lock_folder(tmp_path, "busy", print):
         done = typed(site, tmp_path)
     assert (done.exit_code, "another fetch into" in done.stderr) == (2, True)
     assert typed(site, tmp_path).exit_code == 0

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from posenet_store.errors import DamageWarning, StoreError, UsageError
+from posenet_store.files import lock_folder
 from posenet_store.heads.file import load_head
 from posenet_store.heads.metrics import score_maps
 from posenet_store.heads.protocols import GradientProtocol, RidgeProtocol
@@ -253,3 +254,15 @@ def test_a_ramp_in_the_features_is_read_out(tmp_path: Path, root: Path) -> None:
     swept(root, tmp_path / "run", spec)
     _, records = load_run(tmp_path / "run")
     assert all((record.scores["held-out"].spc or 0) > 0.3 for record in records)
+
+
+def test_two_sweeps_do_not_write_into_one_run_at_once(root: Path, tmp_path: Path) -> None:
+    with lock_folder(tmp_path, "busy", print), pytest.raises(UsageError, match=r"another sweep into .* is running"):
+        swept(root, tmp_path)
+    assert not (tmp_path / "run.json").exists()
+    assert swept(root, tmp_path).now == 12
+
+
+def test_a_finished_run_is_looked_at_without_a_lock(root: Path, run: Path) -> None:
+    with lock_folder(run, "busy", print):
+        assert (swept(root, run).before, swept(root, run).now) == (12, 0)

@@ -10,7 +10,7 @@ import pytest
 from posenet_store.errors import UsageError
 from posenet_store.parallel.executors import count_workers, run_tasks
 from posenet_store.parallel.pools import DASHBOARD
-from posenet_store.parallel.slurm import SlurmSettings, _make_cluster, load_slurm_settings
+from posenet_store.parallel.slurm import SlurmSettings, _make_cluster, find_slurm_file, load_slurm_settings
 from tests.support.processes import waited
 from tests.support.slurm_node import slurm
 from tests.support.small import store_with_probes
@@ -146,8 +146,18 @@ def test_a_mistake_in_the_settings_is_one_clear_sentence(tmp_path: Path, text: s
 
 def test_missing_settings_say_how_to_name_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UsageError, match=r"pipeline/launch/slurm.toml does not exist.*slurm:FILE"):
-        list(run_tasks(max, [1], "slurm"))
+    with pytest.raises(UsageError, match=r"my.toml does not exist.*launch show slurm.toml"):
+        list(run_tasks(max, [1], "slurm:my.toml"))
+
+
+def test_settings_come_with_the_package_and_those_of_a_checkout_come_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load_slurm_settings(find_slurm_file("slurm") or Path()) == SlurmSettings()
+    (tmp_path / "pipeline/launch").mkdir(parents=True)
+    (tmp_path / "pipeline/launch/slurm.toml").write_text("workers = 9\n")
+    assert load_slurm_settings(find_slurm_file("slurm") or Path()).workers == 9
 
 
 def test_the_ready_settings_are_the_defaults_and_explain_every_key() -> None:

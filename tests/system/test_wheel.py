@@ -42,3 +42,12 @@ def test_an_unknown_experiment_is_answered_with_the_nearest_name(program: list[s
     assert answer.returncode == 2
     assert "'table2'" in answer.stderr
     assert "cli.py" not in answer.stderr
+
+
+def test_the_files_that_start_jobs_are_listed_and_written_out(program: list[str], tmp_path: Path) -> None:
+    listed = run(program, tmp_path, "launch").stdout
+    assert [line.split()[0] for line in listed.splitlines() if line[0] != " "] == ["extract.sbatch", "slurm.toml"]
+    for name in ("extract.sbatch", "slurm.toml"):
+        assert run(program, tmp_path, "launch", "show", name).stdout == (ROOT / "pipeline/launch" / name).read_text()
+    refused = run(program, tmp_path, "launch", "show", "extract.sbach")
+    assert (refused.returncode, "'extract.sbatch'" in refused.stderr) == (2, True)

@@ -1,5 +1,6 @@
 """Find the device that a name means, say why no GPU can be used, and describe what computes."""
 
+import platform
 import re
 import warnings
 from pathlib import Path
@@ -76,6 +77,11 @@ def describe_device(device: torch.device) -> str:
     'cpu'
     """
     return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
+
+
+def describe_place(compute: str, device: torch.device) -> str:
+    """Return how and where a network computes, for people: the precision, the device and this machine's name."""
+    return f"in {compute} on {describe_device(device)} of {platform.node()}"
 
 
 def collect_device(device: torch.device) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from posenet_store.cli.evaluate import evaluate
 from posenet_store.cli.experiments import experiments
 from posenet_store.cli.fetch import fetch
 from posenet_store.cli.inspect import inspect
+from posenet_store.cli.launch import launch
 from posenet_store.cli.output import print_line
 from posenet_store.cli.prune import prune
 from posenet_store.cli.report import report
@@ -127,5 +128,6 @@ for _command in (
     report,
     experiments,
     fetch,
+    launch,
 ):
     main.add_command(_command)

@@ -63,7 +63,7 @@ if TYPE_CHECKING:  # the real imports are in the commands: --help must not load 
 @click.option(
     "--scheduler",
     metavar="local|slurm|ADDR",
-    help="Extract on Dask workers: here, in Slurm jobs (pipeline/launch/slurm.toml, or slurm:FILE), or those of a "
+    help="Extract on Dask workers: here, in Slurm jobs (slurm, or slurm:FILE with settings), or those of a "
     "scheduler (tcp://host:8786); all must see images and store.",
 )
 @workers_option
@@ -94,7 +94,7 @@ def build_store(
     elsewhere = scheduler not in (None, "local")  # the GPUs are the workers', and this machine may have none
     here = replace(network, device="cpu") if elsewhere else network
     backbone = load_backbone(here, emulate=elsewhere)
-    report_device(backbone, here.device)
+    place = report_device(backbone, here.device, part)
     plan = plan_store(images, backbone, layout, dtype, file_format=file_format)
     if plan_only:
         size = batch_size or choose_batch_size(backbone, plan.spec.block_rows)
@@ -111,10 +111,10 @@ def build_store(
         )  # fmt: skip
         _build_on_workers(parts, plan, scheduler, workers)
     if not no_probes and source != "probes":
-        _build_probes(backbone, plan.spec, root, batch_size)
+        _build_probes(backbone, plan.spec, root, batch_size, place)
     build = partial(build_store, images, backbone, plan, root, batch_size=batch_size, max_unreadable=max_unreadable, part=part)
     rows = count_rows(plan, select_part(range(len(plan.bounds)), part))
-    outcome = build_with_progress(build, f"{plan.spec.network} on {images.name}", rows)
+    outcome = build_with_progress(build, f"{plan.spec.network} on {images.name}", rows, place)
     facts = outcome.to_dict() | {"fingerprint": plan.spec.fingerprint}
     print_json(facts) if as_json else print_path(outcome.path)
 
@@ -128,18 +128,20 @@ def _choose_scheduler(network: "BackboneSpec", scheduler: str | None) -> "tuple[
     return replace(network, device="cuda"), "local"
 
 
-def report_device(backbone: "Backbone", asked: str) -> None:
-    """Say on standard error what computes, why it is not the GPU that is there, and what is slow there."""
-    from posenet_store.backbones.device import describe_device, explain_cpu
+def report_device(backbone: "Backbone", asked: str, part: tuple[int, int] = (1, 1)) -> str:
+    """Say on standard error what computes where, why it is not the GPU that is there, what is slow; return how and where."""
+    from posenet_store.backbones.device import describe_place, explain_cpu
     from posenet_store.extraction.plan import find_slow_precision
 
     fault = explain_cpu() if asked == "auto" and backbone.device.type == "cpu" else None
-    print_line(f"{backbone.name} computes in {backbone.compute} on {describe_device(backbone.device)}", err=True)
+    place = describe_place(backbone.compute, backbone.device) + (f", part {part[0]}/{part[1]}" if part[1] > 1 else "")
+    print_line(f"{backbone.name} computes {place}", err=True)
     tokens = ", ".join(f"{count} {name}" for name, count in Counter(backbone.form.prefix).items())
     aside = tokens and f"tokens set aside from each tap, whose map holds the patches only: {tokens}"
     for note in (fault and f"--device auto takes the CPU: {fault}", find_slow_precision(backbone), aside):
         if note:
             print_line(f"note: {note}", err=True)
+    return place
 
 
 def check_inputs(source: str, data_root: Path | None, network: "BackboneSpec", root: Path, plan_only: bool = False) -> None:
@@ -152,13 +154,13 @@ def check_inputs(source: str, data_root: Path | None, network: "BackboneSpec", r
     check_folder(root, "--stores") if plan_only else check_writable(root, "--stores")
 
 
-def _build_probes(backbone: "Backbone", spec: "StoreSpec", root: Path, batch_size: int | None) -> None:
+def _build_probes(backbone: "Backbone", spec: "StoreSpec", root: Path, batch_size: int | None, place: str) -> None:
     """Build the store of the probe images like that of `spec`."""
     from posenet_store.extraction.build import build_probe_store
     from posenet_store.images.synthetic import PROBES
 
     build = partial(build_probe_store, backbone, spec, root, batch_size=batch_size)
-    build_with_progress(build, f"{spec.network} on probes", len(PROBES))
+    build_with_progress(build, f"{spec.network} on probes", len(PROBES), place)
 
 
 def _build_on_workers(build: "Part", plan: "Plan", scheduler: str, workers: int | None) -> None:
@@ -169,7 +171,7 @@ def _build_on_workers(build: "Part", plan: "Plan", scheduler: str, workers: int 
     from posenet_store.extraction.distributed import build_parts, count_committed, split_build
     from posenet_store.sweep.progress import repeat_in_background
 
-    parts, done = split_build(build, len(plan.bounds), scheduler, workers), 0
+    parts, done, places = split_build(build, len(plan.bounds), scheduler, workers), 0, set[str]()
     with progress() as bars:
         title = f"{plan.spec.network} on {Path(build.source).name}"
         bar = bars.add_task(title, total=len(plan.bounds), unit="blocks")
@@ -182,6 +184,9 @@ def _build_on_workers(build: "Part", plan: "Plan", scheduler: str, workers: int 
                 done += 1
                 if isinstance(result, PosenetStoreError):
                     print_line(f"part {part.part[0]}/{part.part[1]} failed: {result}", err=True)
+                elif result.place not in places:
+                    places.add(result.place)
+                    print_above(bars)(f"parts are computed {result.place}")
         show()
     if missing := len(plan.bounds) - count_committed(build.folder):
         raise BuildError(
@@ -199,13 +204,13 @@ def _part(text: str) -> tuple[int, int]:
     return part
 
 
-def build_with_progress(build: "Callable[..., BuildResult]", title: str, images: int) -> "BuildResult":
-    """Call `build(advance=..., clock=...)` under a progress bar and print the outcome on standard error."""
+def build_with_progress(build: "Callable[..., BuildResult]", title: str, images: int, place: str) -> "BuildResult":
+    """Call `build(advance=..., clock=...)` under a bar, or lines that name the `place`; print the outcome on standard error."""
     from posenet_store.extraction.timing import STAGES, StageTimer
 
     clock = StageTimer()
     with progress() as bars:
-        bar = bars.add_task(title, total=images, unit="images")
+        bar = bars.add_task(title, total=images, unit="images", place=place)
 
         def advance(count: int) -> None:
             check_sigterm()

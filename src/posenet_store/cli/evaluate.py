@@ -101,11 +101,11 @@ def _store_of(
         network = replace(BackboneSpec.from_dict(made["network_spec"]), **list_given(network), device=network.device)
     images = load_images(source, data_root)
     frozen = load_backbone(network)
-    report_device(frozen, network.device)
+    place = report_device(frozen, network.device)
     source_text = question.input if question else parse_cell(made["cell"], head.name).input
     layout = "native" if reads_all_channels(source_text) else "aligned"
     plan = plan_store(images, frozen, layout, "float32")
     if not question:
         check_network(head, made, plan.spec)  # before the store is built
     build = partial(build_store, images, frozen, plan, root, batch_size=batch_size)
-    return build_with_progress(build, f"{plan.spec.network} on {images.name}", len(images)).path
+    return build_with_progress(build, f"{plan.spec.network} on {images.name}", len(images), place).path

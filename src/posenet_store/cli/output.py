@@ -102,13 +102,14 @@ class PlainProgress(PrintableProgress):
 
 
 def format_progress(task: Task) -> str:
-    """Format what is done of a task, how fast, the stage that binds and the time left, as far as they are known."""
+    """Format what is done of a task, how fast, the stage that binds, the time left and the place, as far as they are known."""
     unit, total = task.fields["unit"], "?" if task.total is None else f"{task.total:,.0f}"
     rate = f", {task.speed:.1f}/s" if task.speed and "/s" not in unit else ""
     bound = f"; bound by {task.fields['bound_by']}" if "bound_by" in task.fields else ""
     left = task.fields.get("left", task.time_remaining)
     times = f"{format_time(task.elapsed or 0)} so far" + ("" if left is None else f", {format_time(left)} left")
-    return f"{task.description}: {task.completed:,.0f} of {total} {unit}{rate}{bound}; {times}"
+    place = f"; {task.fields['place']}" if "place" in task.fields else ""
+    return f"{task.description}: {task.completed:,.0f} of {total} {unit}{rate}{bound}; {times}{place}"
 
 
 def progress(coarse: bool = False, transient: bool = False) -> Progress:

@@ -94,18 +94,19 @@ def _prepare_stores(
     from posenet_store.images.synthetic import load_probes
 
     backbone = load_backbone(network)
-    report_device(backbone, network.device)
-    prepare = _plan_build if plan_only else _build
+    place = report_device(backbone, network.device)
+    prepare = _plan_build if plan_only else partial(_build, place=place)
     return [_Store(role, *prepare(subset, backbone, root, batch_size)) for subset in (images, load_probes())]
 
 
-def _build(images: "ImageSet", backbone: "Backbone", root: Path, batch_size: int | None) -> "tuple[StoreInfo]":
+def _build(images: "ImageSet", backbone: "Backbone", root: Path, batch_size: int | None, place: str) -> "tuple[StoreInfo]":
     from posenet_store.extraction.build import build_store, plan_store
     from posenet_store.store.catalogue import describe_store
 
     plan = plan_store(images, backbone, LAYOUT, DTYPE)
     build = partial(build_store, images, backbone, plan, root, batch_size=batch_size)
-    return (describe_store(build_with_progress(build, f"{plan.spec.network} on {images.name}", len(images)).path),)
+    title = f"{plan.spec.network} on {images.name}"
+    return (describe_store(build_with_progress(build, title, len(images), place).path),)
 
 
 def _plan_build(images: "ImageSet", backbone: "Backbone", root: Path, batch_size: int | None) -> "tuple[StoreInfo, float]":

@@ -40,8 +40,8 @@ if TYPE_CHECKING:
 @click.option("--run", type=click.Path(path_type=Path), help="Folder of the results.  [default: runs/NAME]")
 @click.option("--scheduler", default="auto", show_default=True, metavar="auto|local|inline|slurm|ADDR",
               help="auto: this process, and what takes longer in worker processes; local: workers from the start; "
-                   "inline: this process; slurm: jobs as pipeline/launch/slurm.toml says, "
-                   "slurm:FILE: as another file does; ADDR: a Dask scheduler, tcp://host:8786.")  # fmt: skip
+                   "inline: this process; slurm: jobs in Slurm, slurm:FILE: with the "
+                   "settings of a file (`launch show slurm.toml`); ADDR: a Dask scheduler, tcp://host:8786.")  # fmt: skip
 @workers_option
 @click.option("--memory", metavar="SIZE",
               help="What a pass may hold on a worker, such as 8GB.  [default: half of what the worker has]")  # fmt: skip

@@ -106,8 +106,8 @@ def _repair(
     if device == "auto" and computed_on == "cpu":
         device = "cpu"  # also where there is a GPU, so that the repaired features are the same to the last bit
     backbone = load_backbone(plan.find_backbone_spec(weights, device))
-    report_device(backbone, device)
+    place = report_device(backbone, device)
     if computed_on not in (None, collect_device(backbone.device)["device"]):
         print_line(f"note: the build computed on {computed_on}; the last bits of repaired features may differ", err=True)
     build = partial(repair_store, store, images, backbone, damage=damage, batch_size=batch_size)
-    build_with_progress(build, f"{plan.spec.network} on {images.name}", plan.spec.rows)
+    build_with_progress(build, f"{plan.spec.network} on {images.name}", plan.spec.rows, place)

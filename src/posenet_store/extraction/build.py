@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from posenet_store.backbones.backbone import Backbone
+from posenet_store.backbones.device import describe_place
 from posenet_store.errors import BuildError, UsageError
 from posenet_store.extraction.commit import BUFFERS, Buffer, Committer
 from posenet_store.extraction.forward import Forward, PendingBatch, choose_batch_size, describe_computation
@@ -42,7 +43,7 @@ from posenet_store.threads import limit_torch_to_one_thread
 class BuildResult:
     """The outcome of a build: store path, images extracted, blocks still missing (0: sealed), seconds, quarantined images.
 
-    `speed` is the result of `StageTimer.summarize`.
+    `place` says how and where they were computed; `speed` is the result of `StageTimer.summarize`.
     """
 
     path: Path
@@ -51,6 +52,7 @@ class BuildResult:
     seconds: float
     quarantined: tuple[QuarantinedImage, ...]
     speed: Mapping[str, Any]
+    place: str
 
     def __repr__(self) -> str:
         state = f"{self.missing} blocks missing" if self.missing else "complete"
@@ -225,7 +227,8 @@ def build_store(
     blocks_left, speed = len(writer.list_missing()), clock.summarize(rows)
     if not blocks_left and not writer.sealed:
         writer.seal(speed | collect_provenance())
-    return BuildResult(writer.files.root, rows, blocks_left, speed["seconds"], tuple(writer.list_quarantined()), speed)
+    quarantined, place = tuple(writer.list_quarantined()), describe_place(backbone.compute, backbone.device)
+    return BuildResult(writer.files.root, rows, blocks_left, speed["seconds"], quarantined, speed, place)
 
 
 def _list_damaged(writer: StoreWriter) -> list[int]:

@@ -1,14 +1,12 @@
 """Fetch DUT-S: download the archive, compare its digest, unpack it, count the images, then move them to the data root."""
 
-import fcntl
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 from posenet_store.errors import PosenetStoreError, UsageError, unknown
-from posenet_store.files import fsync, make_folder, read_json, sha256_file, write_json
+from posenet_store.files import fsync, lock_folder, read_json, sha256_file, write_json
 from posenet_store.images.download import Advance, download
 from posenet_store.images.image_set import SUFFIXES
 from posenet_store.images.sources import DUTS
@@ -21,27 +19,6 @@ LIMIT = 8 << 30  # bytes that an archive may unpack to; DUTS-TR, the larger one,
 ARCHIVE_BYTES = 2 << 30
 """The most that is downloaded; DUTS-TR.zip, the larger archive, has some 260 MB."""
 RECORD = "fetched.json"
-
-
-@contextmanager
-def _lock(root: Path, announce: Callable[[str], None]) -> Iterator[None]:
-    """Lock `root` against a second fetch, which would write to the same files; the lock ends with the process.
-
-    Goes on without one, and says so, where the disk has none (NFS without its lock daemon; folders on NFS).
-    """
-    make_folder(root)
-    folder = os.open(root, os.O_RDONLY)
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(folder)
-        raise UsageError(f"another fetch into {root} is running; wait for it") from None
-    except OSError as error:
-        announce(f"{root} can't be locked ({error.strerror}); let no other fetch into it run at the same time")
-    try:
-        yield
-    finally:
-        os.close(folder)
 
 
 def _count_images(folder: Path) -> int:
@@ -83,7 +60,7 @@ def fetch_duts(
     subfolder, expected = DUTS[name]
     folder, top = root / subfolder, root / Path(subfolder).parts[0]
     url = url or f"{SITE}/{top.name}.zip"
-    with _lock(root, announce):
+    with lock_folder(root, f"another fetch into {root} is running; wait for it", announce):
         if _is_complete(folder, top, expected, sha256):
             return folder
         archive = root / f".{top.name}.zip"  # hidden, so that an archive of the user's is never removed

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from posenet_store.errors import UsageError, first_line
-from posenet_store.parallel.slurm import SLURM_FILE, load_slurm_settings, submit_slurm_jobs
+from posenet_store.parallel.slurm import find_slurm_file, load_slurm_settings, submit_slurm_jobs
 from posenet_store.threads import count_cpus
 
 if TYPE_CHECKING:
@@ -123,12 +123,6 @@ def _open_local_pool(count: int, announce: Announce) -> Iterator[Pool]:
 def _announce_dashboard(cluster: "Cluster", announce: Announce) -> None:
     if find_spec("bokeh") is not None:  # without it Dask's page only asks to install it
         announce(f"dashboard: http://{LOOPBACK}:{cluster.scheduler_info['services']['dashboard']}/status")
-
-
-def find_slurm_file(scheduler: str) -> Path | None:
-    """Return the settings file that `slurm` or `slurm:FILE` means, None for anything else."""
-    name, _, file = scheduler.partition(":")
-    return Path(file or SLURM_FILE) if name == "slurm" else None
 
 
 @contextmanager

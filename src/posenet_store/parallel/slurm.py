@@ -1,4 +1,4 @@
-"""Run Dask workers as Slurm jobs, set up by pipeline/launch/slurm.toml; jobs that end are replaced.
+"""Run Dask workers as Slurm jobs, set up by a file such as pipeline/launch/slurm.toml; jobs that end are replaced.
 
 The owner of dask-jobqueue.
 """
@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from importlib.resources import files
 from pathlib import Path
 from threading import current_thread, main_thread
 from time import monotonic
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from dask_jobqueue.slurm import SLURMCluster
 
 SLURM_FILE = Path("pipeline/launch/slurm.toml")
+"""The settings in a checkout."""
+LAUNCH = Path(str(files("posenet_store"))) / "launch"
+"""The files that come with the package and start jobs; in a checkout this is a link to `pipeline/launch`."""
 SQUEUE = ("squeue", "--me", "--noheader", "--format=%A %T %r")
 SHOW_JOB = ("scontrol", "show", "job", "--oneliner")
 QUEUE_PAUSE = 5.0
@@ -48,9 +52,25 @@ class SlurmSettings:
     interface: str = ""
 
 
+def list_launch_files() -> list[Path]:
+    """Return the files that come with the package and start jobs, by name."""
+    return sorted(LAUNCH.glob("[!.]*.*"))
+
+
+def find_slurm_file(scheduler: str) -> Path | None:
+    """Return the settings file that `slurm` or `slurm:FILE` means, None for anything else.
+
+    `slurm` means the file of the checkout in which the command runs, elsewhere the one that comes with the package.
+    """
+    name, _, file = scheduler.partition(":")
+    if name != "slurm":
+        return None
+    return Path(file) if file else SLURM_FILE if SLURM_FILE.is_file() else LAUNCH / "slurm.toml"
+
+
 def load_slurm_settings(path: Path) -> SlurmSettings:
     """Read the settings of Slurm jobs; raises UsageError that names the key and what is accepted."""
-    table = read_toml(path, "settings file", f"it is {SLURM_FILE} in a checkout; name another one: --scheduler slurm:FILE")
+    table = read_toml(path, "settings file", "`launch show slurm.toml > FILE` writes one for --scheduler slurm:FILE")
     settings: SlurmSettings = fill_defaults(SlurmSettings(), table, str(path))
     texts = (*settings.job_extra_directives, *(value for value in vars(settings).values() if isinstance(value, str)))
     if lines := [text for text in texts if not text.isprintable()]:  # it would be a line of the script that Slurm runs

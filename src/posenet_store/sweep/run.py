@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from posenet_store.errors import PosenetStoreError
-from posenet_store.files import expand_user
+from posenet_store.files import expand_user, lock_folder
 from posenet_store.parallel.executors import run_tasks
 from posenet_store.parallel.pools import Announce
 from posenet_store.provenance import collect_provenance
@@ -115,7 +115,7 @@ def run_sweep(
 
     A failing pass does not stop the others; its error is in the result. `announce` gets lines for people; `show` gets
     the progress once a second, in a thread, and at the end; None is a bar in a notebook. `expected` are the planned seconds
-    of passes by their id.
+    of passes by their id. Raises UsageError if another sweep writes into `run`.
     """
     run = expand_user(run)
     files = RunFiles(run)
@@ -126,23 +126,24 @@ def run_sweep(
     record = _describe_run(spec, plan)
     if not passes and is_up_to_date(files, record, list(finished.values())):
         return SweepResult(run, before, 0, 0, ())
-    write_run(files, replace(record, provenance=collect_provenance()))
-    failures, monitor = [], ProgressMonitor(files.progress, passes, expected or {})
-    if passes:
-        tasks = [_make_absolute(task) for task in passes]
-        bar = nullcontext(show) if show else show_in_notebook(spec.title, len(left.cells))
-        with _count_kept(files, plan), bar as shown, monitor.show_progress(shown):
-            for task, result in _run_passes(files, tasks, scheduler, workers, announce):
-                if isinstance(result, PosenetStoreError):
-                    name = f"{task.train.name}, {task.input}, {task.protocol.name} ({len(task.cells)} cells)"
-                    failures.append(f"{name}: {result}")
-                    monitor.record_end(task, None)
-                else:
-                    monitor.record_end(task, result)
-    done = {cell for result in monitor.results for cell in result.cells}
-    trained, scored = (
-        sum(cell.id in done for task in passes if task.trains == trains for cell in task.cells) for trains in (True, False)
-    )
-    if before or done or scored:
-        write_tables(files, load_run(run).results)
+    with lock_folder(run, f"another sweep into {run} is running; wait for it, or give this one another folder", announce):
+        write_run(files, replace(record, provenance=collect_provenance()))
+        failures, monitor = [], ProgressMonitor(files.progress, passes, expected or {})
+        if passes:
+            tasks = [_make_absolute(task) for task in passes]
+            bar = nullcontext(show) if show else show_in_notebook(spec.title, len(left.cells))
+            with _count_kept(files, plan), bar as shown, monitor.show_progress(shown):
+                for task, result in _run_passes(files, tasks, scheduler, workers, announce):
+                    if isinstance(result, PosenetStoreError):
+                        name = f"{task.train.name}, {task.input}, {task.protocol.name} ({len(task.cells)} cells)"
+                        failures.append(f"{name}: {result}")
+                        monitor.record_end(task, None)
+                    else:
+                        monitor.record_end(task, result)
+        done = {cell for result in monitor.results for cell in result.cells}
+        trained, scored = (
+            sum(cell.id in done for task in passes if task.trains == trains for cell in task.cells) for trains in (True, False)
+        )
+        if before or done or scored:
+            write_tables(files, load_run(run).results)
     return SweepResult(run, before, trained, scored, tuple(failures), tuple(monitor.results))
