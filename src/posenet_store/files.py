@@ -1,12 +1,11 @@
 """Write files durably and compute digests; every write and digest of the project is made here."""
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -154,24 +153,6 @@ def make_folder(path: Path) -> None:
         make_folder(path.parent)
         path.mkdir(exist_ok=True)
         fsync(path.parent)
-
-
-@contextmanager
-def lock_folder(root: Path, refusal: str, announce: Callable[[str], None]) -> Iterator[None]:
-    """Let no other process that asks for it work in a folder meanwhile; the lock, on its file `.lock`, ends with the process.
-
-    Raises UsageError with the text `refusal` if another one does. Goes on without a lock, and announces that, where the disk
-    has none (NFS without its lock daemon).
-    """
-    make_folder(root)
-    with (root / ".lock").open("ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UsageError(refusal) from None
-        except OSError as error:
-            announce(f"{root} can't be locked ({error.strerror}): let no other command write there at the same time")
-        yield
 
 
 def to_utf8(name: str) -> str:

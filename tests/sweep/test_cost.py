@@ -165,6 +165,11 @@ def test_limits_decide_what_is_held() -> None:
     assert not LIMITS.holds_inputs(5019, 1472)
     assert LIMITS.holds_moments(5019, 15, 3)
     assert not LIMITS.holds_moments(5019, 15, 7)
+
+
+def test_heads_of_many_unknowns_are_not_trained_in_gram_space_however_much_memory_there_is() -> None:
+    assert Limits(memory=1 << 50).holds_moments(200, 174, 3)
+    assert not Limits(memory=1 << 50).holds_moments(200, 320, 3)
     assert LIMITS.solves(1472, 1)
     assert not LIMITS.solves(1472, 3)
 

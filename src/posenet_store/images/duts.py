@@ -6,13 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from posenet_store.errors import PosenetStoreError, UsageError, unknown
-from posenet_store.files import fsync, lock_folder, read_json, sha256_file, write_json
+from posenet_store.files import fsync, make_folder, read_json, sha256_file, write_json
 from posenet_store.images.download import Advance, download
 from posenet_store.images.image_set import SUFFIXES
 from posenet_store.images.sources import DUTS
 from posenet_store.images.unzip import unzip
 from posenet_store.provenance import collect_provenance
-from posenet_store.temporaries import name_temporary, remove_abandoned
+from posenet_store.temporaries import lock_folder, name_temporary, remove_abandoned
 
 SITE = "http://saliencydetection.net/duts/download"
 LIMIT = 8 << 30  # bytes that an archive may unpack to; DUTS-TR, the larger one, needs well below 1 GiB
@@ -60,6 +60,7 @@ def fetch_duts(
     subfolder, expected = DUTS[name]
     folder, top = root / subfolder, root / Path(subfolder).parts[0]
     url = url or f"{SITE}/{top.name}.zip"
+    make_folder(root)
     with lock_folder(root, f"another fetch into {root} is running; wait for it", announce):
         if _is_complete(folder, top, expected, sha256):
             return folder

@@ -11,8 +11,8 @@ from posenet_store.errors import PosenetStoreError, first_line, is_out_of_memory
 from posenet_store.parallel.dask_workers import read_workers
 from posenet_store.parallel.dispatch import TIMEOUTS, Follow, Timeouts, dispatch_tasks, start_no_more
 from posenet_store.parallel.machine import SHARE, parse_memory, share_memory
-from posenet_store.parallel.pools import Announce, connect, find_slurm_file, is_remote, open_pool
-from posenet_store.parallel.slurm import load_slurm_settings
+from posenet_store.parallel.pools import Announce, connect, is_remote, open_pool
+from posenet_store.parallel.slurm import find_slurm_file, load_slurm_settings
 from posenet_store.threads import count_cpus
 
 Task = TypeVar("Task")

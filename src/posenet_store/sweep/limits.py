@@ -26,8 +26,11 @@ class Limits:
     unknowns: int = 6_000
 
     def holds_moments(self, rows: int, channels: int, kernel: int) -> bool:
-        """Return whether the second moments of each of that many images can be held."""
-        return count_moment_bytes(rows, channels, kernel) <= self.memory
+        """Return whether the second moments of each of that many images can be held, and spare work.
+
+        A step in Gram space multiplies D^2 numbers an image for D unknowns, the convolution 2 D P for P positions.
+        """
+        return channels * kernel**2 <= 2 * GRID**2 and count_moment_bytes(rows, channels, kernel) <= self.memory
 
     def solves(self, channels: int, kernel: int) -> bool:
         """Return whether a head has few enough unknowns to be solved exactly."""

@@ -1,14 +1,14 @@
 """Run a sweep: skip finished cells, run the passes that are left, write the tables."""
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from posenet_store.errors import PosenetStoreError
-from posenet_store.files import expand_user, lock_folder
+from posenet_store.files import expand_user, make_folder
 from posenet_store.parallel.executors import run_tasks
 from posenet_store.parallel.pools import Announce
 from posenet_store.provenance import collect_provenance
@@ -19,7 +19,7 @@ from posenet_store.sweep.run_state import is_up_to_date, read_finished, read_tes
 from posenet_store.sweep.share import PassSteps, Step, StepResult, starts_workers
 from posenet_store.sweep.spec import SweepSpec
 from posenet_store.sweep.tables import write_tables
-from posenet_store.temporaries import remove_abandoned
+from posenet_store.temporaries import lock_folder, remove_abandoned
 
 
 @dataclass(frozen=True, repr=False)
@@ -100,6 +100,18 @@ def _run_passes(
         shutil.rmtree(parts, ignore_errors=True)
 
 
+def _record_ends(outcomes: Iterable[tuple[Pass, PassResult | PosenetStoreError]], monitor: ProgressMonitor) -> list[str]:
+    """Tell the monitor of passes as they end; return a line for each that failed."""
+    failures = []
+    for task, result in outcomes:
+        if isinstance(result, PosenetStoreError):
+            failures.append(f"{task.train.name}, {task.input}, {task.protocol.name} ({len(task.cells)} cells): {result}")
+            monitor.record_end(task, None)
+        else:
+            monitor.record_end(task, result)
+    return failures
+
+
 def run_sweep(
     spec: SweepSpec,
     plan: SweepPlan,
@@ -126,20 +138,15 @@ def run_sweep(
     record = _describe_run(spec, plan)
     if not passes and is_up_to_date(files, record, list(finished.values())):
         return SweepResult(run, before, 0, 0, ())
+    make_folder(run)
     with lock_folder(run, f"another sweep into {run} is running; wait for it, or give this one another folder", announce):
         write_run(files, replace(record, provenance=collect_provenance()))
-        failures, monitor = [], ProgressMonitor(files.progress, passes, expected or {})
+        failures, monitor = list[str](), ProgressMonitor(files.progress, passes, expected or {})
         if passes:
             tasks = [_make_absolute(task) for task in passes]
             bar = nullcontext(show) if show else show_in_notebook(spec.title, len(left.cells))
             with _count_kept(files, plan), bar as shown, monitor.show_progress(shown):
-                for task, result in _run_passes(files, tasks, scheduler, workers, announce):
-                    if isinstance(result, PosenetStoreError):
-                        name = f"{task.train.name}, {task.input}, {task.protocol.name} ({len(task.cells)} cells)"
-                        failures.append(f"{name}: {result}")
-                        monitor.record_end(task, None)
-                    else:
-                        monitor.record_end(task, result)
+                failures = _record_ends(_run_passes(files, tasks, scheduler, workers, announce), monitor)
         done = {cell for result in monitor.results for cell in result.cells}
         trained, scored = (
             sum(cell.id in done for task in passes if task.trains == trains for cell in task.cells) for trains in (True, False)

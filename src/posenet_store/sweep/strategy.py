@@ -14,7 +14,8 @@ from posenet_store.sweep.limits import Limits, Strategy
 def choose(groups: Sequence[HeadGroup], protocol: Protocol, channels: int, rows: int, limits: Limits) -> list[Strategy]:
     """Return the strategies that fit all groups of a pass, whose stream has `channels`, on that many training rows.
 
-    Gradient steps are taken in Gram space by linear heads whose moments of all rows fit in memory, else by the convolution.
+    Gradient steps are taken in Gram space by linear heads of few unknowns whose moments of all rows fit in memory, else by
+    the convolution.
     Ridge is solved exactly up to `limits.unknowns`, else iterated. Both read their inputs once if they fit in memory.
     """
     in_memory = limits.holds_inputs(rows, channels)
