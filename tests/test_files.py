@@ -1,6 +1,7 @@
 """Durable writes and stable encodings: what a power cut, a full disk or a damaged file may do."""
 
 import errno
+import fcntl
 import hashlib
 import math
 import os
@@ -9,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from posenet_store.errors import StoreError
+from posenet_store.errors import StoreError, UsageError
 from posenet_store.files import (
     canonical_json,
+    lock_folder,
     make_folder,
     read_json,
     replace_atomically,
@@ -257,3 +259,38 @@ def test_digests_are_sha256(tmp_path: Path) -> None:
     expected = hashlib.new("sha256", data).hexdigest()
     assert sha256(data) == sha256(memoryview(data)) == sha256_file(tmp_path / "shard") == expected
     assert sha256(b"abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_a_folder_is_locked_once_and_free_again(tmp_path: Path) -> None:
+    with lock_folder(tmp_path, "busy", pytest.fail), pytest.raises(UsageError, match=r"^busy$"):  # noqa: SIM117
+        with lock_folder(tmp_path, "busy", pytest.fail):
+            pass
+    with lock_folder(tmp_path, "busy", pytest.fail):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_is_removed_while_it_is_locked_is_not_the_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another command ends between the opening and the locking: its file is gone, and a third may lock a new one."""
+    lock, removed = fcntl.flock, list[int]()
+
+    def remove_first(file: int, operation: int) -> None:
+        if not removed:
+            (tmp_path / ".lock").unlink()
+            removed.append(1)
+        lock(file, operation)
+
+    monkeypatch.setattr("fcntl.flock", remove_first)
+    with lock_folder(tmp_path, "busy", pytest.fail):
+        assert (tmp_path / ".lock").exists()
+        with pytest.raises(UsageError), lock_folder(tmp_path, "busy", pytest.fail):
+            pass
+
+
+def test_a_disk_that_fails_otherwise_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(file: int, operation: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr("fcntl.flock", fail)
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)), lock_folder(tmp_path, "busy", pytest.fail):
+        pass

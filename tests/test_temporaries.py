@@ -1,7 +1,5 @@
 """Temporaries of killed processes are told from those of living ones, on this machine and on others."""
 
-import errno
-import fcntl
 import os
 import re
 import subprocess
@@ -12,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from posenet_store import temporaries
-from posenet_store.errors import UsageError
-from posenet_store.temporaries import MAX_PAUSE, is_abandoned, lock_folder, name_temporary, remove_abandoned
+from posenet_store.temporaries import MAX_PAUSE, is_abandoned, name_temporary, remove_abandoned
 
 NAMED = re.compile(r"^\.record\.json\.[0-9a-f]{8}-(\d+)-(\d+)-[0-9a-f]{8}\.tmp$")
 
@@ -109,38 +106,3 @@ def test_what_cannot_be_removed_stops_nothing(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(Path, "unlink", refuse)
     remove_abandoned([path])
     assert path.is_file()
-
-
-def test_a_folder_is_locked_once_and_free_again(tmp_path: Path) -> None:
-    with lock_folder(tmp_path, "busy", pytest.fail), pytest.raises(UsageError, match=r"^busy$"):  # noqa: SIM117
-        with lock_folder(tmp_path, "busy", pytest.fail):
-            pass
-    with lock_folder(tmp_path, "busy", pytest.fail):
-        pass
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_file_that_is_removed_while_it_is_locked_is_not_the_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another command ends between the opening and the locking: its file is gone, and a third may lock a new one."""
-    lock, removed = fcntl.flock, list[int]()
-
-    def remove_first(file: int, operation: int) -> None:
-        if not removed:
-            (tmp_path / ".lock").unlink()
-            removed.append(1)
-        lock(file, operation)
-
-    monkeypatch.setattr("fcntl.flock", remove_first)
-    with lock_folder(tmp_path, "busy", pytest.fail):
-        assert (tmp_path / ".lock").exists()
-        with pytest.raises(UsageError), lock_folder(tmp_path, "busy", pytest.fail):
-            pass
-
-
-def test_a_disk_that_fails_otherwise_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(file: int, operation: int) -> None:
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
-
-    monkeypatch.setattr("fcntl.flock", fail)
-    with pytest.raises(OSError, match=os.strerror(errno.EIO)), lock_folder(tmp_path, "busy", pytest.fail):
-        pass

@@ -1,15 +1,16 @@
 """Write files durably and compute digests; every write and digest of the project is made here."""
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
 import stat
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import google_crc32c
 import numpy as np
@@ -19,6 +20,8 @@ from posenet_store.temporaries import name_temporary
 
 NAME_BYTES = 140
 """Bytes of a name that is made of labels; file systems accept 255."""
+WITHOUT_LOCKS = (errno.ENOLCK, errno.EBADF, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
+"""What disks say that have no locks, such as NFS without its lock daemon."""
 
 
 def expand_user(path: str | Path) -> Path:
@@ -153,6 +156,39 @@ def make_folder(path: Path) -> None:
         make_folder(path.parent)
         path.mkdir(exist_ok=True)
         fsync(path.parent)
+
+
+@contextmanager
+def lock_folder(root: Path, refusal: str, announce: Callable[[str], None]) -> Iterator[None]:
+    """Let no other process that asks for it work in a folder that exists; the lock, on its file `.lock`, ends with the process.
+
+    Raises UsageError with the text `refusal` if another one does. Goes on without a lock, and announces that, where the disk
+    has none.
+    """
+    path = root / ".lock"
+    file = path.open("ab")
+    try:
+        while not _lock(file, path):
+            file.close()
+            file = path.open("ab")
+    except OSError as error:
+        if isinstance(error, BlockingIOError) or error.errno not in WITHOUT_LOCKS:
+            file.close()
+            raise (UsageError(refusal) if isinstance(error, BlockingIOError) else error) from None
+        announce(f"{root} can't be locked ({error.strerror}): let no other command write there at the same time")
+    with file:
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _lock(file: BinaryIO, path: Path) -> bool:
+    """Lock a file; return whether it still is the one at `path`: who had the lock may just have removed it."""
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with suppress(FileNotFoundError):
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    return False
 
 
 def to_utf8(name: str) -> str:

@@ -1,33 +1,25 @@
-"""What a process owns while it lives: temporaries, which are named after it, and locks of folders.
+"""Name temporaries after the process that owns them, and remove those that no living process can own.
 
 A killed process leaves its temporary files and folders behind. Their names have the machine, the process and its start. On
 the same machine it is known whether that process lives. Of another machine, with which a network disk is shared, nothing is
 known: its temporaries are abandoned when they have not changed for an hour. So are those of this machine's earlier starts.
 """
 
-import errno
-import fcntl
 import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
+from contextlib import suppress
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
-from typing import BinaryIO
 from uuid import uuid4
-
-from posenet_store.errors import UsageError
 
 MAX_PAUSE = 3600.0
 """Seconds for which the process of another machine may not change its temporary."""
 OWNER = re.compile(r"\.([0-9a-f]{8})-(\d+)-(\d+)-[0-9a-f]{8}\.tmp$")
 """How a name ends: machine, process id, its start (ticks since the machine's), and what makes it unique."""
-
-WITHOUT_LOCKS = (errno.ENOLCK, errno.EBADF, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
-"""What disks say that have no locks, such as NFS without its lock daemon."""
 
 
 @cache
@@ -89,36 +81,3 @@ def remove_abandoned(temporaries: Iterable[Path]) -> None:
         if not path.is_symlink() and is_abandoned(path):
             with suppress(OSError):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-@contextmanager
-def lock_folder(root: Path, refusal: str, announce: Callable[[str], None]) -> Iterator[None]:
-    """Let no other process that asks for it work in a folder that exists; the lock, on its file `.lock`, ends with the process.
-
-    Raises UsageError with the text `refusal` if another one does. Goes on without a lock, and announces that, where the disk
-    has none.
-    """
-    path = root / ".lock"
-    file = path.open("ab")
-    try:
-        while not _lock(file, path):
-            file.close()
-            file = path.open("ab")
-    except OSError as error:
-        if isinstance(error, BlockingIOError) or error.errno not in WITHOUT_LOCKS:
-            file.close()
-            raise (UsageError(refusal) if isinstance(error, BlockingIOError) else error) from None
-        announce(f"{root} can't be locked ({error.strerror}): let no other command write there at the same time")
-    with file:
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
-
-
-def _lock(file: BinaryIO, path: Path) -> bool:
-    """Lock a file; return whether it still is the one at `path`: who had the lock may just have removed it."""
-    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    with suppress(FileNotFoundError):
-        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
-    return False

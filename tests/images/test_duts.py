@@ -19,11 +19,12 @@ from PIL import Image
 
 from posenet_store.cli import main
 from posenet_store.errors import PosenetStoreError, UsageError
+from posenet_store.files import lock_folder
 from posenet_store.images import download as downloads
 from posenet_store.images import duts as fetches
 from posenet_store.images import unzip as unpacks
 from posenet_store.images.sources import DUTS, load_image_set
-from posenet_store.temporaries import lock_folder, name_temporary
+from posenet_store.temporaries import name_temporary
 from tests.support.servers import run_server
 
 COUNT = 5

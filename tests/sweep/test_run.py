@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from posenet_store.errors import DamageWarning, StoreError, UsageError
+from posenet_store.files import lock_folder
 from posenet_store.heads.file import load_head
 from posenet_store.heads.metrics import score_maps
 from posenet_store.heads.protocols import GradientProtocol, RidgeProtocol
@@ -26,7 +27,6 @@ from posenet_store.sweep.run import SweepResult, run_sweep
 from posenet_store.sweep.run_pass import run_pass
 from posenet_store.sweep.run_state import read_tests
 from posenet_store.sweep.spec import SweepSpec
-from posenet_store.temporaries import lock_folder
 from tests.support.small import built_store, folder, store_with_probes, tiny_backbone, write_images
 
 SPEC = SweepSpec(

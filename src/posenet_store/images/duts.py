@@ -6,13 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from posenet_store.errors import PosenetStoreError, UsageError, unknown
-from posenet_store.files import fsync, make_folder, read_json, sha256_file, write_json
+from posenet_store.files import fsync, lock_folder, make_folder, read_json, sha256_file, write_json
 from posenet_store.images.download import Advance, download
 from posenet_store.images.image_set import SUFFIXES
 from posenet_store.images.sources import DUTS
 from posenet_store.images.unzip import unzip
 from posenet_store.provenance import collect_provenance
-from posenet_store.temporaries import lock_folder, name_temporary, remove_abandoned
+from posenet_store.temporaries import name_temporary, remove_abandoned
 
 SITE = "http://saliencydetection.net/duts/download"
 LIMIT = 8 << 30  # bytes that an archive may unpack to; DUTS-TR, the larger one, needs well below 1 GiB

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from posenet_store.errors import PosenetStoreError
-from posenet_store.files import expand_user, make_folder
+from posenet_store.files import expand_user, lock_folder, make_folder
 from posenet_store.parallel.executors import run_tasks
 from posenet_store.parallel.pools import Announce
 from posenet_store.provenance import collect_provenance
@@ -19,7 +19,7 @@ from posenet_store.sweep.run_state import is_up_to_date, read_finished, read_tes
 from posenet_store.sweep.share import PassSteps, Step, StepResult, starts_workers
 from posenet_store.sweep.spec import SweepSpec
 from posenet_store.sweep.tables import write_tables
-from posenet_store.temporaries import lock_folder, remove_abandoned
+from posenet_store.temporaries import remove_abandoned
 
 
 @dataclass(frozen=True, repr=False)
