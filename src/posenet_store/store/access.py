@@ -1,9 +1,10 @@
 """Name the files of a store, and read them from a folder; `access_remote` reads them from a URL."""
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from stat import S_ISREG
+from time import monotonic, sleep
 from typing import Any, BinaryIO, Protocol
 
 from posenet_store.errors import StoreError
@@ -13,6 +14,8 @@ PLAN = "plan.json"
 MANIFEST = "manifest.json"
 JSON_BYTES = 512 << 20
 """The largest JSON file that is read and written: a plan has some 120 bytes for each image."""
+REMEMBERED = 30.0
+"""Seconds for which network disks remember that a name was missing; sshfs, NFS and SMB do so for 20, 30 and 10."""
 EncodedFiles = dict[str, list[bytes | memoryview]]
 """File name, relative to the store -> the file's bytes as consecutive pieces."""
 
@@ -79,6 +82,19 @@ class StoreFiles:
     def commit(self, block: int) -> Path:
         """Return the path of the record that commits a block."""
         return self.root / name_record(block)
+
+    def list_recorded(self, blocks: Iterable[int]) -> list[int]:
+        """Return those blocks whose record the folder lists.
+
+        Some network disks remember for a while that a name was missing, although their list has it: wait until it opens.
+        """
+        deadline = monotonic() + REMEMBERED
+        while True:
+            names = {path.name for path in self.commits.glob("b*.json")}
+            listed = [block for block in blocks if self.commit(block).name in names]
+            if monotonic() > deadline or all(self.commit(block).exists() for block in listed):
+                return listed
+            sleep(1)
 
     def __str__(self) -> str:
         return str(self.root)

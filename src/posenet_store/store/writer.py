@@ -161,12 +161,9 @@ class StoreWriter:
         return [record for block in range(len(self.plan.bounds)) if (record := self.find_record(block))]
 
     def list_missing(self, deep: bool = False) -> list[int]:
-        """Return the blocks that are still to be extracted; with `deep` also those that were damaged since.
-
-        Only records in the folder's list are looked up: some network disks remember for a while that a name was missing.
-        """
-        names, blocks = {path.name for path in self.files.commits.glob("b*.json")}, range(len(self.plan.bounds))
-        listed = [block for block in blocks if self.files.commit(block).name in names]
+        """Return the blocks that are still to be extracted; with `deep` also those that were damaged since."""
+        blocks = range(len(self.plan.bounds))
+        listed = self.files.list_recorded(blocks)
         records = map_on_threads(partial(self.find_record, deep=deep), listed)
         return sorted(set(blocks) - {block for block, record in zip(listed, records, strict=True) if record})
 
