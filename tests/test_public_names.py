@@ -62,6 +62,8 @@ run = posenet_store.open_run("~/runs/x", Path("runs/y"))
 assert_type(run, posenet_store.Run)
 assert_type(len(run), int)
 run.to_pandas()
+assert_type(posenet_store.make_card("~/stores/x"), str)
+assert_type(posenet_store.write_card("https://lab.example.org/x", Path("README.md")), Path)
 """
 
 
@@ -69,8 +71,9 @@ def test_the_public_names_are_these() -> None:
     assert sorted(posenet_store.__all__) == [
         "Backbone", "BackboneSpec", "BuildError", "BuildResult", "ImageError", "ImageSet", "PosenetStoreError", "Reader",
         "Run", "StoreError", "StoreInfo", "StoreListing", "SweepSpec", "UsageError", "build_probe_store", "build_store",
-        "convert_store", "find_damage", "list_stores", "load_backbone", "load_image_set", "load_sweep", "make_target_map",
-        "open_run", "open_store", "plan_store", "plan_sweep", "repair_store", "run_sweep", "score_maps", "wrap_backbone",
+        "convert_store", "find_damage", "list_stores", "load_backbone", "load_image_set", "load_sweep", "make_card",
+        "make_target_map", "open_run", "open_store", "plan_store", "plan_sweep", "repair_store", "run_sweep", "score_maps",
+        "wrap_backbone", "write_card",
     ]  # fmt: skip
     for name in posenet_store.__all__:
         assert getattr(posenet_store, name).__doc__, f"{name} has no docstring"

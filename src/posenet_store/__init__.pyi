@@ -18,6 +18,8 @@ from .images.sources import load_image_set as load_image_set
 from .report.run import Run as Run
 from .report.run import open_run as open_run
 from .specs import BackboneSpec as BackboneSpec
+from .store.card import make_card as make_card
+from .store.card import write_card as write_card
 from .store.catalogue import StoreInfo as StoreInfo
 from .store.catalogue import StoreListing as StoreListing
 from .store.catalogue import list_stores as list_stores

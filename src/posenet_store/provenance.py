@@ -1,4 +1,4 @@
-"""Collect the provenance of stores and runs: versions, machine, time and command."""
+"""Collect the provenance of stores and runs, versions, machine, time and command, and show the command."""
 
 import os
 import platform
@@ -7,7 +7,10 @@ import sys
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import PurePath
 from typing import Any
+
+from posenet_store.errors import printable
 
 PACKAGES = (
     *("posenet-store", "torch", "torchvision", "numpy", "scipy", "pillow"),
@@ -36,3 +39,17 @@ def collect_provenance() -> dict[str, Any]:
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": shlex.join(sys.argv),
     }
+
+
+def format_command(command: str) -> str:
+    """Return a recorded command line without the path of its program; what is no command line stays as it is.
+
+    >>> format_command("/data/study.py sweep demo.toml"), format_command("/usr/bin/posenet-store sweep demo.toml")
+    ('python study.py sweep demo.toml', 'posenet-store sweep demo.toml')
+    """
+    try:
+        program, *words = shlex.split(command) or [""]
+    except ValueError:  # a quotation without an end: a store's record may come from anybody
+        return printable(command)
+    name = PurePath(program).name
+    return shlex.join([*(["python", name] if name.endswith(".py") else [name]), *words])

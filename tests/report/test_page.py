@@ -160,6 +160,25 @@ def test_many_rows_of_table_2_are_cut_and_said(tmp_path: Path) -> None:
     assert len(html) < 3e6
 
 
+@pytest.mark.parametrize("count", [2, 40])
+def test_networks_are_compared_stage_by_stage(tmp_path: Path, count: int) -> None:
+    names = [f"<i>{number}-{kind}" for number in range(count // 2) for kind in ("hed", "random0")]
+    cells = [
+        predicted(network=name, target=target, input=f"full:{stage}", kernel=1)
+        for name, target, stage in product(names, ("H", "V"), ("f1", "f2"))
+    ]
+    html = write_page([write(tmp_path / "run", cells)], tmp_path / "page.html").read_text()
+    (section,) = re.findall('<section id="networks".*?<h2 id="(?:stages|table2)-h"', html, re.DOTALL)
+    assert section.count('<tr class="ours first">') == 2 * count // 2  # a target and architecture
+    assert section.count("<details open>") == 1
+    assert "<i>" not in html
+    rows = re.findall(r'<tr class="[^"]*"><th scope="row">(.*?)</th>', section)
+    assert ["untrained" in row for row in rows] == [False, True] * count
+    records = json.loads(cli("leaderboard", tmp_path / "run", "--json").stdout)
+    assert all(format_interval((record["spc_low"], record["spc_high"])) in section for record in records)
+    assert section.count("python cli.py sweep by_hand.toml") == 2 * count  # as text, and to copy
+
+
 def test_the_page_is_the_same_every_time(runs: list[Path], tmp_path: Path, html: str) -> None:
     assert write_page(runs, runs[0] / "again.html").read_text() == html
 

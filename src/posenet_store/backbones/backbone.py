@@ -29,6 +29,7 @@ class Backbone:
     """A frozen network in evaluation mode on one device; `taps` are in the order of the forward pass.
 
     `weights_source` is what `load_backbone` was given, a file with its absolute path; empty for a network of one's own.
+    `licence` is that of trained weights, empty if it is not known.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Backbone:
     padding: str = ZEROS
     weights_kind: str = TRAINED
     weights_source: str = ""
+    licence: str = ""
     positions: str = LEARNED
     form: MapFormat = CHANNELS_FIRST
 

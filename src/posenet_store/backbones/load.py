@@ -131,7 +131,7 @@ def load_backbone(spec: BackboneSpec | str, *, emulate: bool = False) -> Backbon
     name, zoo = _check_names(spec, emulate), _find_zoo(spec)
     device = parse_device("cpu" if name == PIXELS else spec.device)  # pixels: nothing is computed
     compute = "float32" if name == PIXELS else spec.compute
-    weights = load_weights(spec.weights, name, zoo.find_preprocess(name))
+    weights = load_weights(spec.weights, name, zoo.find_preprocess(name), zoo.find_licence(name))
     weights = change_input(weights, spec.preprocess, spec.size)
     module, digest = zoo.load_network(name, weights)
     module = replace_padding(module, spec.padding).eval().requires_grad_(False)
@@ -160,6 +160,7 @@ def load_backbone(spec: BackboneSpec | str, *, emulate: bool = False) -> Backbon
         padding=spec.padding,
         weights_kind=weights.kind,
         weights_source=make_source_absolute(spec.weights),
+        licence=weights.licence,
         positions=spec.positions,
         form=form,
     )

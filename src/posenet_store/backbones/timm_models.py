@@ -67,6 +67,11 @@ def find_preprocess(name: str) -> Preprocess:
     )  # fmt: skip
 
 
+def find_licence(name: str) -> str:
+    """Return the licence of the weights of a network's tag, "" if timm does not say."""
+    return _find_config(name).license or ""
+
+
 def build_network(name: str, size: int | None = None, trained: bool = False) -> nn.Module:
     """Return a network for `size` pixels with random parameters, or trained ones, which timm downloads."""
     config, own = _find_config(name), find_preprocess(name).size

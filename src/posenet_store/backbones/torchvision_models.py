@@ -55,6 +55,11 @@ def find_preprocess(name: str) -> Preprocess:
     return IMAGENET
 
 
+def find_licence(name: str) -> str:
+    """Return the licence of torchvision's weights, which are all IMAGENET1K_V1, as torchvision's README says."""
+    return "BSD-3-Clause (torchvision); the terms of ImageNet may apply too"
+
+
 def _load_imagenet_state(name: str) -> Mapping[str, Tensor]:
     """Load torchvision's IMAGENET1K_V1 file, which is downloaded to torch's cache once and compared with its hash."""
     entry = getattr(torchvision.models.get_model_weights(name), "IMAGENET1K_V1", None)

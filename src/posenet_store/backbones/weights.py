@@ -29,7 +29,8 @@ PIXELS_INPUT = Preprocess(28, 1.0, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 class Weights:
     """Where parameters come from: `label` names them in tables; `state` is None for `imagenet` and `random`.
 
-    `seed` is set for random weights only; `kind` is one of `specs.WEIGHTS_KINDS`.
+    `seed` is set for random weights only; `kind` is one of `specs.WEIGHTS_KINDS`. `licence` is that of trained weights, "" if
+    it is not known.
     """
 
     label: str
@@ -37,6 +38,7 @@ class Weights:
     state: Mapping[str, Tensor] | None = None
     seed: int | None = None
     kind: str = TRAINED
+    licence: str = ""
 
 
 def compute_state_digest(state: Mapping[str, Tensor]) -> str:
@@ -63,11 +65,11 @@ def make_source_absolute(source: str) -> str:
     return str(path.resolve()) if path.suffix in SUFFIXES else source
 
 
-def load_weights(source: str, backbone: str, preprocess: Preprocess = IMAGENET) -> Weights:
+def load_weights(source: str, backbone: str, preprocess: Preprocess = IMAGENET, licence: str = "") -> Weights:
     """Return the Weights that `source` names for `backbone`; raises UsageError if there are none.
 
-    `preprocess` is the network's; HED has its own. timm's trained weights are called by their tag, which is in the name of
-    the network.
+    `preprocess` is the network's; HED has its own. `licence` is that of its `imagenet` weights. timm's trained weights are
+    called by their tag, which is in the name of the network.
 
     >>> weights = load_weights("random:7", "resnet18")
     >>> weights.seed, weights.kind
@@ -77,11 +79,11 @@ def load_weights(source: str, backbone: str, preprocess: Preprocess = IMAGENET) 
     if backbone == PIXELS:
         return Weights("", PIXELS_INPUT, kind=NO_WEIGHTS)
     if source == "imagenet":
-        return Weights("pretrained" if is_timm(backbone) else "imagenet", preprocess)
+        return Weights("pretrained" if is_timm(backbone) else "imagenet", preprocess, licence=licence)
     if source == "hed":
-        return Weights("hed", HED, read_hed_state(find_hed_file()))
+        return Weights("hed", HED, read_hed_state(find_hed_file()), licence="MIT")
     if source == "lite0":
-        return Weights("lite0", preprocess, read_lite0_state(find_lite0_file()))
+        return Weights("lite0", preprocess, read_lite0_state(find_lite0_file()), licence="Apache-2.0")
     if source.startswith("random:"):
         seed = parse_whole_number("seeds", source.removeprefix("random:"), "the seed of random weights")
         return Weights(f"random{seed}", preprocess, seed=seed, kind=RANDOM)

@@ -20,6 +20,7 @@ from posenet_store.cli.experiments import experiments
 from posenet_store.cli.fetch import fetch
 from posenet_store.cli.inspect import inspect
 from posenet_store.cli.launch import launch
+from posenet_store.cli.leaderboard import leaderboard
 from posenet_store.cli.output import print_line
 from posenet_store.cli.prune import prune
 from posenet_store.cli.report import report
@@ -125,6 +126,7 @@ for _command in (
     evaluate,
     table,
     compare,
+    leaderboard,
     report,
     experiments,
     fetch,

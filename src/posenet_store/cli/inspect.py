@@ -1,22 +1,38 @@
 """inspect: show what one store holds."""
 
+from pathlib import Path
 from typing import Any
 
 import click
 
 from posenet_store.cli.help import command
 from posenet_store.cli.options import json_option
-from posenet_store.cli.output import describe_speed, format_bytes, print_json, print_line, print_quarantined, print_table
+from posenet_store.cli.output import (
+    describe_speed,
+    format_bytes,
+    print_json,
+    print_line,
+    print_path,
+    print_quarantined,
+    print_table,
+    print_text,
+)
+from posenet_store.errors import UsageError
 
 
 @command(example="inspect stores/vgg16-photos-0a1b2c3d")
 @click.argument("store", metavar="STORE")
+@click.option("--card", is_flag=True, help="Print a model card instead: Markdown for a README.md, as dataset hubs expect it.")
+@click.option("--out", type=click.Path(path_type=Path), help="File of the card; one that exists is never replaced.")
 @json_option
-def inspect(store: str, as_json: bool) -> None:
+def inspect(store: str, card: bool, out: Path | None, as_json: bool) -> None:
     """Show what a store holds.
 
     Of a folder or a URL: taps and their statistics, progress, quarantine, provenance.
     """
+    if card or out:
+        _print_card(store, card, out, as_json)
+        return
     from posenet_store.store.catalogue import describe_store
     from posenet_store.store.feature_statistics import compute_deviation
     from posenet_store.store.reader import open_store
@@ -47,3 +63,15 @@ def inspect(store: str, as_json: bool) -> None:
     ]
     print_table(["array", "shape", *keys], rows)
     print_quarantined(quarantined)
+
+
+def _print_card(store: str, card: bool, out: Path | None, as_json: bool) -> None:
+    """Print the model card, or write it to `out` and print its path."""
+    if as_json or not card:
+        raise UsageError("--out is of --card, and --card is Markdown; leave --json out, or add --card to --out")
+    from posenet_store.store.card import make_card, write_card
+
+    if out:
+        print_path(write_card(store, out))
+    else:
+        print_text(make_card(store))

@@ -187,16 +187,18 @@ def find_terminal_width() -> int | None:
 def stack_columns(widths: Sequence[int], limit: int | None) -> list[list[int]]:
     """Return the columns of each line of a row: as many as fit into `limit`, at least one, those after the first line indented.
 
-    >>> stack_columns([8, 10, 12], None), stack_columns([8, 10, 12], 25), stack_columns([40, 10], 25)
-    ([[0, 1, 2]], [[0, 1], [2]], [[0], [1]])
+    Lines are filled from the last one up: where names and numbers need two lines, names stand above their numbers.
+
+    >>> stack_columns([8, 10, 12], None), stack_columns([8, 10, 12], 25), stack_columns([20, 5, 5, 5], 30)
+    ([[0, 1, 2]], [[0, 1], [2]], [[0], [1, 2, 3]])
     """
     lines: list[list[int]] = [[]]
-    for column, width in enumerate(widths):
-        indent = GAP if len(lines) > 1 else 0
-        used = indent + sum(widths[other] + GAP for other in lines[-1]) + width
-        if limit is not None and lines[-1] and used > limit:
-            lines.append([])
-        lines[-1].append(column)
+    for column in reversed(range(len(widths))):
+        indent = GAP if column else 0
+        used = indent + sum(widths[other] + GAP for other in lines[0]) + widths[column]
+        if limit is not None and lines[0] and used > limit:
+            lines.insert(0, [])
+        lines[0].insert(0, column)
     return lines
 
 

@@ -8,11 +8,13 @@ from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from posenet_store.report.commands import list_commands
 from posenet_store.report.records import get_fields
 from posenet_store.report.scores import ScoreArchive
 from posenet_store.sweep.cell import HELD_OUT
 from posenet_store.sweep.labels import Labels, name_apart
 from posenet_store.sweep.results import Result, RunRecord, load_run
+from posenet_store.threads import cached_property
 
 TestNames = dict[str, str]
 """Name of a test column in a run's files -> in results, where the two differ."""
@@ -34,10 +36,14 @@ class LoadedRuns:
             results.setdefault(result.id, result)
         return list(results.values())
 
-    @property
+    @cached_property
     def folders(self) -> dict[str, Path]:
         """The first run that has a cell, by the cell's id."""
         return {result.id: path for path, results in reversed(self.results_of.items()) for result in results}
+
+    def find_commands(self, result: Result) -> tuple[str, str]:
+        """Return the commands that made a result (see `commands.list_commands`), of the first run that has it."""
+        return list_commands(self.records[self.folders[result.id]], result)
 
     def open_archive(self, *runs: Path) -> ScoreArchive:
         """Return the arrays of these runs' cells, or of all."""

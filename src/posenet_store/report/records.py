@@ -1,5 +1,6 @@
 """The fields by which people tell cells apart, and the choice of cells by them."""
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from math import inf
@@ -15,6 +16,10 @@ from posenet_store.sweep.tables import COLUMNS
 UNTRAINED = {RANDOM: "untrained", NO_WEIGHTS: "no network"}
 """The kinds of weights that never learnt anything, and what they are called."""
 
+ALL_STAGES = "all"
+"""The stage of heads that read all taps."""
+TIMM = re.compile(r"timm:([^.]*)\..*")
+"""A network of timm: its architecture, and the tag of its weights."""
 _OF_CELLS = ("name", "input", "normalise")
 SETTINGS = tuple(dict.fromkeys(f.name for kind in PROTOCOLS.values() for f in fields(kind) if f.name not in _OF_CELLS))
 """The settings of protocols, such as `learning_rate`; what a cell says itself is not among them."""
@@ -40,6 +45,30 @@ def name_network(labels: Labels) -> str:
     remarks = [UNTRAINED[labels.weights_kind]] if labels.weights_kind in UNTRAINED else []
     remarks += [f"{'no' if padding == 'none' else padding} padding"] if padding != ZEROS else []
     return labels.unpadded_network + (f" ({', '.join(remarks)})" if remarks else "")
+
+
+def name_architecture(backbone: str) -> str:
+    """Return what a network has in common with those of other weights: its name, of timm's without the tag of the weights.
+
+    >>> name_architecture("timm:convnextv2_atto.fcmae"), name_architecture("vgg16")
+    ('timm:convnextv2_atto', 'vgg16')
+    """
+    return TIMM.sub(r"timm:\1", backbone)
+
+
+def find_stage(result: Result) -> str | None:
+    """Return the one tap that a head reads, or ALL_STAGES; None for a head on some of them."""
+    taps = result.cell.input.partition(":")[2]
+    return None if "+" in taps else taps or ALL_STAGES
+
+
+def order_stage(stage: str) -> tuple[bool, int, str]:
+    """Return what sorts stages: f1 to f12, then all.
+
+    >>> sorted(["all", "f10", "f2"], key=order_stage)
+    ['f2', 'f10', 'all']
+    """
+    return stage == ALL_STAGES, len(stage), stage
 
 
 def name_networks(results: Iterable[Result]) -> dict[str, str]:
@@ -146,6 +175,15 @@ def group_alike(results: Iterable[Result], free: Sequence[str] = ()) -> list[lis
 
     groups = group_by(results, lambda result: tuple(v for name, v in get_fields(result).items() if name not in ignored))
     return sorted(groups.values(), key=order)
+
+
+def group_alike_inputs(results: Iterable[Result], field: str) -> list[list[Result]]:
+    """Return groups of results that agree in every field but target, network, seed and one more, and read one kind of input.
+
+    Heads on all channels and on three a tap are never in one group.
+    """
+    kinds = group_by(results, lambda result: result.cell.input.partition(":")[0])
+    return [group for kind in kinds.values() for group in group_alike(kind, (field,))]
 
 
 def arrange_cells(results: Iterable[Result]) -> CellGrid:

@@ -12,6 +12,7 @@ from posenet_store.report.figures.curves import AXES, draw_axis
 from posenet_store.report.figures.drawing import Drawing, Picture
 from posenet_store.report.figures.maps import draw_border, draw_error_maps, draw_predicted_maps
 from posenet_store.report.figures.table2 import draw_table2
+from posenet_store.report.leaderboard import Commands, list_leaderboard, rank_networks
 from posenet_store.report.load import load_runs
 from posenet_store.report.records import name_networks, select_results
 from posenet_store.report.scores import ScoreArchive
@@ -36,19 +37,26 @@ FIGURES: dict[str, Callable[[Sequence[Result], ScoreArchive], Picture | None]] =
 class Run:
     """The finished cells of one run or several: `results`, their arrays (`archive`), Table 2 and figures (`plot`)."""
 
-    def __init__(self, title: str, results: Sequence[Result], archive: ScoreArchive) -> None:
+    def __init__(
+        self, title: str, results: Sequence[Result], archive: ScoreArchive, commands: Commands = lambda result: ("", "")
+    ) -> None:
         self.title = title
         self.results = list(results)
         self.archive = archive
+        self._commands = commands
         self.plot = Plots(self)
 
     def where(self, *conditions: str) -> "Run":
         """Return only the cells that meet every FIELD=VALUE, such as "protocol=ridge"; raises UsageError if none does."""
-        return Run(self.title, select_results(self.results, conditions), self.archive)
+        return Run(self.title, select_results(self.results, conditions), self.archive, self._commands)
 
     def table2(self) -> Listing:
         """Return Table 2: `markdown()`, `csv()`, and `records` at full precision."""
         return make_table2(self.results, self.archive)
+
+    def leaderboard(self, order: str | None = None) -> Listing:
+        """Return all networks in order, such as "H+V" or "G@f5"; raises UsageError if no head reads one stage or all."""
+        return list_leaderboard(rank_networks(self.results, self.archive, self._commands, order))
 
     def pictures(self) -> Iterator[Picture]:
         """Yield every figure that the cells allow, with its caption and the numbers behind it."""
@@ -148,4 +156,4 @@ def open_run(*folders: str | Path) -> Run:
     if not folders:
         raise UsageError("open_run needs a run's folder, such as runs/demo")
     loaded = load_runs([expand_user(folder) for folder in folders])
-    return Run(next(iter(loaded.records.values())).title, loaded.results, loaded.open_archive())
+    return Run(next(iter(loaded.records.values())).title, loaded.results, loaded.open_archive(), loaded.find_commands)

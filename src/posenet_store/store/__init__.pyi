@@ -1,3 +1,5 @@
+from .card import make_card as make_card
+from .card import write_card as write_card
 from .catalogue import StoreInfo as StoreInfo
 from .catalogue import StoreListing as StoreListing
 from .catalogue import describe_store as describe_store

@@ -2,16 +2,18 @@
 
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from posenet_store.errors import PosenetStoreError
+from posenet_store.errors import PosenetStoreError, StoreError
 from posenet_store.files import expand_user, lock_folder, make_folder
 from posenet_store.parallel.executors import run_tasks
 from posenet_store.parallel.pools import Announce
 from posenet_store.provenance import collect_provenance
+from posenet_store.store.access import StoreFiles
+from posenet_store.store.plan import read_plan
 from posenet_store.sweep.plan import Pass, SweepPlan
 from posenet_store.sweep.progress import ProgressMonitor, SweepProgress, show_in_notebook
 from posenet_store.sweep.results import PassResult, RunFiles, RunRecord, load_run, write_run
@@ -79,6 +81,15 @@ def _describe_run(spec: SweepSpec, plan: SweepPlan) -> RunRecord:
     )
 
 
+def _list_builds(plan: SweepPlan) -> dict[str, str]:
+    """Return the command that built each training store, by the store's name; a store that can't be read any more has none."""
+    builds = {}
+    for path in dict.fromkeys(task.train for task in plan.passes):
+        with suppress(StoreError, OSError):
+            builds[path.name] = str(read_plan(StoreFiles(path)).provenance.get("command", ""))
+    return builds
+
+
 def _run_passes(
     files: RunFiles, passes: Sequence[Pass], scheduler: str, workers: int | None, announce: Announce
 ) -> Iterator[tuple[Pass, PassResult | PosenetStoreError]]:
@@ -140,7 +151,7 @@ def run_sweep(
         return SweepResult(run, before, 0, 0, ())
     make_folder(run)
     with lock_folder(run, f"another sweep into {run} is running; wait for it, or give this one another folder", announce):
-        write_run(files, replace(record, provenance=collect_provenance()))
+        write_run(files, replace(record, provenance=collect_provenance() | {"builds": _list_builds(plan)}))
         failures, monitor = list[str](), ProgressMonitor(files.progress, passes, expected or {})
         if passes:
             tasks = [_make_absolute(task) for task in passes]

@@ -22,7 +22,7 @@ from posenet_store.report.figures.drawing import (
 )
 from posenet_store.report.figures.maps import show_row_of_maps
 from posenet_store.report.published import KERNELS, LAYERS, MODELS, NONE, PADDINGS, STAGES, UNPADDED, Published, Setting
-from posenet_store.report.records import group_alike, group_by, name_network
+from posenet_store.report.records import find_stage, group_alike_inputs, name_network, order_stage
 from posenet_store.report.scores import MeanScore, ScoreArchive, pool_seeds
 from posenet_store.report.table import is_published_kind, order_targets
 from posenet_store.report.text_table import format_interval, format_number, join_entry
@@ -51,19 +51,13 @@ class Axis:
     curve: Callable[[Result], str] = lambda result: result.labels.network
 
 
-def _stage(result: Result) -> Setting | None:
-    """Return the one tap that a head reads, or "all"; heads on some of them are on no axis."""
-    taps = result.cell.input.partition(":")[2]
-    return None if "+" in taps else taps or "all"
-
-
 def _layers(result: Result) -> Setting:
     protocol = result.cell.protocol
     return protocol.layers if isinstance(protocol, GradientProtocol) else 1
 
 
 AXES = (
-    Axis("stages", "Stage by stage", "stage of the network", _stage, "input", STAGES),
+    Axis("stages", "Stage by stage", "stage of the network", find_stage, "input", STAGES),
     Axis("layers", "Depth of the head", "layers of the head", _layers, "layers", LAYERS),
     Axis("kernels", "Effect of the kernel size", "kernel size", lambda result: result.cell.kernel, "kernel", KERNELS),
     Axis("paddings", "Effect of the head's padding", "padding", lambda result: result.cell.padding, "padding", PADDINGS),
@@ -82,8 +76,10 @@ CurveCells = dict[tuple[str, str, Setting], list[Result]]
 """(target, network, setting) -> cells that differ in their seeds."""
 
 
-def _order(setting: Setting) -> tuple[bool, Any]:
-    return setting == "all", NETWORK_PADDINGS.index(setting) if setting in NETWORK_PADDINGS else setting
+def _order(setting: Setting) -> tuple[Any, ...]:
+    if isinstance(setting, int):
+        return (setting,)
+    return (NETWORK_PADDINGS.index(setting),) if setting in NETWORK_PADDINGS else order_stage(setting)
 
 
 def find_curves(results: Sequence[Result], axis: Axis) -> CurveCells:
@@ -92,10 +88,8 @@ def find_curves(results: Sequence[Result], axis: Axis) -> CurveCells:
     Networks and targets at one setting only are left out.
     """
     tested = [result for result in results if HELD_OUT in result.scores and axis.setting(result) is not None]
-    # heads on all channels and on three a tap are not on one axis
-    kinds = group_by(tested, lambda result: result.cell.input.partition(":")[0])
     best: CurveCells = {}
-    for group in (group for kind in kinds.values() for group in group_alike(kind, (axis.field,))):
+    for group in group_alike_inputs(tested, axis.field):
         cells: CurveCells = {}
         for result in group:
             setting = axis.setting(result)

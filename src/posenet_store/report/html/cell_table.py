@@ -1,9 +1,7 @@
 """Every cell as data for the page: what it is, its scores on each test with intervals and p, and the command that scores it."""
 
-import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import PurePath
 from typing import Any
 
 from posenet_store.report.html.warnings import list_warnings
@@ -11,33 +9,12 @@ from posenet_store.report.records import FIELDS, get_fields, list_varying
 from posenet_store.report.scores import ScoreArchive, find_chances, pool_seeds
 from posenet_store.report.significance import Chance
 from posenet_store.report.table import choose_columns
-from posenet_store.sweep.results import Result, RunRecord
+from posenet_store.sweep.results import Result
 from posenet_store.sweep.tables import COLUMNS
 
 DIGITS = 4
 ALWAYS = ("network", "target")
 NUMBERS = ("spc", "spc_low", "spc_high", "mae", "mae_low", "mae_high", "p", "p_corrected", "p_shifted")
-
-
-def format_command(command: str) -> str:
-    """Return a recorded command line without the path of its program.
-
-    >>> format_command("/data/study.py sweep demo.toml"), format_command("/usr/bin/posenet-store sweep demo.toml")
-    ('python study.py sweep demo.toml', 'posenet-store sweep demo.toml')
-    """
-    program, *words = shlex.split(command) or [""]
-    name = PurePath(program).name
-    return shlex.join([*(["python", name] if name.endswith(".py") else [name]), *words])
-
-
-def evaluate_command(run: RunRecord, folder: str, result: Result) -> str:
-    """Return the command that scores a cell's head again, on the store that it was trained from."""
-    words = shlex.split(format_command(run.provenance["command"]))
-    program = words[: words.index("sweep")] if "sweep" in words else ["posenet-store"]
-    root = words[words.index("--stores") + 1] if "--stores" in words[:-1] else "stores"
-    store = next((name for name in run.stores if name.endswith(result.cell.store[:8])), "STORE")
-    head = f"{folder}/heads/{result.id}.safetensors"
-    return shlex.join([*program, "evaluate", "--head", head, "--store", f"{root}/{store}"])
 
 
 def list_cells(results: Sequence[Result], archive: ScoreArchive, command: Callable[[Result], str]) -> dict[str, Any]:

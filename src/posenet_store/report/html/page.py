@@ -14,7 +14,9 @@ from markupsafe import Markup
 
 from posenet_store.files import write_atomic
 from posenet_store.heads.targets import describe_target
-from posenet_store.report.html.cell_table import evaluate_command, format_command, list_cells
+from posenet_store.provenance import format_command
+from posenet_store.report.commands import evaluate_command
+from posenet_store.report.html.cell_table import list_cells
 from posenet_store.report.html.findings import (
     choose_answering_lines,
     compare_baselines,
@@ -24,6 +26,7 @@ from posenet_store.report.html.findings import (
     is_far_off,
     write_headline,
 )
+from posenet_store.report.html.network_table import make_network_table
 from posenet_store.report.html.strip import make_strip
 from posenet_store.report.html.warnings import list_warnings
 from posenet_store.report.load import load_runs
@@ -199,6 +202,7 @@ def _list_facts(runs: Sequence[Path], out: Path) -> dict[str, Any]:
         "tests_note": describe_tests(lines),
         "omitted": f"The first {MOST_LINES} of {len(lines)} rows; the table of cells has all." if lines[MOST_LINES:] else "",
         "pictures": [(picture, Markup(picture.inline())) for picture in Run(title, results, archive).pictures()],  # noqa: S704
+        "board": make_network_table(results, archive, loaded.find_commands),
         "images": sorted({result.labels.images for result in results}),
         "networks": list(name_networks(results).values()),
         "cells": len(results),
