@@ -10,8 +10,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import PurePath
 from typing import Any
 
-from posenet_store.errors import printable
-
 PACKAGES = (
     *("posenet-store", "torch", "torchvision", "numpy", "scipy", "pillow"),
     *("zarr", "numcodecs", "h5py", "isal", "dask", "safetensors"),
@@ -42,7 +40,7 @@ def collect_provenance() -> dict[str, Any]:
 
 
 def format_command(command: str) -> str:
-    """Return a recorded command line without the path of its program; what is no command line stays as it is.
+    """Return a recorded command line without the path of its program; what is no command line is quoted.
 
     >>> format_command("/data/study.py sweep demo.toml"), format_command("/usr/bin/posenet-store sweep demo.toml")
     ('python study.py sweep demo.toml', 'posenet-store sweep demo.toml')
@@ -50,6 +48,6 @@ def format_command(command: str) -> str:
     try:
         program, *words = shlex.split(command) or [""]
     except ValueError:  # a quotation without an end: a store's record may come from anybody
-        return printable(command)
+        return shlex.quote(command)
     name = PurePath(program).name
     return shlex.join([*(["python", name] if name.endswith(".py") else [name]), *words])

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import product
@@ -124,7 +125,7 @@ def test_each_number_has_its_interval_and_commands(run: Path) -> None:
         assert record["sweep"] == "python cli.py sweep by_hand.toml --stores 'my stores'"
 
 
-def test_a_run_without_a_record_of_builds_and_an_odd_command_are_shown(tmp_path: Path) -> None:
+def test_a_run_without_a_record_of_builds_and_an_odd_command_that_is_no_command_line_are_shown(tmp_path: Path) -> None:
     run = write(tmp_path / "run", [*heads("vgg16-hed", both(0.5))])
     assert {record["build"] for record in json.loads(cli("leaderboard", run, "--json").stdout)} == {""}
     files = RunFiles(run)
@@ -132,7 +133,9 @@ def test_a_run_without_a_record_of_builds_and_an_odd_command_are_shown(tmp_path:
     name = "net-vgg16-he"  # ends with the first digits of the store
     odd = record.provenance | {"builds": {name: "study 'of \x1b[31m"}}
     write_run(files, replace(record, stores=(name,), provenance=odd))
-    assert {record["build"] for record in json.loads(cli("leaderboard", run, "--json").stdout)} == {"study 'of \\x1b[31m"}
+    assert {record["build"] for record in json.loads(cli("leaderboard", run, "--json").stdout)} == {
+        shlex.quote("study 'of \x1b[31m")
+    }
 
 
 def test_heads_of_another_kind_are_counted_and_can_be_chosen(run: Path) -> None:
