@@ -70,6 +70,25 @@ def test_a_ramp_grows_in_its_direction(angle: float) -> None:
     assert (ramp.min(), ramp.max()) == (0, 255)
 
 
+def test_a_ramp_is_odd_and_its_absolute_value_even() -> None:
+    columns = np.abs(np.arange(SIDE) - 127.5)
+    expected = np.round(255 * (columns - 0.5) / 127)
+    assert (make_native_map("abs-ramp:0") == expected).all()
+    assert (make_native_map("abs-ramp:90") == expected[:, None]).all()
+    for angle in (0, 90):
+        odd, even = (make_target_map(f"{kind}:{angle}", 28) for kind in ("ramp", "abs-ramp"))
+        assert np.abs(odd + odd[::-1, ::-1] - 1).max() <= 1.001 / 255  # PIL rounds to grey levels
+        assert np.abs(even - even[::-1, ::-1]).max() <= 1.001 / 255
+    diagonal = make_native_map("abs-ramp:45")
+    assert (diagonal[0, 0], diagonal[255, 255], diagonal[0, 255], diagonal[128, 127]) == (255, 255, 0, 0)
+
+
+@pytest.mark.parametrize("name", ["abs-ramp", "abs-ramp:x", "abs-ramp:inf", "abs-ramp:1:2"])
+def test_an_absolute_ramp_needs_its_angle(name: str) -> None:
+    with pytest.raises(UsageError, match="abs-ramp:ANGLE"):
+        make_native_map(name)
+
+
 def test_a_narrower_gaussian_falls_faster() -> None:
     narrow, wide = make_native_map("gaussian:0.1"), make_native_map("gaussian:2")
     assert narrow[128, 128] == wide[128, 128] == 255

@@ -8,6 +8,7 @@ from PIL import Image
 
 from posenet_store.errors import UsageError
 from posenet_store.images.sources import load_image_set, make_absolute
+from tests.support.small import write_images
 
 
 @pytest.fixture
@@ -21,6 +22,57 @@ def test_transposed_swaps_rows_and_columns(photo: Path) -> None:
     plain, turned = load_image_set(str(photo)), load_image_set(f"{photo}@transposed")
     np.testing.assert_array_equal(turned.read(0, 28), plain.read(0, 28).transpose(1, 0, 2))
     assert turned.name == "photo-transposed"
+
+
+def test_mirrored_swaps_left_and_right(photo: Path) -> None:
+    plain, mirrored = load_image_set(str(photo)), load_image_set(f"{photo}@mirrored")
+    np.testing.assert_array_equal(mirrored.read(0, 28), np.fliplr(plain.read(0, 28)))
+    np.testing.assert_array_equal(load_image_set(f"{photo}@mirrored@mirrored").read(0, 28), plain.read(0, 28))
+    assert mirrored.name == "photo-mirrored"
+
+
+def find_places(image: np.ndarray, crop: np.ndarray) -> list[tuple[int, int]]:
+    """Return where a crop lies in an image."""
+    side = len(crop)
+    places = np.ndindex(len(image) - side + 1, len(image) - side + 1)
+    return [(y, x) for y, x in places if (image[y : y + side, x : x + side] == crop).all()]
+
+
+def test_a_crop_is_half_of_each_side_at_a_place_of_its_own(tmp_path: Path) -> None:
+    images = load_image_set(str(write_images(tmp_path / "photos", 12)))
+    places = []
+    for seed in (0, 1):
+        cropped = load_image_set(f"{tmp_path}/photos@cropped:{seed}")
+        assert cropped.name == f"photos-cropped-{seed}"
+        for index in range(12):
+            places += find_places(images.read(index, 56), cropped.read(index, 28))
+            np.testing.assert_array_equal(cropped.read(index, 28), cropped.read(index, 28))
+    assert len(places) == 24
+    assert len(set(places)) > 20
+    assert all(0 <= coordinate <= 28 for place in places for coordinate in place)
+
+
+def test_the_place_of_a_crop_does_not_depend_on_the_other_images(tmp_path: Path) -> None:
+    folder = write_images(tmp_path / "photos", 3)
+    alone = load_image_set(f"{folder}/image002.png@cropped:0")
+    np.testing.assert_array_equal(alone.read(0, 28), load_image_set(f"{folder}@cropped:0").read(2, 28))
+
+
+def test_the_memory_of_a_crop_is_that_of_the_larger_image(tmp_path: Path) -> None:
+    folder = write_images(tmp_path / "photos", 1)
+    plain, cropped = load_image_set(str(folder)), load_image_set(f"{folder}@cropped:0")
+    assert cropped.count_memory(0, 28) == plain.count_memory(0, 56)
+
+
+def test_transforms_follow_each_other_from_left_to_right(photo: Path) -> None:
+    plain = load_image_set(str(photo)).read(0, 28)
+    seen = load_image_set(f"{photo}@mirrored@border:40:black").read(0, 28)
+    np.testing.assert_array_equal(seen[5:23, 5:23], plain[5:23, ::-1][:, 5:23])
+    assert not seen[:5].any()
+    turned, other = (load_image_set(f"{photo}@{way}") for way in ("transposed@mirrored", "mirrored@transposed"))
+    np.testing.assert_array_equal(turned.read(0, 28), plain.transpose(1, 0, 2)[:, ::-1])
+    assert turned.sha256 != other.sha256
+    assert turned.name == "photo-transposed-mirrored"
 
 
 def test_a_border_is_painted_over_the_image(photo: Path) -> None:
@@ -38,16 +90,28 @@ def test_a_canvas_holds_the_whole_image_smaller(photo: Path) -> None:
 
 
 def test_each_way_of_showing_is_another_image_set(photo: Path) -> None:
-    names = ["", "@transposed", "@border:40:black", "@border:40:white", "@border:48:black", "@canvas:40:black"]
+    names = [
+        "",
+        "@transposed",
+        "@mirrored",
+        "@cropped:0",
+        "@cropped:1",
+        "@border:40:black",
+        "@border:40:white",
+        "@border:48:black",
+        "@canvas:40:black",
+    ]
     sets = [load_image_set(f"{photo}{name}") for name in names]
     assert len({one.sha256 for one in sets}) == len({one.name for one in sets}) == len(names)
-    assert [one.name for one in sets][2] == "photo-border-40-black"
+    assert sets[5].name == "photo-border-40-black"
 
 
 def test_every_source_can_be_shown_and_named_absolutely(photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(photo.parent)
     assert make_absolute("photo.png@canvas:40:mean") == f"{photo.resolve()}@canvas:40:mean"
     assert make_absolute("probes@transposed") == "probes@transposed"
+    assert make_absolute("photo.png@cropped:1@mirrored") == f"{photo.resolve()}@cropped:1@mirrored"
+    assert make_absolute("probes@mirrored@transposed") == "probes@mirrored@transposed"
     assert load_image_set("synthetic:dead-leaves?n=3@border:8:grey").ids == load_image_set("synthetic:dead-leaves?n=3").ids
 
 
@@ -56,13 +120,32 @@ def test_a_path_that_has_the_mark_in_its_name_is_meant_as_it_is(photo: Path) -> 
     assert load_image_set(str(odd)).name == "a@transposed"
 
 
-WRONG = ["", "turned", "border", "border:40", "border:0:black", "border:101:black", "border:-1:black", "canvas:40:pink"]
+WRONG = [
+    "",
+    "turned",
+    "mirrored:1",
+    "cropped",
+    "mirrored@turned",
+    "turned@mirrored",
+    "border",
+    "border:40",
+    "border:0:black",
+    "border:101:black",
+    "border:-1:black",
+    "canvas:40:pink",
+]
 
 
 @pytest.mark.parametrize("text", [*WRONG, "transposed:1"])
 def test_another_word_is_answered_with_what_is_accepted(photo: Path, text: str) -> None:
     with pytest.raises(UsageError, match="accepted: transposed, border:PIXELS:COLOUR"):
         load_image_set(f"{photo}@{text}")
+
+
+@pytest.mark.parametrize("seed", ["", "-1", "x", "1.5", str(2**32)])
+def test_the_seed_of_a_crop_has_a_range(photo: Path, seed: str) -> None:
+    with pytest.raises(UsageError, match="whole number from 0 to"):
+        load_image_set(f"{photo}@cropped:{seed}@mirrored")
 
 
 def test_a_margin_scales_with_the_image(photo: Path) -> None:

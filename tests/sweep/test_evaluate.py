@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from posenet_store.errors import UsageError
 from posenet_store.heads.targets import make_target_map
 from posenet_store.images.image_set import load_folder
+from posenet_store.images.sources import load_image_set
 from posenet_store.report.figures.head_maps import draw_head_maps
 from posenet_store.store.reader import Reader
-from posenet_store.sweep.evaluate import ExternalHead, evaluate_external
+from posenet_store.sweep.evaluate import ExternalHead, evaluate_external, evaluate_heads, open_external_head
 from tests.support.small import built_store, tiny_backbone, write_images
 
 
@@ -100,3 +101,60 @@ def test_a_missing_file_is_said_to_be_missing(reader: Reader, tmp_path: Path) ->
     for name in ("none.pth", "none.safetensors"):
         with pytest.raises(UsageError, match="does not exist"):
             evaluate_external(tmp_path / name, reader, ExternalHead("H"))
+
+
+def published_head(path: Path, channels: int = 3, kernel: int = 3, seed: int = 0) -> Path:
+    """Write a head as the report's authors did: a state dict of `conv`, in the format of torch before 1.6."""
+    torch.manual_seed(seed)
+    module = nn.Sequential()
+    module.add_module("conv", nn.Conv2d(channels, 1, kernel))
+    torch.save(module.state_dict(), path, _use_new_zipfile_serialization=False)
+    return path
+
+
+def test_many_heads_are_scored_as_each_alone(reader: Reader, tmp_path: Path) -> None:
+    heads = []
+    for seed, (kernel, target, source, channels) in enumerate(
+        [(3, "H", "aligned", 9), (5, "V", "aligned:f1", 3), (1, "G", "aligned", 9)]
+    ):
+        path = published_head(tmp_path / f"{seed}.weights", channels, kernel, seed)
+        heads.append((path, ExternalHead(target, source)))
+    together = evaluate_heads([open_external_head(path, reader, head) for path, head in heads], reader)
+    alone = [evaluate_external(path, reader, head) for path, head in heads]
+    assert [evaluation.rows() for evaluation in together] == [evaluation.rows() for evaluation in alone]
+    for one, other in zip(together, alone, strict=True):
+        assert one.contributions is not None and other.contributions is not None
+        np.testing.assert_array_equal(one.contributions.maps, other.contributions.maps)
+
+
+def test_mirrored_images_are_scored_against_the_mirrored_map(tmp_path: Path) -> None:
+    folder = write_images(tmp_path / "photos", 5)
+    readers = [
+        built_store(tmp_path / "stores", load_image_set(f"{folder}{way}"), tiny_backbone(), "aligned")
+        for way in ("", "@mirrored")
+    ]
+    path = published_head(tmp_path / "a.weights", channels=9)
+    (evaluation,) = evaluate_heads([open_external_head(path, readers[0], ExternalHead("ramp:30"))], *readers)
+    conv = nn.Conv2d(9, 1, 3).double()
+    conv.load_state_dict({name.removeprefix("conv."): value.double() for name, value in torch.load(path).items()})
+    goal = make_target_map("ramp:30", 26)
+    maps, mirrored = (
+        conv(torch.from_numpy(reader.read("aligned", 0, 5).astype(np.float64))).detach().numpy()[:, 0] for reader in readers
+    )
+    assert readers[0].ids == readers[1].ids
+    for test, predicted, target in (
+        ("photos", maps, goal),
+        ("photos, mirrored", mirrored, goal[:, ::-1]),
+        ("photos, both ways", (maps + mirrored[:, :, ::-1]) / 2, goal),
+    ):
+        scores = evaluation.scored[test].scores
+        expected = [spearmanr(values.ravel(), target.ravel()).statistic for values in predicted]
+        np.testing.assert_allclose(scores.spc, expected, rtol=1e-9)
+        np.testing.assert_allclose(scores.mae, np.abs(predicted - target).mean(axis=(1, 2)), rtol=1e-9)
+
+
+def test_only_the_mirror_images_of_the_same_rows_are_paired(reader: Reader, tmp_path: Path) -> None:
+    other = built_store(tmp_path / "stores", load_folder(write_images(tmp_path / "photos", 5)), tiny_backbone(), "aligned")
+    head = open_external_head(published_head(tmp_path / "a.weights", channels=9), reader, ExternalHead("H"))
+    with pytest.raises(UsageError, match="mirror images"):
+        evaluate_heads([head], reader, other)

@@ -167,6 +167,14 @@ def load_backbone(spec: BackboneSpec | str, *, emulate: bool = False) -> Backbon
 
 
 @one_network_at_a_time
+def load_unfolded(spec: BackboneSpec) -> nn.Module:
+    """Return a network's module with its parameters as they were trained, batch normalisation beside its convolutions."""
+    name, zoo = _check_names(spec), _find_zoo(spec)
+    module: nn.Module = zoo.load_network(name, load_weights(spec.weights, name, zoo.find_preprocess(name)))[0]
+    return module
+
+
+@one_network_at_a_time
 def wrap_backbone(
     module: nn.Module,
     name: str,

@@ -27,6 +27,7 @@ from posenet_store.cli.report import report
 from posenet_store.cli.run import run
 from posenet_store.cli.stores import stores
 from posenet_store.cli.sweep import sweep
+from posenet_store.cli.symmetry import symmetry
 from posenet_store.cli.table import table
 from posenet_store.cli.termination import end_on_sigterm
 from posenet_store.cli.verify import verify
@@ -128,6 +129,7 @@ for _command in (
     compare,
     leaderboard,
     report,
+    symmetry,
     experiments,
     fetch,
     launch,

@@ -22,7 +22,7 @@ HEADINGS = {
         "device",
         "batch_size",
     ),
-    "Head": ("head", "store", "target", "source_text", "head_padding"),
+    "Head": ("patterns", "store", "targets", "source_text", "head_padding", "mirrored"),
     "Store": ("root", "file_format", "layout", "dtype", "no_probes"),
     "Where it runs": ("scheduler", "workers", "memory", "part", "keep_moments"),
     "Heads shown": ("by", "between", "tests", "conditions", "sort", "top"),

@@ -55,12 +55,14 @@ format_option = click.option(
     help="How the table is written; csv has one line an entry, at full precision.",
 )  # fmt: skip
 
+weights_option = click.option(
+    "--weights", default="imagenet", show_default=True, metavar="W",
+    help="imagenet (torchvision's; for timm: those of the tag), a .pth or .safetensors file, hed (VGG-16), "
+    "lite0 (tf_efficientnet_lite0), or random:SEED.",
+)  # fmt: skip
+
 _BACKBONE_OPTIONS = (
-    click.option(
-        "--weights", default="imagenet", show_default=True, metavar="W",
-        help="imagenet (torchvision's; for timm: those of the tag), a .pth or .safetensors file, hed (VGG-16), "
-        "lite0 (tf_efficientnet_lite0), or random:SEED.",
-    ),
+    weights_option,
     click.option(
         "--taps", metavar="report|official|every:N|MODULES", default="report", show_default=True,
         help="VGG after each pooling, or at the ReLU before it; every N-th stage; or modules: blocks.2,blocks.5.",

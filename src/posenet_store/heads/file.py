@@ -13,6 +13,7 @@ from torch import Tensor
 from posenet_store.errors import UsageError, first_line, show_value
 from posenet_store.files import write_atomic
 from posenet_store.heads.model import Heads, Standardisation
+from posenet_store.heads.targets import PATTERNS, TARGETS
 from posenet_store.state_dicts import find_fault, read_safetensors
 from posenet_store.toml_config import check_range
 
@@ -37,7 +38,10 @@ def load_head(path: Path) -> tuple[Heads, dict[str, Any]]:
     except FileNotFoundError:
         raise UsageError(f"head file {path} does not exist; a sweep writes them to RUN/heads/") from None
     except (SafetensorError, KeyError, ValueError, RecursionError, UsageError) as error:
-        raise UsageError(f"{path} is not a head that a sweep wrote: {first_line(error)}") from None
+        raise UsageError(
+            f"{path} is not a head that a sweep wrote: {first_line(error)}; of a head that another program trained, say which "
+            f"map it predicts: --target with one of {', '.join((*TARGETS, *PATTERNS))}"
+        ) from None
 
 
 def _make_heads(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> Heads:

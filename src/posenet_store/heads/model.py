@@ -45,6 +45,11 @@ class Heads:
     size: int = 0
     standard: Standardisation | None = None
 
+    @property
+    def is_linear(self) -> bool:
+        """Whether a map is the bias and a sum over channels of what each adds."""
+        return not (self.hidden or self.sigmoid or self.size)
+
     def predict(self, inputs: Tensor) -> Tensor:
         """Return the maps float64 [B, n, h, w] of inputs [B, C, 28, 28]."""
         values = inputs.to(torch.float64) if self.standard is None else self.standard(inputs)

@@ -1,12 +1,14 @@
 """The position maps that a head is trained to predict: H, V, G, HS, VS as functions of a size.
 
-Patterns with other numbers are spelled `ramp:30` (degrees from H to V), `gaussian:0.25` (sigma in sides, 0.5 is G) and
-`stripes:4:90` (periods, up to 13, which 26 positions still resolve; direction).
+Patterns with other numbers are spelled `ramp:30` (degrees from H to V), `gaussian:0.25` (sigma in sides, 0.5 is G),
+`stripes:4:90` (periods, up to 13, which 26 positions still resolve; direction) and `abs-ramp:0` (how far from the middle, in
+the direction of a ramp). A ramp is odd: it tells the sides apart. Its absolute value is even, the same when it is mirrored.
+`map:FILE` is a map of the user's own (see `own_maps`).
 
 The formulas restate the 256x256 8-bit maps of the authors' code (islamamirul/position_information, gt_*.png;
 the paper's Fig. 2). x is the column and y the row. "H" grows along x, "V" along y; "HS" (horizontal stripes) varies
 along y and "VS" along x, as the authors name them. Other sizes are PIL's antialiased bilinear resize of the 8-bit
-map, as both the authors' code and the report do.
+map, as both the authors' code and the report do; so are those of a map of the user's own, from its own size.
 """
 
 from functools import lru_cache
@@ -16,10 +18,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from posenet_store.errors import UsageError, unknown
+from posenet_store.heads.own_maps import OWN, Map, get_own_map
 
 NATIVE_SIZE = 256
 TARGETS = ("H", "V", "G", "HS", "VS")
-PATTERNS = ("ramp:ANGLE", "gaussian:SIGMA", "stripes:PERIODS:ANGLE")
+PATTERNS = ("ramp:ANGLE", "gaussian:SIGMA", "stripes:PERIODS:ANGLE", "abs-ramp:ANGLE", "map:FILE")
 DESCRIPTIONS = {
     "H": "horizontal ramp",
     "V": "vertical ramp",
@@ -45,12 +48,27 @@ def _stripe_profile() -> NDArray[np.uint8]:
     return profile
 
 
-def _ramp(angle: float) -> NDArray[np.uint8]:
-    """A ramp that grows in the direction of `angle` degrees, from right (0) over down (90); 0 is H and 90 is V."""
+def _measure_along(angle: float) -> NDArray[np.float64]:
+    """How far each position lies in the direction of `angle` degrees, from right (0) over down (90), from the first one."""
     axis = np.arange(NATIVE_SIZE)
     across, down = np.cos(np.radians(angle)), np.sin(np.radians(angle))
-    ramp = across * axis[None, :] + down * axis[:, None]
-    return np.asarray(np.round(255 * (ramp - ramp.min()) / np.ptp(ramp)), dtype=np.uint8)
+    return np.asarray(across * axis[None, :] + down * axis[:, None])
+
+
+def _stretch(values: NDArray[np.float64]) -> NDArray[np.uint8]:
+    """Return values as grey levels from black, the least, to white."""
+    return np.asarray(np.round(255 * (values - values.min()) / np.ptp(values)), dtype=np.uint8)
+
+
+def _ramp(angle: float) -> NDArray[np.uint8]:
+    """A ramp that grows in the direction of `angle` degrees; 0 is H and 90 is V."""
+    return _stretch(_measure_along(angle))
+
+
+def _absolute_ramp(angle: float) -> NDArray[np.uint8]:
+    """The absolute value of a ramp about its middle: black there, white at both ends; the same from either side."""
+    along = _measure_along(angle)
+    return _stretch(np.abs(along - (along.min() + along.max()) / 2))
 
 
 def _stripes(periods: float, angle: float) -> NDArray[np.uint8]:
@@ -69,6 +87,8 @@ def _pattern(name: str) -> NDArray[np.uint8]:
     match kind, numbers:
         case "ramp", [angle] if np.isfinite(angle):
             return _ramp(angle)
+        case "abs-ramp", [angle] if np.isfinite(angle):
+            return _absolute_ramp(angle)
         case "gaussian", [sigma] if 0.02 <= sigma <= 10:
             return _gaussian(sigma)
         case "stripes", [periods, angle] if 0 < periods <= 13 and np.isfinite(angle):
@@ -76,14 +96,18 @@ def _pattern(name: str) -> NDArray[np.uint8]:
     raise unknown("target", name, (*TARGETS, *PATTERNS))
 
 
-def make_native_map(name: str) -> NDArray[np.uint8]:
-    """Return the 256x256 8-bit map `name`: one of the published five, or a pattern; raises UsageError for an unknown name.
+def make_native_map(name: str) -> Map:
+    """Return the map `name`: one of the published five or a pattern, 256x256 in 8 bits, or one of the user's own as it is.
+
+    Raises UsageError for an unknown name.
 
     >>> make_native_map("H")[0, [0, 255]].tolist(), make_native_map("V")[255, 0].item()
     ([0, 255], 255)
     """
     ramp = np.arange(NATIVE_SIZE, dtype=np.uint8)
     rows = np.ones((NATIVE_SIZE, 1), dtype=np.uint8)
+    if name.startswith(OWN):
+        return get_own_map(name).copy()
     match name:
         case "H":
             return rows * ramp
@@ -115,7 +139,8 @@ def make_target_map(
     """Return the target `name` as a read-only float64 map of shape [size, size].
 
     `normalise` stretches the resized map to its full range (the authors' code does, the report does not);
-    `value_range` is what 8-bit 0 and 255 mean. Raises UsageError for an unknown name or an empty range.
+    `value_range` is what black and white mean. Raises UsageError for an unknown name, an empty range, or a map that is flat
+    once it is resized.
 
     >>> make_target_map("H", 26)[0, [0, -1]].round(4).tolist()
     [0.0196, 0.9804]
@@ -127,8 +152,12 @@ def make_target_map(
         raise UsageError(f"target range {list(value_range)} is not accepted; give [low, high] with low < high")
     if size < 2:
         raise UsageError(f"a target of size {size} has no positions; the head's output must be at least 2x2")
-    image = Image.fromarray(make_native_map(name)).resize((size, size), Image.Resampling.BILINEAR)
-    unit = np.asarray(image, dtype=np.float64) / 255
+    native = make_native_map(name)
+    image = Image.fromarray(native).resize((size, size), Image.Resampling.BILINEAR)
+    levels = np.asarray(image, dtype=np.float64)
+    unit = levels / 255 if native.dtype == np.uint8 else levels.clip(0, 1)
+    if np.ptp(unit) == 0:
+        raise UsageError(f"target {name!r} is flat at the head's {size}x{size} positions: there is nothing to predict")
     if normalise:
         unit = (unit - unit.min()) / (unit.max() - unit.min())
     result = low + (high - low) * unit

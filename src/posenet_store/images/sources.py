@@ -31,8 +31,8 @@ def load_image_set(
     """Load the image set that `source` names; raises UsageError if there is no such set.
 
     `source` is a folder, an image file, a list of files (`test.txt`, `test.csv?column=photo`), a pattern (`photos/*.jpg`),
-    `duts-te`, `duts-tr`, `probes`, `photos` or `synthetic:dead-leaves?n=512&seed=0`; append `@transposed`,
-    `@border:16:black` or `@canvas:32:white` to change the images (see `transforms`).
+    `duts-te`, `duts-tr`, `probes`, `photos` or `synthetic:dead-leaves?n=512&seed=0`; append `@transposed`, `@mirrored`,
+    `@cropped:0`, `@border:16:black` or `@canvas:32:white`, or several, to change the images (see `transforms`).
 
     DUT-S lies below `data_root`, where generated images are kept too, if it is given. With `limit` only the first images
     are loaded, and no other file is read. `advance(done, total)` is called while files are hashed.
@@ -75,7 +75,8 @@ def check_source(source: str, data_root: Path | None = None) -> None:
     plain, transform = _split_transform(source)
     if transform is not None:
         parse_transform(transform)
-    if plain in DUTS:
+        check_source(plain, data_root)
+    elif plain in DUTS:
         _find_duts_folder(plain, data_root)
     elif plain in NAMES or plain.partition(":")[0] == "synthetic":
         return
@@ -98,10 +99,11 @@ def make_absolute(source: str) -> str:
     'probes'
     """
     images, transform = _split_transform(source)
+    if transform is not None:
+        return f"{make_absolute(images)}@{transform}"
     if images in NAMES or images.startswith("synthetic:"):
         return source
-    path = str(expand_user(images).resolve())
-    return path if transform is None else f"{path}@{transform}"
+    return str(expand_user(images).resolve())
 
 
 def _split_transform(source: str) -> tuple[str, str | None]:

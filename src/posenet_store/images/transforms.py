@@ -1,13 +1,12 @@
-"""Change images before a network sees them: transpose them, cover their border, or place them on a coloured canvas.
+"""Change images before a network sees them: transpose, mirror or crop them, cover their border, or shrink them onto a canvas.
 
 The paper's follow-up (arXiv 2101.12322) varies canvas colour and the distance to the border; the report's notebook
-transposes its test images (its cell 15), and its numbers for ramps can be reproduced only that way.
+transposes its test images (its cell 15), and its numbers for ramps can be reproduced only that way. Crops at random places take
+away what stands where in photographs.
 """
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,26 +16,30 @@ from posenet_store.files import sha256
 from posenet_store.images.image_set import ImageSet
 from posenet_store.images.resize import make_resize
 from posenet_store.specs import Size
+from posenet_store.toml_config import parse_whole_number
 
-Read = Callable[[int, Any], NDArray[np.uint8]]
 SIDE = 224
 """Margins are for images of this side and are scaled for others, so that networks of any input size get the same image."""
 COLOURS = {"black": (0, 0, 0), "white": (255, 255, 255), "grey": (128, 128, 128), "mean": (124, 116, 104)}
 """`mean` is ImageNet's."""
 ACCEPTED = f"transposed, border:PIXELS:COLOUR, canvas:PIXELS:COLOUR with 1 to 100 pixels of {SIDE}, and \
-black, white, grey, mean or RRGGBB"
+black, white, grey, mean or RRGGBB; mirrored; cropped:SEED"
+ENLARGED = 2
+"""A crop is cut out of the image at so many times the size: it has that part of each side."""
 
 
 @dataclass(frozen=True)
 class Transform:
     """A transform of images; `margin` is a number of pixels of 224 on each side, which get `colour` (uint8 RGB).
 
-    Kind `border` covers the image's border, `canvas` shrinks the image to fit inside, `transposed` swaps rows and columns.
+    Kind `border` covers the image's border, `canvas` shrinks the image to fit inside, `transposed` swaps rows and columns,
+    `mirrored` left and right, and `cropped` shows half of each side, at a place that `seed` and the image's digest determine.
     """
 
     kind: str
     margin: int = 0
     colour: tuple[int, int, int] = (0, 0, 0)
+    seed: int | None = None
 
     @property
     def name(self) -> str:
@@ -45,15 +48,34 @@ class Transform:
         >>> Transform("border", 16, (0, 0, 255)).name
         'border-16-0000ff'
         """
+        if self.seed is not None:
+            return f"{self.kind}-{self.seed}"
         names = {rgb: name for name, rgb in COLOURS.items()}
         colour = names.get(self.colour, bytes(self.colour).hex())
         return f"{self.kind}-{self.margin}-{colour}" if self.margin else self.kind
 
-    def read(self, read: Read, index: int, size: Size) -> NDArray[np.uint8]:
+    @property
+    def change(self) -> str:
+        """What the digests of transformed images cover beside those of the images."""
+        return f"{self.kind} {self.margin} {bytes(self.colour).hex()}" if self.seed is None else f"{self.kind} {self.seed}"
+
+    def choose_size(self, size: Size) -> Size:
+        """Return the size in which an image is read that is to have `size` in the end."""
+        resize = make_resize(size)
+        return replace(resize, size=ENLARGED * resize.size) if self.kind == "cropped" else size
+
+    def read(self, images: ImageSet, index: int, size: Size) -> NDArray[np.uint8]:
         """Read image `index` and transform it, uint8 [side, side, 3]."""
+        read, resize = images.read, make_resize(size)
         if self.kind == "transposed":
             return np.ascontiguousarray(read(index, size).transpose(1, 0, 2))
-        resize = make_resize(size)
+        if self.kind == "mirrored":
+            return np.ascontiguousarray(read(index, size)[:, ::-1])
+        if self.kind == "cropped":
+            draw = np.random.default_rng([self.seed or 0, int(images.digests[index], 16)])
+            top, left = draw.integers(0, (ENLARGED - 1) * resize.size, 2, endpoint=True).tolist()
+            enlarged = read(index, self.choose_size(size))
+            return np.ascontiguousarray(enlarged[top : top + resize.size, left : left + resize.size])
         margin = round(self.margin * resize.size / SIDE)
         inner = slice(margin, resize.size - margin)
         image = np.empty((resize.size, resize.size, 3), dtype=np.uint8)
@@ -69,11 +91,13 @@ def parse_transform(text: str) -> Transform:
     """Parse the text after the @ of an image source; raises UsageError if it names no transform.
 
     >>> parse_transform("canvas:32:ff0000")
-    Transform(kind='canvas', margin=32, colour=(255, 0, 0))
+    Transform(kind='canvas', margin=32, colour=(255, 0, 0), seed=None)
     """
     match text.split(":"):
-        case ["transposed"]:
-            return Transform("transposed")
+        case [("transposed" | "mirrored") as kind]:
+            return Transform(kind)
+        case ["cropped", seed]:
+            return Transform("cropped", seed=parse_whole_number("seeds", seed, "the seed of @cropped"))
         case [("border" | "canvas") as kind, margin, colour] if re.fullmatch(r"[1-9]\d?|100", margin, re.ASCII):
             if re.fullmatch(r"[0-9a-fA-F]{6}", colour):
                 red, green, blue = bytes.fromhex(colour)
@@ -87,8 +111,11 @@ def transform_images(images: ImageSet, transform: Transform) -> ImageSet:
     """Return the transformed images as another set, with its own name and digests."""
 
     def read(index: int, size: Size) -> NDArray[np.uint8]:
-        return transform.read(images.read, index, size)
+        return transform.read(images, index, size)
 
-    change = f"{transform.kind} {transform.margin} {bytes(transform.colour).hex()}"
-    digests = tuple(sha256(f"{change} {digest}".encode()) for digest in images.digests)
-    return replace(images, name=f"{images.name}-{transform.name}", digests=digests, read=read)
+    def count_memory(index: int, size: Size) -> int:
+        return images.count_memory(index, transform.choose_size(size))
+
+    name = f"{images.name}-{transform.name}"
+    digests = tuple(sha256(f"{transform.change} {digest}".encode()) for digest in images.digests)
+    return replace(images, name=name, digests=digests, read=read, count_memory=count_memory)

@@ -8,6 +8,7 @@ from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from posenet_store.heads.own_maps import MAPS, load_maps
 from posenet_store.report.commands import list_commands
 from posenet_store.report.records import get_fields
 from posenet_store.report.scores import ScoreArchive
@@ -55,6 +56,8 @@ def load_runs(folders: Sequence[Path]) -> LoadedRuns:
     """Load one run or several, and warn of each cell that is damaged; raises UsageError if one is no run or has no
     finished cell."""
     loaded = {path: load_run(path) for path in folders}
+    for path in folders:
+        load_maps(path / MAPS)
     named = iter(tell_apart([result for _, of_run in loaded.values() for result in of_run]))
     pairs = {path: [next(named) for _ in of_run] for path, (_, of_run) in loaded.items()}
     return LoadedRuns(

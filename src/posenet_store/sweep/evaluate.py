@@ -1,7 +1,8 @@
-"""Score one head, of a sweep or external, on any store of the network that it reads."""
+"""Score heads, of a sweep or external, on any store of the network that they read."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor
 from posenet_store.errors import UsageError
 from posenet_store.heads.file import load_head
 from posenet_store.heads.model import Heads
+from posenet_store.heads.own_maps import MAPS, load_maps
 from posenet_store.heads.targets import make_target_map
 from posenet_store.specs import GRID, StoreSpec
 from posenet_store.state_dicts import is_finite, read_state_dict
@@ -22,7 +24,7 @@ from posenet_store.store.reader import Reader
 from posenet_store.sweep.cell import make_cell_target, output_size, parse_cell
 from posenet_store.sweep.inputs import Input, parse_input
 from posenet_store.sweep.results import RunFiles, read_result
-from posenet_store.sweep.score import Scorable, Scored, list_columns, score_heads
+from posenet_store.sweep.score import Column, Predictor, Scorable, Scored, list_columns, score_heads
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,18 @@ class ExternalHead:
     padding: int = 0
     value_range: tuple[float, float] = (0.0, 1.0)
     normalise: bool = False
+
+
+@dataclass(frozen=True)
+class OpenedHead:
+    """A head with all that scoring it needs: what it predicts (the map `goal` [h, w] of a target, its range) and reads."""
+
+    name: str
+    heads: Heads
+    target: str
+    goal: NDArray[float64]
+    value_range: tuple[float, float]
+    source: Input
 
 
 @dataclass(frozen=True)
@@ -73,6 +87,28 @@ class Evaluation:
         return [{"target": self.target, "test": test} | scored.scores.summary() for test, scored in self.scored.items()]
 
 
+@dataclass(frozen=True)
+class MirroredBack:
+    """Predicts from pairs [B, 2, C, 28, 28], features of an image and of its mirror image, the map of the latter, mirrored."""
+
+    heads: Heads
+
+    def predict(self, pairs: Tensor) -> Tensor:
+        """Return maps float64 [B, n, h, w]."""
+        return self.heads.predict(pairs[:, 1]).flip(3)
+
+
+@dataclass(frozen=True)
+class MirrorMean:
+    """Predicts from pairs as `MirroredBack` does: the mean of the image's map and of the mirrored one (test-time mirroring)."""
+
+    heads: Heads
+
+    def predict(self, pairs: Tensor) -> Tensor:
+        """Return maps float64 [B, n, h, w]."""
+        return (self.heads.predict(pairs[:, 0]) + MirroredBack(self.heads).predict(pairs)) / 2
+
+
 def compute_contributions(heads: Heads, mean: Tensor, goal: NDArray[float64], names: Sequence[str]) -> Contributions:
     """Compute the contributions of a single linear head's channels, given the mean input [C, 28, 28] over images.
 
@@ -96,6 +132,7 @@ def load_cell_head(path: Path) -> tuple[Heads, dict[str, Any]]:
     A head that was copied from its run has nothing to be compared with.
     """
     files = RunFiles(path.absolute().parent.parent)
+    load_maps(files.root / MAPS)
     if files.head(path.stem) == path.absolute() and files.record(path.stem).is_file():
         read_result(files, path.stem)
     heads, metadata = load_head(path)
@@ -113,14 +150,14 @@ def check_network(path: Path, metadata: Mapping[str, Any], spec: StoreSpec) -> N
         )
 
 
-def evaluate_head(path: Path, reader: Reader) -> Evaluation:
-    """Score a head that a sweep wrote; raises UsageError if the store is of another network."""
+def open_head(path: Path, reader: Reader) -> OpenedHead:
+    """Open a head that a sweep wrote; raises UsageError if the store is of another network."""
     heads, metadata = load_cell_head(path)
     check_network(path, metadata, reader.spec)
     cell = parse_cell(metadata["cell"], path.name)
     goal, source = make_cell_target(cell), parse_input(cell.input, reader.spec)
     _check_fit(path, heads, source, goal)
-    return _evaluate(heads, cell.target, goal, cell.value_range, reader, source)
+    return OpenedHead(path.name, heads, cell.target, goal, cell.value_range, source)
 
 
 def _check_fit(path: Path, heads: Heads, source: Input, goal: NDArray[float64]) -> None:
@@ -136,8 +173,8 @@ def _check_fit(path: Path, heads: Heads, source: Input, goal: NDArray[float64]) 
         )
 
 
-def evaluate_external(path: Path, reader: Reader, head: ExternalHead) -> Evaluation:
-    """Score a head that another program trained, saved as the state dict of one `torch.nn.Conv2d`.
+def open_external_head(path: Path, reader: Reader, head: ExternalHead) -> OpenedHead:
+    """Open a head that another program trained, saved as the state dict of one `torch.nn.Conv2d`.
 
     Raises UsageError if the file holds something else, or the convolution does not fit the store's features.
     """
@@ -149,7 +186,7 @@ def evaluate_external(path: Path, reader: Reader, head: ExternalHead) -> Evaluat
             "give the network (--backbone, --taps) and the input (--input) that it was trained on"
         )
     goal = make_target_map(head.target, output_size(kernel, head.padding), head.value_range, head.normalise)
-    return _evaluate(heads, head.target, goal, head.value_range, reader, source)
+    return OpenedHead(path.name, heads, head.target, goal, head.value_range, source)
 
 
 def load_external_head(path: Path, padding: int) -> Heads:
@@ -168,20 +205,69 @@ def load_external_head(path: Path, padding: int) -> Heads:
     return Heads(weights[0].to(torch.float64), bias, padding)
 
 
-def _evaluate(
-    heads: Heads, name: str, goal: NDArray[float64], value_range: tuple[float, float], reader: Reader, source: Input
-) -> Evaluation:
-    scored = {}
+def evaluate_head(path: Path, reader: Reader) -> Evaluation:
+    """Score a head that a sweep wrote (see `open_head`)."""
+    return evaluate_heads([open_head(path, reader)], reader)[0]
+
+
+def evaluate_external(path: Path, reader: Reader, head: ExternalHead) -> Evaluation:
+    """Score a head that another program trained (see `open_external_head`)."""
+    return evaluate_heads([open_external_head(path, reader, head)], reader)[0]
+
+
+def evaluate_heads(heads: Sequence[OpenedHead], reader: Reader, mirrored: Reader | None = None) -> list[Evaluation]:
+    """Score heads on a store, those that read the same input in one scan; return an Evaluation of each, in their order.
+
+    With the store of the `mirrored` images there are two more columns for each test: the maps of mirrored images against the
+    mirrored target, and the mean of both maps against the target (test-time mirroring). Raises UsageError if that store
+    does not hold the mirror images of the same rows.
+    """
+    evaluations: dict[int, Evaluation] = {}
+    for source in dict.fromkeys(head.source for head in heads):
+        numbers = [number for number, head in enumerate(heads) if head.source == source]
+        evaluated = _evaluate([heads[number] for number in numbers], source, reader, mirrored)
+        evaluations |= dict(zip(numbers, evaluated, strict=True))
+    return [evaluations[number] for number in range(len(heads))]
+
+
+def _evaluate(heads: Sequence[OpenedHead], source: Input, reader: Reader, mirrored: Reader | None) -> list[Evaluation]:
+    """Score heads that read one input."""
+    columns: dict[str, list[Scored]] = {}
     total = torch.zeros(source.channels, GRID, GRID, dtype=torch.float64)
     for column in list_columns(reader):
-        ((scored[column.name],),) = score_heads(_add_images(column.read(source), total), [Scorable(heads, [goal])])
-    images = sum(len(column.scores.spc) for column in scored.values())
-    linear = not heads.hidden and not heads.sigmoid and not heads.size and images
+        columns[column.name] = _score(_add_images(column.read(source), total), heads, [head.heads for head in heads])
+    images = sum(len(scored[0].scores.spc) for scored in columns.values())
     names = [
         f"{reader.spec.taps[tap].name}:{n}" for tap, width in zip(source.taps, source.widths, strict=True) for n in range(width)
     ]
-    contributions = compute_contributions(heads, total / images, goal, names) if linear else None
-    return Evaluation(name, goal, value_range, scored, contributions)
+    for column, other in _pair_columns(reader, mirrored) if mirrored else ():
+        for name, kind in (("mirrored", MirroredBack), ("both ways", MirrorMean)):
+            pairs = map(torch.stack, zip(column.read(source), other.read(source), strict=True), repeat(1))
+            columns[f"{column.name}, {name}"] = _score(pairs, heads, [kind(head.heads) for head in heads])
+    return [
+        Evaluation(
+            head.target,
+            head.goal,
+            head.value_range,
+            {name: scored[number] for name, scored in columns.items()},
+            compute_contributions(head.heads, total / images, head.goal, names) if images and head.heads.is_linear else None,
+        )
+        for number, head in enumerate(heads)
+    ]
+
+
+def _score(blocks: Iterable[Tensor], heads: Sequence[OpenedHead], predictors: Sequence[Predictor]) -> list[Scored]:
+    """Score what each predictor makes of the blocks against the target of its head."""
+    groups = [Scorable(predictor, [head.goal]) for head, predictor in zip(heads, predictors, strict=True)]
+    return [scored for (scored,) in score_heads(blocks, groups)]
+
+
+def _pair_columns(reader: Reader, mirrored: Reader) -> list[tuple[Column, Column]]:
+    """Return each test column with that of the mirrored images; raises UsageError if they are not those of the same rows."""
+    same = (reader.ids == mirrored.ids, reader.bounds == mirrored.bounds, np.array_equal(reader.readable, mirrored.readable))
+    if not all(same) or reader.spec.network_key != mirrored.spec.network_key:
+        raise UsageError(f"{mirrored.name} does not hold the mirror images of {reader.name}, row by row and readable alike")
+    return list(zip(list_columns(reader), list_columns(mirrored, mirrored.spec.images), strict=True))
 
 
 def _add_images(blocks: Iterable[Tensor], total: Tensor) -> Iterator[Tensor]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from posenet_store.errors import UsageError
+from posenet_store.heads.own_maps import load_target
 from posenet_store.heads.protocols import GradientProtocol, Protocol, describe_stream
 from posenet_store.notebook import format_html_table
 from posenet_store.parallel.machine import share_memory
@@ -164,6 +165,7 @@ def _make_cells(spec: SweepSpec, entry: StoreInfo, source: str, protocol: Protoc
     """Return the cells that read `source` of one store: all choices that the sweep leaves open."""
     rows = _count_train_rows(spec, entry)
     seeds = spec.seeds if isinstance(protocol, GradientProtocol) else spec.seeds[:1]  # exact least squares draws nothing
+    targets = tuple(map(load_target, spec.targets))
     return [
         Cell(
             store=entry.spec.fingerprint,
@@ -180,7 +182,7 @@ def _make_cells(spec: SweepSpec, entry: StoreInfo, source: str, protocol: Protoc
         )
         for images in spec.train_images
         if images <= rows
-        for kernel, padding, target, seed in product(spec.kernels, spec.paddings, spec.targets, seeds)
+        for kernel, padding, target, seed in product(spec.kernels, spec.paddings, targets, seeds)
     ]
 
 
@@ -276,15 +278,13 @@ def _merge_cells(
     specs = {entry.path: entry.spec for entry, _, _ in planned}
     for entry, tests, cells in planned:
         first = cells[0]
-        shared = (first.input.partition(":")[0], describe_stream(first.protocol))
-        key = (entry.path, tests, *shared)
+        key = (entry.path, tests, first.input.partition(":")[0], describe_stream(first.protocol))
         for rows, same_rows in groupby(cells, key=lambda cell: cell.train_rows):
             groups.setdefault((*key, rows), []).extend(same_rows)
     for (path, tests, *_), members in groups.items():
         cells = sorted(members, key=lambda cell: (cell.kernel, cell.padding))
         for start in range(0, len(cells), MAX_CELLS):
             chunk = tuple(cells[start : start + MAX_CELLS])
-            text = join_inputs(dict.fromkeys(cell.input for cell in chunk), specs[path])
             first = chunk[0]
             yield Pass(
                 train=path,
@@ -292,7 +292,7 @@ def _merge_cells(
                 store=first.store,
                 train_rows=first.train_rows,
                 held_out=first.held_out,
-                input=text,
+                input=join_inputs(dict.fromkeys(cell.input for cell in chunk), specs[path]),
                 protocol=first.protocol,
                 cells=chunk,
                 moments=moments,

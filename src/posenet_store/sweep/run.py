@@ -9,6 +9,7 @@ from pathlib import Path
 
 from posenet_store.errors import PosenetStoreError, StoreError
 from posenet_store.files import expand_user, lock_folder, make_folder
+from posenet_store.heads.own_maps import MAPS, save_maps
 from posenet_store.parallel.executors import run_tasks
 from posenet_store.parallel.pools import Announce
 from posenet_store.provenance import collect_provenance
@@ -58,9 +59,10 @@ def _count_kept(files: RunFiles, plan: SweepPlan) -> Iterator[None]:
         raise
 
 
-def _remove_abandoned(run: Path, passes: Sequence[Pass]) -> None:
-    """Remove what killed sweeps left in the run and among the cached moments."""
-    moments = {task.moments / task.train.name for task in passes if task.moments}
+def _prepare_folder(run: Path, plan: SweepPlan) -> None:
+    """Remove what killed sweeps left in the run and among the cached moments; keep the targets that are maps of the user's."""
+    save_maps(run / MAPS, (cell.target for cell in plan.cells))
+    moments = {task.moments / task.train.name for task in plan.passes if task.moments}
     remove_abandoned([*run.rglob(".*.tmp"), *(path for folder in moments for path in folder.glob(".*.tmp"))])
 
 
@@ -142,7 +144,7 @@ def run_sweep(
     """
     run = expand_user(run)
     files = RunFiles(run)
-    _remove_abandoned(run, plan.passes)
+    _prepare_folder(run, plan)
     finished = read_finished(files, plan.cells)
     left = plan.without({cell: result.tests for cell, result in finished.items()})
     passes, before = left.passes, len(plan.cells) - len(left.cells)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from posenet_store.errors import StoreError
 from posenet_store.heads.file import load_head, save_head
 from posenet_store.heads.model import join_heads
+from posenet_store.heads.own_maps import MAPS, load_maps
 from posenet_store.heads.protocols import GradientProtocol
 from posenet_store.parallel.worker import prepare_worker, release_memory
 from posenet_store.provenance import collect_provenance
@@ -67,6 +68,7 @@ class OpenPass:
 
     def __init__(self, task: Pass, run: Path) -> None:
         self.task, self.files = task, RunFiles(run)
+        load_maps(run / MAPS)
         self.reader = _open_planned(task.train, task.store)
         self._tests = [_open_planned(test.path, test.fingerprint) for test in task.tests]
         self.source = parse_input(task.input, self.reader.spec)

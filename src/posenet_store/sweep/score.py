@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial, reduce
 from operator import add, attrgetter
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -12,7 +13,6 @@ from torch import Tensor
 
 from posenet_store.files import sha256
 from posenet_store.heads.metrics import MapSums, Scores, score_with_map_sums
-from posenet_store.heads.model import Heads
 from posenet_store.store.chunking import split_at_blocks
 from posenet_store.store.reader import Reader
 from posenet_store.sweep.assemble import InputBlock
@@ -94,11 +94,17 @@ def list_columns(reader: Reader, name: str | None = None) -> list[Column]:
     return [Column(reader.ids[row], reader, row, row + 1) for row in rows]
 
 
+class Predictor(Protocol):
+    """What predicts maps float64 [B, n, h, w] of a block: heads, or what is made of their maps."""
+
+    def predict(self, inputs: Tensor, /) -> Tensor: ...
+
+
 @dataclass(frozen=True)
 class Scorable:
     """Heads to score: each one's target map, and the channels of the stream that they read (None: all)."""
 
-    heads: Heads
+    heads: Predictor
     targets: Sequence[NDArray[np.float64]]
     channels: Channels = None
 

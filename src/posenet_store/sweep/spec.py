@@ -11,6 +11,7 @@ from typing import Any
 
 from posenet_store.errors import UsageError, show_value, suggest, unknown
 from posenet_store.files import expand_user
+from posenet_store.heads.own_maps import load_target
 from posenet_store.heads.protocols import OPTIMIZERS, PROTOCOLS, GradientProtocol, Protocol
 from posenet_store.heads.targets import TARGETS, make_native_map, make_target_map
 from posenet_store.sweep.cell import output_size
@@ -61,6 +62,8 @@ def _check(spec: SweepSpec, where: str) -> SweepSpec:
             raise unknown(f"protocol in {where}", name, tuple(PROTOCOLS))
     for target in spec.targets:
         make_native_map(target)
+    if len(set(spec.targets)) < len(spec.targets):
+        raise UsageError(f"{where}: targets = {show_value(list(spec.targets))} has one map twice")
     if len(spec.range) != 2:
         raise UsageError(f"{where}: range = {show_value(list(spec.range))} is not accepted; give [low, high]")
     choices = (spec.train_images, spec.inputs or "-", spec.targets, spec.kernels, spec.paddings, spec.seeds)
@@ -175,4 +178,5 @@ def load_sweep(source: str | Path) -> SweepSpec:
             raise UsageError(f"{path}: {name} = {show_value(section)} is not accepted; write a table [{name}]")
         protocols += _parse_protocol(name, section, f"{path} [{name}]")
     spec = fill_defaults(SweepSpec(title=path.stem), table, str(path), hidden=("recipes",), sections=tuple(PROTOCOLS))
-    return _check(replace(spec, recipes=tuple(protocols)), str(path))
+    targets = tuple(load_target(target, path.parent) for target in spec.targets)
+    return _check(replace(spec, targets=targets, recipes=tuple(protocols)), str(path))

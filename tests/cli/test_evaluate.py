@@ -1,0 +1,108 @@
+"""evaluate: many heads in one table, what is assumed of a state dict, and mirrored images."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from posenet_store.report.run import open_run
+from tests.support.runs import cli
+from tests.support.small import write_images
+from tests.support.terminal import show_in_terminal
+
+PIXELS = ("--backbone", "pixels", "--device", "cpu")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Images, state dicts as the report's authors published them, and a sweep of two heads on the pixels."""
+    home = tmp_path_factory.mktemp("home")
+    write_images(home / "photos", 40)
+    (home / "weights").mkdir()
+    for kernel, target in ((1, "hor"), (3, "hor"), (3, "ver")):
+        module = nn.Sequential()
+        module.add_module("conv", nn.Conv2d(3, 1, kernel))
+        path = home / f"weights/model_{kernel}_0_{target}.weights"
+        torch.save(module.state_dict(), path, _use_new_zipfile_serialization=False)  # torch 1.4 wrote so
+    (home / "mine.toml").write_text('targets = ["H", "ramp:30"]\nprotocols = ["ridge"]\nkernels = [1]\n')
+    assert cli("build-store", *PIXELS, "--images", home / "photos", "--stores", home / "stores").exit_code == 0
+    assert cli("sweep", home / "mine.toml", "--stores", home / "stores", "--run", home / "run").exit_code == 0
+    return home
+
+
+def evaluate(home: Path, *words: str | Path) -> list[dict[str, object]]:
+    shown = cli("evaluate", *words, "--stores", home / "stores", "--json")
+    assert shown.exit_code == 0, shown.output
+    rows: list[dict[str, object]] = json.loads(shown.stdout)
+    return rows
+
+
+def test_each_head_has_its_target_or_all_have_one(home: Path) -> None:
+    names = ["model_3_0_hor.weights", "model_3_0_ver.weights"]
+    paths = [home / "weights" / name for name in names]
+    each = evaluate(
+        home, *PIXELS, "--images", home / "photos", "--head", paths[0], "--target", "H", "--head", paths[1], "--target", "V"
+    )
+    assert [(row["head"], row["target"]) for row in each] == [(names[0], "H"), (names[1], "V")]
+    alone = evaluate(home, *PIXELS, "--images", home / "photos", "--head", paths[1], "--target", "V")
+    assert alone == [{name: value for name, value in each[1].items() if name != "head"}]
+    shared = evaluate(home, *PIXELS, "--images", home / "photos", "--head", home / "weights/*_hor.weights", "--target", "H")
+    assert [(row["head"], row["target"], row["kernel"]) for row in shared] == [
+        ("model_1_0_hor.weights", "H", 1), ("model_3_0_hor.weights", "H", 3),
+    ]  # fmt: skip
+
+
+def test_what_a_state_dict_does_not_say_is_shown(home: Path) -> None:
+    words: list[str | Path] = ["evaluate", "--head", home / "weights/model_3_0_hor.weights", "--target", "H", *PIXELS]
+    words += ["--images", home / "photos", "--stores", home / "stores"]
+    assumed, given = cli(*words), cli(*words, "--head-padding", "1")
+    assert "0 is assumed (--head-padding)" in assumed.stderr
+    assert "assumed" not in given.stderr
+    assert json.loads(cli(*words, "--head-padding", "1", "--json").stdout)[0]["padding"] == 1
+    assert "aligned" in assumed.stdout
+    shown = show_in_terminal(80, *words)
+    assert all(len(line) <= 80 for line in shown.splitlines() if "  " in line.strip())
+
+
+def test_without_a_target_the_error_lists_them(home: Path) -> None:
+    result = cli("evaluate", "--head", home / "weights/model_3_0_hor.weights", *PIXELS, "--images", home / "photos")
+    assert result.exit_code == 2
+    assert "--target" in result.stderr
+    assert "ramp:ANGLE" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--head", "weights/*.none", "--target", "H"],
+        ["--head", "weights", "--target", "H"],
+        ["--head", "weights/*", "--target", "H", "--target", "V"],
+        ["--head", "weights/*", "--target", "HH"],
+        ["--head", "weights/*", "--target", "map:none.png"],
+        ["--head", "weights/*", "--target", "H", "--mirrored", "--store", "stores"],
+    ],
+)
+def test_wrong_words_are_one_sentence(home: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]) -> None:
+    monkeypatch.chdir(home)
+    images = [] if "--store" in words else ["--images", "photos", *PIXELS]
+    result = cli("evaluate", *words, *images)
+    assert result.exit_code == 2, result.output
+    assert "Traceback" not in result.output
+
+
+def test_all_heads_of_a_run_are_scored_with_and_without_mirrors(home: Path) -> None:
+    rows = evaluate(home, "--head", home / "run/heads/*.safetensors", "--images", home / "photos", "--mirrored")
+    results = {f"{result.id}.safetensors": result for result in open_run(home / "run").results}
+    assert {row["head"] for row in rows} == set(results)
+    assert {row["test"] for row in rows} == {"photos", "photos, mirrored", "photos, both ways"}
+    for row in rows:
+        assert row["target"] == results[str(row["head"])].cell.target
+        assert row["images"] == 40
+
+
+def test_a_figure_a_head_is_written(home: Path, tmp_path: Path) -> None:
+    heads = home / "weights/model_3_*.weights"
+    evaluate(home, "--head", heads, "--target", "H", *PIXELS, "--images", home / "photos", "--maps", tmp_path)
+    assert sorted(path.name for path in tmp_path.glob("*.png")) == ["model_3_0_hor.png", "model_3_0_ver.png"]
