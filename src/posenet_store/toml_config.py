@@ -51,6 +51,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "cores": (1, 4096),
     "workers": (1, 10_000),
     "rows_shown": (1, 10**9),
+    "rings": (1, 100),
 }
 """Name of a key or an option -> least and largest value."""
 MAX_BYTES, MAX_DOTS = 1 << 16, 200

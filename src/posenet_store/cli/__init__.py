@@ -24,6 +24,7 @@ from posenet_store.cli.leaderboard import leaderboard
 from posenet_store.cli.output import print_line
 from posenet_store.cli.prune import prune
 from posenet_store.cli.report import report
+from posenet_store.cli.rings import rings
 from posenet_store.cli.run import run
 from posenet_store.cli.stores import stores
 from posenet_store.cli.sweep import sweep
@@ -129,6 +130,7 @@ for _command in (
     compare,
     leaderboard,
     report,
+    rings,
     symmetry,
     experiments,
     fetch,

@@ -11,6 +11,7 @@ from posenet_store.notebook import format_html_table
 from posenet_store.report.figures.curves import AXES, draw_axis
 from posenet_store.report.figures.drawing import Drawing, Picture
 from posenet_store.report.figures.maps import draw_border, draw_error_maps, draw_predicted_maps
+from posenet_store.report.figures.rings import draw_rings
 from posenet_store.report.figures.table2 import draw_table2
 from posenet_store.report.leaderboard import Commands, list_leaderboard, rank_networks
 from posenet_store.report.load import load_runs
@@ -29,6 +30,7 @@ FIGURES: dict[str, Callable[[Sequence[Result], ScoreArchive], Picture | None]] =
     **{axis.name: partial(draw_axis, axis=axis) for axis in AXES},
     "errors": draw_error_maps,
     "border": draw_border,
+    "rings": draw_rings,
     "maps": draw_predicted_maps,
 }
 """Every figure by name, in the page's order; None where the cells do not allow it."""
@@ -142,6 +144,10 @@ class Plots:
     def border(self) -> Drawing:
         """Draw the mean absolute error by distance to the border."""
         return self._draw("border")
+
+    def rings(self) -> Drawing:
+        """Draw SPC by rings of distance to the border, which the command `rings` scores."""
+        return self._draw("rings")
 
     def maps(self) -> Drawing:
         """Draw the maps that heads predict, below their targets."""

@@ -22,6 +22,7 @@ from posenet_store.report.significance import (
 from posenet_store.report.text_table import format_interval, format_number, format_p, join_entry
 from posenet_store.sweep.cell import make_cell_target
 from posenet_store.sweep.results import Result, RunFiles, ScoreSummary, read_scores
+from posenet_store.sweep.ring_scores import RingScores, read_rings
 
 Bounds = tuple[float, float] | None
 LIMITS = {"spc": (-1.0, 1.0), "mae": (0.0, inf)}
@@ -55,6 +56,11 @@ class ScoreArchive:
         """Return an array of a cell, None where it has none: no run, or no image with a score; raises StoreError for a
         damaged file."""
         return self._arrays(cell).get(name)
+
+    def rings(self, cell: str) -> RingScores | None:
+        """Return a cell's scores by ring of distance to the border, None without; raises StoreError for a damaged file."""
+        runs = (RunFiles(run) for run, cells in self._cells.items() if cell in cells)
+        return next((scores for files in runs if (scores := read_rings(files, cell)) is not None), None)
 
     def mean(self, results: Sequence[Result], name: str) -> NDArray[np.float64] | None:
         """Return an array's mean over cells that differ in their seeds only, None where a cell has none."""
