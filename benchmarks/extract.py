@@ -14,6 +14,7 @@ outside_forward_share       CPU time of the VGG-16 build with the pass replaced 
 parts2_identical            1 if two parts in two processes make the same sealed store, byte for byte, as one
 flat_memory                 peak memory of a build of 256 images : of 128, the pass replaced by its result
 memory_vs_plan              peak memory of a build : what --plan says
+moments_vs_build            seconds in which a VGG-16 build sums moments (`--moments`) : of all its other work, in one run
 simulated_gpu_*             a GPU of 5,000 images/s (a sleep; VGG-16's features and their statistics are in host memory, as if
                             copied there): images/s of the build on one core and on two (the best of four), two against one,
                             what sixteen would feed by Amdahl's law, the share of the CPU that was busy, the stage that binds
@@ -53,8 +54,11 @@ from posenet_store.parallel.machine import has_bfloat16_instructions
 from posenet_store.resampling import resample_taps
 from posenet_store.specs import BackboneSpec
 from posenet_store.store import writer
+from posenet_store.store.catalogue import StoreInfo
 from posenet_store.store.feature_statistics import compute_statistics
+from posenet_store.store.plan import find_folder
 from posenet_store.store.reader import open_store
+from posenet_store.sweep.build_sums import BuildSums
 from posenet_store.threads import count_cpus, limit_torch_to_one_thread
 
 BATCH = 16
@@ -177,6 +181,19 @@ def compare_bfloat16(images: ImageSet, exact: BuildResult, root: Path) -> Figure
     }
 
 
+def measure_moments(images: ImageSet, root: Path) -> Figures:
+    """Return the seconds of summing moments while a store is built, and of everything else."""
+    backbone = load("vgg16", "hed")
+    plan = plan_store(images, backbone, "native", "float16")
+    info = StoreInfo(find_folder(root, plan.spec), plan.spec, True, len(plan.bounds), 0, 0, 0)
+    began = time.perf_counter()
+    with BuildSums(info, root) as sums:
+        outcome = build(images, backbone, root, follow=sums.add)
+        sums.finish(outcome.path, outcome.written, lambda done, total: None)
+    rest = outcome.seconds - outcome.speed["stages"]["moments"]
+    return {"moments": time.perf_counter() - began - rest, "rest": rest}
+
+
 @dataclass(frozen=True)
 class Precomputed(Backbone):
     """A network whose result is there already."""
@@ -296,6 +313,8 @@ def measure(count: int, root: Path) -> tuple[Figures, Figures]:
     images = load_image_set(str(photos)).take(count)
     feeding, stages = measure_feeding(photos, root)
     first, vgg_forward = compare_with_pass("vgg16", "hed", images, root / "vgg")
+    report_step("a build that sums moments")
+    summing = measure_moments(images, root / "moments")
     report_step("bfloat16")
     bfloat16 = compare_bfloat16(images, first, root / "bfloat16")
     report_step("what is outside the network")
@@ -323,8 +342,10 @@ def measure(count: int, root: Path) -> tuple[Figures, Figures]:
         "parts2_identical": float(compare_parts(photos, root)),
         "flat_memory": large / small,
         "memory_vs_plan": peak / planned,
+        "moments_vs_build": float(summing["moments"]) / float(summing["rest"]),
     }
     facts: Figures = {"build, images/s, vgg": vgg, "build, images/s, resnet": resnet, "report, images/s": report}
+    facts |= {f"vgg build with moments, {name}, s": seconds for name, seconds in summing.items()}
     facts |= {"forward, images/s, vgg": vgg_forward, "forward, images/s, resnet": resnet_forward}
     facts |= {
         "outside the network, CPU ms an image": 1000 * outside / count,

@@ -89,19 +89,24 @@ def set_threads(threads: int) -> None:
 
 
 @contextmanager
-def limit_torch_to_one_thread() -> Iterator[int]:
-    """Limit torch to one thread in the context; yields its previous number.
-
-    For work done by BLAS: torch's idle threads wait actively for a while and would slow BLAS's threads down.
-    """
+def use_torch_threads(count: int) -> Iterator[int]:
+    """Let torch use `count` threads in the context; yields their previous number."""
     import torch
 
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(count)
     try:
         yield threads
     finally:
         torch.set_num_threads(threads)
+
+
+def limit_torch_to_one_thread() -> AbstractContextManager[int]:
+    """Limit torch to one thread in the context; yields its previous number.
+
+    For work done by BLAS: torch's idle threads wait actively for a while and would slow BLAS's threads down.
+    """
+    return use_torch_threads(1)
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 import shutil
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from posenet_store.cli.build_progress import build_and_sum, build_with_progress
 from posenet_store.cli.help import command
 from posenet_store.cli.images import load_images
 from posenet_store.cli.options import (
@@ -21,18 +21,14 @@ from posenet_store.cli.options import (
     workers_option,
 )
 from posenet_store.cli.output import (
-    describe_speed,
     format_bytes,
-    format_shares,
     format_time,
     print_above,
     print_json,
     print_line,
     print_path,
-    print_quarantined,
     progress,
 )
-from posenet_store.cli.termination import check_sigterm
 from posenet_store.errors import BuildError, PosenetStoreError, UsageError
 from posenet_store.files import check_folder, check_writable, find_existing
 from posenet_store.specs import DTYPES, FORMATS, LAYOUTS
@@ -42,11 +38,11 @@ from posenet_store.toml_config import RANGES, parse_whole_number
 
 if TYPE_CHECKING:  # the real imports are in the commands: --help must not load torch
     from posenet_store.backbones.backbone import Backbone
-    from posenet_store.extraction.build import BuildResult
     from posenet_store.extraction.distributed import Part
     from posenet_store.extraction.plan import Estimate
     from posenet_store.specs import BackboneSpec, StoreSpec
     from posenet_store.store.plan import Plan
+    from posenet_store.sweep.build_sums import BuildSums
 
 
 @command("build-store", example="build-store --backbone vgg16 --images photos")
@@ -70,13 +66,16 @@ if TYPE_CHECKING:  # the real imports are in the commands: --help must not load 
 @limit_option
 @click.option("--max-unreadable", type=click.FloatRange(*RANGES["max_unreadable"]), default=0.01, show_default=True,
               help="Share of unreadable images above which the build stops.")  # fmt: skip
+@click.option("--moments", is_flag=True,
+              help="Sum while building what the sweeps table2 and stages would read the store for: they then read no features "
+                   "to train.")  # fmt: skip
 @click.option("--no-probes", is_flag=True, help="Leave out the store of the probe images (black, white, noise).")
 @click.option("--plan", "plan_only", is_flag=True, help="Print size, files, time and free disk; build nothing.")
 @json_option
 def build_store(
     network: "BackboneSpec", batch_size: int | None, source: str, data_root: Path | None, root: Path, file_format: str,
     layout: str, dtype: str, part: tuple[int, int], scheduler: str | None, workers: int | None, limit: int | None,
-    max_unreadable: float, no_probes: bool, plan_only: bool, as_json: bool,
+    max_unreadable: float, moments: bool, no_probes: bool, plan_only: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Run a frozen backbone once over images and keep its features.
 
@@ -96,9 +95,11 @@ def build_store(
     backbone = load_backbone(here, emulate=elsewhere)
     place = report_device(backbone, here.device, part)
     plan = plan_store(images, backbone, layout, dtype, file_format=file_format)
+    sums = _prepare_sums(plan, root) if moments else None
     if plan_only:
         size = batch_size or choose_batch_size(backbone, plan.spec.block_rows)
-        facts = _planned(plan, root, estimate_build(images, backbone, plan, size), describe_computation(backbone, size))
+        expected = _add_cost(estimate_build(images, backbone, plan, size), sums)
+        facts = _planned(plan, root, expected, describe_computation(backbone, size))
         print_json(facts) if as_json else _print_plan(facts)
         return
     if scheduler is not None:
@@ -113,8 +114,10 @@ def build_store(
     if not no_probes and source != "probes":
         _build_probes(backbone, plan.spec, root, batch_size, place)
     build = partial(build_store, images, backbone, plan, root, batch_size=batch_size, max_unreadable=max_unreadable, part=part)
+    if sums and part == (1, 1):  # a part holds no twentieth of the rows without gaps
+        build = partial(build, follow=sums.add)
     rows = count_rows(plan, select_part(range(len(plan.bounds)), part))
-    outcome = build_with_progress(build, f"{plan.spec.network} on {images.name}", rows, place)
+    outcome = build_and_sum(build, f"{plan.spec.network} on {images.name}", rows, place, sums)
     facts = outcome.to_dict() | {"fingerprint": plan.spec.fingerprint}
     print_json(facts) if as_json else print_path(outcome.path)
 
@@ -195,6 +198,26 @@ def _build_on_workers(build: "Part", plan: "Plan", scheduler: str, workers: int 
         )
 
 
+def _prepare_sums(plan: "Plan", root: Path) -> "BuildSums | None":
+    """Return the sums that are made while a store is built, None if it holds too few images to train heads."""
+    from posenet_store.store.catalogue import StoreInfo
+    from posenet_store.sweep.build_sums import BuildSums
+    from posenet_store.sweep.plan import MIN_TRAIN_ROWS
+
+    sums = BuildSums(StoreInfo(find_folder(root, plan.spec), plan.spec, True, len(plan.bounds), 0, 0, 0), root)
+    if not sums.asks:
+        print_line(f"note: --moments sums nothing: fewer than {MIN_TRAIN_ROWS} images train no heads", err=True)
+    return sums if sums.asks else None
+
+
+def _add_cost(expected: "Estimate", sums: "BuildSums | None") -> "Estimate":
+    """Return the estimate of a build that makes sums too."""
+    if sums is None:
+        return expected
+    cost = sums.estimate_cost()
+    return replace(expected, seconds=expected.seconds + cost.seconds, memory=expected.memory + cost.memory)
+
+
 def _part(text: str) -> tuple[int, int]:
     """Parse I/N."""
     number, _, count = text.partition("/")
@@ -202,35 +225,6 @@ def _part(text: str) -> tuple[int, int]:
     if part[0] > part[1]:
         raise UsageError(f"--part {text} is not accepted; give I/N with I <= N, as in 2/8")
     return part
-
-
-def build_with_progress(build: "Callable[..., BuildResult]", title: str, images: int, place: str) -> "BuildResult":
-    """Call `build(advance=..., clock=...)` under a bar, or lines that name the `place`; print the outcome on standard error."""
-    from posenet_store.extraction.timing import STAGES, StageTimer
-
-    clock = StageTimer()
-    with progress() as bars:
-        bar = bars.add_task(title, total=images, unit="images", place=place)
-
-        def advance(count: int) -> None:
-            check_sigterm()
-            speed = bars.tasks[bar].speed
-            seconds = clock.get_seconds()
-            shares = format_shares({stage: seconds[stage] for stage in STAGES}, clock.elapsed)
-            unit = f"images, {speed:.1f}/s: {shares}" if speed else "images"
-            bars.update(bar, advance=count, unit=unit, bound_by=clock.find_bottleneck())
-
-        outcome = build(advance=advance, clock=clock)
-    name = outcome.path.name
-    if outcome.extracted:
-        print_line(f"{name}: {outcome.extracted} images, {describe_speed(outcome.speed)}", err=True)
-    if outcome.missing:
-        missing = f"{outcome.missing} blocks are missing"
-        print_line(f"{name}: this part is done; the store is complete when all parts are: {missing}", err=True)
-    elif not outcome.extracted:
-        print_line(f"{name} is complete; nothing to do", err=True)
-    print_quarantined([vars(image) for image in outcome.quarantined], err=True)
-    return outcome
 
 
 def _planned(plan: "Plan", root: Path, expected: "Estimate", computed_on: dict[str, Any]) -> dict[str, Any]:

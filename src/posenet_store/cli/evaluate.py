@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from posenet_store.cli.build_store import build_with_progress, check_inputs, report_device
+from posenet_store.cli.build_progress import build_with_progress
+from posenet_store.cli.build_store import check_inputs, report_device
 from posenet_store.cli.help import command
 from posenet_store.cli.images import load_images
 from posenet_store.cli.options import backbone_options, image_options, int_range, json_option, list_given, stores_option

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from posenet_store.cli.build_store import build_with_progress, check_inputs, report_device
+from posenet_store.cli.build_progress import build_with_progress
+from posenet_store.cli.build_store import check_inputs, report_device
 from posenet_store.cli.help import command
 from posenet_store.cli.images import load_images
 from posenet_store.cli.options import backbone_options, data_root_option, json_option, limit_option, stores_option

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from posenet_store.cli.build_store import build_with_progress, report_device
+from posenet_store.cli.build_progress import build_with_progress
+from posenet_store.cli.build_store import report_device
 from posenet_store.cli.help import command
 from posenet_store.cli.images import load_images
 from posenet_store.cli.options import device_option, image_options, int_range, json_option

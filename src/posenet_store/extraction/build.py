@@ -17,7 +17,7 @@ from typing import Any
 from posenet_store.backbones.backbone import Backbone
 from posenet_store.backbones.device import describe_place
 from posenet_store.errors import BuildError, UsageError
-from posenet_store.extraction.commit import BUFFERS, Buffer, Committer
+from posenet_store.extraction.commit import BUFFERS, Buffer, Committer, Follow
 from posenet_store.extraction.forward import Forward, PendingBatch, choose_batch_size, describe_computation
 from posenet_store.extraction.plan import check_space
 from posenet_store.extraction.prefetch import Batch, decode_batches
@@ -43,7 +43,8 @@ from posenet_store.threads import limit_torch_to_one_thread
 class BuildResult:
     """The outcome of a build: store path, images extracted, blocks still missing (0: sealed), seconds, quarantined images.
 
-    `place` says how and where they were computed; `speed` is the result of `StageTimer.summarize`.
+    `place` says how and where they were computed; `speed` is the result of `StageTimer.summarize`; the blocks `written` are
+    stored as this build computed them.
     """
 
     path: Path
@@ -53,6 +54,7 @@ class BuildResult:
     quarantined: tuple[QuarantinedImage, ...]
     speed: Mapping[str, Any]
     place: str
+    written: tuple[int, ...] = ()
 
     def __repr__(self) -> str:
         state = f"{self.missing} blocks missing" if self.missing else "complete"
@@ -61,7 +63,8 @@ class BuildResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the facts that `build-store --json` prints."""
-        return vars(self) | {"path": str(self.path), "quarantined": [vars(image) for image in self.quarantined]}
+        facts = {name: value for name, value in vars(self).items() if name != "written"}
+        return facts | {"path": str(self.path), "quarantined": [vars(image) for image in self.quarantined]}
 
 
 def plan_store(
@@ -198,11 +201,12 @@ def build_store(
     clock: StageTimer | None = None,
     folder: Path | None = None,
     damaged: Sequence[int] = (),
+    follow: Follow | None = None,
 ) -> BuildResult:
     """Build or resume the store of `plan` below `root`, and seal it once no block is missing.
 
     `folder` is where the store lies, if it is known: None looks for it by its fingerprint, whatever its images are called.
-    Blocks that are `damaged` are built as if they were missing.
+    Blocks that are `damaged` are built as if they were missing. `follow` gets each block that is computed, in order.
     `part` (i, n) extracts every n-th block from the i-th; parts may run in any order, on several machines, even twice.
     `advance(n)` is called after n more images are computed or found in the store; None is a bar in a notebook. Complete
     blocks are committed even if the build is interrupted. `batch_size` None is `choose_batch_size`. Raises BuildError if
@@ -223,14 +227,15 @@ def build_store(
         advance(total - count_rows(plan, blocks))
         while blocks:
             _check_drift(writer.plan, plan)
-            _extract(images, backbone, writer, blocks, size, max_unreadable, advance, clock)
+            _extract(images, backbone, writer, blocks, size, max_unreadable, advance, clock, follow)
             rows += count_rows(plan, blocks)
             blocks = _list_damaged(writer)
     blocks_left, speed = len(writer.list_missing()), clock.summarize(rows)
     if not blocks_left and not writer.sealed:
         writer.seal(speed | collect_provenance())
     quarantined, place = tuple(writer.list_quarantined()), describe_place(backbone.compute, backbone.device)
-    return BuildResult(writer.files.root, rows, blocks_left, speed["seconds"], quarantined, speed, place)
+    written = tuple(writer.list_written())
+    return BuildResult(writer.files.root, rows, blocks_left, speed["seconds"], quarantined, speed, place, written)
 
 
 def _list_damaged(writer: StoreWriter) -> list[int]:
@@ -247,6 +252,7 @@ def _extract(
     max_unreadable: float,
     advance: Callable[[int], None],
     clock: StageTimer,
+    follow: Follow | None,
 ) -> None:
     """Extract and commit blocks."""
     keep_freed_memory()
@@ -260,7 +266,7 @@ def _extract(
     with (
         # on a GPU, torch's threads have no work here, but each thread that encodes would start a team of its own
         limit_torch_to_one_thread() if cuda else nullcontext(),
-        Committer(writer, clock) as committer,
+        Committer(writer, clock, follow) as committer,
         closing(decode_batches(images, plan, blocks, batch_size, clock, cuda)) as batches,
     ):
         for batch, buffer in _compute(batches, forward, plan, buffers, clock, ahead=int(cuda)):

@@ -11,7 +11,7 @@ from typing import Any
 
 from posenet_store.threads import count_cpus
 
-STAGES = ("read", "decode", "forward", "copy", "encode", "write")
+STAGES = ("read", "decode", "forward", "copy", "encode", "write", "moments")
 WAITS = ("images", "buffers")
 """What the network waits for: decoded images, or a block's buffer that is still being encoded."""
 

@@ -63,7 +63,9 @@ def _find_orphans(root: Path) -> Iterator[Removal]:
 def _find_temporaries(root: Path) -> Iterator[Removal]:
     """Yield temporary files and folders in `root` and in its stores that no living process can own."""
     stores = [path.parent for path in root.glob(f"*/{PLAN}") if not path.parent.is_symlink()]
-    candidates = [*root.glob(".*.tmp"), *(path for store in stores for path in sorted(store.rglob(".*.tmp")))]
+    folders = [root, *(root / MOMENTS).glob("*/")]
+    candidates = [path for folder in folders for path in folder.glob(".*.tmp")]
+    candidates += [path for store in stores for path in sorted(store.rglob(".*.tmp"))]
     for path in candidates:
         if not path.is_symlink() and is_abandoned(path):
             yield Removal.of(root, path, "temporary of a build that was killed")

@@ -167,6 +167,10 @@ class StoreWriter:
         records = map_on_threads(partial(self.find_record, deep=deep), listed)
         return sorted(set(blocks) - {block for block, record in zip(listed, records, strict=True) if record})
 
+    def list_written(self) -> list[int]:
+        """Return the blocks whose records are those that this process has written."""
+        return [block for block, identity in self._committed.items() if identify(self.files.commit(block)) == identity]
+
     def list_quarantined(self) -> list[QuarantinedImage]:
         """Return the images that could not be read so far."""
         return [QuarantinedImage(**entry) for record in self.list_records() for entry in record["quarantined"]]
@@ -258,9 +262,8 @@ class StoreWriter:
 
     def discard(self, block: int) -> None:
         """Remove the record of a block that this process has committed, unless another is there by now."""
-        judged = identify(self.files.commit(block))
-        if judged and judged == self._committed.get(block):
-            take_away(self.files.commit(block), judged)
+        if block in self.list_written():
+            take_away(self.files.commit(block), self._committed[block])
 
     def seal(self, summary: Mapping[str, Any]) -> None:
         """Write manifest.json, which makes the store readable, unless there is one that names all records.

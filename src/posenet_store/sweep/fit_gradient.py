@@ -23,6 +23,7 @@ from posenet_store.heads.sizes import count_moment_bytes
 from posenet_store.heads.train_convolution import train_by_convolution
 from posenet_store.heads.train_gram import STEP_BYTES, train_in_gram_space
 from posenet_store.specs import GRID
+from posenet_store.sweep.assemble import InputBlock
 from posenet_store.sweep.grouping import (
     FittedHeads,
     HeadGroup,
@@ -63,11 +64,8 @@ class GramSpace:
             lacking = [span for span in training.split() if not all(_is_kept(training, span, group, kept) for group in run)]
             rows_read += count_rows(lacking)
         for group in self.groups:
-            targets = torch.stack(list(group.targets().values()))
-            summing = ("image moments", group.width, group.shape, len(targets))
             lacking = [span for span in training.split() if not _is_kept(training, span, group, kept)]
-            units = -(-count_rows(lacking) // count_cpus())
-            seconds += stopwatch.extrapolate(summing, partial(_sum_random_images, group, targets), units)
+            seconds += _time_moments(group, count_rows(lacking), stopwatch)
             for heads in group.members:
                 steps = self.protocol.count_epochs(rows) * self.protocol.count_steps(rows)
                 stepping = ("Gram steps", heads.width, heads.shape, len(heads.cells), self.protocol)
@@ -77,6 +75,29 @@ class GramSpace:
         memory += max((count_moment_bytes(rows, heads.width, heads.shape[0]) for heads in partial_groups), default=0)
         return FitCost(rows_read, memory, seconds)
 
+    def list_parts(self, training: TrainingRows) -> list[Span]:
+        """Return the parts of twentieths, of all rows of the store, that are summed on their own."""
+        return training.split([(0, training.count), (training.count, training.stored)])
+
+    def start_sums(self, training: TrainingRows, span: Span) -> list[tuple[dict[str, Any], "ImageSums"]]:
+        """Return each group's moments of no image yet, with the key of those of a span."""
+        return [(_make_key(training, span, group), ImageSums(group, span[1] - span[0])) for group in self.groups]
+
+    def cost_sums(self, training: TrainingRows, stopwatch: Stopwatch) -> FitCost:
+        """Price the moments of all rows of the store, a span at a time."""
+        seconds = sum(_time_moments(group, training.stored, stopwatch) for group in self.groups)
+        longest = max(stop - start for start, stop in self.list_parts(training))
+        return FitCost(0, 2 * sum(_moment_bytes(group, longest) for group in self.groups), seconds)
+
+    def list_lacking(self, training: TrainingRows, cache: MomentCache) -> list[Span]:
+        """Return the spans of the rows of which some moments are not kept."""
+        return [span for span in training.split() if not all(_is_kept(training, span, group, cache) for group in self.groups)]
+
+    def sum_twentieth(self, inputs: TrainingInputs, cache: MomentCache, twentieth: Span) -> None:
+        """Sum and keep what is not kept of the rows of a twentieth."""
+        if inputs.count_images(twentieth):
+            _sum_moments(inputs, [twentieth], self.groups, [group.targets() for group in self.groups], cache, cache.save)
+
     def fit(self, inputs: TrainingInputs, cache: MomentCache) -> list[FittedHeads]:
         """Sum moments, then take all steps without reading again."""
         fitted = []
@@ -84,7 +105,7 @@ class GramSpace:
         for run in split_by_memory(self.groups, inputs.rows, self.limits.memory):
             targets = [group.targets() for group in run]
             with cache.save_in_background() as save:  # the disk is written to while heads are trained
-                moments = _sum_moments(inputs, run, targets, cache, save)
+                moments = _sum_moments(inputs, inputs.training.split(), run, targets, cache, save)
                 for group, group_targets, group_moments in zip(run, targets, moments, strict=True):
                     for heads in group.members:
                         selected = group_moments.select(group.feature_indices(heads))
@@ -141,8 +162,32 @@ class Convolution:
         return [_mark(group, heads) for group, heads in zip(self.groups, trained, strict=True)]
 
 
+class ImageSums:
+    """The moments of each of at most `images` images of a moment group, of blocks as they lie in the store."""
+
+    def __init__(self, group: MomentGroup, images: int) -> None:
+        self._group, self._added = group, 0
+        self._sums = ImageMomentAccumulator(images, *group.shape, torch.stack(list(group.targets().values())))
+
+    def add(self, block: InputBlock) -> None:
+        """Add the images of a block."""
+        self._sums.add(select_channels(block.grid, self._group.channels))
+        self._added += len(block)
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """Return what is kept of the moments."""
+        return _name_tensors(self._group, self._sums.last(self._added)) if self._added else {}
+
+
 def _moment_bytes(group: MomentGroup, rows: int) -> int:
     return count_moment_bytes(rows, group.width, group.shape[0]) + rows * len(group.target_cells()) * group.unknowns * 8
+
+
+def _time_moments(group: MomentGroup, images: int, stopwatch: Stopwatch) -> float:
+    """Return the seconds that the moments of so many images take."""
+    targets = torch.stack(list(group.targets().values()))
+    summing = ("image moments", group.width, group.shape, len(targets))
+    return stopwatch.extrapolate(summing, partial(_sum_random_images, group, targets), -(-images // count_cpus()))
 
 
 def _sum_random_images(group: MomentGroup, targets: Tensor, images_of_each_thread: int) -> None:
@@ -170,13 +215,18 @@ def _prepare_gram_steps(heads: HeadGroup) -> Callable[[int], None]:
 
 
 def _sum_moments(
-    inputs: TrainingInputs, groups: Sequence[MomentGroup], targets: Sequence[Targets], kept: MomentCache, save: Save
+    inputs: TrainingInputs,
+    spans: Sequence[Span],
+    groups: Sequence[MomentGroup],
+    targets: Sequence[Targets],
+    kept: MomentCache,
+    save: Save,
 ) -> list[ImageMoments]:
-    """Return each group's moments of every image: from the cache, or summed in one scan and saved there, span by span."""
+    """Return each group's moments of every image of spans: from the cache, or summed in one scan and saved there, span by span."""
     training = inputs.training
     maps = [torch.stack(list(group_targets.values())) for group_targets in targets]
-    sums = [ImageMomentAccumulator(inputs.images, *g.shape, m) for g, m in zip(groups, maps, strict=True)]
-    spans = [span for span in training.split() if inputs.count_images(span)]
+    spans, images = [span for span in spans if inputs.count_images(span)], sum(map(inputs.count_images, spans))
+    sums = [ImageMomentAccumulator(images, *g.shape, m) for g, m in zip(groups, maps, strict=True)]
     lacking = [span for span in spans if not all(_is_kept(training, span, group, kept) for group in groups)]
     for span, blocks in iterate_spans(inputs, spans, lacking, inputs.blocks):
         missing: list[tuple[MomentGroup, ImageMomentAccumulator, dict[str, Tensor]]] = []
@@ -191,15 +241,19 @@ def _sum_moments(
             for group, accumulator, _ in missing:
                 accumulator.add(select_channels(block, group.channels))
         for group, accumulator, others in missing:
-            summed = accumulator.last(inputs.count_images(span))
-            crosses = zip(_name_crosses(group), summed.cross.unbind(1), strict=True)
-            tensors = others | {name: cross.contiguous() for name, cross in crosses} | {"second": summed.second}
-            save(_make_key(training, span, group), tensors)
+            tensors = _name_tensors(group, accumulator.last(inputs.count_images(span)))
+            save(_make_key(training, span, group), others | tensors)
     return [accumulator.moments() for accumulator in sums]
 
 
 def _make_key(training: TrainingRows, span: Span, group: MomentGroup) -> dict[str, Any]:
     return training.cache_key("images", span, group.cache_key(training.source))
+
+
+def _name_tensors(group: MomentGroup, moments: ImageMoments) -> dict[str, Tensor]:
+    """Return the tensors that are saved of a group's moments."""
+    crosses = zip(_name_crosses(group), moments.cross.unbind(1), strict=True)
+    return {name: cross.contiguous() for name, cross in crosses} | {"second": moments.second}
 
 
 def _name_crosses(group: MomentGroup) -> list[str]:

@@ -84,10 +84,29 @@ class NormalEquations:
         for _ in range(times):
             solve_ridge(moments * spans, list(heads.alone().targets().values()), self.protocol)
 
+    def list_parts(self, training: TrainingRows) -> list[Span]:
+        """Return the parts of twentieths, of all rows of the store, that are summed on their own."""
+        return training.split([*self.protocol.split_rows(training.count), (training.count, training.stored)])
+
+    def start_sums(self, training: TrainingRows, span: Span) -> list[tuple[dict[str, Any], GroupSums]]:
+        """Return each group's sums of no image yet, with the key of those of a span."""
+        sums = (GroupSums.start(group, training.source) for group in self.groups)
+        return list(zip(self._list_keys(training, span), sums, strict=True))
+
+    def cost_sums(self, training: TrainingRows, stopwatch: Stopwatch) -> FitCost:
+        """Price the sums of all rows of the store, a span at a time."""
+        seconds, memory = 0.0, 0
+        for group in self.groups:
+            size, summing = group.unknowns - 1, SumsTrial(group, training.source)
+            seconds += stopwatch.extrapolate(summing.kind, summing.add_steps, -(-training.stored // summing.images))
+            memory += 2 * (size + output_size(*group.shape) ** 2) * size * 8 + summing.memory  # the sums, once more as they are kept
+        return FitCost(0, memory, seconds)
+
     def list_lacking(self, training: TrainingRows, cache: MomentCache) -> list[Span]:
-        """Return the twentieths of the rows of which some sums are not kept."""
+        """Return the twentieths of the rows of which some sums, or their sum, are not kept."""
         twentieths = cut_into_spans(training.stored)
         spans = training.split(self.protocol.split_rows(training.count))
+        spans += [span for span in twentieths if span[1] <= training.count]
         lacking = {find_span(span[0], twentieths) for span in spans if not self._is_kept(training, span, cache)}
         return [twentieths[position] for position in sorted(lacking)]
 

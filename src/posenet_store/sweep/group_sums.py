@@ -3,6 +3,8 @@
 from collections.abc import Hashable
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from posenet_store.heads.moments import MomentAccumulator
 from posenet_store.heads.products import count_images_per_product
 from posenet_store.heads.tap_moments import TapMomentAccumulator, count_coordinates
@@ -31,6 +33,11 @@ class GroupSums:
             self.accumulator.add(block.taps)
         else:
             self.accumulator.add(select_channels(block.grid, self.group.channels))
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """Return what is kept of the sums; raises PosenetStoreError if a feature is not finite."""
+        moments = self.accumulator.moments()
+        return moments.to_tensors() if moments else {}
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,232 @@
+"""Sums that a build makes: the first sweep reads no features to train, and its heads are those of one that reads them."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from posenet_store import temporaries
+from posenet_store.backbones.backbone import Backbone
+from posenet_store.extraction.build import BuildResult, build_store, plan_store
+from posenet_store.heads.protocols import GradientProtocol, RidgeProtocol
+from posenet_store.images.image_set import ImageSet
+from posenet_store.images.sources import load_image_set
+from posenet_store.store.catalogue import StoreInfo, list_stores
+from posenet_store.store.chunking import count_row_bytes
+from posenet_store.store.plan import Plan, find_folder
+from posenet_store.store.removal import find_leftovers
+from posenet_store.store.reader import Reader
+from posenet_store.store.writer import StoreWriter
+from posenet_store.sweep.build_sums import BuildSums
+from posenet_store.sweep.cost import estimate_cost
+from posenet_store.sweep.plan import plan_sweep
+from posenet_store.sweep.run import SweepResult, run_sweep
+from posenet_store.sweep.spec import SweepSpec, load_sweep
+from posenet_store.sweep.stopwatch import Stopwatch
+from tests.support.pretend_cuda import pretend_cuda
+from tests.support.runs import cli
+from tests.support.small import tiny_backbone, write_images
+
+ROWS = 43
+SHORT = replace(load_sweep("table2"), tests=(), recipes=(GradientProtocol(epochs=2),))
+SPECS = {"table2": SHORT, "stages": replace(load_sweep("stages"), tests=())}
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
+    """Images, three of which can't be read; so can't be all of a twentieth."""
+    folder = write_images(tmp_path_factory.mktemp("images") / "photos", ROWS)
+    images = load_image_set(str(folder))
+    order = plan_store(images, tiny_backbone(), "native", "float16", 4).order
+    for row in (5, 17, 18):  # of which 17 and 18 are one
+        (folder / images.ids[order[row]]).write_bytes(b"no image")
+    return load_image_set(str(folder))
+
+
+def build(
+    images: ImageSet, root: Path, dtype: str = "float16", file_format: str = "zarr", network: Backbone | None = None
+) -> BuildResult:
+    """Build a store and its sums."""
+    network = network or tiny_backbone()
+    plan = plan_store(images, network, "native", dtype, 4, file_format)
+    with BuildSums(describe(plan, root), root) as sums:
+        outcome = build_store(images, network, plan, root, batch_size=2, max_unreadable=1.0, follow=sums.add)
+        sums.finish(outcome.path, outcome.written, lambda done, total: None)
+    return outcome
+
+
+def describe(plan: Plan, root: Path) -> StoreInfo:
+    return StoreInfo(find_folder(root, plan.spec), plan.spec, True, len(plan.bounds), 0, 0, 0)
+
+
+def swept(root: Path, spec: SweepSpec, run: str) -> SweepResult:
+    plan = plan_sweep(spec, list_stores(root).stores, root)
+    outcome = run_sweep(spec, plan, root.parent / run, scheduler="inline")
+    assert outcome.failures == ()
+    return outcome
+
+
+def list_sums(root: Path) -> dict[str, bytes]:
+    """The kept sums, whose names are digests of what they are of."""
+    return {path.name: path.read_bytes() for path in root.glob("moments/*/*.safetensors")}
+
+
+def list_tensors(root: Path) -> dict[str, dict[str, bytes]]:
+    """The tensors of the kept sums by what they are of, whatever the id of the store."""
+    tensors = {}
+    for path in root.glob("moments/*/*.safetensors"):
+        with safe_open(path, "np") as file:
+            key = json.loads(file.metadata()["key"]) | {"store_id": ""}
+            tensors[json.dumps(key)] = {name: file.get_tensor(name).tobytes() for name in file.keys()}  # noqa: SIM118 - no mapping
+    return tensors
+
+
+def sums_of_sweeps(store: Path, root: Path) -> dict[str, bytes]:
+    """The sums that sweeps keep of a copy of the store."""
+    shutil.copytree(store, root / store.name)
+    for name, spec in SPECS.items():
+        swept(root, spec, name)
+    return list_sums(root)
+
+
+@pytest.fixture
+def scans(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[int, int]]]:
+    """The spans of rows that were read."""
+    seen: list[tuple[int, int]] = []
+    real = Reader._scan
+
+    def note(reader: Reader, names: tuple[str, ...], start: int, stop: int) -> object:
+        seen.append((start, stop))
+        return real(reader, names, start, stop)
+
+    monkeypatch.setattr(Reader, "_scan", note)
+    yield seen
+
+
+@pytest.mark.parametrize(("dtype", "file_format"), [("float16", "zarr"), ("float32", "hdf5")])
+def test_a_build_sums_what_sweeps_would_sum_to_the_last_bit(
+    images: ImageSet, tmp_path: Path, scans: list[tuple[int, int]], dtype: str, file_format: str
+) -> None:
+    store = build(images, tmp_path / "stores", dtype, file_format).path
+    assert scans == []
+    ours, theirs = list_sums(tmp_path / "stores"), sums_of_sweeps(store, tmp_path / "copy")
+    assert {name.partition("-")[0] for name in theirs} == {"images", "sums"}
+    assert {name: ours.get(name) for name in theirs} == theirs
+    assert not list(tmp_path.glob("stores/moments/*/.*"))
+
+
+def test_the_first_sweeps_read_no_features_to_train(images: ImageSet, tmp_path: Path) -> None:
+    build(images, tmp_path / "stores")
+    (entry,) = list_stores(tmp_path / "stores").stores
+    other = replace(SPECS["stages"], recipes=(RidgeProtocol(validation=0.5),))  # 17 of 34 rows: whole twentieths
+    for name, spec in (SPECS | {"other": other}).items():
+        plan = plan_sweep(spec, [entry], tmp_path / "stores")
+        tested = count_row_bytes(entry.spec, ["aligned"] if name == "table2" else ["f1", "f2", "f3"]) * 9
+        costs = [estimate_cost(task, {entry.spec.fingerprint: entry.spec}, Stopwatch()) for task in plan.passes]
+        assert [cost.reading for cost in costs] == [tested] * len(costs)
+        assert [done.read.bytes for done in swept(tmp_path / "stores", spec, name).passes] == [tested] * len(costs)
+
+
+def test_blocks_of_another_build_are_read_for_their_twentieths(
+    images: ImageSet, tmp_path: Path, scans: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process commits block 5, rows 20 to 24, first."""
+    real = StoreWriter.list_written
+    monkeypatch.setattr(StoreWriter, "list_written", lambda writer: [block for block in real(writer) if block != 5])
+    store = build(images, tmp_path / "stores").path
+    assert set(scans) == {(19, 21), (21, 24)}
+    ours, theirs = list_sums(tmp_path / "stores"), sums_of_sweeps(store, tmp_path / "copy")
+    assert {name: ours.get(name) for name in theirs} == theirs
+
+
+def test_a_resumed_build_reads_what_it_has_not_seen(
+    images: ImageSet, tmp_path: Path, scans: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = StoreWriter.write
+
+    def end(writer: StoreWriter, encoded: object) -> None:
+        if encoded.block == 6:  # type: ignore[attr-defined]
+            raise KeyboardInterrupt
+        real(writer, encoded)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(StoreWriter, "write", end)
+    with pytest.raises(KeyboardInterrupt):
+        build(images, tmp_path / "stores")
+    assert not list(tmp_path.glob("stores/moments/*/.*"))
+    monkeypatch.setattr(StoreWriter, "write", real)
+    resumed = build(images, tmp_path / "stores")
+    assert 0 < resumed.extracted < ROWS
+    assert scans and max(stop for _, stop in scans) <= 26  # the twentieth that the interruption cut, and those before
+    ours, theirs = list_sums(tmp_path / "stores"), sums_of_sweeps(resumed.path, tmp_path / "copy")
+    assert {name: ours.get(name) for name in theirs} == theirs
+    scans.clear()
+    build(images, tmp_path / "stores")
+    assert scans == []
+
+
+def test_a_block_that_is_computed_twice_is_read(images: ImageSet, tmp_path: Path, scans: list[tuple[int, int]]) -> None:
+    network, root = tiny_backbone(), tmp_path / "stores"
+    plan = plan_store(images, network, "native", "float16", 4)
+    with BuildSums(describe(plan, root), root) as sums:
+        outcome = build_store(
+            images, network, plan, root, max_unreadable=1.0,
+            follow=lambda start, *block: [sums.add(start, *block) for _ in range(1 + (start == 40))][0],
+        )  # fmt: skip
+        sums.finish(outcome.path, outcome.written, lambda done, total: None)
+    assert {start for start, _ in scans} == {39, 41}
+
+
+def test_a_gpu_builds_the_same_sums(images: ImageSet, tmp_path: Path, scans: list[tuple[int, int]]) -> None:
+    with pretend_cuda() as cuda:
+        build(images, tmp_path / "gpu", network=replace(tiny_backbone(), device=torch.device("cuda")))
+    assert (scans, cuda.races) == ([], [])
+    build(images, tmp_path / "cpu")
+    assert list_tensors(tmp_path / "gpu") == list_tensors(tmp_path / "cpu")
+
+
+@pytest.mark.parametrize("name", ["damaged", "gone"])
+def test_sums_that_are_lost_before_the_store_is_sealed_are_read(
+    images: ImageSet, tmp_path: Path, scans: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    real = BuildSums.finish
+
+    def harm(sums: BuildSums, *words: object) -> None:
+        for path in tmp_path.glob("stores/moments/*/.*.tmp/sums-*"):
+            path.unlink() if name == "gone" else path.write_bytes(b"no sums")
+        real(sums, *words)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(BuildSums, "finish", harm)
+    store = build(images, tmp_path / "stores").path
+    assert scans
+    ours, theirs = list_sums(tmp_path / "stores"), sums_of_sweeps(store, tmp_path / "copy")
+    assert {name: ours.get(name) for name in theirs} == theirs
+
+
+def test_what_a_killed_build_left_is_removed(images: ImageSet, tmp_path: Path) -> None:
+    path = build(images, tmp_path / "stores").path
+    left = tmp_path / "stores/moments" / path.name / f".sums.{temporaries._identify_machine()}-999999999-1-00000000.tmp"
+    left.mkdir()
+    assert [removal.path for removal in find_leftovers(tmp_path / "stores")] == [left]
+    build(images, tmp_path / "stores")
+    assert not left.exists()
+
+
+def test_the_command(tmp_path: Path) -> None:
+    write_images(tmp_path / "photos", 33)
+    words = ("build-store", "--images", tmp_path / "photos", "--stores", tmp_path / "stores", "--backbone", "pixels", "--no-probes")
+    plain, planned = (json.loads(cli(*words, *more, "--plan", "--json").stdout) for more in ((), ("--moments",)))
+    assert planned["memory"] > plain["memory"] + (32 << 20)
+    assert not (tmp_path / "stores").exists()
+    for part in ("1/2", "2/2"):
+        done = cli(*words, "--moments", "--part", part)
+        assert done.exit_code == 0, done.output
+        assert bool(list_sums(tmp_path / "stores")) == (part == "2/2")
+    again = cli(*words, "--moments")
+    assert "complete; nothing to do" in again.stderr
+    few = cli(*words, "--moments", "--limit", "12")
+    assert (few.exit_code, "sums nothing" in few.stderr) == (0, True)
