@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,22 +20,25 @@ from posenet_store.images.sources import load_image_set
 from posenet_store.store.catalogue import StoreInfo, list_stores
 from posenet_store.store.chunking import count_row_bytes
 from posenet_store.store.plan import Plan, find_folder
-from posenet_store.store.removal import find_leftovers
 from posenet_store.store.reader import Reader
+from posenet_store.store.removal import find_leftovers
 from posenet_store.store.writer import StoreWriter
 from posenet_store.sweep.build_sums import BuildSums
 from posenet_store.sweep.cost import estimate_cost
 from posenet_store.sweep.plan import plan_sweep
 from posenet_store.sweep.run import SweepResult, run_sweep
 from posenet_store.sweep.spec import SweepSpec, load_sweep
-from posenet_store.sweep.stopwatch import Stopwatch
 from tests.support.pretend_cuda import pretend_cuda
 from tests.support.runs import cli
 from tests.support.small import tiny_backbone, write_images
+from tests.sweep.test_cost import Millisecond
 
 ROWS = 43
-SHORT = replace(load_sweep("table2"), tests=(), recipes=(GradientProtocol(epochs=2),))
-SPECS = {"table2": SHORT, "stages": replace(load_sweep("stages"), tests=())}
+SPECS = {
+    "table2": replace(load_sweep("table2"), tests=(), targets=("H",), seeds=(0,), recipes=(GradientProtocol(epochs=1),)),
+    "stages": replace(load_sweep("stages"), tests=(), targets=("H",), inputs=("full:f1", "full")),
+}
+"""The experiments with fewer heads, which read the same."""
 
 
 @pytest.fixture(scope="module")
@@ -71,27 +75,25 @@ def swept(root: Path, spec: SweepSpec, run: str) -> SweepResult:
     return outcome
 
 
-def list_sums(root: Path) -> dict[str, bytes]:
-    """The kept sums, whose names are digests of what they are of."""
-    return {path.name: path.read_bytes() for path in root.glob("moments/*/*.safetensors")}
-
-
-def list_tensors(root: Path) -> dict[str, dict[str, bytes]]:
-    """The tensors of the kept sums by what they are of, whatever the id of the store."""
+def list_sums(root: Path, by_name: bool = True) -> dict[str, dict[str, bytes]]:
+    """The tensors of the kept sums by the file's name, a digest of what they are of, or by that without the id of the store."""
     tensors = {}
     for path in root.glob("moments/*/*.safetensors"):
         with safe_open(path, "np") as file:
-            key = json.loads(file.metadata()["key"]) | {"store_id": ""}
-            tensors[json.dumps(key)] = {name: file.get_tensor(name).tobytes() for name in file.keys()}  # noqa: SIM118 - no mapping
+            key = path.name if by_name else json.dumps(json.loads(file.metadata()["key"]) | {"store_id": ""})
+            tensors[key] = {name: file.get_tensor(name).tobytes() for name in file.keys()}  # noqa: SIM118 - not a mapping
     return tensors
 
 
-def sums_of_sweeps(store: Path, root: Path) -> dict[str, bytes]:
-    """The sums that sweeps keep of a copy of the store."""
-    shutil.copytree(store, root / store.name)
+def check_sums(store: Path, copy: Path) -> None:
+    """Compare the kept sums of a store with those that sweeps keep of a copy of it: same bits."""
+    ours = list_sums(store.parent)
+    shutil.copytree(store, copy / store.name)
     for name, spec in SPECS.items():
-        swept(root, spec, name)
-    return list_sums(root)
+        swept(copy, spec, name)
+    theirs = list_sums(copy)
+    assert {name.partition("-")[0] for name in theirs} == {"images", "sums"}
+    assert {name: {key: ours[name][key] for key in tensors} for name, tensors in theirs.items()} == theirs
 
 
 @pytest.fixture
@@ -114,20 +116,18 @@ def test_a_build_sums_what_sweeps_would_sum_to_the_last_bit(
 ) -> None:
     store = build(images, tmp_path / "stores", dtype, file_format).path
     assert scans == []
-    ours, theirs = list_sums(tmp_path / "stores"), sums_of_sweeps(store, tmp_path / "copy")
-    assert {name.partition("-")[0] for name in theirs} == {"images", "sums"}
-    assert {name: ours.get(name) for name in theirs} == theirs
+    check_sums(store, tmp_path / "copy" / "stores")
     assert not list(tmp_path.glob("stores/moments/*/.*"))
 
 
-def test_the_first_sweeps_read_no_features_to_train(images: ImageSet, tmp_path: Path) -> None:
-    build(images, tmp_path / "stores")
+def test_the_first_sweeps_read_no_features_to_train(tmp_path: Path) -> None:
+    build(load_image_set(str(write_images(tmp_path / "photos", ROWS))), tmp_path / "stores")
     (entry,) = list_stores(tmp_path / "stores").stores
     other = replace(SPECS["stages"], recipes=(RidgeProtocol(validation=0.5),))  # 17 of 34 rows: whole twentieths
     for name, spec in (SPECS | {"other": other}).items():
         plan = plan_sweep(spec, [entry], tmp_path / "stores")
         tested = count_row_bytes(entry.spec, ["aligned"] if name == "table2" else ["f1", "f2", "f3"]) * 9
-        costs = [estimate_cost(task, {entry.spec.fingerprint: entry.spec}, Stopwatch()) for task in plan.passes]
+        costs = [estimate_cost(task, {entry.spec.fingerprint: entry.spec}, Millisecond()) for task in plan.passes]
         assert [cost.reading for cost in costs] == [tested] * len(costs)
         assert [done.read.bytes for done in swept(tmp_path / "stores", spec, name).passes] == [tested] * len(costs)
 
@@ -140,8 +140,7 @@ def test_blocks_of_another_build_are_read_for_their_twentieths(
     monkeypatch.setattr(StoreWriter, "list_written", lambda writer: [block for block in real(writer) if block != 5])
     store = build(images, tmp_path / "stores").path
     assert set(scans) == {(19, 21), (21, 24)}
-    ours, theirs = list_sums(tmp_path / "stores"), sums_of_sweeps(store, tmp_path / "copy")
-    assert {name: ours.get(name) for name in theirs} == theirs
+    check_sums(store, tmp_path / "copy" / "stores")
 
 
 def test_a_resumed_build_reads_what_it_has_not_seen(
@@ -162,8 +161,7 @@ def test_a_resumed_build_reads_what_it_has_not_seen(
     resumed = build(images, tmp_path / "stores")
     assert 0 < resumed.extracted < ROWS
     assert scans and max(stop for _, stop in scans) <= 26  # the twentieth that the interruption cut, and those before
-    ours, theirs = list_sums(tmp_path / "stores"), sums_of_sweeps(resumed.path, tmp_path / "copy")
-    assert {name: ours.get(name) for name in theirs} == theirs
+    check_sums(resumed.path, tmp_path / "copy" / "stores")
     scans.clear()
     build(images, tmp_path / "stores")
     assert scans == []
@@ -172,11 +170,13 @@ def test_a_resumed_build_reads_what_it_has_not_seen(
 def test_a_block_that_is_computed_twice_is_read(images: ImageSet, tmp_path: Path, scans: list[tuple[int, int]]) -> None:
     network, root = tiny_backbone(), tmp_path / "stores"
     plan = plan_store(images, network, "native", "float16", 4)
+
+    def add_twice(start: int, *block: Any) -> None:
+        for _ in range(1 + (start == 40)):
+            sums.add(start, *block)
+
     with BuildSums(describe(plan, root), root) as sums:
-        outcome = build_store(
-            images, network, plan, root, max_unreadable=1.0,
-            follow=lambda start, *block: [sums.add(start, *block) for _ in range(1 + (start == 40))][0],
-        )  # fmt: skip
+        outcome = build_store(images, network, plan, root, max_unreadable=1.0, follow=add_twice)
         sums.finish(outcome.path, outcome.written, lambda done, total: None)
     assert {start for start, _ in scans} == {39, 41}
 
@@ -186,7 +186,7 @@ def test_a_gpu_builds_the_same_sums(images: ImageSet, tmp_path: Path, scans: lis
         build(images, tmp_path / "gpu", network=replace(tiny_backbone(), device=torch.device("cuda")))
     assert (scans, cuda.races) == ([], [])
     build(images, tmp_path / "cpu")
-    assert list_tensors(tmp_path / "gpu") == list_tensors(tmp_path / "cpu")
+    assert list_sums(tmp_path / "gpu", by_name=False) == list_sums(tmp_path / "cpu", by_name=False)
 
 
 @pytest.mark.parametrize("name", ["damaged", "gone"])
@@ -203,8 +203,7 @@ def test_sums_that_are_lost_before_the_store_is_sealed_are_read(
     monkeypatch.setattr(BuildSums, "finish", harm)
     store = build(images, tmp_path / "stores").path
     assert scans
-    ours, theirs = list_sums(tmp_path / "stores"), sums_of_sweeps(store, tmp_path / "copy")
-    assert {name: ours.get(name) for name in theirs} == theirs
+    check_sums(store, tmp_path / "copy" / "stores")
 
 
 def test_what_a_killed_build_left_is_removed(images: ImageSet, tmp_path: Path) -> None:
@@ -212,13 +211,26 @@ def test_what_a_killed_build_left_is_removed(images: ImageSet, tmp_path: Path) -
     left = tmp_path / "stores/moments" / path.name / f".sums.{temporaries._identify_machine()}-999999999-1-00000000.tmp"
     left.mkdir()
     assert [removal.path for removal in find_leftovers(tmp_path / "stores")] == [left]
-    build(images, tmp_path / "stores")
+    with BuildSums(
+        describe(plan_store(images, tiny_backbone(), "native", "float16", 4), tmp_path / "stores"), tmp_path / "stores"
+    ):
+        pass
     assert not left.exists()
 
 
-def test_the_command(tmp_path: Path) -> None:
+def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("posenet_store.extraction.build.choose_block_rows", lambda layout: 8)
     write_images(tmp_path / "photos", 33)
-    words = ("build-store", "--images", tmp_path / "photos", "--stores", tmp_path / "stores", "--backbone", "pixels", "--no-probes")
+    words = (
+        "build-store",
+        "--images",
+        tmp_path / "photos",
+        "--stores",
+        tmp_path / "stores",
+        "--backbone",
+        "pixels",
+        "--no-probes",
+    )
     plain, planned = (json.loads(cli(*words, *more, "--plan", "--json").stdout) for more in ((), ("--moments",)))
     assert planned["memory"] > plain["memory"] + (32 << 20)
     assert not (tmp_path / "stores").exists()

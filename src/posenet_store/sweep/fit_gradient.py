@@ -222,7 +222,7 @@ def _sum_moments(
     kept: MomentCache,
     save: Save,
 ) -> list[ImageMoments]:
-    """Return each group's moments of every image of spans: from the cache, or summed in one scan and saved there, span by span."""
+    """Return each group's moments of every image of spans: from the cache, or summed in one scan and saved span by span."""
     training = inputs.training
     maps = [torch.stack(list(group_targets.values())) for group_targets in targets]
     spans, images = [span for span in spans if inputs.count_images(span)], sum(map(inputs.count_images, spans))

@@ -99,7 +99,9 @@ class NormalEquations:
         for group in self.groups:
             size, summing = group.unknowns - 1, SumsTrial(group, training.source)
             seconds += stopwatch.extrapolate(summing.kind, summing.add_steps, -(-training.stored // summing.images))
-            memory += 2 * (size + output_size(*group.shape) ** 2) * size * 8 + summing.memory  # the sums, once more as they are kept
+            memory += (
+                2 * (size + output_size(*group.shape) ** 2) * size * 8 + summing.memory
+            )  # the sums, once more as they are kept
         return FitCost(0, memory, seconds)
 
     def list_lacking(self, training: TrainingRows, cache: MomentCache) -> list[Span]:
