@@ -40,6 +40,7 @@ if TYPE_CHECKING:  # the real imports are in the commands: --help must not load 
     from posenet_store.backbones.backbone import Backbone
     from posenet_store.extraction.distributed import Part
     from posenet_store.extraction.plan import Estimate
+    from posenet_store.images.image_set import ImageSet
     from posenet_store.specs import BackboneSpec, StoreSpec
     from posenet_store.store.plan import Plan
     from posenet_store.sweep.build_sums import BuildSums
@@ -86,8 +87,6 @@ def build_store(
     from posenet_store.backbones.load import load_backbone
     from posenet_store.extraction.build import build_store, count_rows, plan_store, select_part
     from posenet_store.extraction.distributed import Part
-    from posenet_store.extraction.forward import choose_batch_size, describe_computation
-    from posenet_store.extraction.plan import estimate_build
 
     images = load_images(source, data_root, limit)
     elsewhere = scheduler not in (None, "local")  # the GPUs are the workers', and this machine may have none
@@ -97,9 +96,7 @@ def build_store(
     plan = plan_store(images, backbone, layout, dtype, file_format=file_format)
     sums = _prepare_sums(plan, root) if moments else None
     if plan_only:
-        size = batch_size or choose_batch_size(backbone, plan.spec.block_rows)
-        expected = _add_cost(estimate_build(images, backbone, plan, size), sums)
-        facts = _planned(plan, root, expected, describe_computation(backbone, size))
+        facts = _estimate(images, backbone, plan, root, batch_size, sums)
         print_json(facts) if as_json else _print_plan(facts)
         return
     if scheduler is not None:
@@ -210,14 +207,6 @@ def _prepare_sums(plan: "Plan", root: Path) -> "BuildSums | None":
     return sums if sums.asks else None
 
 
-def _add_cost(expected: "Estimate", sums: "BuildSums | None") -> "Estimate":
-    """Return the estimate of a build that makes sums too."""
-    if sums is None:
-        return expected
-    cost = sums.estimate_cost()
-    return replace(expected, seconds=expected.seconds + cost.seconds, memory=expected.memory + cost.memory)
-
-
 def _part(text: str) -> tuple[int, int]:
     """Parse I/N."""
     number, _, count = text.partition("/")
@@ -225,6 +214,21 @@ def _part(text: str) -> tuple[int, int]:
     if part[0] > part[1]:
         raise UsageError(f"--part {text} is not accepted; give I/N with I <= N, as in 2/8")
     return part
+
+
+def _estimate(
+    images: "ImageSet", backbone: "Backbone", plan: "Plan", root: Path, batch_size: int | None, sums: "BuildSums | None"
+) -> dict[str, Any]:
+    """Return the facts of a plan: what a build costs, with the sums that it makes."""
+    from posenet_store.extraction.forward import choose_batch_size, describe_computation
+    from posenet_store.extraction.plan import estimate_build
+
+    size = batch_size or choose_batch_size(backbone, plan.spec.block_rows)
+    expected = estimate_build(images, backbone, plan, size)
+    if sums is not None:
+        cost = sums.estimate_cost()
+        expected = replace(expected, seconds=expected.seconds + cost.seconds, memory=expected.memory + cost.memory)
+    return _planned(plan, root, expected, describe_computation(backbone, size))
 
 
 def _planned(plan: "Plan", root: Path, expected: "Estimate", computed_on: dict[str, Any]) -> dict[str, Any]:
