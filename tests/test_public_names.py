@@ -61,6 +61,8 @@ assert_type(swept.failures, tuple[str, ...])
 run = posenet_store.open_run("~/runs/x", Path("runs/y"))
 assert_type(run, posenet_store.Run)
 assert_type(len(run), int)
+variance = posenet_store.compute_variance("stores/x")
+assert_type(variance, posenet_store.StoreVariance)
 run.to_pandas()
 assert_type(posenet_store.make_card("~/stores/x"), str)
 assert_type(posenet_store.write_card("https://lab.example.org/x", Path("README.md")), Path)
@@ -70,10 +72,10 @@ assert_type(posenet_store.write_card("https://lab.example.org/x", Path("README.m
 def test_the_public_names_are_these() -> None:
     assert sorted(posenet_store.__all__) == [
         "Backbone", "BackboneSpec", "BuildError", "BuildResult", "ImageError", "ImageSet", "PosenetStoreError", "Reader",
-        "Run", "StoreError", "StoreInfo", "StoreListing", "SweepSpec", "UsageError", "build_probe_store", "build_store",
-        "convert_store", "find_damage", "list_stores", "load_backbone", "load_image_set", "load_sweep", "make_card",
-        "make_target_map", "open_run", "open_store", "plan_store", "plan_sweep", "repair_store", "run_sweep", "score_maps",
-        "wrap_backbone", "write_card",
+        "Run", "StoreError", "StoreInfo", "StoreListing", "StoreVariance", "SweepSpec", "UsageError", "build_probe_store",
+        "build_store", "compute_variance", "convert_store", "find_damage", "list_stores", "load_backbone", "load_image_set",
+        "load_sweep", "make_card", "make_target_map", "open_run", "open_store", "plan_store", "plan_sweep", "repair_store",
+        "run_sweep", "score_maps", "wrap_backbone", "write_card",
     ]  # fmt: skip
     for name in posenet_store.__all__:
         assert getattr(posenet_store, name).__doc__, f"{name} has no docstring"

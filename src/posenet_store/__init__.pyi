@@ -31,6 +31,8 @@ from .sweep.plan import plan_sweep as plan_sweep
 from .sweep.run import run_sweep as run_sweep
 from .sweep.spec import SweepSpec as SweepSpec
 from .sweep.spec import load_sweep as load_sweep
+from .sweep.variance import compute_variance as compute_variance
+from .sweep.variance_results import StoreVariance as StoreVariance
 
 __all__: list[str]
 __version__: str

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from posenet_store.errors import UsageError
-from posenet_store.heads.protocols import GradientProtocol
+from posenet_store.heads.protocols import GradientProtocol, RidgeProtocol
 from posenet_store.sweep import spec
 from posenet_store.sweep.spec import SweepSpec, load_sweep
 
@@ -108,3 +108,27 @@ def test_a_file_of_the_working_folder_is_not_taken_for_an_experiment(tmp_path: P
     monkeypatch.chdir(tmp_path)
     (tmp_path / "own.toml").write_text("kernels = [5]")
     assert load_sweep("own.toml").kernels == (5,)
+
+
+def test_an_erasure_trains_exact_heads_before_and_after(tmp_path: Path) -> None:
+    spec = load_sweep(written(tmp_path, 'protocols = ["ridge", "standard"]\n[ridge]\nfolds = 5\n[erase]\ntargets = ["G"]\n'))
+    exact = [protocol for protocol in spec.list_protocols() if isinstance(protocol, RidgeProtocol)]
+    assert [(protocol.erase, protocol.folds) for protocol in exact] == [((), 5), (("G",), 5)]
+    assert [protocol.name for protocol in spec.list_protocols()] == ["ridge", "ridge", "standard"]
+    default = load_sweep(written(tmp_path, 'protocols = ["ridge"]\n[erase]\n')).list_protocols()
+    assert default == [RidgeProtocol(), RidgeProtocol(erase=("H", "V"))]
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("[erase]\n", 'add "ridge"'),
+        ('erase = ["H"]\n', "write a table"),
+        ('protocols = ["ridge"]\n[erase]\ntargets = ["X"]\n', "unknown target"),
+        ('protocols = ["ridge"]\n[erase]\nlayers = ["f1"]\n', "unknown key"),
+        ('protocols = ["ridge"]\n[ridge]\nerase = ["H"]\n', "unknown key"),
+    ],
+)
+def test_a_wrong_erasure_is_an_error_that_says_what_to_do(tmp_path: Path, text: str, sentence: str) -> None:
+    with pytest.raises(UsageError, match=sentence):
+        load_sweep(written(tmp_path, text))

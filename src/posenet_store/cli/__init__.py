@@ -31,6 +31,7 @@ from posenet_store.cli.sweep import sweep
 from posenet_store.cli.symmetry import symmetry
 from posenet_store.cli.table import table
 from posenet_store.cli.termination import end_on_sigterm
+from posenet_store.cli.variance import variance
 from posenet_store.cli.verify import verify
 from posenet_store.errors import DamageWarning, PosenetStoreError, first_line, is_out_of_memory
 
@@ -126,6 +127,7 @@ for _command in (
     convert,
     sweep,
     evaluate,
+    variance,
     table,
     compare,
     leaderboard,

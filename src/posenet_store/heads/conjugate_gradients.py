@@ -17,9 +17,9 @@ from torch import Tensor
 
 from posenet_store.errors import PosenetStoreError
 from posenet_store.heads.convolution import convolve, images_per_step, sum_neighbourhoods
-from posenet_store.heads.moments import DEAD_DEVIATION
 from posenet_store.heads.protocols import RidgeProtocol
 from posenet_store.heads.ridge import RidgeHead, choose_penalty
+from posenet_store.heads.sizes import DEAD_DEVIATION
 from posenet_store.specs import GRID
 
 TOLERANCE = 1e-6

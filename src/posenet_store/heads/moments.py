@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
+from operator import add
 
 import numpy as np
 import torch
@@ -12,10 +13,9 @@ from torch import Tensor
 from posenet_store.errors import PosenetStoreError
 from posenet_store.heads.convolution import count_positions, images_per_step, unfold_neighbourhoods
 from posenet_store.heads.products import Tile, add_products, count_images_per_product, cut_rows, list_pairs
+from posenet_store.heads.tap_sums import TapSums
 from posenet_store.threads import limit_to_one_thread, map_on_threads
 
-DEAD_DEVIATION = 1e-6
-"""A feature is dead if its standard deviation is below 1e-6 of its root mean square: float16 resolves 5e-4."""
 PRODUCT_ROWS = 8
 """Rows of every matrix product with heads or targets: products of one shape round each row alike, whatever the others."""
 
@@ -25,7 +25,7 @@ class Moments:
     """Sums over `count` samples of features minus `shift` [D]: `second` [D, D] and `position` [D, P], all float64.
 
     The shift (the first images' mean) avoids cancellation whatever the features' offset and scale. Moments of disjoint
-    images can be added; their shifts may differ.
+    images can be added; their shifts may differ. Those of all channels also have `taps`: sums of each tap at its own size.
     """
 
     kernel: int
@@ -34,6 +34,7 @@ class Moments:
     images: int
     second: Tensor
     position: Tensor
+    taps: tuple[TapSums, ...] = ()
 
     @property
     def count(self) -> int:
@@ -47,7 +48,9 @@ class Moments:
 
     def to_tensors(self) -> dict[str, Tensor]:
         """Return the sums as named tensors, to be saved."""
-        return {"shift": self.shift, "images": torch.tensor(self.images), "second": self.second, "position": self.position}
+        of_taps = {f"{name}{number}": sums for number, tap in enumerate(self.taps) for name, sums in vars(tap).items()}
+        total = {"shift": self.shift, "images": torch.tensor(self.images), "second": self.second, "position": self.position}
+        return total | of_taps
 
     @classmethod
     def from_tensors(cls, kernel: int, padding: int, tensors: Mapping[str, Tensor] | None) -> "Moments | None":
@@ -58,7 +61,8 @@ class Moments:
         if tensors is None:
             return None
         shift, second, position = (tensors[name].clone() for name in ("shift", "second", "position"))
-        return cls(kernel, padding, shift, int(tensors["images"]), second, position)
+        taps = (TapSums(tensors[f"total{n}"].clone(), tensors[f"squares{n}"].clone()) for n in range(_count_taps(tensors)))
+        return cls(kernel, padding, shift, int(tensors["images"]), second, position, tuple(taps))
 
     def select(self, features: Tensor | None) -> "Moments":
         """Return the moments of `features` (indices below D) only, of all features for None."""
@@ -73,13 +77,19 @@ class Moments:
         total = self.position.sum(1)
         second = torch.addr(self.second, total + self.count * moved, moved).addr_(moved, total)
         position = self.position + self.images * moved[:, None]
-        return Moments(self.kernel, self.padding, shift, self.images, second, position)
+        return Moments(self.kernel, self.padding, shift, self.images, second, position, self.taps)
 
     def __add__(self, other: "Moments") -> "Moments":
         """Return the moments of two disjoint sets of images together."""
         moved, images = other.shift_to(self.shift), self.images + other.images
         second, position = moved.second.add_(self.second), moved.position.add_(self.position)
-        return Moments(self.kernel, self.padding, self.shift, images, second, position)
+        taps = tuple(map(add, self.taps, other.taps))
+        return Moments(self.kernel, self.padding, self.shift, images, second, position, taps)
+
+
+def _count_taps(tensors: Mapping[str, Tensor]) -> int:
+    """Return of how many taps there are sums."""
+    return sum(name.startswith("total") for name in tensors)
 
 
 class MomentAccumulator:

@@ -13,8 +13,9 @@ import torch
 from scipy.special import stdtrit
 from torch import Tensor
 
-from posenet_store.heads.moments import DEAD_DEVIATION, Moments
+from posenet_store.heads.moments import Moments
 from posenet_store.heads.protocols import RidgeProtocol
+from posenet_store.heads.sizes import DEAD_DEVIATION
 from posenet_store.threads import limit_to_one_thread
 
 

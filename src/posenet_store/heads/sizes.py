@@ -1,4 +1,7 @@
-"""Sizes of what heads are trained from, as pure integers: plans need them, and not the arithmetic itself."""
+"""Sizes of what heads are trained from, and when a feature is dead, as plain numbers: plans need them, and no arithmetic."""
+
+DEAD_DEVIATION = 1e-6
+"""A feature is dead if its standard deviation is below 1e-6 of its root mean square: float16 resolves 5e-4."""
 
 
 def count_moment_bytes(images: int, channels: int, kernel: int) -> int:

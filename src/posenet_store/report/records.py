@@ -32,7 +32,17 @@ def get_fields(result: Result) -> dict[str, Any]:
     protocol = result.cell.protocol
     known = vars(protocol) | vars(result.cell) | vars(result.labels) | {"protocol": protocol.name}
     values = {name: known.get(name) for name in FIELDS}
-    return {name: str(list(value)) if isinstance(value, tuple) else value for name, value in values.items()}
+    return {name: _format_list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+
+def _format_list(values: tuple[Any, ...]) -> str:
+    """Return a list as text; of names it is as inputs are spelled.
+
+    >>> _format_list((0.0, 1.0)), _format_list(("H", "V")), _format_list(())
+    ('[0.0, 1.0]', 'H+V', 'none')
+    """
+    names = all(isinstance(value, str) for value in values)
+    return "+".join(values) or "none" if names else str(list(values))
 
 
 def name_network(labels: Labels) -> str:
@@ -177,13 +187,13 @@ def group_alike(results: Iterable[Result], free: Sequence[str] = ()) -> list[lis
     return sorted(groups.values(), key=order)
 
 
-def group_alike_inputs(results: Iterable[Result], field: str) -> list[list[Result]]:
-    """Return groups of results that agree in every field but target, network, seed and one more, and read one kind of input.
+def group_alike_inputs(results: Iterable[Result], *free: str) -> list[list[Result]]:
+    """Return groups of results that agree in all fields but target, network, seed and `free` ones, and in the kind of input.
 
     Heads on all channels and on three a tap are never in one group.
     """
     kinds = group_by(results, lambda result: result.cell.input.partition(":")[0])
-    return [group for kind in kinds.values() for group in group_alike(kind, (field,))]
+    return [group for kind in kinds.values() for group in group_alike(kind, free)]
 
 
 def arrange_cells(results: Iterable[Result]) -> CellGrid:

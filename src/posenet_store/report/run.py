@@ -13,6 +13,7 @@ from posenet_store.report.figures.drawing import Drawing, Picture
 from posenet_store.report.figures.maps import draw_border, draw_error_maps, draw_predicted_maps
 from posenet_store.report.figures.rings import draw_rings
 from posenet_store.report.figures.table2 import draw_table2
+from posenet_store.report.figures.variance import draw_run_variance
 from posenet_store.report.leaderboard import Commands, list_leaderboard, rank_networks
 from posenet_store.report.load import load_runs
 from posenet_store.report.records import name_networks, select_results
@@ -32,6 +33,7 @@ FIGURES: dict[str, Callable[[Sequence[Result], ScoreArchive], Picture | None]] =
     "border": draw_border,
     "rings": draw_rings,
     "maps": draw_predicted_maps,
+    "variance": draw_run_variance,
 }
 """Every figure by name, in the page's order; None where the cells do not allow it."""
 
@@ -152,6 +154,10 @@ class Plots:
     def maps(self) -> Drawing:
         """Draw the maps that heads predict, below their targets."""
         return self._draw("maps")
+
+    def variance(self) -> Drawing:
+        """Draw the share of variance that is position, and its directions."""
+        return self._draw("variance")
 
 
 def open_run(*folders: str | Path) -> Run:

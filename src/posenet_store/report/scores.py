@@ -43,6 +43,11 @@ class ScoreArchive:
         self._renamed = renamed or {}
         self._arrays = lru_cache(maxsize=256)(self._read)
 
+    @property
+    def runs(self) -> list[Path]:
+        """The folders of the runs."""
+        return list(self._cells)
+
     def _read(self, cell: str) -> dict[str, NDArray[Any]]:
         paths = {run: RunFiles(run).scores(cell) for run, cells in self._cells.items() if cell in cells}
         run = next((run for run, path in paths.items() if path.is_file()), None)

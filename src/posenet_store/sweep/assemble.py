@@ -34,15 +34,19 @@ class InputBlock:
         """The input of heads, float32 [B, channels, 28, 28]."""
         return assemble_input(self.source, self.values)
 
+    @property
+    def stored(self) -> list[Tensor]:
+        """The arrays as they are stored, [B, C, h, w] each."""
+        return [torch.from_numpy(self.values[name]) for name in self.source.arrays]
+
     @cached_property
     def taps(self) -> list[Tensor]:
         """The same as maps [B, C, m, m] of the source's `tap_shapes`: as stored, but on the grid if they are finer than it."""
         if not reads_all_channels(self.source.kind):
             return [self.grid]
-        arrays = [torch.from_numpy(self.values[name]) for name in self.source.arrays]
         return [
             tap if tap.shape[2] == tap.shape[3] == side else _assemble(self.source, [tap])
-            for tap, (_, side) in zip(arrays, self.source.tap_shapes, strict=True)
+            for tap, (_, side) in zip(self.stored, self.source.tap_shapes, strict=True)
         ]
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import partial, reduce
 from itertools import groupby
 from operator import add
 from typing import Any
@@ -12,10 +12,12 @@ from torch import Tensor
 
 from posenet_store.errors import StoreError
 from posenet_store.heads.conjugate_gradients import solve_by_conjugate_gradients
+from posenet_store.heads.erasure import fit_eraser
 from posenet_store.heads.model import Heads
 from posenet_store.heads.moments import MomentAccumulator, Moments
 from posenet_store.heads.protocols import RidgeProtocol
 from posenet_store.heads.ridge import RidgeHead, solve_ridge
+from posenet_store.heads.targets import make_target_map
 from posenet_store.specs import GRID
 from posenet_store.store.reader import Reader
 from posenet_store.sweep.assemble import InputBlock
@@ -35,6 +37,7 @@ from posenet_store.sweep.moment_cache import MomentCache
 from posenet_store.sweep.spans import Span, TrainingRows, count_rows, cut_into_spans, find_span, iterate_spans
 from posenet_store.sweep.stopwatch import Stopwatch, repeat_random_image
 from posenet_store.sweep.training_inputs import TrainingInputs
+from posenet_store.threads import limit_to_one_thread
 
 FEW_UNKNOWNS, FEW_IMAGES = 600, 8
 """Of the problems that are timed for a plan."""
@@ -57,7 +60,8 @@ class NormalEquations:
         for group in self.groups:
             size, positions = group.unknowns - 1, output_size(*group.shape) ** 2
             # the sums of every group of rows, of a span, of two parts of it that are joined, and what is being added
-            memory += (spans + 4) * (size + positions) * size * 8
+            maps = sum(c * h * w for c, h, w in training.source.stored_shapes) if group.keeps_maps(training.source) else 0
+            memory += (spans + 4) * ((size + positions) * size + maps) * 8
             solving = max(solving, (8 * size**2 + 2 * size * positions) * 8)  # pooled groups and an eigendecomposition
             summing = SumsTrial(group, training.source)
             seconds += stopwatch.extrapolate(summing.kind, summing.add_steps, -(-rows // summing.images))
@@ -116,14 +120,14 @@ class NormalEquations:
         """Sum and keep what is not kept of the rows of a twentieth."""
         groups = find_spans(inputs.reader, self.protocol, inputs.rows)
         spans = [span for span in self._list_spans(inputs, groups) if twentieth[0] <= span[0] < twentieth[1]]
-        for _ in self._save_twentieths(inputs.training, self._sum_spans(inputs, spans, cache), cache):
+        for _ in self._save_twentieths(inputs.training, self.sum_spans(inputs, spans, cache), cache):
             pass
 
     def fit(self, inputs: TrainingInputs, cache: MomentCache) -> list[FittedHeads]:
         """Pool the moments of every group of rows from those of its spans, in order, then solve."""
         groups = find_spans(inputs.reader, self.protocol, inputs.rows)
         sums: list[list[Moments]] = [[] for _ in groups]
-        of_spans = self._sum_spans(inputs, self._list_spans(inputs, groups), cache)
+        of_spans = self.sum_spans(inputs, self._list_spans(inputs, groups), cache)
         for (start, _), moments in self._save_twentieths(inputs.training, of_spans, cache):
             number = find_span(start, groups)
             sums[number] = _add_moments(sums[number], moments)
@@ -133,14 +137,14 @@ class NormalEquations:
             for heads in group.members:
                 features = group.feature_indices(heads)
                 selected = [of_rows[number].select(features) for of_rows in sums]
-                fitted.append(_assign(heads, targets, solve_ridge(selected, list(targets.values()), self.protocol)))
+                fitted.append(_assign(heads, targets, _solve(selected, list(targets.values()), self.protocol)))
         return fitted
 
     def _list_spans(self, inputs: TrainingInputs, groups: Sequence[Span]) -> list[Span]:
         """Return the parts of twentieths in groups of rows that have a readable image."""
         return [span for span in inputs.training.split(groups) if inputs.count_images(span)]
 
-    def _sum_spans(
+    def sum_spans(
         self, inputs: TrainingInputs, spans: Sequence[Span], cache: MomentCache
     ) -> Iterator[tuple[Span, list[Moments]]]:
         """Yield each moment group's sums over every one of ascending spans."""
@@ -178,7 +182,7 @@ class NormalEquations:
             for sums in missing.values():
                 sums.add(block)
         for number, sums in missing.items():
-            moments[number] = summed = sums.accumulator.moments()
+            moments[number] = summed = sums.moments()
             if summed is not None:
                 cache.save(keys[number], summed.to_tensors())
         return [entry for entry in moments if entry is not None]
@@ -251,6 +255,22 @@ def find_spans(reader: Reader, protocol: RidgeProtocol, rows: int) -> list[Span]
     if protocol.folds and len(spans) < 2:
         raise StoreError(f"{reader.files} has readable images in one of {protocol.folds} folds only; use fewer folds, or none")
     return spans
+
+
+def _solve(groups: Sequence[Moments], targets: Sequence[Tensor], protocol: RidgeProtocol) -> list[RidgeHead]:
+    """Return the exact heads of features from which targets are erased if the protocol says so, as heads of the features."""
+    if not protocol.erase:
+        return solve_ridge(groups, targets, protocol)
+    total = reduce(add, groups)
+    maps = [torch.from_numpy(make_target_map(name, output_size(total.kernel, total.padding)).copy()) for name in protocol.erase]
+    with limit_to_one_thread():
+        eraser = fit_eraser(total, maps)
+        erased = [eraser.erase_moments(moments) for moments in groups]
+    heads = []
+    for head in solve_ridge(erased, targets, protocol):
+        weight, bias = eraser.compose(head.weight.flatten(), head.bias)
+        heads.append(RidgeHead(weight.reshape(head.weight.shape), bias, head.facts | {"erased": eraser.rank}))
+    return heads
 
 
 def _add_moments(total: list[Moments], moments: list[Moments]) -> list[Moments]:

@@ -1,13 +1,15 @@
 """The sums of a moment group: what is added, in which form it is taken from a block, and what that costs."""
 
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
-from posenet_store.heads.moments import MomentAccumulator
+from posenet_store.heads.moments import MomentAccumulator, Moments
 from posenet_store.heads.products import count_images_per_product
 from posenet_store.heads.tap_moments import TapMomentAccumulator, count_coordinates
+from posenet_store.heads.tap_sums import TapSumAccumulator
 from posenet_store.sweep.assemble import InputBlock
 from posenet_store.sweep.cell import output_size
 from posenet_store.sweep.grouping import MomentGroup, select_channels
@@ -17,15 +19,20 @@ from posenet_store.sweep.stopwatch import repeat_random_image
 
 @dataclass(frozen=True)
 class GroupSums:
-    """The sums of a moment group, of blocks as they lie in the store: of taps at their own sizes, or of unfolded inputs."""
+    """The sums of a moment group, of blocks as they lie in the store: of taps at their own sizes, or of unfolded inputs.
+
+    Those of all channels keep the sums of each tap's maps too (see `MomentGroup.keeps_maps`).
+    """
 
     group: MomentGroup
     accumulator: MomentAccumulator | TapMomentAccumulator
+    maps: TapSumAccumulator | None
 
     @classmethod
     def start(cls, group: MomentGroup, source: Input) -> "GroupSums":
         """Return the sums of no image yet."""
-        return cls(group, TapMomentAccumulator(source.aligns_corners) if group.reads_taps else MomentAccumulator(*group.shape))
+        sums = TapMomentAccumulator(source.aligns_corners) if group.reads_taps else MomentAccumulator(*group.shape)
+        return cls(group, sums, TapSumAccumulator() if group.keeps_maps(source) else None)
 
     def add(self, block: InputBlock) -> None:
         """Add the images of a block."""
@@ -33,10 +40,17 @@ class GroupSums:
             self.accumulator.add(block.taps)
         else:
             self.accumulator.add(select_channels(block.grid, self.group.channels))
+        if self.maps is not None:
+            self.maps.add(block.stored)
+
+    def moments(self) -> Moments | None:
+        """Return the sums, None if there was no image; raises PosenetStoreError if a feature is not finite."""
+        moments = self.accumulator.moments()
+        return moments and replace(moments, taps=self.maps.sums if self.maps else ())
 
     def to_tensors(self) -> dict[str, Tensor]:
         """Return what is kept of the sums; raises PosenetStoreError if a feature is not finite."""
-        moments = self.accumulator.moments()
+        moments = self.moments()
         return moments.to_tensors() if moments else {}
 
 
@@ -50,7 +64,7 @@ class SumsTrial:
     @property
     def kind(self) -> Hashable:
         """What tells it from other work."""
-        return "moments", self.group.width, self.group.shape, self.source.tap_shapes if self.group.reads_taps else ()
+        return "moments", self.group.width, self.group.shape, self.source if self.group.reads_taps else None
 
     @property
     def _numbers(self) -> int:
@@ -71,8 +85,11 @@ class SumsTrial:
 
     def add_steps(self, steps: int) -> None:
         """Sum the images of that many steps."""
-        sums, images = GroupSums.start(self.group, self.source).accumulator, steps * self.images
+        group_sums, images = GroupSums.start(self.group, self.source), steps * self.images
+        sums, maps = group_sums.accumulator, group_sums.maps
         if isinstance(sums, TapMomentAccumulator):
             sums.add([repeat_random_image(images, channels, side) for channels, side in self.source.tap_shapes])
         else:
             sums.add(repeat_random_image(images, self.group.width))
+        if maps is not None:
+            maps.add([torch.rand(1, *shape).expand(images, -1, -1, -1) for shape in self.source.stored_shapes])

@@ -14,7 +14,7 @@ from posenet_store.heads.sizes import count_moment_bytes
 from posenet_store.heads.train_convolution import TrainingGroup
 from posenet_store.specs import StoreSpec
 from posenet_store.sweep.cell import Cell, make_cell_target
-from posenet_store.sweep.inputs import Input, parse_input
+from posenet_store.sweep.inputs import FULL, Input, parse_input
 
 Targets = dict[tuple[object, ...], Tensor]
 """Target maps float64 [h, w] by what makes them."""
@@ -47,7 +47,7 @@ class HeadGroup:
 
     def alone(self) -> "MomentGroup":
         """Return the moment group of these heads alone."""
-        return MomentGroup((self,), self.channels, self.width)
+        return MomentGroup((self,), self.channels, self.width, self.shape)
 
     @property
     def gradient_protocol(self) -> GradientProtocol:
@@ -69,21 +69,21 @@ class FittedHeads:
 
 @dataclass(frozen=True)
 class MomentGroup:
-    """Head groups of one kernel and padding that take their moments from one set, over `channels` of the stream."""
+    """Head groups of one kernel and padding, `shape`, that take their moments from one set, over `channels` of the stream."""
 
     members: tuple[HeadGroup, ...]
     channels: Channels
     width: int
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Kernel and padding."""
-        return self.members[0].shape
+    shape: tuple[int, int]
 
     @property
     def reads_taps(self) -> bool:
         """Whether its sums take all taps of the stream as they are stored: no neighbourhood needs the grid."""
         return self.channels is None and self.shape == (1, 0)
+
+    def keeps_maps(self, source: Input) -> bool:
+        """Return whether its sums over a stream keep those of each tap's maps at their own size too."""
+        return self.reads_taps and source.kind == FULL
 
     @property
     def unknowns(self) -> int:

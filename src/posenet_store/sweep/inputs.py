@@ -8,7 +8,7 @@ from posenet_store.errors import UsageError, show_value, unknown
 from posenet_store.specs import ALIGNED, ALIGNED_CHANNELS, CORNERS_SUFFIX, GRID, StoreSpec
 
 FORMS = "aligned, aligned:f1+f2, full, full:f5, corners, corners:f5"
-CORNERS = "corners"
+FULL, CORNERS = "full", "corners"
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,8 @@ class Input:
 
     `kind` is aligned (the report's 3 channels a tap), full (all channels) or corners (all channels, on the grid of the
     official code); `taps` are positions, from 0, with `widths` channels each; `arrays` of the store must be read. Sums over all
-    channels take them as `tap_shapes`, (channels, side) each: as they are stored, if they are coarser than the grid.
+    channels take them as `tap_shapes`, (channels, side) each: as they are stored, if they are coarser than the grid. The
+    `arrays` themselves are of `stored_shapes`, (channels, height, width).
     """
 
     kind: str
@@ -25,6 +26,7 @@ class Input:
     arrays: tuple[str, ...]
     widths: tuple[int, ...]
     tap_shapes: tuple[tuple[int, int], ...]
+    stored_shapes: tuple[tuple[int, int, int], ...]
 
     @property
     def channels(self) -> int:
@@ -50,7 +52,7 @@ def reads_all_channels(text: str) -> bool:
 def parse_input(text: str, spec: StoreSpec) -> Input:
     """Return the Input that `text` names in a store; raises UsageError if the store does not hold it."""
     kind, _, listed = text.partition(":")
-    if kind not in (ALIGNED, "full", CORNERS):
+    if kind not in (ALIGNED, FULL, CORNERS):
         raise UsageError(f"unknown input {show_value(text)}; accepted: {FORMS}")
     known = [tap.name for tap in spec.taps]
     names = tuple(listed.split("+")) if listed else tuple(known)
@@ -67,8 +69,10 @@ def parse_input(text: str, spec: StoreSpec) -> Input:
     suffix = CORNERS_SUFFIX if kind == CORNERS else ""
     arrays = tuple(name + suffix if name + suffix in spec.arrays else name for name in names)
     arrays = arrays if reads_all_channels(text) else (ALIGNED,)
-    shapes = tuple((c, h if h == w < GRID else GRID) for c, h, w in (spec.arrays[name] for name in arrays))
-    return Input(kind, taps, arrays, widths, shapes if reads_all_channels(text) else ((sum(widths), GRID),))
+    stored = tuple(spec.arrays[name] for name in arrays)
+    shapes = tuple((c, h if h == w < GRID else GRID) for c, h, w in stored)
+    shapes = shapes if reads_all_channels(text) else ((sum(widths), GRID),)
+    return Input(kind, taps, arrays, widths, shapes, stored)
 
 
 def join_inputs(texts: Iterable[str], spec: StoreSpec) -> str:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from posenet_store.files import canonical_json, crc32c, replace_atomically, sha256
 
-VERSION = 2
+VERSION = 3
 Save = Callable[[Mapping[str, Any], Mapping[str, Tensor]], object]
 
 

@@ -193,7 +193,7 @@ class RunRecord:
             raise StoreError(f"{where} is damaged ({error}); {RESTORE}") from None
 
 
-def _read_signed(path: Path) -> dict[str, Any]:
+def read_signed(path: Path) -> dict[str, Any]:
     """Read a JSON file without its own digest; raises StoreError if it is missing, can't be read or does not match that."""
     try:
         content = read_json(path)
@@ -220,7 +220,7 @@ def read_result(files: RunFiles, cell: str) -> Result:
     the record. Head and scores may be missing.
     """
     path = files.record(cell)
-    content = _read_signed(path)
+    content = read_signed(path)
     result = Result.from_dict(content, path)
     if result.id != cell:
         raise StoreError(f"{path} is the record of another cell, {result.id}; {RESTORE}")
@@ -260,7 +260,7 @@ def write_run(files: RunFiles, run: RunRecord) -> None:
 
 def read_run(files: RunFiles) -> RunRecord:
     """Read run.json; raises StoreError if it is missing or damaged."""
-    return RunRecord.from_dict(_read_signed(files.run), files.run)
+    return RunRecord.from_dict(read_signed(files.run), files.run)
 
 
 def write_scores(path: Path, arrays: dict[str, NDArray[Any]]) -> None:

@@ -22,6 +22,7 @@ from posenet_store.sweep.run_state import is_up_to_date, read_finished, read_tes
 from posenet_store.sweep.share import PassSteps, Step, StepResult, starts_workers
 from posenet_store.sweep.spec import SweepSpec
 from posenet_store.sweep.tables import write_tables
+from posenet_store.sweep.variance_results import name_variance_file, write_variance
 from posenet_store.temporaries import remove_abandoned
 
 
@@ -125,6 +126,23 @@ def _record_ends(outcomes: Iterable[tuple[Pass, PassResult | PosenetStoreError]]
     return failures
 
 
+def _list_variances(spec: SweepSpec, plan: SweepPlan, run: Path) -> dict[str, Pass]:
+    """Return a pass of each training store whose position variance is asked for and not in the run, by fingerprint."""
+    asked = {task.store: task for task in plan.passes if spec.variance}
+    return {store: task for store, task in asked.items() if not name_variance_file(run, store).is_file()}
+
+
+def _write_variances(run: Path, lacking: Mapping[str, Pass]) -> Iterator[str]:
+    """Compute and write the position variance that is lacking; yields a line for each store that has none."""
+    for store, task in lacking.items():
+        from posenet_store.sweep.variance import compute_variance  # brings torch
+
+        try:
+            write_variance(run, store, compute_variance(task.train, task.moments is not None))
+        except PosenetStoreError as error:
+            yield f"{task.train.name}, position variance: {error}"
+
+
 def run_sweep(
     spec: SweepSpec,
     plan: SweepPlan,
@@ -148,8 +166,8 @@ def run_sweep(
     finished = read_finished(files, plan.cells)
     left = plan.without({cell: result.tests for cell, result in finished.items()})
     passes, before = left.passes, len(plan.cells) - len(left.cells)
-    record = _describe_run(spec, plan)
-    if not passes and is_up_to_date(files, record, list(finished.values())):
+    record, lacking = _describe_run(spec, plan), _list_variances(spec, plan, run)
+    if not passes and is_up_to_date(files, record, list(finished.values())) and not lacking:
         return SweepResult(run, before, 0, 0, ())
     make_folder(run)
     with lock_folder(run, f"another sweep into {run} is running; wait for it, or give this one another folder", announce):
@@ -166,4 +184,5 @@ def run_sweep(
         )
         if before or done or scored:
             write_tables(files, load_run(run).results)
+        failures += _write_variances(run, lacking)
     return SweepResult(run, before, trained, scored, tuple(failures), tuple(monitor.results))

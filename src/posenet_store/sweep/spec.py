@@ -1,7 +1,7 @@
 """Load a sweep from a TOML file, checked key by key, as a frozen SweepSpec."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from itertools import product, takewhile
@@ -12,7 +12,7 @@ from typing import Any
 from posenet_store.errors import UsageError, show_value, suggest, unknown
 from posenet_store.files import expand_user
 from posenet_store.heads.own_maps import load_target
-from posenet_store.heads.protocols import OPTIMIZERS, PROTOCOLS, GradientProtocol, Protocol
+from posenet_store.heads.protocols import OPTIMIZERS, PROTOCOLS, GradientProtocol, Protocol, RidgeProtocol
 from posenet_store.heads.targets import TARGETS, make_native_map, make_target_map
 from posenet_store.sweep.cell import output_size
 from posenet_store.toml_config import check_value, fill_defaults, read_toml
@@ -28,6 +28,7 @@ class SweepSpec:
     `holdout` is the share of each training store's rows that is kept for testing; with `tests`, further image sets
     of the same network are scored. `train_images` are how many of the other rows train, 0 for all. Without `inputs` each
     protocol reads its own. `recipes` are protocols with changed settings, one for each combination that the sweep tries.
+    `variance` asks for the share of variance that is position in each training store too.
     """
 
     title: str
@@ -44,6 +45,7 @@ class SweepSpec:
     paddings: tuple[int, ...] = (0,)
     protocols: tuple[str, ...] = ("report-2020",)
     seeds: tuple[int, ...] = (0, 1, 2)
+    variance: bool = False
     recipes: tuple[Protocol, ...] = ()
 
     def list_protocols(self) -> list[Protocol]:
@@ -64,6 +66,8 @@ def _check(spec: SweepSpec, where: str) -> SweepSpec:
         make_native_map(target)
     if len(set(spec.targets)) < len(spec.targets):
         raise UsageError(f"{where}: targets = {show_value(list(spec.targets))} has one map twice")
+    if any(isinstance(recipe, RidgeProtocol) and recipe.erase for recipe in spec.recipes) and "ridge" not in spec.protocols:
+        raise UsageError(f'{where}: [erase] is for exact heads; add "ridge" to protocols = {show_value(list(spec.protocols))}')
     if len(spec.range) != 2:
         raise UsageError(f"{where}: range = {show_value(list(spec.range))} is not accepted; give [low, high]")
     choices = (spec.train_images, spec.inputs or "-", spec.targets, spec.kernels, spec.paddings, spec.seeds)
@@ -88,6 +92,25 @@ def _check_protocol(protocol: Protocol, where: str) -> Protocol:
     return protocol
 
 
+@dataclass(frozen=True)
+class Erasure:
+    """The table [erase]: the targets that are erased from the features of exact heads, which are trained before and after."""
+
+    targets: tuple[str, ...] = ("H", "V")
+
+
+def _add_erasure(protocols: Sequence[Protocol], section: Any, where: str) -> list[Protocol]:
+    """Return protocols with each exact one twice, before and after an erasure; raises UsageError for a table that is wrong."""
+    if not isinstance(section, dict):
+        raise UsageError(f"{where} = {show_value(section)} is not accepted; write a table [erase]")
+    erasure = fill_defaults(Erasure(), section, where)
+    for target in erasure.targets:
+        make_native_map(target)
+    exact = [protocol for protocol in protocols if isinstance(protocol, RidgeProtocol)] or [RidgeProtocol()]
+    others = [protocol for protocol in protocols if protocol not in exact]
+    return others + [replace(protocol, erase=targets) for protocol in exact for targets in ((), erasure.targets)]
+
+
 def _parse_protocol(name: str, section: Mapping[str, Any], where: str) -> list[Protocol]:
     """Return the protocol `name` with the settings of its table, once for each combination of the settings that are lists."""
     default = PROTOCOLS[name]
@@ -97,7 +120,7 @@ def _parse_protocol(name: str, section: Mapping[str, Any], where: str) -> list[P
         if isinstance(value, list) and hasattr(default, key) and not isinstance(getattr(default, key), tuple)
     }
     single = {key: value for key, value in section.items() if key not in lists}
-    base = fill_defaults(default, single, where, hidden=("name",))
+    base = fill_defaults(default, single, where, hidden=("name", "erase"))
     if (combinations := prod(map(len, lists.values()))) > MAX_HEADS:
         raise UsageError(f"{where} makes {combinations:,} combinations of settings; {MAX_HEADS:,} are the most")
     choices = (dict(zip(lists, values, strict=True)) for values in product(*lists.values()))
@@ -177,6 +200,9 @@ def load_sweep(source: str | Path) -> SweepSpec:
         if not isinstance(section, dict):
             raise UsageError(f"{path}: {name} = {show_value(section)} is not accepted; write a table [{name}]")
         protocols += _parse_protocol(name, section, f"{path} [{name}]")
-    spec = fill_defaults(SweepSpec(title=path.stem), table, str(path), hidden=("recipes",), sections=tuple(PROTOCOLS))
+    if (section := table.pop("erase", None)) is not None:
+        protocols = _add_erasure(protocols, section, f"{path} [erase]")
+    sections = (*PROTOCOLS, "erase")
+    spec = fill_defaults(SweepSpec(title=path.stem), table, str(path), hidden=("recipes",), sections=sections)
     targets = tuple(load_target(target, path.parent) for target in spec.targets)
     return _check(replace(spec, targets=targets, recipes=tuple(protocols)), str(path))

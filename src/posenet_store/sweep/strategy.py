@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import groupby
 
+from posenet_store.errors import UsageError
 from posenet_store.heads.protocols import GradientProtocol, Protocol
 from posenet_store.sweep.fit_gradient import Convolution, GramSpace
 from posenet_store.sweep.fit_ridge import ConjugateGradients, NormalEquations
@@ -27,6 +28,9 @@ def choose(groups: Sequence[HeadGroup], protocol: Protocol, channels: int, rows:
         strategies += [GramSpace(tuple(small), protocol, limits)] if small else []
         return strategies + ([Convolution(tuple(large), protocol, channels, in_memory)] if large else [])
     small, large = _group_moments(groups, channels, limits.solves)
+    if large and protocol.erase:
+        unknowns = max(group.unknowns for group in large)
+        raise UsageError(f"targets are erased from at most {limits.unknowns:,} features, not {unknowns:,}; take fewer stages")
     strategies += [NormalEquations(tuple(small), protocol)] if small else []
     return strategies + ([ConjugateGradients(tuple(large), protocol, channels, in_memory)] if large else [])
 
@@ -43,7 +47,7 @@ def _group_moments(
     for (kernel, _), same_shape in groupby(groups, key=lambda group: group.shape):
         members = tuple(same_shape)
         if fits(channels, kernel):
-            moment_groups.append(MomentGroup(members, None, channels))
+            moment_groups.append(MomentGroup(members, None, channels, members[0].shape))
             continue
         moment_groups += [group.alone() for group in members if fits(group.width, kernel)]
         rest += [group for group in members if not fits(group.width, kernel)]

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from posenet_store.heads.model import Standardisation
-from posenet_store.heads.moments import DEAD_DEVIATION
 from posenet_store.heads.protocols import GradientProtocol
+from posenet_store.heads.sizes import DEAD_DEVIATION
 from posenet_store.store.reader import Reader
 from posenet_store.sweep.assemble import InputBlock, assemble_input
 from posenet_store.sweep.inputs import Input

@@ -35,6 +35,22 @@ from posenet_store.threads import cached_property
 HEAD = ("target", "network", "SPC", "95 % interval", "MAE", "95 % interval", "numbers")
 
 
+def _name_curve(result: Result) -> str:
+    return result.labels.network + _describe_erased(result)
+
+
+def _describe_erased(result: Result) -> str:
+    """Return what a head's features lack, for the name of its curve."""
+    protocol = result.cell.protocol
+    erased = "" if isinstance(protocol, GradientProtocol) else "+".join(protocol.erase)
+    return f", {erased} erased" if erased else ""
+
+
+def _layers(result: Result) -> Setting:
+    protocol = result.cell.protocol
+    return protocol.layers if isinstance(protocol, GradientProtocol) else 1
+
+
 @dataclass(frozen=True)
 class Axis:
     """What a figure varies: its value of a result (None: not on this axis), the field it lies in, and published values.
@@ -48,12 +64,7 @@ class Axis:
     setting: Callable[[Result], Setting | None]
     field: str
     published: Published
-    curve: Callable[[Result], str] = lambda result: result.labels.network
-
-
-def _layers(result: Result) -> Setting:
-    protocol = result.cell.protocol
-    return protocol.layers if isinstance(protocol, GradientProtocol) else 1
+    curve: Callable[[Result], str] = _name_curve
 
 
 AXES = (
@@ -68,7 +79,7 @@ AXES = (
         lambda result: result.labels.network_padding,
         "network",
         UNPADDED,
-        lambda result: result.labels.unpadded_network,
+        lambda result: result.labels.unpadded_network + _describe_erased(result),
     ),
     Axis("amounts", "Fewer training images", "training images", lambda result: result.cell.train_rows, "train_rows", NONE),
 )
@@ -85,11 +96,13 @@ def _order(setting: Setting) -> tuple[Any, ...]:
 def find_curves(results: Sequence[Result], axis: Axis) -> CurveCells:
     """Return the largest set of held-out cells that differ along the axis, all else but network, target and seed equal.
 
+    Heads of features from which targets are erased have curves of their own.
+
     Networks and targets at one setting only are left out.
     """
     tested = [result for result in results if HELD_OUT in result.scores and axis.setting(result) is not None]
     best: CurveCells = {}
-    for group in group_alike_inputs(tested, axis.field):
+    for group in group_alike_inputs(tested, axis.field, "erase"):
         cells: CurveCells = {}
         for result in group:
             setting = axis.setting(result)
@@ -152,7 +165,7 @@ class _Curves:
         """Return a curve's network for people; its padding is left out where it is the axis."""
         result = next(results[0] for (_, name, _), results in self.cells.items() if name == network)
         unpadded = {"network": network, "network_padding": ZEROS} if self.axis.published is UNPADDED else {}
-        return name_network(replace(result.labels, **unpadded))
+        return name_network(replace(result.labels, **unpadded)) + _describe_erased(result)
 
 
 def _draw_curve(points: ScorePoints, palette: Palette, panel: Axes, curves: _Curves, *, target: str, network: str) -> None:
@@ -160,9 +173,9 @@ def _draw_curve(points: ScorePoints, palette: Palette, panel: Axes, curves: _Cur
     axis, positions = curves.axis, curves.positions()
     look = palette.style(network) | {"ms": 5}
     ours = {x: curves.scores[target, network, x] for x in positions if (target, network, x) in curves.scores}
-    labels = [seeds[0].labels for key, seeds in curves.cells.items() if key[:2] == (target, network)]
-    comparable = any(is_published_kind(label) for label in labels)
-    model, source = MODELS.get(labels[0].backbone) if comparable else None, axis.published.source
+    first = [seeds[0] for key, seeds in curves.cells.items() if key[:2] == (target, network)]
+    comparable = any(is_published_kind(result.labels) and not _describe_erased(result) for result in first)
+    model, source = MODELS.get(first[0].labels.backbone) if comparable else None, axis.published.source
     theirs = {x: MeanScore(*pair) for x, pair in axis.published.at(target, model).items() if x in positions}
     for values, name, label, numbers, line, style in (
         (ours, network, curves.title(network), "ours", "-", look),
