@@ -1,6 +1,7 @@
 """evaluate: many heads in one table, what is assumed of a state dict, and mirrored images."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from torch import nn
 
 from posenet_store.report.run import open_run
+from posenet_store.store.catalogue import find_equivalent, list_stores
 from tests.support.runs import cli
 from tests.support.small import write_images
 from tests.support.terminal import show_in_terminal
@@ -98,7 +100,13 @@ def test_all_heads_of_a_run_are_scored_with_and_without_mirrors(home: Path) -> N
     assert {row["head"] for row in rows} == set(results)
     assert {row["test"] for row in rows} == {"photos", "photos, mirrored", "photos, both ways"}
     for row in rows:
-        assert row["target"] == results[str(row["head"])].cell.target
+        cell = results[str(row["head"])].cell
+        assert (row["target"], row["kernel"], row["padding"], row["input"]) == (
+            cell.target,
+            cell.kernel,
+            cell.padding,
+            cell.input,
+        )
         assert row["images"] == 40
 
 
@@ -106,3 +114,26 @@ def test_a_figure_a_head_is_written(home: Path, tmp_path: Path) -> None:
     heads = home / "weights/model_3_*.weights"
     evaluate(home, "--head", heads, "--target", "H", *PIXELS, "--images", home / "photos", "--maps", tmp_path)
     assert sorted(path.name for path in tmp_path.glob("*.png")) == ["model_3_0_hor.png", "model_3_0_ver.png"]
+
+
+def test_a_store_of_another_layout_is_used_before_one_is_built(home: Path) -> None:
+    before = sorted((home / "stores").iterdir())
+    evaluate(home, "--head", home / "run/heads/*.safetensors", "--images", home / "photos")
+    evaluate(
+        home, *PIXELS, "--images", home / "photos", "--input", "full", "--head", home / "weights/model_1*", "--target", "H"
+    )
+    assert sorted((home / "stores").iterdir()) == before
+
+
+def test_a_store_without_all_channels_is_no_substitute(tmp_path: Path) -> None:
+    folder, root = write_images(tmp_path / "photos", 3), tmp_path / "stores"
+    words = ("build-store", *PIXELS, "--images", folder, "--stores", root, "--no-probes")
+    specs = {}
+    for layout in ("aligned", "readout", "native"):
+        assert cli(*words, "--layout", layout, "--dtype", "float32").exit_code == 0
+        specs[layout] = next(info.spec for info in list_stores(root).stores if info.spec.layout == layout)
+        assert find_equivalent(specs[layout], root) is not None
+        if layout == "aligned":
+            assert find_equivalent(replace(specs["aligned"], layout="native"), root) is None
+    assert find_equivalent(replace(specs["native"], images_sha256="0" * 64), root) is None
+    assert find_equivalent(replace(specs["native"], padding="reflect"), root) is None

@@ -20,6 +20,7 @@ from posenet_store.errors import UsageError
 from posenet_store.files import check_writable, expand_user
 from posenet_store.heads.own_maps import load_target
 from posenet_store.heads.targets import PATTERNS, TARGETS, make_native_map
+from posenet_store.store.catalogue import find_equivalent
 from posenet_store.store.reader import Reader, open_store
 
 if TYPE_CHECKING:  # the real imports are in the commands: --help must not load torch
@@ -128,12 +129,10 @@ def _note_padding(targets: Sequence[str], padding: int) -> None:
 def _list_rows(
     head: "OpenedHead", evaluation: "Evaluation", question: "ExternalHead | None", named: bool
 ) -> Iterator[dict[str, Any]]:
-    """Yield a row a test; of an external head with what its file does not say, of several heads with the file's name."""
-    assumed = (
-        {"kernel": head.heads.weight.shape[-1], "padding": head.heads.padding, "input": question.input} if question else {}
-    )
+    """Yield a row a test; of several heads, and of an external one, also what the head is: a state dict does not say it."""
+    kind = {"kernel": head.heads.weight.shape[-1], "padding": head.heads.padding, "input": head.input}
     for row in evaluation.rows():
-        yield ({"head": head.name} if named else {}) | row | assumed
+        yield ({"head": head.name} if named else {}) | row | (kind if named or question else {})
 
 
 def _shown(value: object) -> str:
@@ -214,7 +213,9 @@ class _Images:
             for path, question in heads:
                 if not question:
                     check_network(path, load_cell_head(path)[1], plan.spec)  # before the store is built
-            build = partial(build_store, images, frozen, plan, self.root, batch_size=self.batch_size)
-            title = f"{plan.spec.network} on {images.name}"
-            readers.append(open_store(build_with_progress(build, title, len(images), place).path))
+            location = find_equivalent(plan.spec, self.root)
+            if location is None:
+                build = partial(build_store, images, frozen, plan, self.root, batch_size=self.batch_size)
+                location = build_with_progress(build, f"{plan.spec.network} on {images.name}", len(images), place).path
+            readers.append(open_store(location))
         return readers[0], readers[1] if self.mirrored else None

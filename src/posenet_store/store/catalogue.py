@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from posenet_store.errors import StoreError
 from posenet_store.files import check_folder, expand_user
 from posenet_store.notebook import format_html_table
-from posenet_store.specs import StoreSpec
+from posenet_store.specs import ALIGNED, StoreSpec
 from posenet_store.store.access import MANIFEST, PLAN, StoreFiles
 from posenet_store.store.access_remote import open_files
 from posenet_store.store.chunking import count_row_bytes
@@ -125,6 +125,21 @@ def list_stores(root: str | Path = "stores") -> StoreListing:
         except OSError as error:
             damaged.append(f"{path} can't be read ({error.strerror or error})")
     return StoreListing(infos, damaged)
+
+
+def find_equivalent(spec: StoreSpec, root: str | Path) -> Path | None:
+    """Return a sealed store below `root` from which heads read what they read from a store of `spec`, None without one.
+
+    It has the same network and images, and all channels if `spec` has them. Of several it is one in float32, if there is one.
+    """
+    infos = [
+        info
+        for info in list_stores(root).stores
+        if info.sealed
+        and (info.spec.network_key, info.spec.images_sha256) == (spec.network_key, spec.images_sha256)
+        and (spec.layout == ALIGNED or info.spec.layout != ALIGNED)
+    ]
+    return max(infos, key=lambda info: info.spec.dtype == "float32").path if infos else None
 
 
 def find_outdated(infos: Iterable[StoreInfo]) -> list[tuple[StoreInfo, StoreInfo]]:

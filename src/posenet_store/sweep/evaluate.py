@@ -40,10 +40,14 @@ class ExternalHead:
 
 @dataclass(frozen=True)
 class OpenedHead:
-    """A head with all that scoring it needs: what it predicts (the map `goal` [h, w] of a target, its range) and reads."""
+    """A head with all that scoring it needs: what it predicts (the map `goal` [h, w] of a target, its range) and reads.
+
+    `input` is what it reads as text, `source` the same in a store.
+    """
 
     name: str
     heads: Heads
+    input: str
     target: str
     goal: NDArray[float64]
     value_range: tuple[float, float]
@@ -157,7 +161,7 @@ def open_head(path: Path, reader: Reader) -> OpenedHead:
     cell = parse_cell(metadata["cell"], path.name)
     goal, source = make_cell_target(cell), parse_input(cell.input, reader.spec)
     _check_fit(path, heads, source, goal)
-    return OpenedHead(path.name, heads, cell.target, goal, cell.value_range, source)
+    return OpenedHead(path.name, heads, cell.input, cell.target, goal, cell.value_range, source)
 
 
 def _check_fit(path: Path, heads: Heads, source: Input, goal: NDArray[float64]) -> None:
@@ -186,7 +190,7 @@ def open_external_head(path: Path, reader: Reader, head: ExternalHead) -> Opened
             "give the network (--backbone, --taps) and the input (--input) that it was trained on"
         )
     goal = make_target_map(head.target, output_size(kernel, head.padding), head.value_range, head.normalise)
-    return OpenedHead(path.name, heads, head.target, goal, head.value_range, source)
+    return OpenedHead(path.name, heads, head.input, head.target, goal, head.value_range, source)
 
 
 def load_external_head(path: Path, padding: int) -> Heads:
