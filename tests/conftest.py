@@ -1,5 +1,6 @@
 """Fixtures that several files share, and which tests are system tests."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from tests.support.slurm_node import cluster
 __all__ = ["cluster", "lab", "labs"]
 
 SYSTEM = Path(__file__).parent / "system"
+os.environ["POSENET_HASH_CACHE"] = "off"  # for the processes that tests start, too
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -73,9 +73,9 @@ def test_the_public_names_are_these() -> None:
     assert sorted(posenet_store.__all__) == [
         "Backbone", "BackboneSpec", "BuildError", "BuildResult", "ImageError", "ImageSet", "PosenetStoreError", "Reader",
         "Run", "StoreError", "StoreInfo", "StoreListing", "StoreVariance", "SweepSpec", "UsageError", "build_probe_store",
-        "build_store", "compute_variance", "convert_store", "find_damage", "list_stores", "load_backbone", "load_image_set",
-        "load_sweep", "make_card", "make_target_map", "open_run", "open_store", "plan_store", "plan_sweep", "repair_store",
-        "run_sweep", "score_maps", "wrap_backbone", "write_card",
+        "build_store", "compute_variance", "convert_store", "extend_store", "find_damage", "list_stores", "load_backbone",
+        "load_image_set", "load_sweep", "make_card", "make_target_map", "open_run", "open_store", "plan_store", "plan_sweep",
+        "repair_store", "run_sweep", "score_maps", "wrap_backbone", "write_card",
     ]  # fmt: skip
     for name in posenet_store.__all__:
         assert getattr(posenet_store, name).__doc__, f"{name} has no docstring"

@@ -10,6 +10,7 @@ from .extraction.build import BuildResult as BuildResult
 from .extraction.build import build_probe_store as build_probe_store
 from .extraction.build import build_store as build_store
 from .extraction.build import plan_store as plan_store
+from .extraction.extend import extend_store as extend_store
 from .extraction.repair import repair_store as repair_store
 from .heads.metrics import score_maps as score_maps
 from .heads.targets import make_target_map as make_target_map

@@ -157,7 +157,10 @@ class Tap:
 
 @dataclass(frozen=True, repr=False)
 class StoreSpec:
-    """Everything that decides a store's bytes; two stores of one fingerprint hold the same features."""
+    """Everything that decides a store's bytes; two stores of one fingerprint hold the same features.
+
+    `extended_at` are the rows that the store had whenever it was extended: each part is permuted on its own.
+    """
 
     backbone: str
     weights: str
@@ -176,6 +179,7 @@ class StoreSpec:
     compute: str = PRECISIONS[0]
     padding: str = ZEROS
     weights_kind: str = TRAINED
+    extended_at: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.layout not in LAYOUTS:
@@ -240,9 +244,10 @@ class StoreSpec:
         return taps | aligned
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as plain JSON values."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return values | {"taps": [dict(vars(tap)) for tap in self.taps], "preprocess": self.preprocess.to_dict()}
+        """Return the fields as plain JSON values; where the store was extended only if it was."""
+        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "extended_at"}
+        extended = {"extended_at": list(self.extended_at)} if self.extended_at else {}
+        return values | extended | {"taps": [dict(vars(tap)) for tap in self.taps], "preprocess": self.preprocess.to_dict()}
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> "StoreSpec":
@@ -251,6 +256,7 @@ class StoreSpec:
             taps = tuple(Tap(t["name"], t["module"], tuple(t["shape"])) for t in fields["taps"])
             pre = fields["preprocess"]
             preprocess = Preprocess(**(pre | {"mean": tuple(pre["mean"]), "std": tuple(pre["std"])}))
-            return cls(**(fields | {"taps": taps, "preprocess": preprocess}))
+            extended_at = tuple(fields.get("extended_at", ()))
+            return cls(**(fields | {"taps": taps, "preprocess": preprocess, "extended_at": extended_at}))
         except (KeyError, TypeError, UsageError) as error:
             raise StoreError(f"the store's plan.json lacks or has a foreign field: {error}") from None

@@ -467,3 +467,35 @@ def test_every_command_and_option_has_help() -> None:
         assert cli(name, "--help").exit_code == 0
         assert command.help, name
     assert cli("--version").output.strip().endswith("0.1.0")
+
+
+def test_a_store_is_extended_beside_it(home: Path, tmp_path: Path) -> None:
+    stores, new = tmp_path / "stores", write_images(tmp_path / "new", 3, seed=4)
+    for path in sorted(new.iterdir()):
+        path.rename(new / f"later-{path.name}")
+    first = shutil.copytree(store(home, "pixels"), stores / store(home, "pixels").name)
+    words: Words = ("build-store", "--extend", first, "--images", new, "--no-probes")
+    plan = json.loads(cli(*words, "--plan", "--json").stdout)
+    assert (plan["images"], plan["new_images"], plan["extends"]) == (15, 3, first.name)
+    assert plan["bytes"] == 3 * 2 * (3 * 28**2) * 2  # the tap and the aligned maps, float16
+    result = cli(*words)
+    assert result.exit_code == 0, result.output
+    assert Path(result.stdout.splitlines()[-1]) == Path(plan["store"])
+    assert Path(plan["store"]).parent == stores
+    assert "3 are new" in result.stderr
+    assert "complete; nothing to do" in cli(*words).stderr
+    again = cli("build-store", "--extend", plan["store"], "--images", new, "--no-probes")
+    assert again.stdout.splitlines()[-1] == plan["store"]
+    assert "3 of new are in it already" in again.stderr
+    assert json.loads(cli("inspect", plan["store"], "--json").stdout)["spec"]["extended_at"] == [12]
+
+
+@pytest.mark.parametrize(
+    "option", [("--layout", "aligned"), ("--dtype", "float32"), ("--format", "hdf5"), ("--backbone", "vgg16"), ("--size", "64")]
+)
+def test_an_option_that_contradicts_the_store_that_is_extended_is_refused(home: Path, option: tuple[str, str]) -> None:
+    result = cli("build-store", "--extend", store(home, "pixels"), "--images", home / "photos", *option)
+    assert result.exit_code == 2
+    assert option[0] in result.stderr
+    same = cli("build-store", "--extend", store(home, "pixels"), "--images", home / "photos", "--backbone", "pixels")
+    assert (same.exit_code, same.stdout.strip()) == (0, str(store(home, "pixels")))

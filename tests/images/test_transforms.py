@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from posenet_store.errors import UsageError
+from posenet_store.errors import ImageError, UsageError
 from posenet_store.images.sources import load_image_set, make_absolute
 from tests.support.small import write_images
 
@@ -56,6 +56,12 @@ def test_the_place_of_a_crop_does_not_depend_on_the_other_images(tmp_path: Path)
     folder = write_images(tmp_path / "photos", 3)
     alone = load_image_set(f"{folder}/image002.png@cropped:0")
     np.testing.assert_array_equal(alone.read(0, 28), load_image_set(f"{folder}@cropped:0").read(2, 28))
+
+
+def test_a_crop_of_what_can_not_be_read_is_quarantined(tmp_path: Path) -> None:
+    (write_images(tmp_path / "photos", 1) / "a.png").symlink_to("none")
+    with pytest.raises(ImageError, match="No such file"):
+        load_image_set(f"{tmp_path}/photos@cropped:0").read(0, 28)
 
 
 def test_the_memory_of_a_crop_is_that_of_the_larger_image(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from posenet_store.store.chunking import (
     draw_row_order,
     split_at_blocks,
 )
-from posenet_store.store.writer import count_files
+from posenet_store.store.formats import count_files
 from tests.support.small import built_store, folder, tiny_backbone, write_images
 
 unhurried = settings(deadline=None, max_examples=150)
@@ -204,4 +204,4 @@ def test_the_file_count_is_what_a_built_store_has(tmp_path: Path, layout: str, r
     images = load_folder(write_images(tmp_path / "images", rows))
     reader = built_store(tmp_path / "stores", images, tiny_backbone(), layout, block_rows=4)
     files = [path for path in folder(reader).rglob("*") if path.is_file()]
-    assert len(files) == count_files(reader.plan)
+    assert len(files) == count_files(reader.spec)

@@ -20,11 +20,11 @@ from posenet_store.images.image_set import ImageSet
 from posenet_store.images.sources import load_image_set
 from posenet_store.specs import FORMATS
 from posenet_store.store.access import StoreFiles
-from posenet_store.store.feature_statistics import compute_row_statistics, compute_statistics, pool_statistics
+from posenet_store.store.feature_statistics import check_range, compute_row_statistics, compute_statistics, pool_statistics
 from posenet_store.store.formats import list_block_files
 from posenet_store.store.plan import Plan
 from posenet_store.store.reader import open_store
-from posenet_store.store.writer import QuarantinedImage, StoreWriter, check_range
+from posenet_store.store.writer import QuarantinedImage, StoreWriter
 from tests.support.disks import raise_full
 from tests.support.small import built_store, folder, tiny_backbone, write_images
 

@@ -1,17 +1,17 @@
 """build-store: run the backbone once."""
 
-import shutil
 from collections import Counter
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
+from posenet_store.cli.build_costs import estimate_costs, print_costs
 from posenet_store.cli.build_progress import build_and_sum, build_with_progress
+from posenet_store.cli.extension import load_new_images, open_base, plan_build
 from posenet_store.cli.help import command
-from posenet_store.cli.images import load_images
 from posenet_store.cli.options import (
     backbone_options,
     image_options,
@@ -21,8 +21,6 @@ from posenet_store.cli.options import (
     workers_option,
 )
 from posenet_store.cli.output import (
-    format_bytes,
-    format_time,
     print_above,
     print_json,
     print_line,
@@ -30,25 +28,29 @@ from posenet_store.cli.output import (
     progress,
 )
 from posenet_store.errors import BuildError, PosenetStoreError, UsageError
-from posenet_store.files import check_folder, check_writable, find_existing
+from posenet_store.files import check_folder, check_writable
 from posenet_store.specs import DTYPES, FORMATS, LAYOUTS
-from posenet_store.store.chunking import count_row_bytes
 from posenet_store.store.plan import find_folder
 from posenet_store.toml_config import RANGES, parse_whole_number
 
 if TYPE_CHECKING:  # the real imports are in the commands: --help must not load torch
     from posenet_store.backbones.backbone import Backbone
+    from posenet_store.extraction.build import BuildResult
     from posenet_store.extraction.distributed import Part
-    from posenet_store.extraction.plan import Estimate
     from posenet_store.images.image_set import ImageSet
+    from posenet_store.images.sources import Load
     from posenet_store.specs import BackboneSpec, StoreSpec
     from posenet_store.store.plan import Plan
+    from posenet_store.store.reader import Reader
     from posenet_store.sweep.build_sums import BuildSums
 
 
 @command("build-store", example="build-store --backbone vgg16 --images photos")
-@backbone_options(backbone_required=True)
+@backbone_options(backbone_required=False)
 @image_options(required=True)
+@click.option("--extend", metavar="STORE",
+              help="Build a store of STORE's images, then of those of --images that it does not hold, beside STORE, with its "
+                   "network and options; blocks are shared, and the network sees the new images only.")  # fmt: skip
 @stores_option
 @click.option("--format", "file_format", type=click.Choice(FORMATS), default="zarr", show_default=True)
 @click.option("--layout", type=click.Choice(LAYOUTS), default="native", show_default=True,
@@ -74,53 +76,71 @@ if TYPE_CHECKING:  # the real imports are in the commands: --help must not load 
 @click.option("--plan", "plan_only", is_flag=True, help="Print size, files, time and free disk; build nothing.")
 @json_option
 def build_store(
-    network: "BackboneSpec", batch_size: int | None, source: str, data_root: Path | None, root: Path, file_format: str,
-    layout: str, dtype: str, part: tuple[int, int], scheduler: str | None, workers: int | None, limit: int | None,
-    max_unreadable: float, moments: bool, no_probes: bool, plan_only: bool, as_json: bool,
+    network: "BackboneSpec", batch_size: int | None, source: str, data_root: Path | None, extend: str | None, root: Path,
+    file_format: str, layout: str, dtype: str, part: tuple[int, int], scheduler: str | None, workers: int | None,
+    limit: int | None, max_unreadable: float, moments: bool, no_probes: bool, plan_only: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Run a frozen backbone once over images and keep its features.
 
     Resumes where an earlier build stopped; a store that is complete is left alone. The last line printed is its path.
     """
-    network, scheduler = _choose_scheduler(network, scheduler)
-    check_inputs(source, data_root, network, root, plan_only)
+    network, scheduler = _choose_scheduler(network, scheduler, part)
+    base, network, root = open_base(extend, network, root)
+    load = find_inputs(source, data_root, network, root, plan_only)
     from posenet_store.backbones.load import load_backbone
-    from posenet_store.extraction.build import build_store, count_rows, plan_store, select_part
     from posenet_store.extraction.distributed import Part
 
-    images = load_images(source, data_root, limit)
+    images = load_new_images(base, source, load, limit)
+    if base and not len(images):
+        print_json({"path": extend, "extracted": 0, "missing": 0}) if as_json else print_path(extend)
+        return
     elsewhere = scheduler not in (None, "local")  # the GPUs are the workers', and this machine may have none
     here = replace(network, device="cpu") if elsewhere else network
     backbone = load_backbone(here, emulate=elsewhere)
     place = report_device(backbone, here.device, part)
-    plan = plan_store(images, backbone, layout, dtype, file_format=file_format)
+    plan = plan_build(base, images, backbone, layout, dtype, file_format)
     sums = _prepare_sums(plan, root) if moments else None
     if plan_only:
-        facts = _estimate(images, backbone, plan, root, batch_size, sums)
-        print_json(facts) if as_json else _print_plan(facts)
+        print_costs(estimate_costs(plan, base, images, backbone, root, batch_size, sums), as_json)
         return
+    build = Part(
+        source=source, data_root=data_root, limit=limit, backbone=network, layout=plan.spec.layout, dtype=plan.spec.dtype,
+        file_format=plan.spec.format, root=root, folder=find_folder(root, plan.spec), batch_size=batch_size,
+        max_unreadable=max_unreadable, fingerprint=plan.spec.fingerprint, extend=extend, part=part,
+    )  # fmt: skip
     if scheduler is not None:
-        if part != (1, 1):
-            raise click.UsageError("--scheduler distributes the parts itself; leave out --part")
-        parts = Part(
-            source=source, data_root=data_root, limit=limit, backbone=network, layout=layout, dtype=dtype,
-            file_format=file_format, root=root, folder=find_folder(root, plan.spec), batch_size=batch_size,
-            max_unreadable=max_unreadable, fingerprint=plan.spec.fingerprint,
-        )  # fmt: skip
-        _build_on_workers(parts, plan, scheduler, workers)
+        _build_on_workers(build, plan, scheduler, workers)
     if not no_probes and source != "probes":
         _build_probes(backbone, plan.spec, root, batch_size, place)
-    build = partial(build_store, images, backbone, plan, root, batch_size=batch_size, max_unreadable=max_unreadable, part=part)
-    if sums and part == (1, 1):  # a part holds no twentieth of the rows without gaps
-        build = partial(build, follow=sums.add)
-    rows = count_rows(plan, select_part(range(len(plan.bounds)), part))
-    outcome = build_and_sum(build, f"{plan.spec.network} on {images.name}", rows, place, sums)
+    outcome = _build_here(build, plan, images, backbone, base, place, sums)
     facts = outcome.to_dict() | {"fingerprint": plan.spec.fingerprint}
     print_json(facts) if as_json else print_path(outcome.path)
 
 
-def _choose_scheduler(network: "BackboneSpec", scheduler: str | None) -> "tuple[BackboneSpec, str | None]":
-    """Return what `--device cuda:all` means: a process for each GPU of this machine."""
+def _build_here(
+    build: "Part", plan: "Plan", images: "ImageSet", backbone: "Backbone", base: "Reader | None", place: str,
+    sums: "BuildSums | None",
+) -> "BuildResult":  # fmt: skip
+    """Build a part under a progress bar, which counts the images that the network sees."""
+    from posenet_store.extraction.build import build_store, count_rows, select_part
+    from posenet_store.extraction.extend import find_batch_size
+
+    work = partial(
+        build_store, images, backbone, plan, build.root, max_unreadable=build.max_unreadable, part=build.part, base=base,
+        batch_size=build.batch_size or (find_batch_size(base, backbone) if base else None),
+    )  # fmt: skip
+    if sums and build.part == (1, 1):  # a part holds no twentieth of the rows without gaps
+        work = partial(work, follow=sums.add)
+    rows = count_rows(plan, select_part(range(len(plan.bounds)), build.part), base.spec.rows if base else 0)
+    return build_and_sum(work, f"{plan.spec.network} on {images.name}", rows, place, sums)
+
+
+def _choose_scheduler(
+    network: "BackboneSpec", scheduler: str | None, part: tuple[int, int]
+) -> "tuple[BackboneSpec, str | None]":  # fmt: skip
+    """Return what `--device cuda:all` means: a process for each GPU of this machine; raises UsageError for parts of parts."""
+    if scheduler is not None and part != (1, 1):
+        raise click.UsageError("--scheduler distributes the parts itself; leave out --part")
     if network.device != "cuda:all":
         return network, scheduler
     if scheduler not in (None, "local"):
@@ -144,14 +164,17 @@ def report_device(backbone: "Backbone", asked: str, part: tuple[int, int] = (1, 
     return place
 
 
-def check_inputs(source: str, data_root: Path | None, network: "BackboneSpec", root: Path, plan_only: bool = False) -> None:
-    """Check images, network and the stores' folder for what can be wrong with them before torch is imported."""
+def find_inputs(
+    source: str, data_root: Path | None, network: "BackboneSpec", root: Path, plan_only: bool = False
+) -> "Load":  # fmt: skip
+    """Find the images; check network and the stores' folder too for what can be wrong with them before torch is imported."""
     from posenet_store.backbones.checks import check_names
-    from posenet_store.images.sources import check_source
+    from posenet_store.images.sources import find_images
 
-    check_source(source, data_root)
+    load = find_images(source, data_root)
     check_names(network)
     check_folder(root, "--stores") if plan_only else check_writable(root, "--stores")
+    return load
 
 
 def _build_probes(backbone: "Backbone", spec: "StoreSpec", root: Path, batch_size: int | None, place: str) -> None:
@@ -214,54 +237,3 @@ def _part(text: str) -> tuple[int, int]:
     if part[0] > part[1]:
         raise UsageError(f"--part {text} is not accepted; give I/N with I <= N, as in 2/8")
     return part
-
-
-def _estimate(
-    images: "ImageSet", backbone: "Backbone", plan: "Plan", root: Path, batch_size: int | None, sums: "BuildSums | None"
-) -> dict[str, Any]:
-    """Return the facts of a plan: what a build costs, with the sums that it makes."""
-    from posenet_store.extraction.forward import choose_batch_size, describe_computation
-    from posenet_store.extraction.plan import estimate_build
-
-    size = batch_size or choose_batch_size(backbone, plan.spec.block_rows)
-    expected = estimate_build(images, backbone, plan, size)
-    if sums is not None:
-        cost = sums.estimate_cost()
-        expected = replace(expected, seconds=expected.seconds + cost.seconds, memory=expected.memory + cost.memory)
-    return _planned(plan, root, expected, describe_computation(backbone, size))
-
-
-def _planned(plan: "Plan", root: Path, expected: "Estimate", computed_on: dict[str, Any]) -> dict[str, Any]:
-    from posenet_store.store.writer import count_files
-
-    spec = plan.spec
-    return {
-        "store": str(find_folder(root, spec)),
-        "images": spec.rows,
-        "taps": {tap.name: {"module": tap.module, "shape": list(tap.shape)} for tap in spec.taps},
-        "bytes": count_row_bytes(spec) * spec.rows,
-        "bytes_on_disk": expected.bytes,
-        "files": count_files(plan),
-        "blocks": len(plan.bounds),
-        "seconds": round(expected.seconds, 1),
-        "memory": expected.memory,
-        "gpu_memory": expected.gpu_memory,
-        "computed_on": computed_on,
-        "free_bytes": shutil.disk_usage(find_existing(root)).free,
-    }
-
-
-def _print_plan(facts: dict[str, Any]) -> None:
-    print_line(f"store   {facts['store']}")
-    print_line(f"images  {facts['images']:,} in {facts['blocks']:,} blocks")
-    for name, tap in facts["taps"].items():
-        print_line(f"tap     {name}  {tap['module']}  {'x'.join(map(str, tap['shape']))}")
-    size, on_disk = format_bytes(facts["bytes"]), format_bytes(facts["bytes_on_disk"])
-    print_line(f"size    about {on_disk} in {facts['files']:,} files, {size} before compression")
-    print_line(f"time    about {format_time(facts['seconds'])} on this machine, measured on one batch")
-    print_line(f"memory  {format_bytes(facts['memory'])}, whatever the number of images")
-    if facts["gpu_memory"]:
-        print_line(f"gpu     {format_bytes(facts['gpu_memory'])} of {facts['computed_on']['device']}")
-    print_line(f"free    {format_bytes(facts['free_bytes'])} on the disk of {facts['store']}")
-    if facts["free_bytes"] < facts["bytes"]:
-        print_line("warning: the free disk is less than the uncompressed size", err=True)

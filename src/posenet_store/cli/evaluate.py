@@ -11,7 +11,7 @@ import click
 from click.core import ParameterSource
 
 from posenet_store.cli.build_progress import build_with_progress
-from posenet_store.cli.build_store import check_inputs, report_device
+from posenet_store.cli.build_store import find_inputs, report_device
 from posenet_store.cli.help import command
 from posenet_store.cli.images import load_images
 from posenet_store.cli.options import backbone_options, image_options, int_range, json_option, list_given, stores_option
@@ -73,7 +73,7 @@ def evaluate(
     if source is not None:
         if targets and network.name is None:
             raise click.UsageError("an external head does not record its network: give --backbone")
-        check_inputs(source, data_root, network, root)
+        find_inputs(source, data_root, network, root)
     opened = open_store(store) if store else None
 
     from posenet_store.sweep.evaluate import ExternalHead
@@ -201,6 +201,7 @@ class _Images:
         """Build, or find, the stores of the images and, if asked for, of the mirrored ones, that heads are to be scored on."""
         from posenet_store.backbones.load import load_backbone
         from posenet_store.extraction.build import build_store, plan_store
+        from posenet_store.images.sources import find_images
         from posenet_store.sweep.evaluate import check_network, load_cell_head
 
         network, layout = store
@@ -208,7 +209,7 @@ class _Images:
         place = report_device(frozen, network.device)
         readers: list[Reader] = []
         for source in (self.source, self.source + MIRRORED)[: 1 + self.mirrored]:
-            images = load_images(source, self.data_root)
+            images = load_images(source, find_images(source, self.data_root))
             plan = plan_store(images, frozen, layout, "float32")
             for path, question in heads:
                 if not question:

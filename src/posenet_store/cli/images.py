@@ -7,14 +7,13 @@ from posenet_store.cli.output import print_line, show_steps
 
 if TYPE_CHECKING:
     from posenet_store.images.image_set import ImageSet
+    from posenet_store.images.sources import Load
 
 
-def load_images(source: str, data_root: Path | None, limit: int | None = None) -> "ImageSet":
-    """Load an image set; say which files are taken where that may surprise, and name the first that are not images."""
-    from posenet_store.images.sources import load_image_set
-
+def load_images(source: str, load: "Load", limit: int | None = None) -> "ImageSet":
+    """Load what `find_images` has found for `source`; say which files are taken where that may surprise, and which are not."""
     with show_steps(f"hashing {Path(source).name}", "images") as advance:
-        images = load_image_set(source, data_root, limit, advance)
+        images = load(limit, advance)
     for note in images.notes:
         print_line(f"note: {note}", err=True)
     if names := images.ignored:

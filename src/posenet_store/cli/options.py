@@ -114,8 +114,8 @@ def image_options(required: bool) -> Callable[[Command], Command]:
     def add(command: Command) -> Command:
         return click.option(
             "--images", "source", metavar="SRC", required=required,
-            help="A folder, an image file, a list of files (.txt, .csv), a pattern such as 'photos/*.jpg', duts-te, duts-tr, "
-            "probes, photos, or synthetic:dead-leaves?n=512&seed=0.",
+            help="A folder, an image file, a list of files (.txt, .csv), a pattern such as 'photos/*.jpg', tar files "
+            "('a-{000..012}.tar'), duts-te, duts-tr, probes, photos, or synthetic:dead-leaves?n=512&seed=0.",
         )(data_root_option(command))  # fmt: skip
 
     return add

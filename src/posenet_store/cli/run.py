@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from posenet_store.cli.build_progress import build_with_progress
-from posenet_store.cli.build_store import check_inputs, report_device
+from posenet_store.cli.build_store import find_inputs, report_device
 from posenet_store.cli.help import command
 from posenet_store.cli.images import load_images
 from posenet_store.cli.options import backbone_options, data_root_option, json_option, limit_option, stores_option
@@ -52,7 +52,7 @@ def run(
     Builds the stores of the network, of its controls (untrained, without padding) and of the pixels as baseline,
     trains heads, and writes the page. A rerun resumes. The last line printed is the page.
     """
-    check_inputs(source, data_root, network, root, plan_only)
+    load = find_inputs(source, data_root, network, root, plan_only)
     if out:
         check_folder(out, "--out") if plan_only else check_writable(out, "--out")
 
@@ -61,7 +61,7 @@ def run(
     from posenet_store.sweep.spec import load_sweep
 
     spec = load_sweep(experiment)
-    images = load_images(source, data_root, limit)
+    images = load_images(source, load, limit)
     networks, notes = list_networks(network, untrained=not no_untrained, unpadded=not no_unpadded)
     for note in notes:
         print_line(f"note: {note}", err=True)

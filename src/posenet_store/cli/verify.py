@@ -98,11 +98,12 @@ def _repair(
     from posenet_store.backbones.device import collect_device
     from posenet_store.backbones.load import load_backbone
     from posenet_store.extraction.repair import repair_store
+    from posenet_store.images.sources import find_images
     from posenet_store.store.access import StoreFiles
     from posenet_store.store.plan import read_plan
 
     plan = read_plan(StoreFiles(store))
-    images = load_images(source, data_root, plan.spec.rows)
+    images = load_images(source, find_images(source, data_root), None if plan.spec.extended_at else plan.spec.rows)
     computed_on = plan.provenance.get("computed_on", {}).get("device")
     if device == "auto" and computed_on == "cpu":
         device = "cpu"  # also where there is a GPU, so that the repaired features are the same to the last bit

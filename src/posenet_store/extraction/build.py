@@ -6,8 +6,6 @@ All stages run at the same time, each at most two steps ahead of the next, so me
         -> encode (statistics, compression: while the other buffer fills) -> write and hash (while the next one is encoded)
 """
 
-import itertools
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -18,9 +16,10 @@ from posenet_store.backbones.backbone import Backbone
 from posenet_store.backbones.device import describe_place
 from posenet_store.errors import BuildError, UsageError
 from posenet_store.extraction.commit import BUFFERS, Buffer, Committer, Follow
-from posenet_store.extraction.forward import Forward, PendingBatch, choose_batch_size, describe_computation
+from posenet_store.extraction.fill import fill_buffers
+from posenet_store.extraction.forward import Forward, choose_batch_size, describe_computation
 from posenet_store.extraction.plan import check_space
-from posenet_store.extraction.prefetch import Batch, decode_batches
+from posenet_store.extraction.prefetch import decode_batches
 from posenet_store.extraction.quarantine import Quarantine
 from posenet_store.extraction.reference_check import check_underflow, compare_samples, describe_drift, sample_taps
 from posenet_store.extraction.timing import StageTimer
@@ -34,7 +33,9 @@ from posenet_store.specs import LEARNED, StoreSpec
 from posenet_store.store.access import StoreFiles
 from posenet_store.store.chunking import choose_block_rows, draw_row_order
 from posenet_store.store.plan import Plan, find_folder
+from posenet_store.store.reader import Reader
 from posenet_store.store.requests import check_count
+from posenet_store.store.sharing import list_quarantined, open_writer, share_blocks
 from posenet_store.store.writer import QuarantinedImage, StoreWriter
 from posenet_store.threads import limit_torch_to_one_thread
 
@@ -68,10 +69,17 @@ class BuildResult:
 
 
 def plan_store(
-    images: ImageSet, backbone: Backbone, layout: str, dtype: str, block_rows: int | None = None, file_format: str = "zarr"
+    images: ImageSet,
+    backbone: Backbone,
+    layout: str,
+    dtype: str,
+    block_rows: int | None = None,
+    file_format: str = "zarr",
+    extended_at: tuple[int, ...] = (),
 ) -> Plan:
     """Plan the store of a backbone's features over images; nothing is written.
 
+    With `extended_at` it is the store that becomes of its first images, if it is extended by those between the numbers.
     Raises BuildError if the network's features are not finite, or too small for `dtype`.
     """
     if block_rows is not None:
@@ -93,9 +101,10 @@ def plan_store(
         compute=backbone.compute,
         padding=backbone.padding,
         weights_kind=backbone.weights_kind,
+        extended_at=extended_at,
     )
     check_underflow(sample_taps(backbone), dtype)
-    order = draw_row_order(spec.rows, spec.permutation_seed)
+    order = draw_row_order(spec.rows, spec.permutation_seed, extended_at)
     ids, digests = (tuple(entries[index] for index in order) for entries in (images.ids, images.digests))
     return Plan(spec, ids, digests, tuple(order), collect_provenance() | _describe_network(backbone))
 
@@ -110,7 +119,7 @@ def _describe_network(backbone: Backbone) -> dict[str, Any]:
     return recorded | ({"tokens_set_aside": list(backbone.form.prefix)} if backbone.form.prefix else {})
 
 
-def _check_drift(recorded: Plan, now: Plan) -> None:
+def check_drift(recorded: Plan, now: Plan) -> None:
     """Raise BuildError if the network now gives other features than in the blocks that are stored already."""
     differing = describe_drift(compare_samples(recorded.provenance.get("probe", {}), now.provenance["probe"]), now.spec.compute)
     if differing:
@@ -129,41 +138,9 @@ def select_part(blocks: Iterable[int], part: tuple[int, int]) -> list[int]:
     return [block for block in blocks if block % part[1] == part[0] - 1]
 
 
-def count_rows(plan: Plan, blocks: Iterable[int]) -> int:
-    """Return the number of rows of blocks."""
-    return sum(stop - start for start, stop in (plan.bounds[block] for block in blocks))
-
-
-def _compute(
-    batches: Iterable[Batch], forward: Forward, plan: Plan, buffers: Sequence[Buffer], clock: StageTimer, ahead: int
-) -> Iterator[tuple[Batch, Buffer]]:
-    """Yield each batch once its features are in its block's buffer, in order, while the next `ahead` batches run."""
-    next_buffer = itertools.cycle(buffers)
-    pending: deque[tuple[Batch, Buffer, list[PendingBatch]]] = deque()
-
-    def wait() -> tuple[Batch, Buffer]:
-        batch, buffer, running = pending.popleft()
-        for part in running:
-            part.wait()
-        return batch, buffer
-
-    buffer = buffers[0]
-    for batch in batches:
-        first = batch.start - plan.bounds[batch.block][0]
-        if first == 0:
-            buffer = next(next_buffer)
-            while pending and not buffer.is_free:  # what is computed meanwhile can already be encoded
-                yield wait()
-            buffer.wait(clock)
-        rows = slice(first, first + len(batch.pixels))
-        targets, statistics = (
-            {name: array[rows] for name, array in part.items()} for part in (buffer.arrays, buffer.statistics)
-        )
-        pending.append((batch, buffer, forward.launch(batch.pixels, batch.valid, targets, statistics)))
-        if len(pending) > ahead:
-            yield wait()
-    while pending:
-        yield wait()
+def count_rows(plan: Plan, blocks: Iterable[int], first: int = 0) -> int:
+    """Return the number of rows of blocks from the row `first` on."""
+    return sum(max(0, stop - max(start, first)) for start, stop in (plan.bounds[block] for block in blocks))
 
 
 @contextmanager
@@ -202,11 +179,13 @@ def build_store(
     folder: Path | None = None,
     damaged: Sequence[int] = (),
     follow: Follow | None = None,
+    base: Reader | None = None,
 ) -> BuildResult:
     """Build or resume the store of `plan` below `root`, and seal it once no block is missing.
 
     `folder` is where the store lies, if it is known: None looks for it by its fingerprint, whatever its images are called.
-    Blocks that are `damaged` are built as if they were missing. `follow` gets each block that is computed, in order.
+    Blocks that are `damaged` are built as if they were missing. `follow` gets each block that is computed, in order. The first
+    rows are those of the sealed store `base`, if it is given: its blocks are shared, and `images` are those of the other rows.
     `part` (i, n) extracts every n-th block from the i-th; parts may run in any order, on several machines, even twice.
     `advance(n)` is called after n more images are computed or found in the store; None is a bar in a notebook. Complete
     blocks are committed even if the build is interrupted. `batch_size` None is `choose_batch_size`. Raises BuildError if
@@ -218,17 +197,17 @@ def build_store(
     folder = folder or find_folder(root, plan.spec)
     plan = replace(plan, provenance=plan.provenance | {"computed_on": describe_computation(backbone, size)})
     if not StoreFiles(folder).plan.is_file():
-        check_space(images, backbone, plan, root, plan.spec.rows // part[1], size)
-    writer = StoreWriter.open(root, plan, folder)
+        check_space(images, backbone, plan, root, len(images) // part[1], size)
+    writer, first = open_writer(root, plan, folder, base), base.spec.rows if base else 0
     blocks = select_part(sorted({*writer.list_missing(), *damaged}), part) or _list_damaged(writer)
-    total, rows = count_rows(plan, select_part(range(len(plan.bounds)), part)), 0
+    total, rows = count_rows(plan, select_part(range(len(plan.bounds)), part), first), 0
     bar = nullcontext(advance) if advance else show_progress(f"{plan.spec.network} on {images.name}", total, "images")
     with _count_kept(writer, blocks), bar as advance:
-        advance(total - count_rows(plan, blocks))
+        advance(total - count_rows(plan, blocks, first))
         while blocks:
-            _check_drift(writer.plan, plan)
-            _extract(images, backbone, writer, blocks, size, max_unreadable, advance, clock, follow)
-            rows += count_rows(plan, blocks)
+            check_drift(writer.plan, plan)
+            _extract(images, backbone, writer, blocks, size, max_unreadable, advance, clock, follow, base)
+            rows += count_rows(plan, blocks, first)
             blocks = _list_damaged(writer)
     blocks_left, speed = len(writer.list_missing()), clock.summarize(rows)
     if not blocks_left and not writer.sealed:
@@ -253,11 +232,16 @@ def _extract(
     advance: Callable[[int], None],
     clock: StageTimer,
     follow: Follow | None,
+    base: Reader | None,
 ) -> None:
-    """Extract and commit blocks."""
+    """Extract and commit blocks; those of `base` among them are shared, and its other rows copied."""
+    if not (blocks := share_blocks(base, writer, blocks) if base else blocks):
+        return
     keep_freed_memory()
     plan, cuda = writer.plan, backbone.device.type == "cuda"
-    quarantine, unreadable, missing = Quarantine(plan.spec.rows, max_unreadable), list[QuarantinedImage](), set(blocks)
+    quarantine, missing, first = Quarantine(plan.spec.rows, max_unreadable), set(blocks), base.spec.rows if base else 0
+    unreadable = list_quarantined(base, plan.bounds[blocks[0]][0]) if base else []
+    quarantine.add(unreadable)
     for record in writer.list_records():
         if record["block"] not in missing:
             quarantine.add([QuarantinedImage(**entry) for entry in record["quarantined"]])
@@ -267,9 +251,9 @@ def _extract(
         # on a GPU, torch's threads have no work here, but each thread that encodes would start a team of its own
         limit_torch_to_one_thread() if cuda else nullcontext(),
         Committer(writer, clock, follow) as committer,
-        closing(decode_batches(images, plan, blocks, batch_size, clock, cuda)) as batches,
+        closing(decode_batches(images, plan, blocks, batch_size, clock, cuda, first)) as batches,
     ):
-        for batch, buffer in _compute(batches, forward, plan, buffers, clock, ahead=int(cuda)):
+        for batch, buffer in fill_buffers(batches, forward, plan, buffers, clock, int(cuda), base):
             start, stop = plan.bounds[batch.block]
             quarantine.add(batch.quarantined)
             unreadable = [*(unreadable if batch.start > start else ()), *batch.quarantined]

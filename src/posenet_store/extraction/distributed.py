@@ -13,12 +13,15 @@ from posenet_store.backbones.device import parse_device
 from posenet_store.backbones.load import load_backbone
 from posenet_store.errors import BuildError, PosenetStoreError, WorkerError
 from posenet_store.extraction.build import BuildResult, build_store, plan_store
+from posenet_store.extraction.extend import find_batch_size, plan_extension, select_new
 from posenet_store.images.image_set import ImageSet
 from posenet_store.images.sources import load_image_set, make_absolute
 from posenet_store.parallel.executors import count_workers, run_tasks
 from posenet_store.parallel.worker import prepare_worker
 from posenet_store.specs import BackboneSpec
 from posenet_store.store.access import StoreFiles
+from posenet_store.store.access_remote import open_files
+from posenet_store.store.reader import open_store
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +40,7 @@ class Part:
     batch_size: int | None = None
     max_unreadable: float = 0.01
     fingerprint: str
+    extend: str | None = None
     part: tuple[int, int] = (1, 1)
 
     def make_absolute(self) -> "Part":
@@ -45,11 +49,18 @@ class Part:
         return replace(
             self,
             source=make_absolute(self.source),
+            extend=self.extend and _find_location(self.extend),
             data_root=self.data_root and self.data_root.resolve(),
             backbone=replace(self.backbone, weights=str(Path(weights).resolve()) if is_file else weights),
             root=self.root.resolve(),
             folder=self.folder.resolve(),
         )
+
+
+def _find_location(store: str) -> str:
+    """Return the absolute path of a store in a folder, or its URL."""
+    files = open_files(store)
+    return str(files.root.resolve()) if isinstance(files, StoreFiles) else str(files)
 
 
 MAX_BLOCKS = 16
@@ -114,7 +125,12 @@ def build_part(part: Part, threads: int) -> BuildResult:
     """Build one part on `threads` threads; raises WorkerError if this worker has other images or weights."""
     prepare_worker(threads)
     images, backbone = _load_images(part.source, part.data_root, part.limit), _load_backbone(part.backbone)
-    plan = plan_store(images, backbone, part.layout, part.dtype, file_format=part.file_format)
+    base = open_store(part.extend) if part.extend else None
+    if base:
+        images = select_new(base, images)
+        plan, size = plan_extension(base, images, backbone), part.batch_size or find_batch_size(base, backbone)
+    else:
+        plan, size = plan_store(images, backbone, part.layout, part.dtype, file_format=part.file_format), part.batch_size
     if plan.spec.fingerprint != part.fingerprint:
         raise WorkerError(
             f"it finds other images or weights at {part.source} and {part.backbone.weights} than the command did "
@@ -123,7 +139,7 @@ def build_part(part: Part, threads: int) -> BuildResult:
     try:
         return build_store(
             images, backbone, plan, part.root,
-            batch_size=part.batch_size, max_unreadable=part.max_unreadable, part=part.part, folder=part.folder,
+            batch_size=size, max_unreadable=part.max_unreadable, part=part.part, folder=part.folder, base=base,
         )  # fmt: skip
     finally:
         if backbone.device.type == "cuda":

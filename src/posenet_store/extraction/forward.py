@@ -17,8 +17,7 @@ from posenet_store.errors import BuildError, first_line, is_out_of_memory
 from posenet_store.extraction.timing import StageTimer
 from posenet_store.resampling import resample_taps
 from posenet_store.specs import get_precision
-from posenet_store.store.feature_statistics import FIELDS
-from posenet_store.store.writer import check_range
+from posenet_store.store.feature_statistics import FIELDS, check_range
 
 CPU_BATCH = 16
 PATIENCE = 256

@@ -38,7 +38,7 @@ class Estimate:
 
 
 def estimate_build(images: ImageSet, backbone: Backbone, plan: Plan, batch_size: int) -> Estimate:
-    """Estimate a build by reading, computing, copying, encoding and hashing one batch.
+    """Estimate what a build over `images` costs by reading, computing, copying, encoding and hashing one batch.
 
     On a CPU all stages share the cores and add up. On CUDA three things happen at the same time and the slowest counts: the
     GPU computes, it copies, and the CPU decodes and encodes.
@@ -71,12 +71,12 @@ def estimate_build(images: ImageSet, backbone: Backbone, plan: Plan, batch_size:
     blocks = BUFFERS * buffer + 2 * size // count * min(spec.block_rows, spec.rows)
     memory = max(loading, get_peak_memory() + blocks + reading + (BATCHES_AHEAD + 1) * pixels.numel())
     gpu_memory = torch.cuda.max_memory_reserved(backbone.device) if cuda else 0
-    return Estimate(seconds / count * spec.rows, memory, size * spec.rows // count, gpu_memory)
+    return Estimate(seconds / count * len(images), memory, size * len(images) // count, gpu_memory)
 
 
 def _encode(plan: Plan, count: int, targets: Mapping[str, Tensor], statistics: Mapping[str, Tensor], clock: StageTimer) -> int:
     """Encode a block of `count` rows as a build does, but write nothing; return its size in bytes."""
-    small = replace(plan, spec=replace(plan.spec, rows=count), ids=plan.ids[:count])
+    small = replace(plan, spec=replace(plan.spec, rows=count, extended_at=()), ids=plan.ids[:count])
     arrays, rows = ({name: tensor.numpy() for name, tensor in tensors.items()} for tensors in (targets, statistics))
     with clock.measure("encode"):
         files = StoreWriter(StoreFiles(Path()), small).encode(0, arrays, [], row_statistics=rows).describe_files()
@@ -108,7 +108,7 @@ def check_space(images: ImageSet, backbone: Backbone, plan: Plan, root: Path, ro
     free = shutil.disk_usage(find_existing(root)).free
     if count_row_bytes(plan.spec) * rows <= free:
         return
-    needed = estimate_build(images, backbone, plan, batch_size).bytes * rows // plan.spec.rows
+    needed = estimate_build(images, backbone, plan, batch_size).bytes * rows // len(images)
     if needed > free:
         raise BuildError(
             f"{plan.spec.folder} needs about {needed / 1e9:.1f} GB more and the disk of {root} has {free / 1e9:.1f} GB free; "

@@ -12,6 +12,7 @@ from posenet_store.errors import ImageError
 from posenet_store.extraction.timing import StageTimer
 from posenet_store.images.decode import decode
 from posenet_store.images.image_set import FileReader, ImageSet
+from posenet_store.store.chunking import split_into_batches
 from posenet_store.store.plan import Plan
 from posenet_store.store.writer import QuarantinedImage
 from posenet_store.threads import count_cpus
@@ -34,9 +35,9 @@ class Batch:
         return self.start + len(self.pixels)
 
 
-def _read_row(images: ImageSet, plan: Plan, clock: StageTimer, target: Tensor, row: int) -> QuarantinedImage | None:
+def _read_row(images: ImageSet, plan: Plan, clock: StageTimer, target: Tensor, first: int, row: int) -> QuarantinedImage | None:
     """Read the image of a row into `target`, uint8 [S, S, 3]; return it as quarantined if it is unreadable."""
-    index, size, workers = plan.order[row], plan.spec.preprocess.resize, count_cpus()
+    index, size, workers = plan.order[row] - first, plan.spec.preprocess.resize, count_cpus()
     try:
         if isinstance(images.read, FileReader):
             with images.read.reserve(index):
@@ -53,15 +54,23 @@ def _read_row(images: ImageSet, plan: Plan, clock: StageTimer, target: Tensor, r
 
 
 def decode_batches(
-    images: ImageSet, plan: Plan, blocks: Iterable[int], batch_size: int, clock: StageTimer | None = None, pinned: bool = False
+    images: ImageSet,
+    plan: Plan,
+    blocks: Iterable[int],
+    batch_size: int,
+    clock: StageTimer | None = None,
+    pinned: bool = False,
+    first: int = 0,
 ) -> Generator[Batch]:
     """Yield the batches of `blocks` in order; threads decode up to two batches ahead, so memory is bounded.
 
-    No batch crosses the bounds of a block, so a resumed build computes each row in the same batch. Closing the generator
+    `images` are those of the rows from `first` on, which are all that is read. No batch crosses the bounds of a block or a row
+    at which a store was extended, so a resumed or extended build computes each row in the same batch. Closing the generator
     ends its threads.
-    """
+    """  # fmt: skip
     clock, size = clock or StageTimer(), plan.spec.preprocess.size
-    spans = [(b, row, min(row + batch_size, plan.bounds[b][1])) for b in blocks for row in range(*plan.bounds[b], batch_size)]
+    batches = ((b, *span) for b in blocks for span in split_into_batches(*plan.bounds[b], batch_size, plan.spec.extended_at))
+    spans = [batch for batch in batches if batch[1] >= first]
     pending: deque[tuple[int, int, Tensor, list[Future[QuarantinedImage | None]]]] = deque()
     with ThreadPoolExecutor(count_cpus()) as pool:
 
@@ -76,7 +85,7 @@ def decode_batches(
             for block, start, stop in spans:
                 pixels = torch.zeros((stop - start, size, size, 3), dtype=torch.uint8, pin_memory=pinned)
                 rows = range(start, stop)
-                futures = [pool.submit(_read_row, images, plan, clock, pixels[row - start], row) for row in rows]
+                futures = [pool.submit(_read_row, images, plan, clock, pixels[row - start], first, row) for row in rows]
                 pending.append((block, start, pixels, futures))
                 if len(pending) > BATCHES_AHEAD:
                     yield collect()

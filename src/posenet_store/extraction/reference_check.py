@@ -18,7 +18,7 @@ from posenet_store.errors import BuildError
 from posenet_store.images.decode import decode
 from posenet_store.images.synthetic import make_probe
 from posenet_store.specs import PRECISIONS, get_precision
-from posenet_store.store.writer import NOT_FINITE
+from posenet_store.store.feature_statistics import NOT_FINITE
 
 VALUES = 16
 TOLERANCE = 1e-2

@@ -1,17 +1,20 @@
-"""List the image files that a text or CSV file names, or that match a pattern."""
+"""List the images that a text or CSV file names, that match a pattern, or that tar files hold."""
 
 import csv
 import glob
+import re
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from urllib.parse import parse_qsl
 
 from posenet_store.errors import UsageError, first_line, unknown
 from posenet_store.files import check_not_endless, expand_user
-from posenet_store.images.image_set import Listing, is_image, sort_by_name
+from posenet_store.images.image_set import Listing, has_image_name, is_image, sort_by_name
+from posenet_store.images.tar_files import TarMember, find_archives, list_members
 
 SUFFIXES = (".txt", ".csv")
-COLUMNS = ("path", "file", "filename", "image")
+COLUMNS = ("path", "file", "filename", "file_name", "image")
 """Columns of a CSV file in which paths are looked for."""
 MAX_LISTED = 2**20
 """Images of a list at most: a hundred times DUT-S."""
@@ -45,7 +48,11 @@ def read_list(source: str) -> Listing:
             raise UsageError(f"the list {path} has more than {MAX_BYTES >> 20} MiB")
         with path.open(encoding="utf-8-sig", newline="") as file:
             lines = list(_read_column(file, path, query) if path.suffix.lower() == ".csv" else _read_lines(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except FileNotFoundError:
+        raise UsageError(f"the list {path} does not exist") from None
+    except OSError as error:
+        raise UsageError(f"the list {path} can't be read ({error.strerror or error})") from None
+    except (UnicodeDecodeError, csv.Error) as error:
         raise UsageError(f"the list {path} can't be read ({first_line(error)}); it is a text or CSV file in UTF-8") from None
     seen: dict[Path, int] = {}
     for number, text in lines:
@@ -80,6 +87,36 @@ def _read_column(file: Iterator[str], path: Path, query: str) -> Iterator[tuple[
     for row in rows:
         if text := row[column]:
             yield rows.line_num, text
+
+
+def list_tar_files(source: str) -> Listing:
+    """List the images in the tar files that `source` names, in their order; of several files, names begin with the file's.
+
+    Raises UsageError if one is missing, damaged or hostile (see `tar_files`), names an image twice, or there is no image.
+    """
+    archives, ignored = find_archives(source), list[str]()
+    images: dict[str, TarMember] = {}
+    for member in chain.from_iterable(map(list_members, archives)):
+        if not member.plain or not has_image_name(Path(member.name)):
+            ignored.append(member.name)
+            continue
+        name = f"{member.archive.name}/{member.name}" if len(archives) > 1 else member.name
+        if name in images:
+            raise UsageError(f"{member.archive} holds {member.name!r:.200} twice; each image belongs there once")
+        images[name] = member
+    if not 0 < len(images) <= MAX_LISTED:
+        raise UsageError(f"{source} holds {len(images):,} images; accepted: 1 to {MAX_LISTED:,}")
+    return Listing(archives[0].parent, tuple(images.values()), tuple(ignored), names=tuple(images))
+
+
+def name_tar_files(source: str) -> str:
+    """Return what an image set of tar files is called: their common name.
+
+    >>> name_tar_files("data/train-{000..012}.tar"), name_tar_files("a.tar")
+    ('train', 'a')
+    """
+    stem = expand_user(source).name.removesuffix(expand_user(source).suffix)
+    return re.split(r"[{*?\\[]", stem)[0].strip("-_.") or expand_user(source).absolute().parent.name
 
 
 def match_files(pattern: str) -> Listing:

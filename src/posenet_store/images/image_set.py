@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from heapq import nlargest
 from pathlib import Path
@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from posenet_store.errors import UsageError
+from posenet_store.errors import BuildError, UsageError
 from posenet_store.files import sha256, to_utf8
 from posenet_store.images.decode import FORMATS, decode, open_image
+from posenet_store.images.hash_cache import HashCache
 from posenet_store.images.memory import FILES, PIXELS, count_decoding
-from posenet_store.images.reading import count_bytes, hash_image, read_image
+from posenet_store.images.reading import ImageFile, count_bytes, open_bytes, read_image
 from posenet_store.specs import Size
 from posenet_store.threads import map_on_threads
 
@@ -60,6 +61,18 @@ class ImageSet:
         check_limit(limit)
         return replace(self, ids=self.ids[:limit], digests=self.digests[:limit])
 
+    def select(self, indices: Sequence[int]) -> "ImageSet":
+        """Return the images at `indices`, in that order."""
+        ids, digests = (tuple(entries[index] for index in indices) for entries in (self.ids, self.digests))
+        if isinstance(self.read, FileReader):
+            reader = FileReader([self.read.paths[index] for index in indices], digests, self.read.cache)
+            return replace(self, ids=ids, digests=digests, read=reader, count_memory=reader.count_memory)
+        return replace(
+            self, ids=ids, digests=digests,
+            read=lambda index, size: self.read(indices[index], size),
+            count_memory=lambda index, size: self.count_memory(indices[index], size),
+        )  # fmt: skip
+
     def count_reading(self, size: Size, threads: int) -> int:
         """Return the bytes that reading images in that many threads holds at most; the header of each file is read for it."""
         largest = nlargest(threads, map_on_threads(lambda index: self.count_memory(index, size), range(len(self))))
@@ -76,19 +89,29 @@ def check_limit(limit: int | None) -> None:
 class FileReader:
     """Reads images from files in two steps, which a build times separately: `fetch` the bytes, then decode them.
 
-    Both happen while the bytes of the file are `reserve`d.
+    Both happen while the bytes of the file are `reserve`d. The digests may come from `cache`.
     """
 
-    paths: Sequence[Path]
+    paths: Sequence[ImageFile]
     digests: Sequence[str]
+    cache: Path | None = None
 
     def reserve(self, index: int) -> AbstractContextManager[None]:
         """Wait until there is memory for a file's bytes, and keep it for the `with` block."""
         return FILES.reserve(count_bytes(self.paths[index]))
 
     def fetch(self, index: int) -> bytes:
-        """Return a file's bytes; raises BuildError if the disk fails, or if they changed since the set was made."""
-        return read_image(self.paths[index], self.digests[index])
+        """Return a file's bytes; raises BuildError if the disk fails, or if they changed since the set was made.
+
+        Then the next command hashes all files again.
+        """
+        try:
+            return read_image(self.paths[index], self.digests[index])
+        except BuildError:
+            if self.cache:
+                with suppress(OSError):
+                    self.cache.unlink()
+            raise
 
     def __call__(self, index: int, size: Size) -> NDArray[np.uint8]:
         with self.reserve(index):
@@ -97,7 +120,7 @@ class FileReader:
     def count_memory(self, index: int, size: Size) -> int:
         """Return the bytes that reading and decoding an image holds, by its header; 0 if it can't be opened."""
         try:
-            with self.paths[index].open("rb") as file, open_image(file) as image:
+            with open_bytes(self.paths[index]) as file, open_image(file) as image:
                 return count_bytes(self.paths[index]) + count_decoding(image, size)
         except Exception:  # as it may be damaged, PIL can raise anything; the build quarantines it
             return 0
@@ -105,28 +128,34 @@ class FileReader:
 
 @dataclass(frozen=True)
 class Listing:
-    """The image files of a folder in order, names of other files in it, and notes on the choice; nothing is read yet."""
+    """The image files of a folder in order, names of other files in it, and notes on the choice; nothing is read yet.
+
+    `names` are those of the images, if they are not their paths below the folder.
+    """
 
     folder: Path
-    images: tuple[Path, ...]
+    images: tuple[ImageFile, ...]
     ignored: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    names: tuple[str, ...] | None = None
 
 
 def load_files(name: str, files: Listing, limit: int | None = None, advance: Advance = lambda done, total: None) -> ImageSet:
-    """Return the ImageSet of the first `limit` files of a listing (all for None); each file is hashed now.
+    """Return the ImageSet of the first `limit` files of a listing (all for None); those without a kept digest are hashed now.
 
     A file that changes later is noticed when it is read, so features never belong to other pixels. Raises BuildError if
     the disk keeps failing.
     """
     check_limit(limit)
     paths, digests = files.images[:limit], []
+    ids = files.names[:limit] if files.names else tuple(_relative_name(Path(str(path)), files.folder) for path in paths)
+    cache = HashCache.open(files.folder)
     with ThreadPoolExecutor() as pool:
-        for digest in pool.map(hash_image, paths):
+        for digest in pool.map(cache.hash, ids, paths):
             digests.append(digest)
             advance(len(digests), len(paths))
-    ids = tuple(_relative_name(path, files.folder) for path in paths)
-    reader = FileReader(paths, digests)
+    cache.save()
+    reader = FileReader(paths, digests, cache.path)
     return ImageSet(to_utf8(name), ids, tuple(digests), reader, files.ignored, files.notes, reader.count_memory)
 
 
@@ -201,7 +230,12 @@ def sort_by_name(paths: Iterable[Path], folder: Path) -> list[Path]:
 def is_image(path: Path) -> bool:
     """Return whether a file is taken for an image, by its suffix."""
     special = path.exists() and not path.is_file()  # such as a pipe, which would block; a broken link is an unreadable image
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and not special
+    return has_image_name(path) and not special
+
+
+def has_image_name(path: Path) -> bool:
+    """Return whether a name is that of an image: an accepted suffix, and not hidden."""
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
 
 
 def _refuse_folder(error: OSError) -> None:

@@ -72,9 +72,9 @@ class Transform:
         if self.kind == "mirrored":
             return np.ascontiguousarray(read(index, size)[:, ::-1])
         if self.kind == "cropped":
+            enlarged = read(index, self.choose_size(size))  # first: what can't be read has no digest
             draw = np.random.default_rng([self.seed or 0, int(images.digests[index], 16)])
             top, left = draw.integers(0, (ENLARGED - 1) * resize.size, 2, endpoint=True).tolist()
-            enlarged = read(index, self.choose_size(size))
             return np.ascontiguousarray(enlarged[top : top + resize.size, left : left + resize.size])
         margin = round(self.margin * resize.size / SIDE)
         inner = slice(margin, resize.size - margin)

@@ -150,6 +150,15 @@ def find_outdated(infos: Iterable[StoreInfo]) -> list[tuple[StoreInfo, StoreInfo
     return [(info, last) for info, last in pairs if info.spec.images_sha256 != last.spec.images_sha256]
 
 
+def describe_extended(infos: Iterable[StoreInfo]) -> list[str]:
+    """Return a line for each store that was extended: its rows are no random sample of its images any more."""
+    return [
+        f"{info.path.name} was extended: its last {info.spec.rows - info.spec.extended_at[-1]} rows, from which a sweep takes "
+        "those that it holds out first, are the images that came last"
+        for info in infos if info.spec.extended_at
+    ]  # fmt: skip
+
+
 def describe_outdated(infos: Iterable[StoreInfo]) -> list[str]:
     """Return a line for each store of `find_outdated`."""
     return [

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -19,13 +20,28 @@ def choose_block_rows(layout: str) -> int:
     return ALIGNED_BLOCK_ROWS if layout == "aligned" else TAPS_BLOCK_ROWS
 
 
-def draw_row_order(rows: int, seed: int) -> list[int]:
-    """Return the image index of every row: one seeded permutation, so that each block is a random sample.
+def draw_row_order(rows: int, seed: int, extended_at: Sequence[int] = ()) -> list[int]:
+    """Return the image index of every row: a seeded permutation, so that each block is a random sample.
+
+    The images by which a store was extended follow its first ones, permuted on their own.
 
     >>> sorted(draw_row_order(5, seed=0)), draw_row_order(5, seed=0) == draw_row_order(5, seed=0)
     ([0, 1, 2, 3, 4], True)
+    >>> draw_row_order(5, 0, [3])[:3] == draw_row_order(3, 0)
+    True
     """
-    return [int(index) for index in np.random.default_rng(seed).permutation(rows)]
+    parts = (start + np.random.default_rng(seed).permutation(stop - start) for start, stop in pairwise([0, *extended_at, rows]))
+    return [int(index) for part in parts for index in part]
+
+
+def split_into_batches(start: int, stop: int, size: int, edges: Sequence[int] = ()) -> list[tuple[int, int]]:
+    """Split rows [start, stop) into batches of at most `size` rows; none crosses one of the `edges`.
+
+    >>> split_into_batches(0, 5, 2), split_into_batches(2, 7, 3, [1, 3])
+    ([(0, 2), (2, 4), (4, 5)], [(2, 3), (3, 6), (6, 7)])
+    """
+    parts = pairwise([start, *(edge for edge in edges if start < edge < stop), stop])
+    return [(row, min(row + size, last)) for first, last in parts for row in range(first, last, size)]
 
 
 def compute_block_bounds(rows: int, block_rows: int) -> list[tuple[int, int]]:

@@ -41,16 +41,23 @@ def identify(path: Path) -> FileIdentity | None:
 
 
 @contextmanager
-def stage(files: Mapping[Path, Iterable[bytes | memoryview]]) -> Iterator[list[StagedFile]]:
-    """Write files, given as path -> consecutive pieces, beside their paths, synced; the temporaries go at the end."""
+def stage(files: Mapping[Path, Iterable[bytes | memoryview] | Path]) -> Iterator[list[StagedFile]]:
+    """Write files, given as path -> consecutive pieces, beside their paths, synced; the temporaries go at the end.
+
+    A file that is given as the path of another, which is synced already and never changes, becomes a hard link to it.
+    """
     temporaries = {path: name_temporary(path) for path in files}
 
     def write(path: Path) -> StagedFile:
         identify(path)
         make_folder(path.parent)
-        with temporaries[path].open("xb") as file:
-            file.writelines(files[path])
-        fsync(temporaries[path])
+        content = files[path]
+        if isinstance(content, Path):
+            os.link(content, temporaries[path])
+        else:
+            with temporaries[path].open("xb") as file:
+                file.writelines(content)
+            fsync(temporaries[path])
         return StagedFile(path, temporaries[path], FileIdentity.of(temporaries[path].stat()))
 
     try:

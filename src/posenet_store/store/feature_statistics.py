@@ -1,4 +1,4 @@
-"""Compute statistics of stored features by row, and pool them over rows and blocks."""
+"""Compute statistics of stored features by row, pool them over rows and blocks, and refuse values that a store can't hold."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,12 +8,28 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from posenet_store.errors import BuildError
 from posenet_store.threads import map_on_threads
 
 FIELDS = ("min", "max", "mean", "mean_square", "zeros")
 SQUARED_SAFELY = 1e15  # the squares of a row of larger values might overflow float32
 PIECE = (1 << 15) - 1
 """Values that torch converts on one thread; of more, each thread of a pool would start a team of threads."""
+FLOAT16_MAX = 65504.0
+NOT_FINITE = "are the weights intact? If the network computes in float16, it may overflow there: --precision bfloat16"
+
+
+def check_range(name: str, low: float, high: float, dtype: str) -> None:
+    """Raise BuildError that names the array and its extreme if a value is not finite or too large for the store's dtype.
+
+    >>> check_range("f1", 0.0, 1.0, "float16")
+    """
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise BuildError(f"tap {name} holds NaN or infinite features before any cast; {NOT_FINITE}")
+    if dtype == "float16" and (largest := max(-low, high)) > FLOAT16_MAX:
+        raise BuildError(
+            f"tap {name} reaches {largest:.4g}, more than float16 holds ({FLOAT16_MAX:.0f}); build again with --dtype float32"
+        )
 
 
 def compute_statistics(

@@ -2,6 +2,7 @@
 
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,14 @@ def _is_preprocess(value: Any) -> bool:
     return known and find_misfit(value, {name: check for name, check in _RESIZE.items() if name in value}) is None
 
 
+def _is_spec(value: Any) -> bool:
+    """Return whether a value has the fields of a spec; rows at which a store was extended ascend."""
+    if not object_of(_SPEC)(value):
+        return False
+    edges = value.get("extended_at", [])
+    return is_counts(edges) and all(first < last for first, last in pairwise([0, *edges, value["rows"]]))
+
+
 _LABELS = ("backbone", "weights", "weights_sha256", "images", "images_sha256", "layout", "dtype", "format")
 _SPEC = (
     dict.fromkeys((*_LABELS, "compute", "padding", "weights_kind"), is_label)
@@ -64,7 +73,7 @@ _SPEC = (
 )
 PLAN_FIELDS = {
     "fingerprint": is_digest,
-    "spec": object_of(_SPEC),
+    "spec": _is_spec,
     "order": is_counts,
     "image_ids": is_texts,
     "image_sha256": is_texts,
@@ -102,6 +111,18 @@ class Plan:
         """(start, stop) of every block."""
         return compute_block_bounds(self.spec.rows, self.spec.block_rows)
 
+    def list_images(self) -> list[tuple[str, str]]:
+        """Return the name and digest of each image, in the order of the image set."""
+        rows = sorted(range(len(self.order)), key=self.order.__getitem__)
+        return [(self.ids[row], self.digests[row]) for row in rows]
+
+    @property
+    def batch_size(self) -> int | None:
+        """Images a forward pass of the build, None if that is not on record."""
+        computed_on = self.provenance.get("computed_on")
+        size = computed_on.get("batch_size") if isinstance(computed_on, dict) else None
+        return size if is_positive(size) else None
+
     def find_backbone_spec(self, weights: str | None = None, device: str = "auto") -> BackboneSpec:
         """Return how to load the store's network again, by default with the weights on record.
 
@@ -111,7 +132,8 @@ class Plan:
         if not source and self.spec.backbone != PIXELS:  # they have no weights
             raise UsageError(
                 f"{self.spec.folder} does not record where its weights come from: its network was wrapped in Python, or its "
-                "plan.json was edited; give --weights if torchvision has the network, or use `repair_store` from Python"
+                "plan.json was edited; give --weights if torchvision has the network, or use `repair_store` or `extend_store` "
+                "from Python"
             )
         return replace(
             self.spec.backbone_spec(source or "imagenet", device), positions=self.provenance.get("positions", LEARNED)

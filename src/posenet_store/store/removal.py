@@ -16,7 +16,10 @@ MOMENTS = "moments"
 
 @dataclass(frozen=True)
 class Removal:
-    """A file or folder below `root` that can be removed, its bytes on the disk, and why."""
+    """A file or folder below `root` that can be removed, the bytes that this frees, and why.
+
+    Files that another store shares free nothing.
+    """
 
     root: Path
     path: Path
@@ -25,9 +28,10 @@ class Removal:
 
     @classmethod
     def of(cls, root: Path, path: Path, reason: str) -> "Removal":
-        """Return the removal of a path with its size."""
+        """Return the removal of a path."""
         files = [path] if path.is_file() else [file for file in path.rglob("*") if not file.is_symlink() and file.is_file()]
-        return cls(root, path, sum(file.stat().st_size for file in files), reason)
+        statuses = [file.stat() for file in files]
+        return cls(root, path, sum(status.st_size for status in statuses if status.st_nlink == 1), reason)
 
 
 def find_store(root: str | Path, name: str) -> list[Removal]:

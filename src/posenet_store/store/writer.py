@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from glob import escape
-from math import isfinite, nan
+from math import nan
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
@@ -29,7 +29,7 @@ from posenet_store.files import FileIdentity, canonical_json, format_json, sha25
 from posenet_store.store.access import EncodedFiles, StoreFiles
 from posenet_store.store.exclusive import StagedFile, identify, put, stage, take_away
 from posenet_store.store.feature_statistics import compute_statistics, pool_rows
-from posenet_store.store.formats import list_block_files, load_format
+from posenet_store.store.formats import load_format
 from posenet_store.store.plan import Plan, find_folder, read_plan
 from posenet_store.store.records import (
     add_digest,
@@ -45,8 +45,6 @@ from posenet_store.threads import map_on_threads
 
 ATTEMPTS = 30
 """How often a block is named: with the pauses between, some 20 s."""
-FLOAT16_MAX = 65504.0
-NOT_FINITE = "are the weights intact? If the network computes in float16, it may overflow there: --precision bfloat16"
 
 
 @dataclass(frozen=True)
@@ -71,23 +69,18 @@ class EncodedBlock:
         return map_on_threads(lambda name: describe_pieces(name, self.files[name]), self.files)
 
 
-def check_range(name: str, low: float, high: float, dtype: str) -> None:
-    """Raise BuildError that names the array and its extreme if a value is not finite or too large for the store's dtype.
+@dataclass(frozen=True)
+class LinkedBlock:
+    """A block whose `files` (name -> path) are those of another store, and what the record says of them."""
 
-    >>> check_range("f1", 0.0, 1.0, "float16")
-    """
-    if not (isfinite(low) and isfinite(high)):
-        raise BuildError(f"tap {name} holds NaN or infinite features before any cast; {NOT_FINITE}")
-    if dtype == "float16" and (largest := max(-low, high)) > FLOAT16_MAX:
-        raise BuildError(
-            f"tap {name} reaches {largest:.4g}, more than float16 holds ({FLOAT16_MAX:.0f}); build again with --dtype float32"
-        )
+    block: int
+    files: Mapping[str, Path]
+    content: dict[str, Any]
+    entries: list[dict[str, Any]]
 
-
-def count_files(plan: Plan) -> int:
-    """Return the number of files of the sealed store: blocks, their records, the format's own, plan and manifest."""
-    block_files = len(list_block_files(plan.spec, 0))
-    return len(plan.bounds) * (block_files + 1) + load_format(plan.spec.format).count_other_files(plan.spec) + 2
+    def describe_files(self) -> list[dict[str, Any]]:
+        """Return what the record says of the files."""
+        return self.entries
 
 
 class StoreWriter:
@@ -100,6 +93,8 @@ class StoreWriter:
         """Files whose digest this process knows, since it wrote or read them."""
         self._committed: dict[int, FileIdentity] = {}
         """The records of this process."""
+        self.trusted: dict[FileIdentity, str] = {}
+        """Digests of files of a sealed store that this one may share; they are not read again."""
 
     @classmethod
     def open(cls, root: Path, plan: Plan, folder: Path | None = None) -> "StoreWriter":
@@ -151,7 +146,7 @@ class StoreWriter:
         name, path = entry["path"], self.files.root / entry["path"]
         try:
             if (identity := identify(path)) and self._digests.get(name, (None,))[0] != identity:
-                self._digests[name] = identity, sha256_file(path)
+                self._digests[name] = identity, self.trusted.get(identity) or sha256_file(path)
         except OSError:
             return False
         return identity is not None and self._digests[name][1] == entry["sha256"]
@@ -206,7 +201,7 @@ class StoreWriter:
         } | ({"computed_on": dict(computed_on)} if computed_on else {})
         return EncodedBlock(block, files, content)
 
-    def write(self, encoded: EncodedBlock) -> None:
+    def write(self, encoded: EncodedBlock | LinkedBlock) -> None:
         """Write a block's files durably, then the record that commits it.
 
         If another process has committed the block by now, its files and record stay, and these are dropped. Two processes
@@ -234,7 +229,7 @@ class StoreWriter:
             )
 
     @contextmanager
-    def _stage(self, encoded: EncodedBlock) -> Iterator[tuple[list[StagedFile], StagedFile]]:
+    def _stage(self, encoded: EncodedBlock | LinkedBlock) -> Iterator[tuple[list[StagedFile], StagedFile]]:
         """Write a block's files and its record beside their paths, synced; the files are hashed at the same time."""
         contents = {self.files.root / name: pieces for name, pieces in encoded.files.items()}
         with ThreadPoolExecutor(1) as hashing:

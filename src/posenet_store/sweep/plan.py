@@ -14,7 +14,7 @@ from posenet_store.heads.protocols import GradientProtocol, Protocol, describe_s
 from posenet_store.notebook import format_html_table
 from posenet_store.parallel.machine import share_memory
 from posenet_store.specs import PIXELS
-from posenet_store.store.catalogue import StoreInfo, StoreListing, describe_outdated, list_stores
+from posenet_store.store.catalogue import StoreInfo, StoreListing, describe_extended, describe_outdated, list_stores
 from posenet_store.sweep.cell import PROBES, Cell
 from posenet_store.sweep.inputs import join_inputs, parse_input, reads_all_channels
 from posenet_store.sweep.labels import name_apart
@@ -262,8 +262,8 @@ def plan_sweep(
                     f"nothing to test {entry.spec.network} on: holdout is 0 and no store matches tests {spec.tests}"
                 )
             planned += [(entry, _name_tests(tests), cells)] if cells else []
-    notes += describe_outdated(entry for entry, _, _ in planned)
-    notes += [_describe_lacking(network, reasons) for network, reasons in lacking.items()]
+    trained = [entry for entry, _, _ in planned]
+    notes += [*describe_outdated(trained), *describe_extended(trained), *map(_describe_lacking, lacking, lacking.values())]
     if not planned:
         raise _make_no_store_error(spec, stores, root)
     passes = _merge_cells(planned, root / "moments" if keep_moments else None, limits or Limits(share_memory()))

@@ -76,3 +76,9 @@ def list_block_files(spec: StoreSpec, block: int) -> list[str]:
     """Return the files that hold a block of all arrays of a store."""
     name_file = load_format(spec.format).name_file
     return list(dict.fromkeys(name_file(array, block) for array in spec.arrays))
+
+
+def count_files(spec: StoreSpec) -> int:
+    """Return the number of files of the sealed store: blocks, their records, the format's own, plan and manifest."""
+    blocks = len(compute_block_bounds(spec.rows, spec.block_rows))
+    return blocks * (len(list_block_files(spec, 0)) + 1) + load_format(spec.format).count_other_files(spec) + 2
