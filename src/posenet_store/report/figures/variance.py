@@ -82,6 +82,7 @@ def _draw_shares(panel: Axes, variance: StoreVariance) -> None:
         bottom += shares[:, part]
     for place, stage in enumerate(stages):
         panel.plot([place, place], [max(stage.shares.low[0], 0), stage.shares.high[0]], color=INK, lw=1.2)
+    panel.set_axisbelow(True)
     panel.set_title(wrap_name(name_network(variance.labels), 32))
     panel.set_xticks(range(len(stages)), [stage.name for stage in stages])
 
