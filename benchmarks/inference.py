@@ -5,7 +5,7 @@ Smooth maps of known position are drawn many times: an image's channels are corr
 level_KIND         share of the sets in which p of no position is below .05 where there is none
 power_KIND_SHARE   the same where so small a share of the variance is position
 cover_KIND_SHARE   share of the sets in which the interval of a stage's share holds the true one
-bias_KIND_SHARE    mean estimate minus the truth, in standard errors of that mean over all sets
+bias_KIND_SHARE    mean estimate minus the truth
 spc_KIND_before    mean SPC of H on new images
 spc_KIND_after     the same after H and V were erased by what other images say, of heads trained on images that are new too
 
@@ -66,9 +66,8 @@ def measure_variance(images: int, kind: str, share: float, sets: int) -> Figures
         covered += bool(mean.low[0] <= share <= mean.high[0])
         rejected += shares.find_p() < LEVEL
     name = f"{kind}_{share:g}"
-    bias = (np.mean(values) - share) / (np.std(values) / np.sqrt(sets))
     rate = {f"power_{name}" if share else f"level_{kind}": rejected / sets}
-    return {**rate, f"cover_{name}": covered / sets, f"bias_{name}": float(bias)}
+    return {**rate, f"cover_{name}": covered / sets, f"bias_{name}": float(np.mean(values) - share)}
 
 
 def _sum_moments(maps: Maps) -> Moments:
