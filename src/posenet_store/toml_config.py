@@ -47,6 +47,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "validation": (0.001, 0.999),
     "folds": (0, 1000),
     "iterations": (1, 10**6),
+    "bands": (0, 1000),
     # of where it runs, and what is shown
     "cores": (1, 4096),
     "workers": (1, 10_000),

@@ -201,3 +201,38 @@ def test_what_cannot_be_explained_is_not_explained_out_of_fold() -> None:
     noise = torch.randn(12, 3, 28, 28, generator=torch.Generator().manual_seed(5))
     (head,) = solve([moments(images) for images in noise.split(3)], [goal("H", 3)], LAMBDAS, folds=4)
     assert -0.05 < head.facts["cv_explained"] < 0.02
+
+
+BANDS = {"f1": torch.arange(3), "f2": torch.arange(3, 40)}
+
+
+def draw_bands() -> Tensor:
+    """Three channels that hold H beside 37 of noise, in few images of few numbers: noise needs another penalty."""
+    inputs = torch.randn(4, 40, 28, 28, generator=torch.Generator().manual_seed(5)).relu()
+    inputs[:, 3:] = inputs[:, 3:, :1, :1] + 0.1 * inputs[:, 3:, :, :1]  # smooth: chance explains much of a ramp
+    inputs[:, :3] += 0.3 * goal("V", 1).float()
+    return inputs
+
+
+def test_a_penalty_a_band_is_that_of_the_normal_equations() -> None:
+    """The head of the drawn weights solves (R + diag(penalties)) w = r of the standardised features; float64 on both sides."""
+    inputs, target = draw_bands(), goal("V", 1)
+    groups = [moments(part, 1) for part in inputs.split(2)]
+    (head,) = solve_ridge(groups, [target], RidgeProtocol((1e-2, 1e-1), folds=2, bands=8), BANDS)
+    rows = design(inputs, 1, 0)[:, :-1]
+    standard = (rows - rows.mean(0)) / rows.std(0)
+    goals = np.tile(target.numpy().ravel(), len(inputs))
+    penalties = np.repeat([head.facts["penalty_f1"], head.facts["penalty_f2"]], [3, 37])
+    system = standard.T @ standard / len(rows) + np.diag(penalties)
+    expected = np.linalg.solve(system, standard.T @ (goals - goals.mean()) / len(rows)) / rows.std(0)
+    np.testing.assert_allclose(head.weight.flatten(), expected, rtol=1e-8, atol=1e-12)
+
+
+def test_bands_are_never_worse_than_one_penalty_and_equal_ones_are_that() -> None:
+    groups, target = [moments(part, 1) for part in draw_bands().split(1)], goal("V", 1)
+    (plain,) = solve_ridge(groups, [target], RidgeProtocol(folds=4))
+    (banded,) = solve_ridge(groups, [target], RidgeProtocol(folds=4, bands=16), BANDS)
+    assert banded.facts["cv_error"] < plain.facts["cv_error"]
+    (single,) = solve_ridge(groups, [target], RidgeProtocol(folds=4, bands=16), {"f1": torch.arange(40)})
+    assert torch.equal(single.weight, plain.weight)
+    assert single.facts == plain.facts | {"penalty_f1": plain.facts["penalty"]}

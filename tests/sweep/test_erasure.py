@@ -47,4 +47,14 @@ def test_an_erasure_of_too_many_unknowns_is_refused(tmp_path: Path) -> None:
     spec = replace(SPEC, recipes=(AFTER,))
     plan = plan_sweep(spec, list_stores(root)[0], root, limits=Limits(memory=1 << 30, unknowns=20))
     (failure,) = run_sweep(spec, plan, tmp_path / "run", scheduler="inline").failures
-    assert "at most 20 features" in failure
+    assert "at most 20 unknowns" in failure
+
+
+def test_a_penalty_a_stage_names_the_stages(tmp_path: Path) -> None:
+    root = tmp_path / "stores"
+    built_store(root, load_image_set(str(write_images(tmp_path / "photos", 40))), tiny_backbone())
+    spec = replace(SPEC, inputs=("full", "full:f1+f3"), targets=("G",), kernels=(3,), recipes=(RidgeProtocol(bands=2),))
+    assert run_sweep(spec, plan_sweep(spec, root=root), tmp_path / "run", scheduler="inline").failures == ()
+    fits = {result.cell.input: result.fit for result in load_run(tmp_path / "run").results}
+    assert {name for name in fits["full"] if name.startswith("penalty_")} == {"penalty_f1", "penalty_f2", "penalty_f3"}
+    assert {name for name in fits["full:f1+f3"] if name.startswith("penalty_")} == {"penalty_f1", "penalty_f3"}

@@ -76,13 +76,15 @@ class RidgeProtocol:
     With `folds` the penalty is chosen by cross-validation: the rows, which are in random order, make that many groups, and
     each is left out once. `lambdas` are relative: they are added to the correlation matrix of the standardised features.
     Heads with so many unknowns that moments do not fit in memory are solved by at most `iterations` steps of conjugate
-    gradients. `erase` are targets that are erased from the training features first (see `erasure`).
+    gradients. With `bands` so many random weights of the stages are tried too, each a penalty a stage (see `ridge`); the one of
+    the least error is taken. `erase` are targets that are erased from the training features first (see `erasure`).
     """
 
     lambdas: tuple[float, ...] = (1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
     validation: float = 0.15
     folds: int = 0
     iterations: int = 200
+    bands: int = 0
     erase: tuple[str, ...] = ()
     normalise: bool = False
     input: str = "aligned"

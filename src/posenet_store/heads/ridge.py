@@ -2,13 +2,18 @@
 
 A head is linear and its target is the same map for all images, so with f(p) the k x k neighbourhood of position p the
 sums  G = sum f f'  and  S(p) = sum over images of f(p)  suffice for least squares (normal equations).
+
+Features can lie in bands (here: stages) with a penalty each, which a random search chooses (Dupre la Tour et al.,
+Feature-space selection with banded ridge regression, NeuroImage 264, 2022): weights of the bands are drawn from Dirichlet
+distributions, and a band of weight g has the penalty  lambda / g. That is one penalty lambda of features multiplied by sqrt(g).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
 
+import numpy as np
 import torch
 from scipy.special import stdtrit
 from torch import Tensor
@@ -17,6 +22,13 @@ from posenet_store.heads.moments import Moments
 from posenet_store.heads.protocols import RidgeProtocol
 from posenet_store.heads.sizes import DEAD_DEVIATION
 from posenet_store.threads import limit_to_one_thread
+
+Bands = Mapping[str, Tensor]
+"""Name -> the indices of a band's features; together they are all features."""
+CONCENTRATIONS = (1.0, 0.1)
+"""Of the Dirichlet distributions, in turn: even weights, and weights of which few are large (as in the paper's package)."""
+LEAST_WEIGHT = 1e-6
+"""A band of a smaller weight gets this one: it is left out."""
 
 
 @dataclass(frozen=True)
@@ -33,14 +45,15 @@ class _Spectrum:
     vectors: Tensor
 
 
-def _compute_spectrum(moments: Moments) -> _Spectrum:
+def _compute_spectrum(moments: Moments, scale: Tensor) -> _Spectrum:
+    """Return the problem of standardised features that are multiplied by `scale` [D]."""
     mean = moments.mean
     centre = mean + moments.shift
     covariance = moments.second / moments.count - torch.outer(mean, mean)
     variance = covariance.diagonal().clamp(min=0)
     magnitude = variance + centre**2
     live = variance > DEAD_DEVIATION**2 * magnitude
-    deviation = variance[live].sqrt()
+    deviation = variance[live].sqrt() / scale[live]
     correlation = covariance[live][:, live] / torch.outer(deviation, deviation)
     values, vectors = torch.linalg.eigh((correlation + correlation.T) / 2)
     return _Spectrum(centre, live, deviation, values.clamp(min=0), vectors)
@@ -108,33 +121,67 @@ def choose_penalty(
     return penalty, {"penalty": penalty, "cv_error": error, **bounds, "cv_explained": explained}
 
 
-def solve_ridge(groups: Sequence[Moments], targets: Sequence[Tensor], protocol: RidgeProtocol) -> list[RidgeHead]:
+def draw_weights(bands: int, draws: int) -> list[list[float]]:
+    """Return weights of bands: all 1, then as many draws as asked for, whose mean is 1.
+
+    >>> draw_weights(1, 2), draw_weights(3, 0)
+    ([[1.0], [1.0], [1.0]], [[1.0, 1.0, 1.0]])
+    """
+    draw = np.random.default_rng(0)
+    concentrations = [CONCENTRATIONS[number % len(CONCENTRATIONS)] for number in range(draws)]
+    drawn = [bands * draw.dirichlet([concentration] * bands) for concentration in concentrations]
+    return [[1.0] * bands, *(np.maximum(weights, LEAST_WEIGHT).tolist() for weights in drawn)]
+
+
+def _make_scale(features: int, bands: Bands, weights: Sequence[float]) -> Tensor:
+    """Return what each feature is multiplied by."""
+    scale = torch.ones(features, dtype=torch.float64)
+    for indices, weight in zip(bands.values(), weights, strict=True):
+        scale[indices] = weight**0.5
+    return scale
+
+
+def solve_ridge(
+    groups: Sequence[Moments], targets: Sequence[Tensor], protocol: RidgeProtocol, bands: Bands | None = None
+) -> list[RidgeHead]:
     """Return the exact head for each target map [h, w]: choose the penalty on groups left out, then fit all images.
 
     `protocol.list_left_out_groups` lists the groups of images that are left out in turn. One thread solves: with another number
-    eigenvectors come out in other last bits.
+    eigenvectors come out in other last bits. With `bands` the protocol's `bands` weights of them are tried too.
     """
     with limit_to_one_thread():
-        return _solve_all(groups, targets, protocol)
+        return _solve_all(groups, targets, protocol, bands or {})
 
 
-def _solve_all(groups: Sequence[Moments], targets: Sequence[Tensor], protocol: RidgeProtocol) -> list[RidgeHead]:
-    flat, lambdas = [target.flatten() for target in targets], sorted(protocol.lambdas)
-    left_out = protocol.list_left_out_groups(len(groups))
-    errors = torch.zeros(len(flat), len(lambdas), len(left_out), dtype=torch.float64)
+def _solve_all(groups: Sequence[Moments], targets: Sequence[Tensor], protocol: RidgeProtocol, bands: Bands) -> list[RidgeHead]:
+    flat, left_out = [target.flatten() for target in targets], protocol.list_left_out_groups(len(groups))
+    weights = draw_weights(len(bands), protocol.bands if len(bands) > 1 else 0)
+    scales = [_make_scale(len(groups[0].shift), bands, of_bands) for of_bands in weights]
+    errors = torch.stack([_list_errors(groups, flat, protocol, scale) for scale in scales], dim=1)
+    total, images, spectra = reduce(add, groups), [groups[omitted].images for omitted in left_out], dict[int, _Spectrum]()
+    heads = []
+    for target, target_errors in zip(flat, errors, strict=True):
+        best = int((target_errors @ torch.tensor(images, dtype=errors.dtype)).amin(1).argmin())
+        penalty, facts = choose_penalty(target_errors[best], images, target, protocol)
+        if best not in spectra:
+            spectra[best] = _compute_spectrum(total, scales[best])
+        weight, bias = _solve(spectra[best], _correlate(total, spectra[best], target), target, penalty)
+        if protocol.bands:
+            facts |= {f"penalty_{name}": penalty / share for name, share in zip(bands, weights[best], strict=True)}
+        heads.append(RidgeHead(weight.reshape(-1, total.kernel, total.kernel), bias, facts))
+    return heads
+
+
+def _list_errors(groups: Sequence[Moments], targets: Sequence[Tensor], protocol: RidgeProtocol, scale: Tensor) -> Tensor:
+    """Return the mean squared errors of flattened targets on groups that are left out, [targets, lambdas, groups left out]."""
+    lambdas, left_out = sorted(protocol.lambdas), protocol.list_left_out_groups(len(groups))
+    errors = torch.zeros(len(targets), len(lambdas), len(left_out), dtype=torch.float64)
     for fold, omitted in enumerate(left_out):
         rest = reduce(add, (moments for group, moments in enumerate(groups) if group != omitted))
-        spectrum = _compute_spectrum(rest)
-        for number, target in enumerate(flat):
+        spectrum = _compute_spectrum(rest, scale)
+        for number, target in enumerate(targets):
             correlations = _correlate(rest, spectrum, target)
             for step, penalty in enumerate(lambdas):
                 head = _solve(spectrum, correlations, target, penalty)
                 errors[number, step, fold] = compute_mean_squared_error(groups[omitted], *head, target)
-    total = reduce(add, groups)
-    spectrum, heads = _compute_spectrum(total), []
-    images = [groups[omitted].images for omitted in left_out]
-    for target, target_errors in zip(flat, errors, strict=True):
-        penalty, facts = choose_penalty(target_errors, images, target, protocol)
-        weights, bias = _solve(spectrum, _correlate(total, spectrum, target), target, penalty)
-        heads.append(RidgeHead(weights.reshape(-1, total.kernel, total.kernel), bias, facts))
-    return heads
+    return errors

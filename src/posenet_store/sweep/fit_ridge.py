@@ -16,7 +16,7 @@ from posenet_store.heads.erasure import fit_eraser
 from posenet_store.heads.model import Heads
 from posenet_store.heads.moments import MomentAccumulator, Moments
 from posenet_store.heads.protocols import RidgeProtocol
-from posenet_store.heads.ridge import RidgeHead, solve_ridge
+from posenet_store.heads.ridge import Bands, RidgeHead, solve_ridge
 from posenet_store.heads.targets import make_target_map
 from posenet_store.specs import GRID
 from posenet_store.store.reader import Reader
@@ -137,7 +137,8 @@ class NormalEquations:
             for heads in group.members:
                 features = group.feature_indices(heads)
                 selected = [of_rows[number].select(features) for of_rows in sums]
-                fitted.append(_assign(heads, targets, _solve(selected, list(targets.values()), self.protocol)))
+                bands = _list_bands(inputs, group, heads) if self.protocol.bands else None
+                fitted.append(_assign(heads, targets, _solve(selected, list(targets.values()), self.protocol, bands)))
         return fitted
 
     def _list_spans(self, inputs: TrainingInputs, groups: Sequence[Span]) -> list[Span]:
@@ -257,17 +258,27 @@ def find_spans(reader: Reader, protocol: RidgeProtocol, rows: int) -> list[Span]
     return spans
 
 
-def _solve(groups: Sequence[Moments], targets: Sequence[Tensor], protocol: RidgeProtocol) -> list[RidgeHead]:
+def _list_bands(inputs: TrainingInputs, group: MomentGroup, heads: HeadGroup) -> Bands:
+    """Return where the features of each stage lie among those of a head group, by the stage's name."""
+    channels = torch.arange(inputs.source.channels) if heads.channels is None else torch.tensor(heads.channels)
+    stages = torch.repeat_interleave(torch.tensor(inputs.source.widths))[channels].repeat_interleave(group.shape[0] ** 2)
+    names = [inputs.reader.spec.taps[tap].name for tap in inputs.source.taps]
+    return {names[stage]: (stages == stage).nonzero()[:, 0] for stage in stages.unique().tolist()}
+
+
+def _solve(
+    groups: Sequence[Moments], targets: Sequence[Tensor], protocol: RidgeProtocol, bands: Bands | None
+) -> list[RidgeHead]:
     """Return the exact heads of features from which targets are erased if the protocol says so, as heads of the features."""
     if not protocol.erase:
-        return solve_ridge(groups, targets, protocol)
+        return solve_ridge(groups, targets, protocol, bands)
     total = reduce(add, groups)
     maps = [torch.from_numpy(make_target_map(name, output_size(total.kernel, total.padding)).copy()) for name in protocol.erase]
     with limit_to_one_thread():
         eraser = fit_eraser(total, maps)
         erased = [eraser.erase_moments(moments) for moments in groups]
     heads = []
-    for head in solve_ridge(erased, targets, protocol):
+    for head in solve_ridge(erased, targets, protocol, bands):
         weight, bias = eraser.compose(head.weight.flatten(), head.bias)
         heads.append(RidgeHead(weight.reshape(head.weight.shape), bias, head.facts | {"erased": eraser.rank}))
     return heads

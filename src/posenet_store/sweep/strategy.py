@@ -28,9 +28,9 @@ def choose(groups: Sequence[HeadGroup], protocol: Protocol, channels: int, rows:
         strategies += [GramSpace(tuple(small), protocol, limits)] if small else []
         return strategies + ([Convolution(tuple(large), protocol, channels, in_memory)] if large else [])
     small, large = _group_moments(groups, channels, limits.solves)
-    if large and protocol.erase:
-        unknowns = max(group.unknowns for group in large)
-        raise UsageError(f"targets are erased from at most {limits.unknowns:,} features, not {unknowns:,}; take fewer stages")
+    if large and (protocol.erase or protocol.bands):
+        what, unknowns = "erasure" if protocol.erase else "a penalty a stage", max(group.unknowns for group in large)
+        raise UsageError(f"{what} is for heads of at most {limits.unknowns:,} unknowns, not {unknowns:,}; take fewer stages")
     strategies += [NormalEquations(tuple(small), protocol)] if small else []
     return strategies + ([ConjugateGradients(tuple(large), protocol, channels, in_memory)] if large else [])
 
