@@ -53,6 +53,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "workers": (1, 10_000),
     "rows_shown": (1, 10**9),
     "rings": (1, 100),
+    "grid": (2, 16),
 }
 """Name of a key or an option -> least and largest value."""
 MAX_BYTES, MAX_DOTS = 1 << 16, 200

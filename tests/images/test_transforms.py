@@ -8,6 +8,7 @@ from PIL import Image
 
 from posenet_store.errors import ImageError, UsageError
 from posenet_store.images.sources import load_image_set, make_absolute
+from posenet_store.images.transforms import find_cell
 from tests.support.small import write_images
 
 
@@ -62,6 +63,28 @@ def test_a_crop_of_what_can_not_be_read_is_quarantined(tmp_path: Path) -> None:
     (write_images(tmp_path / "photos", 1) / "a.png").symlink_to("none")
     with pytest.raises(ImageError, match="No such file"):
         load_image_set(f"{tmp_path}/photos@cropped:0").read(0, 28)
+
+
+def test_a_placed_image_lies_in_the_cell_of_its_digest(tmp_path: Path) -> None:
+    folder, cells = write_images(tmp_path / "photos", 30), []
+    plain, placed = load_image_set(str(folder)), load_image_set(f"{folder}@placed:3:0")
+    assert placed.name == "photos-placed-3-0"
+    for index, digest in enumerate(placed.digests):
+        row, column = find_cell(digest, 3)
+        seen = placed.read(index, 56)
+        inside = seen[row * 18 : row * 18 + 18, column * 18 : column * 18 + 18]
+        np.testing.assert_array_equal(inside, plain.read(index, 18))
+        inside[:] = 0
+        assert not seen.any()
+        cells.append((row, column))
+    assert len(set(cells)) > 6
+    assert [find_cell(digest, 3) for digest in load_image_set(f"{folder}@placed:3:1").digests] != cells
+
+
+@pytest.mark.parametrize("text", ["placed", "placed:3", "placed:1:0", "placed:17:0", "placed:3:x"])
+def test_a_place_needs_a_grid_and_a_seed(photo: Path, text: str) -> None:
+    with pytest.raises(UsageError):
+        load_image_set(f"{photo}@{text}")
 
 
 def test_the_memory_of_a_crop_is_that_of_the_larger_image(tmp_path: Path) -> None:

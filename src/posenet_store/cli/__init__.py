@@ -22,6 +22,7 @@ from posenet_store.cli.inspect import inspect
 from posenet_store.cli.launch import launch
 from posenet_store.cli.leaderboard import leaderboard
 from posenet_store.cli.output import print_line
+from posenet_store.cli.pooling import pooling
 from posenet_store.cli.prune import prune
 from posenet_store.cli.report import report
 from posenet_store.cli.rings import rings
@@ -134,6 +135,7 @@ for _command in (
     report,
     rings,
     symmetry,
+    pooling,
     experiments,
     fetch,
     launch,

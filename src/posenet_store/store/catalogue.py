@@ -137,6 +137,7 @@ def find_equivalent(spec: StoreSpec, root: str | Path) -> Path | None:
         for info in list_stores(root).stores
         if info.sealed
         and (info.spec.network_key, info.spec.images_sha256) == (spec.network_key, spec.images_sha256)
+        and info.spec.extended_at == spec.extended_at  # the order of the rows
         and (spec.layout == ALIGNED or info.spec.layout != ALIGNED)
     ]
     return max(infos, key=lambda info: info.spec.dtype == "float32").path if infos else None

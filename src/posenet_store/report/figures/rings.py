@@ -25,7 +25,7 @@ from posenet_store.sweep.results import Result
 HEAD = (
     "target", "network", "edge to centre, %", "distance, pixels", "SPC", "95 % interval", "MAE", "95 % interval", "undefined",
 )  # fmt: skip
-PERCENT, PIXELS = "way from the edge (0) to the centre (100) in %", "distance to the border in pixels of the network's image"
+PERCENT, PIXELS = "edge to centre, %", "pixels from the border"
 
 
 @dataclass(frozen=True)
@@ -88,13 +88,12 @@ def draw_rings(results: Sequence[Result], archive: ScoreArchive) -> Picture | No
     figure, points, palette = new_figure(2.3 * -(-len(targets) // 3) + 1.1), Points(), Palette(networks, grey)
     panels = add_panels(figure, len(targets))
     for panel, target in zip(panels, targets, strict=True):
-        panel.set_title(target)
+        panel.set(title=target, xlabel=PIXELS if curves[0].in_pixels else PERCENT)
         for curve in curves:
             if curve.target == target and curve.network in networks:
                 curve.draw(panel, points, palette)
     panels[0].set_ylabel("mean SPC within a ring")
     panels[0].set_ylim(min(0.0, panels[0].get_ylim()[0]), 1.03)
-    figure.supxlabel(PIXELS if curves[0].in_pixels else PERCENT, fontsize="medium")
     add_legend(figure, panels[0], 2)
     cell = next(result.cell for result in results if result.cell.target == targets[0] and archive.rings(result.id))
     return Picture(
@@ -102,8 +101,8 @@ def draw_rings(results: Sequence[Result], archive: ScoreArchive) -> Picture | No
         title="Position by distance to the border",
         figure=figure,
         caption="Mean SPC over held-out images within rings of positions at one distance to the border, from the edge to the "
-        f"centre; bars: 95 % intervals. All heads: protocol {cell.protocol.name}, {describe_head(cell)}. A ring in which the "
-        f"target is constant has no order, and no point.{more}",
+        "centre; bars: 95 % intervals. Pixels are those of the network's image. A ring in which the target is constant has no "
+        f"order, and no point. All heads: protocol {cell.protocol.name}, {describe_head(cell)}.{more}",
         description=" ".join(_describe(curve) for curve in curves),
         head=HEAD,
         rows=points.rows,
