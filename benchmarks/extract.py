@@ -200,7 +200,7 @@ class Precomputed(Backbone):
 
     result: Mapping[str, Tensor] = field(default_factory=dict, hash=False)
 
-    def features(self, images: Tensor) -> dict[str, Tensor]:
+    def features(self, images: Tensor, tokens: bool = False) -> dict[str, Tensor]:
         """Return the first features there are."""
         return {name: values[: len(images)] for name, values in self.result.items()}
 

@@ -42,6 +42,8 @@ MATTERING: dict[str, Any] = {
     "permutation_seed": 1,
     "compute": "bfloat16",
     "padding": "none",
+    "tokens": (0, 1),
+    "extended_at": (5000,),
 }
 OF_THE_NETWORK = {"backbone", "weights_sha256", "tap_set", "taps", "preprocess", "compute", "padding"}
 

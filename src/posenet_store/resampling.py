@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from posenet_store.specs import ALIGNED, ALIGNED_CHANNELS, CORNERS_SUFFIX, GRID
+from posenet_store.specs import ALIGNED, ALIGNED_CHANNELS, CORNERS_SUFFIX, GRID, TOKENS_SUFFIX
 
 
 def align_taps(features: Sequence[Tensor]) -> Tensor:
@@ -36,12 +36,15 @@ def resize_to_grid(feature: Tensor, corners: bool) -> Tensor:
     return F.interpolate(feature, (GRID, GRID), mode="bilinear", align_corners=corners)
 
 
-def resample_taps(taps: Mapping[str, Tensor], arrays: Mapping[str, tuple[int, int, int]]) -> dict[str, Tensor]:
-    """Return a store's `arrays` (name -> [C, H, W], see `StoreSpec.arrays`) from a network's taps in order of depth."""
+def resample_taps(taps: Mapping[str, Tensor], arrays: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    """Return a store's `arrays` (name -> [C, H, W], see `StoreSpec.arrays`) from a network's taps in order of depth.
 
-    def resample(name: str, shape: tuple[int, int, int]) -> Tensor:
+    Tokens [B, N, C] stay as they are.
+    """
+
+    def resample(name: str, shape: tuple[int, ...]) -> Tensor:
         if name == ALIGNED:
-            return align_taps(list(taps.values()))
+            return align_taps([tap for key, tap in taps.items() if not key.endswith(TOKENS_SUFFIX)])
         tap = taps[name.removesuffix(CORNERS_SUFFIX)]
         return tap if tuple(tap.shape[1:]) == shape else resize_to_grid(tap, name.endswith(CORNERS_SUFFIX))
 

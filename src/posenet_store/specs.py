@@ -36,6 +36,8 @@ GRID = 28
 """The side of the grid that all heads read: every tap is resized to it."""
 CORNERS_SUFFIX = "_corners"
 """Ends the name of an array on the grid of aligned corners, where that differs from the other one."""
+TOKENS_SUFFIX = "_tokens"
+"""Ends the name of an array of a tap's tokens that are no patches."""
 
 
 def get_precision(compute: str) -> str:
@@ -155,11 +157,25 @@ class Tap:
         return {self.name: small} if small == self.shape else {self.name: small, self.name + CORNERS_SUFFIX: small}
 
 
+RARE_FIELDS = ("extended_at", "tokens")
+"""Fields of a StoreSpec, tuples, that are in its JSON only where they are not empty."""
+
+
+def name_axes(array: str) -> tuple[str, ...]:
+    """Return what the axes of a store's array are, behind that of the images.
+
+    >>> name_axes("f1"), name_axes("f1_tokens")
+    (('channel', 'y', 'x'), ('token', 'channel'))
+    """
+    return ("token", "channel") if array.endswith(TOKENS_SUFFIX) else ("channel", "y", "x")
+
+
 @dataclass(frozen=True, repr=False)
 class StoreSpec:
     """Everything that decides a store's bytes; two stores of one fingerprint hold the same features.
 
     `extended_at` are the rows that the store had whenever it was extended: each part is permuted on its own.
+    `tokens` is how many class and register tokens of each tap are kept; empty if none are.
     """
 
     backbone: str
@@ -180,8 +196,11 @@ class StoreSpec:
     padding: str = ZEROS
     weights_kind: str = TRAINED
     extended_at: tuple[int, ...] = ()
+    tokens: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        if self.tokens and len(self.tokens) != len(self.taps):
+            raise UsageError(f"{len(self.taps)} taps have {len(self.tokens)} counts of tokens; give one for each tap")
         if self.layout not in LAYOUTS:
             raise unknown("layout", self.layout, LAYOUTS)
         if self.dtype not in DTYPES:
@@ -235,19 +254,30 @@ class StoreSpec:
         return f"{shorten_name(f'{self.backbone}-{self.images}')}-{self.fingerprint[:8]}"
 
     @property
-    def arrays(self) -> dict[str, tuple[int, int, int]]:
-        """Array name -> (channels, height, width) of everything the store holds."""
+    def maps(self) -> dict[str, tuple[int, int, int]]:
+        """Array name -> (channels, height, width) of every map that the store holds."""
         aligned = {ALIGNED: (ALIGNED_CHANNELS * len(self.taps), GRID, GRID)}
         if self.layout == "native":
             return {tap.name: tap.shape for tap in self.taps} | aligned
         taps = {} if self.layout == "aligned" else {k: v for tap in self.taps for k, v in tap.readout().items()}
         return taps | aligned
 
+    @property
+    def arrays(self) -> dict[str, tuple[int, ...]]:
+        """Array name -> shape of an image of everything the store holds: the maps, and tokens as (tokens, channels)."""
+        counts = zip(self.taps, self.tokens, strict=False)
+        return {**self.maps} | {tap.name + TOKENS_SUFFIX: (count, tap.shape[0]) for tap, count in counts if count}
+
+    @property
+    def modules(self) -> dict[str, str]:
+        """Array name -> the module whose output it holds, of those that hold one module's."""
+        return {tap.name + suffix: tap.module for tap in self.taps for suffix in ("", TOKENS_SUFFIX)}
+
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as plain JSON values; where the store was extended only if it was."""
-        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "extended_at"}
-        extended = {"extended_at": list(self.extended_at)} if self.extended_at else {}
-        return values | extended | {"taps": [dict(vars(tap)) for tap in self.taps], "preprocess": self.preprocess.to_dict()}
+        """Return the fields as plain JSON values; where the store was extended, and kept tokens, only if there are any."""
+        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in RARE_FIELDS}
+        rare = {name: list(value) for name in RARE_FIELDS if (value := getattr(self, name))}
+        return values | rare | {"taps": [dict(vars(tap)) for tap in self.taps], "preprocess": self.preprocess.to_dict()}
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> "StoreSpec":
@@ -256,7 +286,7 @@ class StoreSpec:
             taps = tuple(Tap(t["name"], t["module"], tuple(t["shape"])) for t in fields["taps"])
             pre = fields["preprocess"]
             preprocess = Preprocess(**(pre | {"mean": tuple(pre["mean"]), "std": tuple(pre["std"])}))
-            extended_at = tuple(fields.get("extended_at", ()))
-            return cls(**(fields | {"taps": taps, "preprocess": preprocess, "extended_at": extended_at}))
+            rare = {name: tuple(fields.get(name, ())) for name in RARE_FIELDS}
+            return cls(**(fields | {"taps": taps, "preprocess": preprocess} | rare))
         except (KeyError, TypeError, UsageError) as error:
             raise StoreError(f"the store's plan.json lacks or has a foreign field: {error}") from None

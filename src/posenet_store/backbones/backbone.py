@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from posenet_store.backbones.inference import is_compiled, set_precision
-from posenet_store.backbones.maps import CHANNELS_FIRST, MapFormat, convert_to_map
-from posenet_store.specs import LEARNED, TRAINED, ZEROS, Preprocess, Tap
+from posenet_store.backbones.maps import CHANNELS_FIRST, MapFormat, convert_to_map, take_prefix
+from posenet_store.specs import LEARNED, TOKENS_SUFFIX, TRAINED, ZEROS, Preprocess, Tap
 from posenet_store.threads import one_thread_at_a_time
 
 one_network_at_a_time = one_thread_at_a_time(RLock())
@@ -58,8 +58,11 @@ class Backbone:
 
     @one_network_at_a_time
     @torch.inference_mode()
-    def features(self, images: Tensor) -> dict[str, Tensor]:
-        """Return {tap name: float32 [B, C, H, W]} of uint8 images [B, S, S, 3], from one forward pass."""
+    def features(self, images: Tensor, tokens: bool = False) -> dict[str, Tensor]:
+        """Return {tap name: float32 [B, C, H, W]} of uint8 images [B, S, S, 3], from one forward pass.
+
+        With `tokens` also what is set aside of each tap: {"f1_tokens": float32 [B, N, C]}, N is 0 where that is nothing.
+        """
         with set_precision(self.compute, self.device):
             if is_compiled(self.compute):
                 # torch would compile another network for a single image: it runs twice
@@ -67,6 +70,8 @@ class Backbone:
             else:
                 outputs = run_taps(self.module, [(tap.name, tap.module) for tap in self.taps], self.inputs(images))
         maps = {tap.name: convert_to_map(outputs[tap.name], self.form) for tap in self.taps}
+        if tokens:
+            maps |= {tap.name + TOKENS_SUFFIX: take_prefix(outputs[tap.name], self.form) for tap in self.taps}
         return {name: value[: len(images)].float() for name, value in maps.items()}
 
 

@@ -50,6 +50,18 @@ def count_prefix(output: object, form: MapFormat) -> int | None:
     return next(counts, None)
 
 
+def take_prefix(output: Tensor, form: MapFormat) -> Tensor:
+    """Return the tokens [B, N, C] of a module's output that precede its patches; N is 0 for a map.
+
+    >>> from torch import zeros
+    >>> form = MapFormat(prefix=("class",))
+    >>> [tuple(take_prefix(zeros(shape), form).shape) for shape in ((2, 1 + 14 * 14, 192), (2, 3, 7, 7))]
+    [(2, 1, 192), (2, 0, 3)]
+    """
+    prefix = count_prefix(output, form)
+    return output.flatten(2).transpose(1, 2)[:, :0] if prefix is None else output[:, :prefix]
+
+
 def convert_to_map(output: object, form: MapFormat) -> Tensor:
     """Return the map [B, C, H, W] of a module's output; raises UsageError, with what came, if it is none.
 

@@ -6,10 +6,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from posenet_store.backbones.backbone import one_network_at_a_time, run_taps
+from posenet_store.backbones.backbone import Backbone, one_network_at_a_time, run_taps
 from posenet_store.backbones.maps import MapFormat, convert_to_map, count_prefix, find_format
 from posenet_store.errors import UsageError, unknown
-from posenet_store.specs import TAP_SETS, Tap
+from posenet_store.specs import TAP_SETS, TOKENS_SUFFIX, Tap
 
 
 @one_network_at_a_time
@@ -61,6 +61,16 @@ def measure_taps(module: nn.Module, modules: Sequence[str], size: int) -> tuple[
             raise UsageError(f"module {path} {error}: no map [B, C, H, W]; choose another as a tap") from None
     prefixed = any(count_prefix(output, form) for output in outputs.values())
     return tuple(taps), form if prefixed else replace(form, prefix=())
+
+
+def count_tokens(backbone: Backbone) -> tuple[int, ...]:
+    """Return how many class and register tokens are set aside from each tap; raises UsageError if none is from any."""
+    size = backbone.preprocess.size
+    outputs = backbone.features(torch.zeros(1, size, size, 3, dtype=torch.uint8), tokens=True)
+    counts = tuple(outputs[tap.name + TOKENS_SUFFIX].shape[1] for tap in backbone.taps)
+    if not any(counts):
+        raise UsageError(f"{backbone.name} has no class or register tokens to keep; leave --keep-tokens out")
+    return counts
 
 
 @torch.no_grad()  # inference mode would not count what is written

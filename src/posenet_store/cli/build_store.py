@@ -57,6 +57,9 @@ if TYPE_CHECKING:  # the real imports are in the commands: --help must not load 
               help="native: all of every tap, and the report's aligned maps; readout: taps on the 28x28 grids "
                    "that heads read (VGG: 0.4 of it); aligned: the maps only (0.01).")  # fmt: skip
 @click.option("--dtype", type=click.Choice(DTYPES), default="float16", show_default=True)
+@click.option(
+    "--keep-tokens", is_flag=True, help="Keep a transformer's class and register tokens too: f1_tokens [N, tokens, C]."
+)
 @click.option("--part", default="1/1", show_default=True, metavar="I/N", callback=lambda _c, _p, text: _part(text),
               help="Extract every N-th block from the I-th; in any order, on any machine; the last one seals.")  # fmt: skip
 @click.option(
@@ -77,7 +80,8 @@ if TYPE_CHECKING:  # the real imports are in the commands: --help must not load 
 @json_option
 def build_store(
     network: "BackboneSpec", batch_size: int | None, source: str, data_root: Path | None, extend: str | None, root: Path,
-    file_format: str, layout: str, dtype: str, part: tuple[int, int], scheduler: str | None, workers: int | None,
+    file_format: str, layout: str, dtype: str, keep_tokens: bool, part: tuple[int, int], scheduler: str | None,
+    workers: int | None,
     limit: int | None, max_unreadable: float, moments: bool, no_probes: bool, plan_only: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Run a frozen backbone once over images and keep its features.
@@ -98,7 +102,7 @@ def build_store(
     here = replace(network, device="cpu") if elsewhere else network
     backbone = load_backbone(here, emulate=elsewhere)
     place = report_device(backbone, here.device, part)
-    plan = plan_build(base, images, backbone, layout, dtype, file_format)
+    plan = plan_build(base, images, backbone, layout, dtype, file_format, keep_tokens)
     sums = _prepare_sums(plan, root) if moments else None
     if plan_only:
         print_costs(estimate_costs(plan, base, images, backbone, root, batch_size, sums), as_json)
@@ -107,6 +111,7 @@ def build_store(
         source=source, data_root=data_root, limit=limit, backbone=network, layout=plan.spec.layout, dtype=plan.spec.dtype,
         file_format=plan.spec.format, root=root, folder=find_folder(root, plan.spec), batch_size=batch_size,
         max_unreadable=max_unreadable, fingerprint=plan.spec.fingerprint, extend=extend, part=part,
+        keep_tokens=bool(plan.spec.tokens),
     )  # fmt: skip
     if scheduler is not None:
         _build_on_workers(build, plan, scheduler, workers)

@@ -48,6 +48,7 @@ def open_base(store: str | None, network: BackboneSpec, root: Path) -> "tuple[Re
         (option, options[name], getattr(base.spec, option))
         for name, option in (("layout", "layout"), ("dtype", "dtype"), ("file_format", "format")) if is_given(name)
     ]  # fmt: skip
+    pairs += [("keep-tokens", True, bool(base.spec.tokens))] if options["keep_tokens"] else []
     for option, value, stored in pairs:
         if value != stored:
             raise UsageError(f"--{option} {value} contradicts {base.name}, which has {stored} and is extended as it is")
@@ -69,15 +70,16 @@ def load_new_images(base: "Reader | None", source: str, load: "Load", limit: int
 
 
 def plan_build(
-    base: "Reader | None", images: "ImageSet", backbone: "Backbone", layout: str, dtype: str, file_format: str
-) -> "Plan":
+    base: "Reader | None", images: "ImageSet", backbone: "Backbone", layout: str, dtype: str, file_format: str,
+    keep_tokens: bool,
+) -> "Plan":  # fmt: skip
     """Plan a store of images, or one that extends `base`, and say which blocks are shared."""
     from posenet_store.extraction.build import plan_store
     from posenet_store.extraction.extend import find_batch_size, plan_extension
     from posenet_store.store.sharing import list_shared
 
     if base is None:
-        return plan_store(images, backbone, layout, dtype, file_format=file_format)
+        return plan_store(images, backbone, layout, dtype, file_format=file_format, keep_tokens=keep_tokens)
     plan = plan_extension(base, images, backbone)
     shared = list_shared(base, plan)
     print_line(f"{len(shared)} of {len(plan.bounds)} blocks are shared with {base.name}", err=True)

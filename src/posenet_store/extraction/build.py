@@ -14,6 +14,7 @@ from typing import Any
 
 from posenet_store.backbones.backbone import Backbone
 from posenet_store.backbones.device import describe_place
+from posenet_store.backbones.measure import count_tokens
 from posenet_store.errors import BuildError, UsageError
 from posenet_store.extraction.commit import BUFFERS, Buffer, Committer, Follow
 from posenet_store.extraction.fill import fill_buffers
@@ -76,11 +77,14 @@ def plan_store(
     block_rows: int | None = None,
     file_format: str = "zarr",
     extended_at: tuple[int, ...] = (),
+    *,
+    keep_tokens: bool = False,
 ) -> Plan:
     """Plan the store of a backbone's features over images; nothing is written.
 
     With `extended_at` it is the store that becomes of its first images, if it is extended by those between the numbers.
-    Raises BuildError if the network's features are not finite, or too small for `dtype`.
+    `keep_tokens` keeps the class and register tokens of a transformer as arrays of their own. Raises UsageError if it has
+    none, BuildError if the network's features are not finite, or too small for `dtype`.
     """
     if block_rows is not None:
         check_count("block_rows", block_rows, 1)
@@ -102,6 +106,7 @@ def plan_store(
         padding=backbone.padding,
         weights_kind=backbone.weights_kind,
         extended_at=extended_at,
+        tokens=count_tokens(backbone) if keep_tokens else (),
     )
     check_underflow(sample_taps(backbone), dtype)
     order = draw_row_order(spec.rows, spec.permutation_seed, extended_at)
@@ -275,5 +280,5 @@ def build_probe_store(
 ) -> BuildResult:
     """Build the store of the probe images (black, white, noise) with the network, layout, dtype and format of `spec`."""
     images = load_probes()
-    plan = plan_store(images, backbone, spec.layout, spec.dtype, file_format=spec.format)
+    plan = plan_store(images, backbone, spec.layout, spec.dtype, file_format=spec.format, keep_tokens=bool(spec.tokens))
     return build_store(images, backbone, plan, root, batch_size=batch_size, advance=advance, clock=clock)

@@ -35,6 +35,7 @@ class Part:
     layout: str
     dtype: str
     file_format: str
+    keep_tokens: bool = False
     root: Path
     folder: Path
     batch_size: int | None = None
@@ -130,7 +131,8 @@ def build_part(part: Part, threads: int) -> BuildResult:
         images = select_new(base, images)
         plan, size = plan_extension(base, images, backbone), part.batch_size or find_batch_size(base, backbone)
     else:
-        plan, size = plan_store(images, backbone, part.layout, part.dtype, file_format=part.file_format), part.batch_size
+        plan = plan_store(images, backbone, part.layout, part.dtype, file_format=part.file_format, keep_tokens=part.keep_tokens)
+        size = part.batch_size
     if plan.spec.fingerprint != part.fingerprint:
         raise WorkerError(
             f"it finds other images or weights at {part.source} and {part.backbone.weights} than the command did "

@@ -50,7 +50,7 @@ def plan_extension(base: Reader, images: ImageSet, backbone: Backbone) -> Plan:
     if not len(images):
         raise UsageError(f"{base.name} holds these images already: there is none to extend it by")
     spec = base.spec
-    new = plan_store(images, backbone, spec.layout, spec.dtype, spec.block_rows, spec.format)
+    new = plan_store(images, backbone, spec.layout, spec.dtype, spec.block_rows, spec.format, keep_tokens=bool(spec.tokens))
     if new.spec.network_key != spec.network_key:
         raise UsageError(
             f"{backbone.name} with weights {backbone.weights} is not the network of {base.name} ({spec.network}): weights, "

@@ -6,6 +6,7 @@ batch is computed; `PendingBatch.wait` waits for them. On a CPU the features are
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from posenet_store.backbones.device import collect_device
 from posenet_store.errors import BuildError, first_line, is_out_of_memory
 from posenet_store.extraction.timing import StageTimer
 from posenet_store.resampling import resample_taps
-from posenet_store.specs import get_precision
+from posenet_store.specs import TOKENS_SUFFIX, get_precision
 from posenet_store.store.feature_statistics import FIELDS, check_range
 
 CPU_BATCH = 16
@@ -34,13 +35,13 @@ def describe_computation(backbone: Backbone, batch_size: int) -> dict[str, Any]:
     return collect_device(backbone.device) | {"precision": get_precision(backbone.compute), "batch_size": batch_size}
 
 
-def allocate_arrays(spec_arrays: Mapping[str, tuple[int, int, int]], rows: int, dtype: str, pinned: bool) -> dict[str, Tensor]:
+def allocate_arrays(spec_arrays: Mapping[str, tuple[int, ...]], rows: int, dtype: str, pinned: bool) -> dict[str, Tensor]:
     """Return uninitialised host tensors for `rows` images of a store's arrays, page-locked if `pinned`."""
     kind = getattr(torch, dtype)
     return {name: torch.empty((rows, *shape), dtype=kind, pin_memory=pinned) for name, shape in spec_arrays.items()}
 
 
-def allocate_statistics(spec_arrays: Mapping[str, tuple[int, int, int]], rows: int) -> dict[str, Tensor]:
+def allocate_statistics(spec_arrays: Mapping[str, tuple[int, ...]], rows: int) -> dict[str, Tensor]:
     """Return page-locked host tensors for the statistics of rows (`describe_rows`) of a store's arrays."""
     return {name: torch.empty((rows, len(FIELDS)), dtype=torch.float64, pin_memory=True) for name in spec_arrays}
 
@@ -86,24 +87,26 @@ def _find_extremes(values: Tensor, valid: Tensor) -> Tensor:
     if not rows.numel():
         return torch.zeros(2, device=values.device)
     # in the order of memory, channels last: otherwise all values would be copied first
-    return torch.stack(rows.permute(0, 2, 3, 1).flatten().aminmax())
+    return torch.stack(rows.movedim(1, -1).flatten().aminmax())
 
 
 class Forward:
     """Runs a backbone on batches for one store; `limit` is the number of images per pass once memory has run out."""
 
-    def __init__(self, backbone: Backbone, arrays: Mapping[str, tuple[int, int, int]], clock: StageTimer) -> None:
+    def __init__(self, backbone: Backbone, arrays: Mapping[str, tuple[int, ...]], clock: StageTimer) -> None:
         self.limit: int | None = None
         self._passes = 0  # since memory ran out
         self._shortage = ""  # what torch said then
         self._backbone, self._arrays, self._clock = backbone, arrays, clock
+        tokens = any(name.endswith(TOKENS_SUFFIX) for name in arrays)
+        self._compute = partial(backbone.features, tokens=True) if tokens else backbone.features
         self._cuda = backbone.device.type == "cuda"
         self._copying = torch.cuda.Stream(backbone.device) if self._cuda else None
 
     def launch(
         self, pixels: Tensor, valid: Tensor, targets: Mapping[str, Tensor], statistics: Mapping[str, Tensor] | None = None
     ) -> list[PendingBatch]:
-        """Compute uint8 [B, S, S, 3] into `targets` [B, C, H, W]; `valid` bool [B] says which rows hold an image.
+        """Compute uint8 [B, S, S, 3] into `targets` [B, C, H, W] or [B, N, C]; `valid` bool [B] says which rows hold an image.
 
         A GPU computes the `statistics` of the rows, float64 [B, 5], as well, if they are given.
 
@@ -152,7 +155,7 @@ class Forward:
     @torch.inference_mode()
     def _run_on_cpu(self, pixels: Tensor, valid: Tensor, targets: Mapping[str, Tensor]) -> PendingBatch:
         with self._clock.measure("forward"):
-            values = resample_taps(self._backbone.features(pixels), self._arrays)
+            values = resample_taps(self._compute(pixels), self._arrays)
         with self._clock.measure("copy"):
             extremes = torch.stack([_find_extremes(value, valid) for value in values.values()])
             for name, target in targets.items():
@@ -166,7 +169,7 @@ class Forward:
         # `blocking`: whoever waits sleeps, and leaves its core to decoding and encoding
         started, computed, copying, copied = (torch.cuda.Event(enable_timing=True, blocking=True) for _ in range(4))
         started.record()
-        values = resample_taps(self._backbone.features(pixels), self._arrays)
+        values = resample_taps(self._compute(pixels), self._arrays)
         kind = next(iter(targets.values())).dtype
         extremes = torch.stack([_find_extremes(value, valid) for value in values.values()])
         ready = {name: values[name].to(kind).contiguous() for name in targets}  # the GPU casts and transposes fastest

@@ -43,7 +43,9 @@ def repair_store(
     recorded, batch_size = stored.spec, batch_size or stored.batch_size
     images = _arrange(images, stored) if recorded.extended_at else images.take(recorded.rows)
     layout, dtype, edges = recorded.layout, recorded.dtype, recorded.extended_at
-    plan = plan_store(images, backbone, layout, dtype, recorded.block_rows, recorded.format, edges)
+    plan = plan_store(
+        images, backbone, layout, dtype, recorded.block_rows, recorded.format, edges, keep_tokens=bool(recorded.tokens)
+    )
     if plan.spec.fingerprint != recorded.fingerprint:
         differing = [name for name, field in INPUTS.items() if getattr(plan.spec, field) != getattr(recorded, field)]
         reason = ", ".join(f"the {name} differ" for name in differing) or "the fingerprints differ"

@@ -14,7 +14,7 @@ import numpy as np
 from posenet_store.errors import UsageError, printable
 from posenet_store.files import check_file_path, expand_user, write_atomic
 from posenet_store.provenance import format_command
-from posenet_store.specs import NO_WEIGHTS, RANDOM, StoreSpec
+from posenet_store.specs import NO_WEIGHTS, RANDOM, StoreSpec, name_axes
 from posenet_store.store.catalogue import StoreInfo, describe_store
 from posenet_store.store.chunking import choose_chunk_rows, count_row_bytes
 from posenet_store.store.feature_statistics import compute_deviation
@@ -114,7 +114,7 @@ def _describe_preprocessing(spec: StoreSpec) -> str:
 
 
 def _list_arrays(spec: StoreSpec) -> Iterator[list[str]]:
-    modules = {tap.name: tap.module for tap in spec.taps}
+    modules = spec.modules
     for name, shape in spec.arrays.items():
         size = count_row_bytes(spec, [name])
         chunk = [choose_chunk_rows(spec.block_rows, size), *shape]
@@ -123,14 +123,20 @@ def _list_arrays(spec: StoreSpec) -> Iterator[list[str]]:
         yield [quote(name), module, *("x".join(map(str, shape)) for shape in (whole, chunk)), _format_bytes(size * spec.rows)]
 
 
+def _find_channels(name: str) -> int:
+    """Return the axis of an array's channels, images included."""
+    return 1 + name_axes(name).index("channel")
+
+
 def count_dead_channels(reader: Reader, name: str) -> tuple[int, int]:
     """Return how many channels of an array never change in the first block that has readable rows, and how many rows there are.
 
     A channel that has one value at all positions of all images tells nothing.
     """
     for batch in reader.scan([name]):
-        values = batch[name]
-        low, high = values.min(axis=(0, 2, 3)), values.max(axis=(0, 2, 3))
+        values = np.moveaxis(batch[name], _find_channels(name), -1)
+        others = tuple(range(values.ndim - 1))
+        low, high = values.min(axis=others), values.max(axis=others)
         return int(np.count_nonzero(low == high)), len(values)
     return 0, 0
 
@@ -143,7 +149,11 @@ def _list_statistics(reader: Reader) -> Iterator[list[str]]:
             continue
         numbers = [statistics["min"], statistics["max"], statistics["mean"], compute_deviation(statistics), statistics["zeros"]]
         dead, rows = count_dead_channels(reader, name)
-        yield [quote(name), *(f"{number:.4g}" for number in numbers), f"{dead} of {shape[0]} in {rows} images"]
+        yield [
+            quote(name),
+            *(f"{number:.4g}" for number in numbers),
+            f"{dead} of {shape[_find_channels(name) - 1]} in {rows} images",
+        ]
 
 
 def make_example(reader: Reader) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posenet_store.errors import UsageError
+from posenet_store.specs import name_axes
 from posenet_store.store.batching import Source
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def make_dataset(source: Source, ids: tuple[str, ...], readable: NDArray[np.bool
     except ImportError:
         raise UsageError("xarray is not installed; install it: pip install xarray") from None
     arrays = {
-        name: (("image", f"channel_{name}", f"y_{name}", f"x_{name}"), make_dask_array(source, name))
+        name: (("image", *(f"{axis}_{name}" for axis in name_axes(name))), make_dask_array(source, name))
         for name in source.spec.arrays
     }
     return xarray.Dataset(

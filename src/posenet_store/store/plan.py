@@ -59,7 +59,7 @@ def _is_preprocess(value: Any) -> bool:
 
 def _is_spec(value: Any) -> bool:
     """Return whether a value has the fields of a spec; rows at which a store was extended ascend."""
-    if not object_of(_SPEC)(value):
+    if not object_of(_SPEC)(value) or not is_counts(value.get("tokens", [])):
         return False
     edges = value.get("extended_at", [])
     return is_counts(edges) and all(first < last for first, last in pairwise([0, *edges, value["rows"]]))

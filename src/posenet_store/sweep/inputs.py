@@ -67,9 +67,9 @@ def parse_input(text: str, spec: StoreSpec) -> Input:
     taps = tuple(known.index(name) for name in names)
     widths = tuple(spec.taps[tap].shape[0] if reads_all_channels(text) else ALIGNED_CHANNELS for tap in taps)
     suffix = CORNERS_SUFFIX if kind == CORNERS else ""
-    arrays = tuple(name + suffix if name + suffix in spec.arrays else name for name in names)
+    arrays = tuple(name + suffix if name + suffix in spec.maps else name for name in names)
     arrays = arrays if reads_all_channels(text) else (ALIGNED,)
-    stored = tuple(spec.arrays[name] for name in arrays)
+    stored = tuple(spec.maps[name] for name in arrays)
     shapes = tuple((c, h if h == w < GRID else GRID) for c, h, w in stored)
     shapes = shapes if reads_all_channels(text) else ((sum(widths), GRID),)
     return Input(kind, taps, arrays, widths, shapes, stored)

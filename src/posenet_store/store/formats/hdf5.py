@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from posenet_store.errors import first_line
 from posenet_store.files import make_folder, write_atomic
-from posenet_store.specs import StoreSpec
+from posenet_store.specs import StoreSpec, name_axes
 from posenet_store.store.access import EncodedFiles, Files, StoreFiles
 from posenet_store.store.chunking import choose_chunk_rows, compute_block_bounds, count_row_bytes
 from posenet_store.store.formats import Arrays
@@ -48,14 +48,13 @@ def encode_block(
     spec: StoreSpec, block: int, arrays: Mapping[str, NDArray[Any]], ids: Sequence[str], pool: Executor | None = None
 ) -> EncodedFiles:
     """Encode a block of all arrays and its row names as one part."""
-    modules = {tap.name: tap.module for tap in spec.taps}
     rows = {name: choose_chunk_rows(spec.block_rows, count_row_bytes(spec, [name])) for name in arrays}
     part = PartFile()  # in memory, since HDF5 ends the process when the disk is full
     with h5py.File(part, "w", libver=("earliest", "v110")) as file:
         write_datasets(file, arrays, rows, part.expect, pool)
         for name in arrays:
-            file[name].attrs["module"] = modules.get(name, "all taps, trilinear to [3, 28, 28] each")
-            for axis, label in enumerate(("image", "channel", "y", "x")):
+            file[name].attrs["module"] = spec.modules.get(name, "all taps, trilinear to [3, 28, 28] each")
+            for axis, label in enumerate(("image", *name_axes(name))):
                 file[name].dims[axis].label = label
         file.create_dataset(IDS, data=list(ids), dtype=h5py.string_dtype())
     return {name_file(IDS, block): [*part.list_pieces()]}

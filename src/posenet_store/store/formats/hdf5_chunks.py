@@ -16,6 +16,7 @@ import numpy as np
 from isal import igzip_lib
 from numpy.typing import NDArray
 
+from posenet_store.specs import name_axes
 from posenet_store.store.chunking import list_chunks, take_chunk
 from posenet_store.threads import map_on_threads, stream_on_threads
 
@@ -50,7 +51,12 @@ def write_datasets(
     chunks, datasets = list_chunks(arrays, rows), {name: file[name].id for name in arrays}
     for (name, start), data in zip(chunks, stream_on_threads(deflate, chunks, pool=pool), strict=True):
         expect(data)
-        datasets[name].write_direct_chunk((start, 0, 0, 0), data)
+        datasets[name].write_direct_chunk(_locate(start, arrays[name].ndim), data)
+
+
+def _locate(row: int, axes: int) -> tuple[int, ...]:
+    """Return the first position of the chunk that begins at `row`, in an array of so many axes."""
+    return (row, *[0] * (axes - 1))
 
 
 def get_dataset(file: h5py.File, name: str, rows: int) -> h5py.Dataset:
@@ -63,7 +69,7 @@ def get_dataset(file: h5py.File, name: str, rows: int) -> h5py.Dataset:
     dataset = file[name]
     if dataset.id.get_create_plist().get_layout() != h5py.h5d.CHUNKED:  # before its shape, for which HDF5 opens other files
         raise ValueError(f"{name} is not stored in {FILTER} chunks in this file")
-    if dataset.ndim != 4 or len(dataset) != rows:
+    if dataset.ndim != 1 + len(name_axes(name)) or len(dataset) != rows:
         raise ValueError(f"{name} has shape {dataset.shape}; its block has {rows} rows")
     return dataset
 
@@ -93,10 +99,10 @@ def read_rows(dataset: h5py.Dataset, start: int, out: NDArray[Any]) -> None:
 
 def _read_chunk(dataset: h5py.Dataset, row: int) -> bytes:
     """Return the stored bytes of the chunk that begins at `row`; raises ValueError if it is missing or empty."""
-    size = dataset.id.get_chunk_info_by_coord((row, 0, 0, 0)).size
+    size = dataset.id.get_chunk_info_by_coord(_locate(row, dataset.ndim)).size
     if not 0 < size <= 2 * math.prod(dataset.chunks) * dataset.dtype.itemsize + OVERHEAD:  # before memory is taken for it
         raise ValueError(f"a chunk is missing or too large, that of row {row}: {size:,} bytes")
-    _, data = dataset.id.read_direct_chunk((row, 0, 0, 0))
+    _, data = dataset.id.read_direct_chunk(_locate(row, dataset.ndim))
     return bytes(data)
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from posenet_store.errors import StoreError
 from posenet_store.files import fsync
-from posenet_store.specs import StoreSpec
+from posenet_store.specs import StoreSpec, name_axes
 from posenet_store.store.access import EncodedFiles, Files, read_store_json
 from posenet_store.store.chunking import choose_chunk_rows, count_row_bytes, list_chunks
 from posenet_store.store.fields import is_positive
@@ -32,7 +32,6 @@ def _properties(spec: StoreSpec, name: str) -> dict[str, Any]:
     from zarr.codecs import ZstdCodec
 
     shape = spec.arrays[name]
-    modules = {tap.name: tap.module for tap in spec.taps}
     return {
         "shape": (spec.rows, *shape),
         "dtype": spec.dtype,
@@ -42,8 +41,8 @@ def _properties(spec: StoreSpec, name: str) -> dict[str, Any]:
         "fill_value": float("nan"),
         # one flat folder per array: with the default "/" each shard would need three more folders
         "chunk_key_encoding": {"name": "default", "separator": "."},
-        "dimension_names": ("image", *(f"{axis}_{name}" for axis in ("channel", "y", "x"))),
-        "attributes": {"module": modules.get(name, "all taps, trilinear to [3, 28, 28] each")},
+        "dimension_names": ("image", *(f"{axis}_{name}" for axis in name_axes(name))),
+        "attributes": {"module": spec.modules.get(name, "all taps, trilinear to [3, 28, 28] each")},
         "config": {"write_empty_chunks": True},
     }
 
@@ -68,7 +67,7 @@ def count_other_files(spec: StoreSpec) -> int:
 
 def name_file(array: str, block: int) -> str:
     """Return the shard that holds a block of an array."""
-    return f"{GROUP}/{array}/c.{block}.0.0.0"
+    return f"{GROUP}/{array}/c.{block}{'.0' * len(name_axes(array))}"
 
 
 def encode_block(
