@@ -1,7 +1,7 @@
 """What does it cost to extend a store, beside building a store of the new images alone?
 
 An untrained ResNet-18 on generated photographs (JPEG, 500x400, as in benchmarks/extract.py): native layout, zstd, float16. The
-store that is extended has four times as many images as are new, which end its last block and begin others.
+store that is extended has four times as many images as are new, and 20, whose block is read and written again.
 
 extend_vs_alone     seconds of extending the store by the images : of a store of these images alone (the median of three
                     rounds); 1 means that the images of the first store cost nothing
@@ -30,7 +30,7 @@ from posenet_store.specs import BackboneSpec
 from posenet_store.store.removal import Removal
 
 ROUNDS = 3
-TIMES = 4
+TIMES, TAIL = 4, 20
 LOADS = 5
 
 
@@ -53,8 +53,8 @@ def measure_loading(photos: Path, cache: Path) -> float:
 
 def measure(images: int, root: Path) -> tuple[Figures, Figures]:
     """Return the ratios, and the seconds and bytes of each build."""
-    photos = load_image_set(str(write_photographs(root / "photos", (TIMES + 1) * images)))
-    first, new = photos.take(TIMES * images), photos.select(range(TIMES * images, len(photos)))
+    photos = load_image_set(str(write_photographs(root / "photos", TAIL + (TIMES + 1) * images)))
+    first, new = photos.take(len(photos) - images), photos.select(range(len(photos) - images, len(photos)))
     backbone = load_backbone(BackboneSpec("resnet18", "random:0", device="cpu"))
 
     def build(subset: ImageSet, name: str) -> Path:

@@ -9,19 +9,28 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from torch import Tensor
 
 from posenet_store.backbones.backbone import Backbone
+from posenet_store.backbones.load import load_backbone
 from posenet_store.errors import BuildError, StoreError, UsageError
 from posenet_store.extraction.build import BuildResult, build_store, plan_store
+from posenet_store.extraction.distributed import Part, build_part
 from posenet_store.extraction.extend import extend_store, select_new
 from posenet_store.extraction.repair import repair_store
+from posenet_store.files import read_json, write_json
 from posenet_store.images.image_set import ImageSet, load_folder
-from posenet_store.specs import FORMATS
+from posenet_store.specs import FORMATS, PIXELS, BackboneSpec
+from posenet_store.store.access import StoreFiles
+from posenet_store.store.catalogue import describe_extended, list_stores
 from posenet_store.store.formats import list_block_files
+from posenet_store.store.plan import read_plan
 from posenet_store.store.reader import open_store
 from posenet_store.store.removal import Removal
 from posenet_store.store.verify import find_damage
+from tests.support.pretend_cuda import pretend_cuda
+from tests.support.servers import serve
 from tests.support.small import built_store, contents, folder, tiny_backbone, write_images
 
 ROWS, NEW = 10, 5  # two blocks of four and a tail of two, to which two of the new images are added
@@ -177,6 +186,57 @@ def test_parts_make_the_same_store(shelf: Shelf) -> None:
     assert [result.missing for result in results] == [3, 2, 0]
     assert contents(results[-1].path) == contents(shelf.at_once)
     assert sum(result.extracted for result in results) == NEW
+
+
+def test_workers_make_the_same_store(tmp_path: Path) -> None:
+    """Each opens the store that is extended, and shares and computes the blocks of its part."""
+    photos, more = write_images(tmp_path / "photos", 70), write_new(tmp_path / "more", 66)
+    network = BackboneSpec(PIXELS, device="cpu")
+    backbone, images = load_backbone(network), load_folder(more)
+    first = load_folder(photos)
+    base = build_store(first, backbone, plan_store(first, backbone, "native", "float16"), tmp_path / "stores").path
+    alone = extend_store(base, images, backbone, tmp_path / "alone")
+    spec = open_store(alone.path).spec
+    part = Part(
+        source=str(more), backbone=network, layout=spec.layout, dtype=spec.dtype, file_format=spec.format,
+        root=tmp_path / "stores", folder=tmp_path / "stores" / spec.folder, fingerprint=spec.fingerprint, extend=str(base),
+    )  # fmt: skip
+    results = [build_part(replace(part.make_absolute(), part=(number, 2)), 1) for number in (1, 2)]
+    assert [result.extracted for result in results] == [8, 58]  # block 1 begins with six rows of the base
+    assert contents(results[-1].path) == contents(alone.path)
+
+
+def test_a_store_behind_a_url_is_extended_here(shelf: Shelf, tmp_path: Path) -> None:
+    with serve(shelf.base) as url:
+        path = extend_store(url, shelf.more, tiny_backbone(), tmp_path / "here").path
+    assert contents(path) == contents(shelf.at_once)
+
+
+def test_a_gpu_extends_a_store_and_its_records_describe_the_copied_rows(shelf: Shelf) -> None:
+    with pretend_cuda("cuda") as cuda:
+        path = shelf.extend(replace(tiny_backbone(), device=torch.device("cuda")), batch_size=2).path
+    assert cuda.races == []
+    reader, expected = open_store(path), open_store(shelf.at_once)
+    for name in reader.spec.arrays:
+        np.testing.assert_array_equal(reader.read(name), expected.read(name))
+        for field, value in expected.read_record(2)["statistics"][name].items():  # sums in another order, of float32
+            assert reader.read_record(2)["statistics"][name][field] == pytest.approx(value, rel=1e-5)
+
+
+@pytest.mark.parametrize("edges", [[0], [20], [15], [10, 10], [12, 10], [-1], [1.5], "10", [2**63], {}])
+def test_a_plan_that_was_extended_at_other_rows_is_refused(shelf: Shelf, edges: object) -> None:
+    plan = read_json(shelf.extend().path / "plan.json")
+    plan["spec"]["extended_at"] = edges
+    write_json(shelf.stores / "crafted" / "plan.json", plan)
+    with pytest.raises(StoreError):
+        read_plan(StoreFiles(shelf.stores / "crafted"))
+
+
+def test_sweeps_note_that_rows_are_no_random_sample(shelf: Shelf) -> None:
+    path = shelf.extend().path
+    (line,) = describe_extended(list_stores(shelf.stores).stores)
+    assert path.name in line
+    assert "its last 5 rows" in line
 
 
 def test_a_repair_of_one_store_does_not_touch_the_other(shelf: Shelf) -> None:

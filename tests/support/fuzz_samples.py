@@ -1,6 +1,7 @@
 """The sound files from which hostile inputs are drawn: small stores in both formats, images of each format, heads, weights."""
 
 import io
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -37,6 +38,10 @@ def write_samples(root: Path) -> None:
     with zipfile.ZipFile(root / "archive.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("DUTS-TE/DUTS-TE-Image/a.jpg", b"x" * 500)
         archive.writestr("DUTS-TE/b.txt", b"y")
+    for name, form in (("gnu", tarfile.GNU_FORMAT), ("pax", tarfile.PAX_FORMAT)):
+        with tarfile.open(root / f"{name}.tar", "w", format=form) as tar:
+            for path in sorted((root / "photos").iterdir()):
+                tar.add(path, f"{'long name ' * 12}{path.name}")
     (root / "outside").mkdir()
     for name in SECRETS[1:]:
         (root / "outside" / name).write_bytes(b"{}" * 4096)

@@ -300,6 +300,37 @@ def make_archive_target(samples: Path) -> Target:
     return Target(lambda rng: mutate_bytes(rng, data, (b"../x", b"/etc/x", b"DUTS-TE/b.txt")), use_archive)
 
 
+def use_tar(data: bytes, folder: Path) -> None:
+    """Load and read the images of a tar file."""
+    (folder / "a.tar").write_bytes(data)
+    images = load_image_set(folder / "a.tar")
+    images.count_reading(28, 2)
+    images.read(0, 28)
+
+
+def seal_tar(data: bytes) -> bytes:
+    """Give each header of a tar file that may be one its checksum."""
+    sealed = bytearray(data)
+    for start in range(0, len(data) - 511, 512):
+        if sealed[start + 257 : start + 262] == b"ustar":
+            sealed[start + 148 : start + 156] = b" " * 8
+            sealed[start + 148 : start + 156] = b"%06o\0 " % sum(sealed[start : start + 512])
+    return bytes(sealed)
+
+
+def make_tar_target(samples: Path) -> Target:
+    """Return the target of tar files, most of whose headers have their checksums."""
+    archives = [(samples / f"{form}.tar").read_bytes() for form in ("gnu", "pax")]
+    tokens = (b"../x.png", b"/etc/x.png", b"-5 path=a\n", b"0 =\n", b"99 size=0\n", b"GNU.sparse.major=1", b"77777777777\0")
+    kinds = (b"L", b"S", b"x", b"2", b"\x80")
+
+    def make(rng: random.Random) -> bytes:
+        data = mutate_bytes(rng, rng.choice(archives), tokens + kinds, other=rng.choice(archives))
+        return seal_tar(data) if rng.random() < 0.9 else data
+
+    return Target(make, use_tar)
+
+
 def make_heads_target(samples: Path) -> Target:
     """Return the target of heads that a sweep wrote."""
     heads = [path.read_bytes() for path in (samples / "heads/ridge.safetensors", samples / "heads/paper.safetensors")]
@@ -324,6 +355,7 @@ TARGETS: dict[str, Callable[[Path], Target]] = {
     "TOML": make_sweep_target,
     "images": make_images_target,
     "archives": make_archive_target,
+    "tar files": make_tar_target,
     "store servers": make_store_server_target,
     "downloads": make_download_target,
 }
