@@ -28,6 +28,7 @@ from posenet_store.store.formats import list_block_files
 from posenet_store.store.plan import read_plan
 from posenet_store.store.reader import open_store
 from posenet_store.store.removal import Removal
+from posenet_store.store.sharing import count_copied
 from posenet_store.store.verify import find_damage
 from tests.support.pretend_cuda import pretend_cuda
 from tests.support.servers import serve
@@ -207,7 +208,9 @@ def test_workers_make_the_same_store(tmp_path: Path) -> None:
 
 
 def test_a_store_behind_a_url_is_extended_here(shelf: Shelf, tmp_path: Path) -> None:
+    assert count_copied(open_store(shelf.base), shelf.stores / "not there yet") == 0
     with serve(shelf.base) as url:
+        assert count_copied(open_store(url), tmp_path) == ROWS
         path = extend_store(url, shelf.more, tiny_backbone(), tmp_path / "here").path
     assert contents(path) == contents(shelf.at_once)
 

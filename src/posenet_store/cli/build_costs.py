@@ -31,9 +31,10 @@ def estimate_costs(
     from posenet_store.extraction.forward import choose_batch_size, describe_computation
     from posenet_store.extraction.plan import estimate_build
     from posenet_store.store.formats import count_files
+    from posenet_store.store.sharing import count_copied
 
     spec, size = plan.spec, batch_size or choose_batch_size(backbone, plan.spec.block_rows)
-    expected = estimate_build(images, backbone, plan, size)
+    expected, copied = estimate_build(images, backbone, plan, size), count_copied(base, root)
     if sums is not None:
         cost = sums.estimate_cost()
         expected = replace(expected, seconds=expected.seconds + cost.seconds, memory=expected.memory + cost.memory)
@@ -43,8 +44,8 @@ def estimate_costs(
         "extends": base and base.name,
         "new_images": len(images),
         "taps": {tap.name: {"module": tap.module, "shape": list(tap.shape)} for tap in spec.taps},
-        "bytes": count_row_bytes(spec) * len(images),
-        "bytes_on_disk": expected.bytes,
+        "bytes": count_row_bytes(spec) * (len(images) + copied),
+        "bytes_on_disk": expected.bytes * (len(images) + copied) // len(images),
         "files": count_files(spec),
         "blocks": len(plan.bounds),
         "seconds": round(expected.seconds, 1),

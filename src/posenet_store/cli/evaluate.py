@@ -24,12 +24,13 @@ from posenet_store.store.catalogue import find_equivalent
 from posenet_store.store.reader import Reader, open_store
 
 if TYPE_CHECKING:  # the real imports are in the commands: --help must not load torch
+    from posenet_store.images.sources import Load
     from posenet_store.specs import BackboneSpec
     from posenet_store.sweep.evaluate import Evaluation, ExternalHead, OpenedHead
 
     Question = tuple[Path, ExternalHead | None]
 
-MIRRORED = "@mirrored"
+MIRRORED = "mirrored"
 
 
 @command(example="evaluate --head runs/a/heads/ID.safetensors --images bear.jpg")
@@ -70,16 +71,15 @@ def evaluate(
     heads = _list_heads(patterns, targets)
     if maps is not None:
         check_writable(maps, "--maps")
-    if source is not None:
-        if targets and network.name is None:
-            raise click.UsageError("an external head does not record its network: give --backbone")
-        find_inputs(source, data_root, network, root)
+    if source is not None and targets and network.name is None:
+        raise click.UsageError("an external head does not record its network: give --backbone")
+    load = None if source is None else find_inputs(source, data_root, network, root)
     opened = open_store(store) if store else None
 
     from posenet_store.sweep.evaluate import ExternalHead
 
     questions = [(path, ExternalHead(target, source_text, head_padding) if target else None) for path, target in heads]
-    images = _Images(source, data_root, network, root, batch_size, mirrored) if source else None
+    images = _Images(source, load, network, root, batch_size, mirrored) if source and load else None
     evaluated = _evaluate(questions, opened, images)
     if maps is not None:
         _draw_maps(evaluated, maps)
@@ -176,7 +176,7 @@ class _Images:
     """Images that heads are to be scored on, and how their stores are built."""
 
     source: str
-    data_root: Path | None
+    load: "Load"
     network: "BackboneSpec"
     root: Path
     batch_size: int | None
@@ -201,15 +201,15 @@ class _Images:
         """Build, or find, the stores of the images and, if asked for, of the mirrored ones, that heads are to be scored on."""
         from posenet_store.backbones.load import load_backbone
         from posenet_store.extraction.build import build_store, plan_store
-        from posenet_store.images.sources import find_images
+        from posenet_store.images.transforms import parse_transform, transform_images
         from posenet_store.sweep.evaluate import check_network, load_cell_head
 
         network, layout = store
         frozen = load_backbone(network)
         place = report_device(frozen, network.device)
         readers: list[Reader] = []
-        for source in (self.source, self.source + MIRRORED)[: 1 + self.mirrored]:
-            images = load_images(source, find_images(source, self.data_root))
+        loaded = load_images(self.source, self.load)
+        for images in (loaded, transform_images(loaded, parse_transform(MIRRORED)))[: 1 + self.mirrored]:
             plan = plan_store(images, frozen, layout, "float32")
             for path, question in heads:
                 if not question:

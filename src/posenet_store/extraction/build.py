@@ -36,7 +36,7 @@ from posenet_store.store.chunking import choose_block_rows, draw_row_order
 from posenet_store.store.plan import Plan, find_folder
 from posenet_store.store.reader import Reader
 from posenet_store.store.requests import check_count
-from posenet_store.store.sharing import list_quarantined, open_writer, share_blocks
+from posenet_store.store.sharing import count_copied, list_quarantined, open_writer, share_blocks
 from posenet_store.store.writer import QuarantinedImage, StoreWriter
 from posenet_store.threads import limit_torch_to_one_thread
 
@@ -202,7 +202,7 @@ def build_store(
     folder = folder or find_folder(root, plan.spec)
     plan = replace(plan, provenance=plan.provenance | {"computed_on": describe_computation(backbone, size)})
     if not StoreFiles(folder).plan.is_file():
-        check_space(images, backbone, plan, root, len(images) // part[1], size)
+        check_space(images, backbone, plan, root, (len(images) + count_copied(base, root)) // part[1], size)
     writer, first = open_writer(root, plan, folder, base), base.spec.rows if base else 0
     blocks = select_part(sorted({*writer.list_missing(), *damaged}), part) or _list_damaged(writer)
     total, rows = count_rows(plan, select_part(range(len(plan.bounds)), part), first), 0

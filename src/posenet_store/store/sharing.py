@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from posenet_store.errors import StoreError
-from posenet_store.files import FileIdentity
+from posenet_store.files import FileIdentity, find_existing
 from posenet_store.store.access import EncodedFiles, StoreFiles
 from posenet_store.store.plan import Plan
 from posenet_store.store.reader import Reader
@@ -26,6 +26,14 @@ def list_shared(base: Reader, plan: Plan) -> list[int]:
 def list_quarantined(base: Reader, start: int) -> list[QuarantinedImage]:
     """Return the images from the row `start` on that could not be read."""
     return [QuarantinedImage(**entry) for entry in base.manifest["quarantined"] if entry["row"] >= start]
+
+
+def count_copied(base: Reader | None, root: Path) -> int:
+    """Return the rows of `base` that a store below `root` can't share, as it lies on another disk."""
+    if base is None:
+        return 0
+    local = isinstance(base.files, StoreFiles) and base.files.root.stat().st_dev == find_existing(root).stat().st_dev
+    return 0 if local else base.spec.rows
 
 
 def open_writer(root: Path, plan: Plan, folder: Path, base: Reader | None) -> StoreWriter:
