@@ -123,6 +123,7 @@ class BackboneSpec:
     preprocess: str = "weights"
     size: int | None = None
     positions: str = LEARNED
+    erase: str = ""
 
     @classmethod
     def from_dict(cls, fields: Any) -> "BackboneSpec":

@@ -46,6 +46,7 @@ class Backbone:
     weights_source: str = ""
     licence: str = ""
     positions: str = LEARNED
+    erase: str = ""
     form: MapFormat = CHANNELS_FIRST
 
     def __repr__(self) -> str:

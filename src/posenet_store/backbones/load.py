@@ -13,6 +13,7 @@ from posenet_store.backbones import timm_models, torchvision_models
 from posenet_store.backbones.backbone import Backbone, one_network_at_a_time, preprocess
 from posenet_store.backbones.checks import check_names, is_timm
 from posenet_store.backbones.device import parse_device
+from posenet_store.backbones.erasing import erase_inside, read_erasers
 from posenet_store.backbones.hed import find_hed_file
 from posenet_store.backbones.inference import check_compute, is_compiled, prepare_network, set_precision
 from posenet_store.backbones.lite0 import find_lite0_file
@@ -55,6 +56,8 @@ def _compile(module: nn.Module, taps: Sequence[Tap], inputs: Tensor, compute: st
 def check_backbone(spec: BackboneSpec) -> None:
     """Raise UsageError if `load_backbone` would not accept `spec`; no parameters are read, downloaded or drawn."""
     name, zoo = _check_names(spec), _find_zoo(spec)
+    if spec.erase:
+        read_erasers(spec.erase)
     if name != PIXELS:
         size = spec.size or zoo.find_preprocess(name).size
         with torch.device("meta"):
@@ -147,7 +150,7 @@ def load_backbone(spec: BackboneSpec | str, *, emulate: bool = False) -> Backbon
         with torch.inference_mode():  # as in every later pass: torch compiles for other tensors anew
             inputs = preprocess(torch.zeros(2, size, size, 3, dtype=torch.uint8, device=device), weights.preprocess)
         module = _compile(module, taps, inputs, compute)
-    return Backbone(
+    backbone = Backbone(
         name=name,
         weights=weights.label,
         weights_sha256=digest,
@@ -164,6 +167,7 @@ def load_backbone(spec: BackboneSpec | str, *, emulate: bool = False) -> Backbon
         positions=spec.positions,
         form=form,
     )
+    return erase_inside(backbone, spec.erase) if spec.erase else backbone
 
 
 @one_network_at_a_time

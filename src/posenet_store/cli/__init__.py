@@ -15,6 +15,7 @@ import click
 from posenet_store.cli.build_store import build_store
 from posenet_store.cli.compare import compare
 from posenet_store.cli.convert import convert
+from posenet_store.cli.erase import erase
 from posenet_store.cli.evaluate import evaluate
 from posenet_store.cli.experiments import experiments
 from posenet_store.cli.fetch import fetch
@@ -129,6 +130,7 @@ for _command in (
     sweep,
     evaluate,
     variance,
+    erase,
     table,
     compare,
     leaderboard,

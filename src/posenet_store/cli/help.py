@@ -15,6 +15,7 @@ HEADINGS = {
         "taps",
         "padding",
         "positions",
+        "erase",
         "preprocess",
         "size",
         "precision",

@@ -76,6 +76,10 @@ _BACKBONE_OPTIONS = (
         help="A transformer's position embeddings; zero and shuffled replace those of the patches.",
     ),
     click.option(
+        "--erase", metavar="FILE", default="",
+        help="Erase targets inside the running network, as a file of the command `erase` says.",
+    ),
+    click.option(
         "--preprocess", type=click.Choice(PREPROCESSINGS), default="weights", show_default=True,
         help="The input: what the weights were trained on, or [0, 1] RGB without mean and deviation (the official code).",
     ),

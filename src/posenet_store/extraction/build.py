@@ -119,6 +119,8 @@ def _describe_network(backbone: Backbone) -> dict[str, Any]:
     recorded = {"probe": sample_taps(backbone), "weights_source": backbone.weights_source}
     if backbone.positions != LEARNED:
         recorded["positions"] = backbone.positions
+    if backbone.erase:
+        recorded["erase"] = backbone.erase
     if backbone.licence:
         recorded["weights_licence"] = backbone.licence
     return recorded | ({"tokens_set_aside": list(backbone.form.prefix)} if backbone.form.prefix else {})

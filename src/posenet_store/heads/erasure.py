@@ -59,27 +59,56 @@ def _project(values: Tensor, eraser: Eraser) -> Tensor:
     return values - eraser.left @ (eraser.right @ values)
 
 
-def fit_eraser(moments: Moments, targets: Sequence[Tensor]) -> Eraser:
-    """Return what erases target maps, each [h, w] or flat, from the features of the images of `moments`.
+@dataclass(frozen=True)
+class _Standardised:
+    """The features' deviations [D], 0 for a dead one, and the eigenvalues and vectors of their correlation matrix above 0."""
 
-    Dead features are left as they are. Targets that depend on each other linearly are erased once.
-    """
+    mean: Tensor
+    deviation: Tensor
+    values: Tensor
+    vectors: Tensor
+
+    @property
+    def inverse(self) -> Tensor:
+        """One over the deviations, 0 for a dead feature."""
+        return torch.where(self.deviation > 0, 1 / self.deviation, 0)
+
+
+def _standardise(moments: Moments) -> _Standardised:
     mean = moments.mean
     covariance = moments.second / moments.count - torch.outer(mean, mean)
     variance = covariance.diagonal().clamp(min=0)
     live = variance > DEAD_DEVIATION**2 * (variance + (mean + moments.shift) ** 2)
     deviation = torch.where(live, variance, 0).sqrt()
     inverse = torch.where(live, 1 / deviation, 0)
+    values, vectors = torch.linalg.eigh(inverse[:, None] * covariance * inverse)
+    positive = values > RANK_TOLERANCE * values[-1]
+    return _Standardised(mean + moments.shift, deviation, values[positive], vectors[:, positive])
+
+
+def fit_eraser(moments: Moments, targets: Sequence[Tensor]) -> Eraser:
+    """Return what erases target maps, each [h, w] or flat, from the features of the images of `moments`.
+
+    Dead features are left as they are. Targets that depend on each other linearly are erased once.
+    """
+    standard = _standardise(moments)
     maps = torch.stack([target.flatten() for target in targets])
     maps = maps - maps.mean(1, keepdim=True)
     maps = maps / maps.square().mean(1, keepdim=True).sqrt()
-    cross = inverse[:, None] * (moments.position @ maps.T) / moments.count  # of standardised features, as all up to the end
-    values, vectors = torch.linalg.eigh(inverse[:, None] * covariance * inverse)
-    kept = values > RANK_TOLERANCE * values[-1]
-    rotated = vectors[:, kept].T @ cross
-    regression = vectors[:, kept] @ (rotated / values[kept, None])  # Sxx+ Sxz
+    return _make_eraser(standard, standard.inverse[:, None] * (moments.position @ maps.T) / moments.count)
+
+
+def draw_eraser(moments: Moments, rank: int, seed: int) -> Eraser:
+    """Return what erases so many random directions, of whitened features, in the same way: the control."""
+    standard = _standardise(moments)
+    drawn = torch.randn(len(standard.values), rank, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return _make_eraser(standard, standard.vectors @ (standard.values.sqrt()[:, None] * drawn))
+
+
+def _make_eraser(standard: _Standardised, cross: Tensor) -> Eraser:
+    """Return the eraser of what has the cross-covariance [D, k] with standardised features."""
+    regression = standard.vectors @ (standard.vectors.T @ cross / standard.values[:, None])  # Sxx+ Sxz
     powers, axes = torch.linalg.eigh(cross.T @ regression)  # what linear heads explain of the targets' variance
     axes = axes[:, powers > max(RANK_TOLERANCE * float(powers[-1]), RANK_TOLERANCE**2)]
-    left = cross @ axes
     right = torch.linalg.solve(axes.T @ cross.T @ regression @ axes, axes.T @ regression.T)
-    return Eraser(deviation[:, None] * left, right * inverse, mean + moments.shift)
+    return Eraser(standard.deviation[:, None] * (cross @ axes), right * standard.inverse, standard.mean)

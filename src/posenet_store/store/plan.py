@@ -135,9 +135,8 @@ class Plan:
                 "plan.json was edited; give --weights if torchvision has the network, or use `repair_store` or `extend_store` "
                 "from Python"
             )
-        return replace(
-            self.spec.backbone_spec(source or "imagenet", device), positions=self.provenance.get("positions", LEARNED)
-        )
+        changes = {"positions": self.provenance.get("positions", LEARNED), "erase": self.provenance.get("erase", "")}
+        return replace(self.spec.backbone_spec(source or "imagenet", device), **changes)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the content of plan.json."""

@@ -1,6 +1,6 @@
 """Compute the share of variance that is position, for every stage and channel of a store, from its kept sums."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,15 +36,24 @@ def compute_variance(store: str | Path | Reader, keep_moments: bool = True, show
     UsageError for a store without all channels or with too few images.
     """
     reader = store if isinstance(store, Reader) else open_store(store)
+    stages, spans = list[StageVariance](), list[Moments]()
+    for name, spans in load_tap_sums(reader, keep_moments, show):
+        stages.append(_estimate_stage(name, spans))
+    images = sum(moments.images for moments in spans)
+    return StoreVariance(Labels.of(reader.spec), reader.name, images, len(spans), tuple(stages))
+
+
+def load_tap_sums(reader: Reader, keep_moments: bool = True, show: Show | None = None) -> Iterator[tuple[str, list[Moments]]]:
+    """Yield each tap with its sums over spans of a store's rows, which are kept, or summed in one scan.
+
+    `show` gets the spans done and in all. Raises UsageError for a store without all channels or with too few images.
+    """
     local = keep_moments and isinstance(reader.files, StoreFiles)
     folder = Path(str(reader.files)).parent / "moments" / reader.name if local else None
     cache = MomentCache(folder, reader.manifest["store_id"])
-    stages, spans = list[StageVariance](), list[list[Moments]]()
     for source in _list_sources(reader):
         spans = _load_sums(TrainingInputs(reader, source, reader.spec.rows), cache, show)
-        stages += map(_estimate_stage, source.arrays, zip(*spans, strict=True))
-    images = sum(of_span[0].images for of_span in spans)
-    return StoreVariance(Labels.of(reader.spec), reader.name, images, len(spans), tuple(stages))
+        yield from zip(source.arrays, map(list, zip(*spans, strict=True)), strict=True)
 
 
 def _list_sources(reader: Reader) -> list[Input]:
