@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from posenet_store.cli.build_store import build_store
+from posenet_store.cli.channels import channels
 from posenet_store.cli.compare import compare
 from posenet_store.cli.convert import convert
 from posenet_store.cli.erase import erase
@@ -138,6 +139,7 @@ for _command in (
     rings,
     symmetry,
     pooling,
+    channels,
     experiments,
     fetch,
     launch,

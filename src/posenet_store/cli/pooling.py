@@ -30,7 +30,7 @@ REMARK = (
 )
 
 
-@command(example="pooling --images photos --backbone vgg16 --weights hed --paddings zeros,circular")
+@command(example="pooling --images photos --backbone vgg16 --paddings zeros,none")
 @backbone_options(backbone_required=True)
 @image_options(required=True)
 @stores_option

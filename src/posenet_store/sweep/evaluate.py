@@ -266,11 +266,16 @@ def _score(blocks: Iterable[Tensor], heads: Sequence[OpenedHead], predictors: Se
     return [scored for (scored,) in score_heads(blocks, groups)]
 
 
-def _pair_columns(reader: Reader, mirrored: Reader) -> list[tuple[Column, Column]]:
-    """Return each test column with that of the mirrored images; raises UsageError if they are not those of the same rows."""
+def check_mirrored(reader: Reader, mirrored: Reader) -> None:
+    """Raise UsageError if a store can't be that of the mirror images of another: other rows, or another network."""
     same = (reader.ids == mirrored.ids, reader.bounds == mirrored.bounds, np.array_equal(reader.readable, mirrored.readable))
     if not all(same) or reader.spec.network_key != mirrored.spec.network_key:
         raise UsageError(f"{mirrored.name} does not hold the mirror images of {reader.name}, row by row and readable alike")
+
+
+def _pair_columns(reader: Reader, mirrored: Reader) -> list[tuple[Column, Column]]:
+    """Return each test column with that of the mirrored images (see `check_mirrored`)."""
+    check_mirrored(reader, mirrored)
     return list(zip(list_columns(reader), list_columns(mirrored, mirrored.spec.images), strict=True))
 
 

@@ -42,6 +42,11 @@ class Accuracy:
         return max(0.0, (centre - half) / total), min(1.0, (centre + half) / total)
 
 
+def count_held_out(rows: int) -> int:
+    """Return how many of a store's rows, the last ones, test."""
+    return round(HOLDOUT * rows)
+
+
 def pool_features(reader: Reader, tap: str) -> Tensor:
     """Return the mean over positions of each channel of a tap, float64 [n, C], of the readable rows in stored order.
 
@@ -58,7 +63,7 @@ def classify_places(pooled: Tensor, places: Sequence[int], classes: int) -> Accu
     """
     if len(pooled) < LEAST_ROWS:
         raise UsageError(f"{len(pooled)} images are too few to train and test on; give at least {LEAST_ROWS}")
-    labels, held_out = torch.tensor(places), len(pooled) - round(HOLDOUT * len(pooled))
+    labels, held_out = torch.tensor(places), len(pooled) - count_held_out(len(pooled))
     head = train_softmax(pooled[:held_out], labels[:held_out], classes)
     right = int((head.classify(pooled[held_out:]) == labels[held_out:]).sum())
     return Accuracy(right, len(pooled) - held_out, classes)
