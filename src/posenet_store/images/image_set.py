@@ -148,7 +148,8 @@ def load_files(name: str, files: Listing, limit: int | None = None, advance: Adv
     """
     check_limit(limit)
     paths, digests = files.images[:limit], []
-    ids = files.names[:limit] if files.names else tuple(_relative_name(Path(str(path)), files.folder) for path in paths)
+    names = files.names or tuple(_relative_name(path, files.folder) for path in paths if isinstance(path, Path))
+    ids = names[:limit]
     cache = HashCache.open(files.folder)
     with ThreadPoolExecutor() as pool:
         for digest in pool.map(cache.hash, ids, paths):

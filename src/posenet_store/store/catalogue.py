@@ -154,8 +154,8 @@ def find_outdated(infos: Iterable[StoreInfo]) -> list[tuple[StoreInfo, StoreInfo
 def describe_extended(infos: Iterable[StoreInfo]) -> list[str]:
     """Return a line for each store that was extended: its rows are no random sample of its images any more."""
     return [
-        f"{info.path.name} was extended: its last {info.spec.rows - info.spec.extended_at[-1]} rows, from which a sweep takes "
-        "those that it holds out first, are the images that came last"
+        f"{info.path.name} was extended: its last {info.spec.rows - info.spec.extended_at[-1]} rows are the images that came "
+        "last, and the last rows are those that a sweep holds out"
         for info in infos if info.spec.extended_at
     ]  # fmt: skip
 
