@@ -1,10 +1,11 @@
 """Render what the documents take from other files: measured numbers, and the drawing of the packages.
 
-    python docs/render.py           write README.md (between its markers), docs/performance.md, docs/images/packages.svg
+    python docs/render.py           write README.md and docs/findings.md (between their markers), docs/performance.md,
+                                    docs/images/packages.svg
     python docs/render.py --check   fail if one of them is out of date
 
-Numbers come from `benchmarks/results/*.json`, what each means from the docstring of the benchmark, the packages from
-`[tool.importlinter]` in `pyproject.toml`, and what each package is for from its docstring.
+Numbers come from `benchmarks/results/*.json` and `docs/findings.json`, what each means from the docstring of the benchmark,
+the packages from `[tool.importlinter]` in `pyproject.toml`, and what each package is for from its docstring.
 """
 
 import ast
@@ -16,6 +17,8 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from findings import read_tables, render_findings
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks/results"
@@ -207,9 +210,10 @@ def draw_packages(layers: Sequence[Sequence[str]]) -> str:
 
 def render_all() -> dict[Path, str]:
     """Return the text of every rendered file."""
-    results, readme = read_results(), ROOT / "README.md"
+    results, readme, findings = read_results(), ROOT / "README.md", ROOT / "docs/findings.md"
     return {
         readme: render_readme(readme.read_text(encoding="utf-8"), results),
+        findings: render_findings(findings.read_text(encoding="utf-8"), read_tables()),
         ROOT / "docs/performance.md": render_performance(results),
         ROOT / "docs/images/packages.svg": draw_packages(read_layers()),
     }

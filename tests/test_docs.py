@@ -1,11 +1,13 @@
 """The documentation says what is true: commands parse, options and files exist, examples run, rendered files are up to date."""
 
+import importlib.util
 import re
 import shlex
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -14,6 +16,7 @@ import yaml  # type: ignore[import-untyped]
 from posenet_store.cli import main
 from posenet_store.heads.protocols import PROTOCOLS
 from posenet_store.sweep.spec import SweepSpec
+from tests.support.runs import cell, constant, write
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [
@@ -79,6 +82,36 @@ def test_rendered_files_are_up_to_date() -> None:
     command = [sys.executable, str(ROOT / "docs/render.py"), "--check"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
+
+
+def load_findings() -> Any:
+    """Return docs/findings.py, which is no module of a package."""
+    spec = importlib.util.spec_from_file_location("findings", ROOT / "docs/findings.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_tables_of_findings_are_those_that_the_page_has() -> None:
+    findings = load_findings()
+    shown = [name for _, name, _ in findings.TABLE.findall(findings.PAGE.read_text(encoding="utf-8"))]
+    assert sorted(shown) == sorted(name for tables in findings.SETS.values() for name in tables)
+
+
+def test_tables_of_findings_come_from_runs(tmp_path: Path) -> None:
+    findings = load_findings()
+    scores = {1: [0.25, 0.35], 3: [0.5, 0.75]}
+    cells = [cell({"held-out": (scores[kernel], [0.2, 0.2])}, "vgg16-hed", kernel=kernel) for kernel in scores]
+    write(tmp_path / "kernel_size", [*cells, cell(constant(0.9), "vgg16-hed", target="V", kernel=1)])
+    columns, rows = {"1": "kernel=1", "3": "kernel=3"}, {"VGG-16": ("network=vgg16-hed",)}
+    table = findings.collect(findings.Table("kernel_size", ("target=H",), columns, rows), tmp_path)
+    half = 12.7062 * 0.05  # Student's t of one degree of freedom, times the standard error of .25 and .35
+    assert table["rows"][0][1][0] == pytest.approx([0.3, max(0.3 - half, -1), min(0.3 + half, 1)], abs=1e-4)
+    page = findings.render_findings("<!-- table: x -->\nold\n<!-- /table -->", {"x": table})
+    assert page == "<!-- table: x -->\n| | 1 | 3 |\n|---|---|---|\n| VGG-16 | .30 | .62 |\n<!-- /table -->"
+    with pytest.raises(ValueError, match="2 kinds of heads"):
+        findings.collect(findings.Table("kernel_size", (), columns, rows), tmp_path)
 
 
 def test_every_page_is_in_the_navigation() -> None:
