@@ -17,7 +17,8 @@ float16_vs_float32_*     the same in float16
 channels_first_vs_last_*  images/s of the network alone with channels first : with channels last
 build_vs_forward_*       images/s of a build in a layout and precision : of the network alone
 plan_seconds_*           measured seconds of a build : what `--plan` says
-gram_vs_cpu_*            second moments of 1,472 channels on all CPU cores : on the GPU, what a sweep on the device would gain
+sums_error, heads_error  second moments of taps, and heads solved from them, on the GPU : on the CPU
+sums_vs_cpu, solve_vs_cpu  seconds of the sums of 1,472 channels, and of solving for a head, on all CPU cores : on the GPU
 compiled_vs_eager        images/s of the compiled network : of the plain one, in bfloat16
 
     python benchmarks/gpu.py [--device cuda] [--budget 270] [--only features,builds] [--out FOLDER] [--json]

@@ -12,7 +12,7 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from gpu_lab import LIMITS, Lab, compare_taps, digest_data, read_arrays
+from gpu_lab import LIMITS, Lab, compare, compare_taps, digest_data, read_arrays
 from posenet_store.backbones.backbone import Backbone
 from posenet_store.backbones.device import collect_device
 from posenet_store.errors import BuildError, first_line
@@ -21,6 +21,11 @@ from posenet_store.extraction.build import build_store, plan_store
 from posenet_store.extraction.forward import Forward, PendingBatch, allocate_arrays
 from posenet_store.extraction.plan import estimate_build
 from posenet_store.extraction.timing import StageTimer
+from posenet_store.heads.device_moments import DeviceMomentAccumulator
+from posenet_store.heads.protocols import RidgeProtocol
+from posenet_store.heads.ridge import solve_ridge
+from posenet_store.heads.tap_moments import TapMomentAccumulator
+from posenet_store.specs import GRID
 from posenet_store.threads import count_cpus
 
 
@@ -224,19 +229,46 @@ def measure_builds(lab: Lab) -> None:
         lab.figures[f"{name}: planned GB"] = expected.memory / 1e9
 
 
+def check_sums(lab: Lab) -> None:
+    """Compare the second moments of taps, and the heads that are solved from them, on the device with those of the CPU."""
+    taps, target = draw_taps(lab, 8), torch.rand(GRID, GRID, dtype=torch.float64)
+    on_device, on_cpu = DeviceMomentAccumulator(lab.device, 1, 0), TapMomentAccumulator(corners=False)
+    for sums in (on_device, on_cpu):
+        sums.add(taps)
+    actual, expected = on_device.moments(), on_cpu.moments()
+    assert actual is not None and expected is not None
+    lab.ratios["sums_error"] = error = compare(actual.shift_to(expected.shift).second, expected.second)
+    groups = [expected, expected]
+    (ours,), (theirs,) = (solve_ridge(groups, [target], RidgeProtocol(), device=device) for device in (str(lab.device), None))
+    lab.ratios["heads_error"] = heads_error = compare(ours.weight, theirs.weight)
+    assert error < 1e-9, error
+    assert heads_error < 1e-4, heads_error
+
+
+def draw_taps(lab: Lab, images: int) -> list[Tensor]:
+    """Return two taps of random images, as a store holds them."""
+    half = lab.channels // 2
+    return [torch.rand(images, half, 14, 14).half(), torch.rand(images, lab.channels - half, GRID, GRID).half()]
+
+
 def measure_sweeps(lab: Lab) -> None:
-    """Measure what a sweep of all channels would do on the device: second moments and a solve."""
-    features = torch.rand(lab.channels, 8 * 784)
-    times = {}
-    for device, kind in itertools.product((torch.device("cpu"), lab.device), (torch.float32, torch.float64)):
-        values = features.to(device, kind)
-        total = torch.zeros(lab.channels, lab.channels, device=device, dtype=kind)
-        times[str(device), kind] = lab.measure(lambda: total.addmm_(values, values.T)) / 8  # noqa: B023
-        lab.figures[f"moments on {device}, {str(kind)[6:]}: ms an image"] = 1000 * times[str(device), kind]
-    for kind in (torch.float32, torch.float64):
-        lab.ratios[f"gram_vs_cpu_{str(kind)[6:]}"] = times["cpu", kind] / times[str(lab.device), kind]
-    matrix = total + torch.eye(lab.channels, device=lab.device, dtype=kind)
-    lab.figures[f"eigenvectors on {lab.device}, float64: s"] = lab.measure(lambda: torch.linalg.eigh(matrix))
+    """Measure the sums and the solution of exact heads on all channels, on the device and on all CPU cores."""
+    taps, target, seconds = draw_taps(lab, 32), torch.rand(GRID, GRID, dtype=torch.float64), dict[str, float]()
+    sums: dict[str, DeviceMomentAccumulator | TapMomentAccumulator] = {
+        "device": DeviceMomentAccumulator(lab.device, 1, 0),
+        "CPU": TapMomentAccumulator(corners=False),
+    }
+    for name, accumulator in sums.items():
+        seconds[name] = lab.measure(lambda: accumulator.add(taps)) / 32  # noqa: B023
+        lab.figures[f"sums on the {name}: ms an image"] = 1000 * seconds[name]
+    lab.ratios["sums_vs_cpu"] = seconds["CPU"] / seconds["device"]
+    groups = [moments for moments in [sums["CPU"].moments()] * 2 if moments is not None]
+    for name, device in (("device", str(lab.device)), ("CPU", None)):
+        began = time.perf_counter()
+        solve_ridge(groups, [target], RidgeProtocol(), device=device)
+        seconds[name] = time.perf_counter() - began
+        lab.figures[f"heads solved on the {name}: s"] = seconds[name]
+    lab.ratios["solve_vs_cpu"] = seconds["CPU"] / seconds["device"]
 
 
 def measure_compiled(lab: Lab) -> None:
@@ -255,7 +287,7 @@ def measure_compiled(lab: Lab) -> None:
 SECTIONS: dict[str, tuple[Callable[[Lab], None], float]] = {
     "environment": (check_environment, 5), "features": (check_features, 20), "pipeline": (check_pipeline, 15),
     "overlap": (check_overlap, 5), "bytes": (check_bytes, 15), "memory": (check_memory, 15), "waiting": (check_waiting, 5),
-    "builds": (measure_builds, 60), "passes": (measure_passes, 50), "sweeps": (measure_sweeps, 10),
+    "builds": (measure_builds, 60), "passes": (measure_passes, 50), "sums": (check_sums, 10), "sweeps": (measure_sweeps, 20),
     "compiled": (measure_compiled, 60),
 }  # fmt: skip
 """Name -> what it does, and the seconds below which it is not started."""

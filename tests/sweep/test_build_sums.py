@@ -14,6 +14,7 @@ from safetensors import safe_open
 from posenet_store import temporaries
 from posenet_store.backbones.backbone import Backbone
 from posenet_store.extraction.build import BuildResult, build_store, plan_store
+from posenet_store.extraction.plan import Estimate
 from posenet_store.heads.protocols import GradientProtocol, RidgeProtocol
 from posenet_store.images.image_set import ImageSet
 from posenet_store.images.sources import load_image_set
@@ -231,8 +232,11 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "pixels",
         "--no-probes",
     )
-    plain, planned = (json.loads(cli(*words, *more, "--plan", "--json").stdout) for more in ((), ("--moments",)))
+    with monkeypatch.context() as patch:  # the memory that other tests have held would count
+        patch.setattr("posenet_store.extraction.plan.estimate_build", lambda *_: Estimate(1.0, 1000, 10))
+        plain, planned = (json.loads(cli(*words, *more, "--plan", "--json").stdout) for more in ((), ("--moments",)))
     assert planned["memory"] > plain["memory"] + (32 << 20)
+    assert planned["seconds"] >= plain["seconds"] == 1
     assert not (tmp_path / "stores").exists()
     for part in ("1/2", "2/2"):
         done = cli(*words, "--moments", "--part", part)

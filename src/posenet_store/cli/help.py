@@ -25,7 +25,7 @@ HEADINGS = {
     ),
     "Head": ("patterns", "store", "targets", "source_text", "head_padding", "mirrored"),
     "Store": ("root", "extend", "file_format", "layout", "dtype", "keep_tokens", "no_probes", "moments"),
-    "Where it runs": ("scheduler", "workers", "memory", "part", "keep_moments"),
+    "Where it runs": ("scheduler", "workers", "fit_device", "memory", "part", "keep_moments"),
     "Heads shown": ("by", "between", "tests", "conditions", "sort", "top"),
     "Output": ("run", "maps", "form", "plan_only", "as_json", "help"),
 }

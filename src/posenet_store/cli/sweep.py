@@ -43,6 +43,8 @@ if TYPE_CHECKING:
                    "inline: this process; slurm: jobs in Slurm, slurm:FILE: with the "
                    "settings of a file (`launch show slurm.toml`); ADDR: a Dask scheduler, tcp://host:8786.")  # fmt: skip
 @workers_option
+@click.option("--device", "fit_device", default="auto", show_default=True, metavar="auto|cpu|cuda|cuda:K",
+              help="What sums and solves exact heads; auto: a GPU if it is faster; cuda:K: the K-th, from 0.")  # fmt: skip
 @click.option("--memory", metavar="SIZE",
               help="What a pass may hold on a worker, such as 8GB.  [default: half of what the worker has]")  # fmt: skip
 @click.option("--keep-moments/--no-keep-moments", default=True, show_default=True,
@@ -50,22 +52,25 @@ if TYPE_CHECKING:
 @click.option("--plan", "plan_only", is_flag=True, help="Print passes, bytes, memory and time; run nothing.")
 @json_option
 def sweep(
-    spec: str, root: Path, run: Path | None, scheduler: str, workers: int | None, memory: str | None,
+    spec: str, root: Path, run: Path | None, scheduler: str, workers: int | None, fit_device: str, memory: str | None,
     keep_moments: bool, plan_only: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Train and score the heads of SPEC from stores. SPEC is a TOML file or an experiment's name, such as table2.
 
     A rerun trains only the heads that are missing. Ends in RUN/results.csv, RUN/results.json and the page RUN/report.html.
     """
+    from posenet_store.backbones.checks import check_device
     from posenet_store.parallel.executors import share_worker_memory
     from posenet_store.parallel.machine import parse_memory
     from posenet_store.store.catalogue import list_stores
+    from posenet_store.sweep.device import set_device
     from posenet_store.sweep.limits import Limits
     from posenet_store.sweep.plan import plan_sweep
     from posenet_store.sweep.results import RunFiles
     from posenet_store.sweep.run_state import read_tests
     from posenet_store.sweep.spec import find_sweep, load_sweep
 
+    check_device(fit_device)
     sweep_spec, name = load_sweep(spec), find_sweep(spec).stem
     files = RunFiles(run or Path("runs", name))
     check_folder(files.root, "--run") if plan_only else check_writable(files.root, "--run")
@@ -76,9 +81,12 @@ def sweep(
     plan = plan_sweep(sweep_spec, entries, root, keep_moments, limits)
     for note in plan.notes:
         print_line(f"note: {note}", err=True)
-    left = plan.without(read_tests(files, plan.cells))
+    left, specs = plan.without(read_tests(files, plan.cells)), {entry.spec.fingerprint: entry.spec for entry in entries}
+    if left.passes and (device := _choose_device(fit_device, left, specs, scheduler)):
+        plan, left = set_device(plan, device), set_device(left, device)
+        scheduler = "inline" if scheduler == "auto" and not workers else scheduler  # one process feeds a GPU
     if plan_only:
-        _print_plan(plan, left, {entry.spec.fingerprint: entry.spec for entry in entries}, scheduler, workers, as_json)
+        _print_plan(plan, left, specs, scheduler, workers, as_json)
         return
     outcome = run_with_progress(name, sweep_spec, plan, left, entries, files, scheduler, workers)
     write_outcome(outcome, files)
@@ -87,6 +95,22 @@ def sweep(
     print_json(facts) if as_json else print_path(files.root)
     if outcome.failures:
         raise click.exceptions.Exit(1)
+
+
+def _choose_device(asked: str, left: "SweepPlan", specs: "Mapping[str, StoreSpec]", scheduler: str) -> str | None:
+    """Return the device of the passes that are left, None for the CPU, and say so; workers elsewhere have their own."""
+    from posenet_store.parallel.pools import is_remote
+    from posenet_store.parallel.slurm import find_slurm_file
+    from posenet_store.sweep.device import choose_device
+
+    if is_remote(scheduler) or find_slurm_file(scheduler) is not None:
+        return asked if asked.startswith("cuda") else None
+    device, fault = choose_device(asked, left.passes, specs)
+    if fault:
+        print_line(f"note: --device auto takes the CPU: {fault}", err=True)
+    if device:
+        print_line(f"exact heads are summed and solved on {device}", err=True)
+    return device
 
 
 def run_with_progress(

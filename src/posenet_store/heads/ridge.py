@@ -18,6 +18,8 @@ import torch
 from scipy.special import stdtrit
 from torch import Tensor
 
+from posenet_store.errors import is_out_of_memory
+from posenet_store.heads.device_moments import move_moments
 from posenet_store.heads.moments import Moments
 from posenet_store.heads.protocols import RidgeProtocol
 from posenet_store.heads.sizes import DEAD_DEVIATION
@@ -142,13 +144,26 @@ def _make_scale(features: int, bands: Bands, weights: Sequence[float]) -> Tensor
 
 
 def solve_ridge(
-    groups: Sequence[Moments], targets: Sequence[Tensor], protocol: RidgeProtocol, bands: Bands | None = None
+    groups: Sequence[Moments],
+    targets: Sequence[Tensor],
+    protocol: RidgeProtocol,
+    bands: Bands | None = None,
+    device: str | None = None,
 ) -> list[RidgeHead]:
     """Return the exact head for each target map [h, w]: choose the penalty on groups left out, then fit all images.
 
     `protocol.list_left_out_groups` lists the groups of images that are left out in turn. One thread solves: with another number
-    eigenvectors come out in other last bits. With `bands` the protocol's `bands` weights of them are tried too.
+    eigenvectors come out in other last bits. With `bands` the protocol's `bands` weights of them are tried too. A `device`
+    solves instead, if its memory suffices.
     """
+    if device is not None:
+        try:
+            moved = [move_moments(moments, torch.device(device)) for moments in groups]
+            heads = _solve_all(moved, [target.to(device) for target in targets], protocol, bands or {})
+            return [RidgeHead(head.weight.cpu(), head.bias.cpu(), head.facts) for head in heads]
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
     with limit_to_one_thread():
         return _solve_all(groups, targets, protocol, bands or {})
 
@@ -156,7 +171,8 @@ def solve_ridge(
 def _solve_all(groups: Sequence[Moments], targets: Sequence[Tensor], protocol: RidgeProtocol, bands: Bands) -> list[RidgeHead]:
     flat, left_out = [target.flatten() for target in targets], protocol.list_left_out_groups(len(groups))
     weights = draw_weights(len(bands), protocol.bands if len(bands) > 1 else 0)
-    scales = [_make_scale(len(groups[0].shift), bands, of_bands) for of_bands in weights]
+    shift = groups[0].shift
+    scales = [_make_scale(len(shift), bands, of_bands).to(shift.device) for of_bands in weights]
     errors = torch.stack([_list_errors(groups, flat, protocol, scale) for scale in scales], dim=1)
     total, images, spectra = reduce(add, groups), [groups[omitted].images for omitted in left_out], dict[int, _Spectrum]()
     heads = []

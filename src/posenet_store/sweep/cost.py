@@ -20,7 +20,7 @@ from posenet_store.sweep.grouping import HeadGroup, group_cells
 from posenet_store.sweep.inputs import Input, parse_input
 from posenet_store.sweep.moment_cache import MomentCache
 from posenet_store.sweep.plan import Pass
-from posenet_store.sweep.score import Scorable, read_inputs, score_heads
+from posenet_store.sweep.score import Scorable, read_blocks, score_heads
 from posenet_store.sweep.spans import TrainingRows
 from posenet_store.sweep.stopwatch import Stopwatch, repeat_random_image
 from posenet_store.sweep.strategy import choose
@@ -67,9 +67,11 @@ def estimate_cost(task: Pass, specs: Mapping[str, StoreSpec], stopwatch: Stopwat
     reading += sum(count_row_bytes(store, source.arrays) * count for store, count in tests)
     seconds = sum(fit.seconds for fit in fits) + sum(_time_scoring(group, scored, stopwatch) for group in groups)
     first_block = task.train, source, min(spec.block_rows, spec.rows)
-    scans = -(-rows_read // rows)
-    seconds += _time_reading(*first_block, scans, stopwatch) * rows_read / max(1, scans)
-    seconds += _time_reading(*first_block, 1, stopwatch) * scored
+    of_taps = sum(fit.rows for fit in fits if fit.reads_taps)
+    for count, on_grid in ((of_taps, False), (rows_read - of_taps, True)):
+        scans = -(-count // rows)
+        seconds += _time_reading(*first_block, scans, on_grid, stopwatch) * count / max(1, scans)
+    seconds += _time_reading(*first_block, 1, True, stopwatch) * scored
     return Cost(reading, memory, seconds, "+".join(strategy.name for strategy in strategies) or SCORED)
 
 
@@ -79,16 +81,20 @@ def _open_cache(task: Pass) -> MomentCache:
     return MomentCache(folder, open_store(task.train).manifest["store_id"] if folder and folder.is_dir() else "")
 
 
-def _time_reading(store: Path, source: Input, rows: int, scans: int, stopwatch: Stopwatch) -> float:
-    """Return the seconds that it takes to read an image so many times, timed on the first rows; at first files are checked."""
+def _time_reading(store: Path, source: Input, rows: int, scans: int, on_grid: bool, stopwatch: Stopwatch) -> float:
+    """Return the seconds that it takes to read an image so many times, timed on the first rows; at first files are checked.
+
+    Taps are resized to the grid, or left as they are stored.
+    """
 
     def scan(times: int) -> None:
         reader = open_store(store)
         for _ in range(times):
-            for block in read_inputs(reader, source, 0, rows):
-                block.sum()
+            for block in read_blocks(reader, source, 0, rows):
+                for part in [block.grid] if on_grid else block.taps:
+                    part.sum()
 
-    return stopwatch.extrapolate(("reading", store, source), scan, scans) / rows
+    return stopwatch.extrapolate(("reading", store, source, on_grid), scan, scans) / rows
 
 
 def _time_scoring(group: HeadGroup, images: int, stopwatch: Stopwatch) -> float:

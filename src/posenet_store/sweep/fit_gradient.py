@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from posenet_store.files import sha256
+from posenet_store.heads.device_moments import DeviceImageMomentAccumulator
 from posenet_store.heads.model import Heads, Standardisation
-from posenet_store.heads.moments import ImageMomentAccumulator, ImageMoments, compute_image_moments
+from posenet_store.heads.moments import ImageMomentAccumulator, ImageMoments
 from posenet_store.heads.protocols import GradientProtocol
 from posenet_store.heads.sizes import count_moment_bytes
 from posenet_store.heads.train_convolution import train_by_convolution
@@ -65,7 +66,7 @@ class GramSpace:
             rows_read += count_rows(lacking)
         for group in self.groups:
             lacking = [span for span in training.split() if not _is_kept(training, span, group, kept)]
-            seconds += _time_moments(group, count_rows(lacking), stopwatch)
+            seconds += _time_moments(group, count_rows(lacking), stopwatch, self.limits.device)
             for heads in group.members:
                 steps = self.protocol.count_epochs(rows) * self.protocol.count_steps(rows)
                 stepping = ("Gram steps", heads.width, heads.shape, len(heads.cells), self.protocol)
@@ -81,11 +82,13 @@ class GramSpace:
 
     def start_sums(self, training: TrainingRows, span: Span) -> list[tuple[dict[str, Any], "ImageSums"]]:
         """Return each group's moments of no image yet, with the key of those of a span."""
-        return [(_make_key(training, span, group), ImageSums(group, span[1] - span[0])) for group in self.groups]
+        return [
+            (_make_key(training, span, group), ImageSums(group, span[1] - span[0], self.limits.device)) for group in self.groups
+        ]
 
     def cost_sums(self, training: TrainingRows, stopwatch: Stopwatch) -> FitCost:
         """Price the moments of all rows of the store, a span at a time."""
-        seconds = sum(_time_moments(group, training.stored, stopwatch) for group in self.groups)
+        seconds = sum(_time_moments(group, training.stored, stopwatch, self.limits.device) for group in self.groups)
         longest = max(stop - start for start, stop in self.list_parts(training))
         return FitCost(0, 2 * sum(_moment_bytes(group, longest) for group in self.groups), seconds)
 
@@ -96,7 +99,8 @@ class GramSpace:
     def sum_twentieth(self, inputs: TrainingInputs, cache: MomentCache, twentieth: Span) -> None:
         """Sum and keep what is not kept of the rows of a twentieth."""
         if inputs.count_images(twentieth):
-            _sum_moments(inputs, [twentieth], self.groups, [group.targets() for group in self.groups], cache, cache.save)
+            targets = [group.targets() for group in self.groups]
+            _sum_moments(inputs, [twentieth], self.groups, targets, cache, cache.save, self.limits.device)
 
     def fit(self, inputs: TrainingInputs, cache: MomentCache) -> list[FittedHeads]:
         """Sum moments, then take all steps without reading again."""
@@ -105,7 +109,7 @@ class GramSpace:
         for run in split_by_memory(self.groups, inputs.rows, self.limits.memory):
             targets = [group.targets() for group in run]
             with cache.save_in_background() as save:  # the disk is written to while heads are trained
-                moments = _sum_moments(inputs, inputs.training.split(), run, targets, cache, save)
+                moments = _sum_moments(inputs, inputs.training.split(), run, targets, cache, save, self.limits.device)
                 for group, group_targets, group_moments in zip(run, targets, moments, strict=True):
                     for heads in group.members:
                         selected = group_moments.select(group.feature_indices(heads))
@@ -162,12 +166,19 @@ class Convolution:
         return [_mark(group, heads) for group, heads in zip(self.groups, trained, strict=True)]
 
 
+def start_image_sums(images: int, group: MomentGroup, targets: Tensor, device: str | None) -> ImageMomentAccumulator:
+    """Return the moments of no image yet, of `images` for target maps [T, h, w], made on the CPU unless there is a `device`."""
+    if device is None:
+        return ImageMomentAccumulator(images, *group.shape, targets)
+    return DeviceImageMomentAccumulator(torch.device(device), images, *group.shape, targets)
+
+
 class ImageSums:
     """The moments of each of at most `images` images of a moment group, of blocks as they lie in the store."""
 
-    def __init__(self, group: MomentGroup, images: int) -> None:
+    def __init__(self, group: MomentGroup, images: int, device: str | None) -> None:
         self._group, self._added = group, 0
-        self._sums = ImageMomentAccumulator(images, *group.shape, torch.stack(list(group.targets().values())))
+        self._sums = start_image_sums(images, group, torch.stack(list(group.targets().values())), device)
 
     def add(self, block: InputBlock) -> None:
         """Add the images of a block."""
@@ -183,16 +194,16 @@ def _moment_bytes(group: MomentGroup, rows: int) -> int:
     return count_moment_bytes(rows, group.width, group.shape[0]) + rows * len(group.target_cells()) * group.unknowns * 8
 
 
-def _time_moments(group: MomentGroup, images: int, stopwatch: Stopwatch) -> float:
+def _time_moments(group: MomentGroup, images: int, stopwatch: Stopwatch, device: str | None) -> float:
     """Return the seconds that the moments of so many images take."""
     targets = torch.stack(list(group.targets().values()))
-    summing = ("image moments", group.width, group.shape, len(targets))
-    return stopwatch.extrapolate(summing, partial(_sum_random_images, group, targets), -(-images // count_cpus()))
+    summing = ("image moments", device, group.width, group.shape, len(targets))
+    return stopwatch.extrapolate(summing, partial(_sum_random_images, group, targets, device), -(-images // count_cpus()))
 
 
-def _sum_random_images(group: MomentGroup, targets: Tensor, images_of_each_thread: int) -> None:
+def _sum_random_images(group: MomentGroup, targets: Tensor, device: str | None, images_of_each_thread: int) -> None:
     images = images_of_each_thread * count_cpus()
-    compute_image_moments([repeat_random_image(images, group.width)], images, *group.shape, targets)
+    start_image_sums(images, group, targets, device).add(repeat_random_image(images, group.width))
 
 
 def _prepare_gram_steps(heads: HeadGroup) -> Callable[[int], None]:
@@ -221,12 +232,13 @@ def _sum_moments(
     targets: Sequence[Targets],
     kept: MomentCache,
     save: Save,
+    device: str | None,
 ) -> list[ImageMoments]:
     """Return each group's moments of every image of spans: from the cache, or summed in one scan and saved span by span."""
     training = inputs.training
     maps = [torch.stack(list(group_targets.values())) for group_targets in targets]
     spans, images = [span for span in spans if inputs.count_images(span)], sum(map(inputs.count_images, spans))
-    sums = [ImageMomentAccumulator(images, *g.shape, m) for g, m in zip(groups, maps, strict=True)]
+    sums = [start_image_sums(images, g, m, device) for g, m in zip(groups, maps, strict=True)]
     lacking = [span for span in spans if not all(_is_kept(training, span, group, kept) for group in groups)]
     for span, blocks in iterate_spans(inputs, spans, lacking, inputs.blocks):
         missing: list[tuple[MomentGroup, ImageMomentAccumulator, dict[str, Tensor]]] = []

@@ -49,7 +49,12 @@ class NormalEquations:
 
     groups: tuple[MomentGroup, ...]
     protocol: RidgeProtocol
-    name: str = "exact"
+    device: str | None = None
+
+    @property
+    def name(self) -> str:
+        """What a plan calls it."""
+        return f"exact, on {self.device}" if self.device else "exact"
 
     def cost(self, training: TrainingRows, kept: MomentCache, stopwatch: Stopwatch) -> FitCost:
         """Price the moments of every image that is not in kept sums, and the solution of every head."""
@@ -63,16 +68,16 @@ class NormalEquations:
             maps = sum(c * h * w for c, h, w in training.source.stored_shapes) if group.keeps_maps(training.source) else 0
             memory += (spans + 4) * ((size + positions) * size + maps) * 8
             solving = max(solving, (8 * size**2 + 2 * size * positions) * 8)  # pooled groups and an eigendecomposition
-            summing = SumsTrial(group, training.source)
+            summing = SumsTrial(group, training.source, self.device)
             seconds += stopwatch.extrapolate(summing.kind, summing.add_steps, -(-rows // summing.images))
             memory += summing.memory
             for heads in group.members:
                 channels = min(heads.width, max(1, FEW_UNKNOWNS // heads.shape[0] ** 2))
-                equations = ("normal equations", channels, heads.shape, len(heads.cells), spans, self.protocol)
+                equations = ("normal equations", self.device, channels, heads.shape, len(heads.cells), spans, self.protocol)
                 solve = partial(self._solve_random_moments, heads, channels, spans)
                 # an eigendecomposition takes the third power of its size
                 seconds += stopwatch.extrapolate(equations, solve, 1) * (heads.width / channels) ** 3
-        return FitCost(rows, memory + solving, seconds)
+        return FitCost(rows, memory + solving, seconds, reads_taps=all(group.reads_taps for group in self.groups))
 
     def _list_keys(self, training: TrainingRows, span: Span) -> list[dict[str, Any]]:
         """Return the key of each group's sums over a span."""
@@ -86,7 +91,7 @@ class NormalEquations:
         sums.add(torch.rand(2, channels, GRID, GRID))
         moments = [entry for entry in [sums.moments()] if entry is not None]
         for _ in range(times):
-            solve_ridge(moments * spans, list(heads.alone().targets().values()), self.protocol)
+            solve_ridge(moments * spans, list(heads.alone().targets().values()), self.protocol, device=self.device)
 
     def list_parts(self, training: TrainingRows) -> list[Span]:
         """Return the parts of twentieths, of all rows of the store, that are summed on their own."""
@@ -94,25 +99,23 @@ class NormalEquations:
 
     def start_sums(self, training: TrainingRows, span: Span) -> list[tuple[dict[str, Any], GroupSums]]:
         """Return each group's sums of no image yet, with the key of those of a span."""
-        sums = (GroupSums.start(group, training.source) for group in self.groups)
+        sums = (GroupSums.start(group, training.source, self.device) for group in self.groups)
         return list(zip(self._list_keys(training, span), sums, strict=True))
 
     def cost_sums(self, training: TrainingRows, stopwatch: Stopwatch) -> FitCost:
-        """Price the sums of all rows of the store, a span at a time."""
+        """Price the sums of all rows of the store, a span at a time, which are held twice while they are saved."""
         seconds, memory = 0.0, 0
         for group in self.groups:
-            size, summing = group.unknowns - 1, SumsTrial(group, training.source)
+            size, summing = group.unknowns - 1, SumsTrial(group, training.source, self.device)
             seconds += stopwatch.extrapolate(summing.kind, summing.add_steps, -(-training.stored // summing.images))
-            memory += (
-                2 * (size + output_size(*group.shape) ** 2) * size * 8 + summing.memory
-            )  # the sums, once more as they are kept
+            memory += 2 * (size + output_size(*group.shape) ** 2) * size * 8 + summing.memory
         return FitCost(0, memory, seconds)
 
     def list_lacking(self, training: TrainingRows, cache: MomentCache) -> list[Span]:
         """Return the twentieths of the rows of which some sums, or their sum, are not kept."""
         twentieths = cut_into_spans(training.stored)
-        spans = training.split(self.protocol.split_rows(training.count))
-        spans += [span for span in twentieths if span[1] <= training.count]
+        cut = training.split(self.protocol.split_rows(training.count))
+        spans = [*cut, *(span for span in twentieths if span[1] <= training.count)]
         lacking = {find_span(span[0], twentieths) for span in spans if not self._is_kept(training, span, cache)}
         return [twentieths[position] for position in sorted(lacking)]
 
@@ -138,7 +141,8 @@ class NormalEquations:
                 features = group.feature_indices(heads)
                 selected = [of_rows[number].select(features) for of_rows in sums]
                 bands = _list_bands(inputs, group, heads) if self.protocol.bands else None
-                fitted.append(_assign(heads, targets, _solve(selected, list(targets.values()), self.protocol, bands)))
+                solved = _solve(selected, list(targets.values()), self.protocol, bands, self.device)
+                fitted.append(_assign(heads, targets, solved))
         return fitted
 
     def _list_spans(self, inputs: TrainingInputs, groups: Sequence[Span]) -> list[Span]:
@@ -175,7 +179,7 @@ class NormalEquations:
         keys = self._list_keys(training, span)
         moments = [Moments.from_tensors(*g.shape, cache.load(key)) for g, key in zip(self.groups, keys, strict=True)]
         missing = {
-            number: GroupSums.start(self.groups[number], training.source)
+            number: GroupSums.start(self.groups[number], training.source, self.device)
             for number, loaded in enumerate(moments)
             if loaded is None
         }
@@ -267,18 +271,18 @@ def _list_bands(inputs: TrainingInputs, group: MomentGroup, heads: HeadGroup) ->
 
 
 def _solve(
-    groups: Sequence[Moments], targets: Sequence[Tensor], protocol: RidgeProtocol, bands: Bands | None
+    groups: Sequence[Moments], targets: Sequence[Tensor], protocol: RidgeProtocol, bands: Bands | None, device: str | None
 ) -> list[RidgeHead]:
     """Return the exact heads of features from which targets are erased if the protocol says so, as heads of the features."""
     if not protocol.erase:
-        return solve_ridge(groups, targets, protocol, bands)
+        return solve_ridge(groups, targets, protocol, bands, device)
     total = reduce(add, groups)
     maps = [torch.from_numpy(make_target_map(name, output_size(total.kernel, total.padding)).copy()) for name in protocol.erase]
     with limit_to_one_thread():
         eraser = fit_eraser(total, maps)
         erased = [eraser.erase_moments(moments) for moments in groups]
     heads = []
-    for head in solve_ridge(erased, targets, protocol, bands):
+    for head in solve_ridge(erased, targets, protocol, bands, device):
         weight, bias = eraser.compose(head.weight.flatten(), head.bias)
         heads.append(RidgeHead(weight.reshape(head.weight.shape), bias, head.facts | {"erased": eraser.rank}))
     return heads

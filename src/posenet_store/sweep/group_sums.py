@@ -6,10 +6,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from posenet_store.heads.device_moments import DeviceMomentAccumulator, count_images_of_device
 from posenet_store.heads.moments import MomentAccumulator, Moments
 from posenet_store.heads.products import count_images_per_product
 from posenet_store.heads.tap_moments import TapMomentAccumulator, count_coordinates
 from posenet_store.heads.tap_sums import TapSumAccumulator
+from posenet_store.specs import GRID
 from posenet_store.sweep.assemble import InputBlock
 from posenet_store.sweep.cell import output_size
 from posenet_store.sweep.grouping import MomentGroup, select_channels
@@ -25,21 +27,24 @@ class GroupSums:
     """
 
     group: MomentGroup
-    accumulator: MomentAccumulator | TapMomentAccumulator
+    accumulator: MomentAccumulator | TapMomentAccumulator | DeviceMomentAccumulator
     maps: TapSumAccumulator | None
 
     @classmethod
-    def start(cls, group: MomentGroup, source: Input) -> "GroupSums":
-        """Return the sums of no image yet."""
+    def start(cls, group: MomentGroup, source: Input, device: str | None = None) -> "GroupSums":
+        """Return the sums of no image yet; a `device` makes the second moments, if there is one."""
+        maps = TapSumAccumulator() if group.keeps_maps(source) else None
+        if device is not None:
+            return cls(group, DeviceMomentAccumulator(torch.device(device), *group.shape, source.aligns_corners), maps)
         sums = TapMomentAccumulator(source.aligns_corners) if group.reads_taps else MomentAccumulator(*group.shape)
-        return cls(group, sums, TapSumAccumulator() if group.keeps_maps(source) else None)
+        return cls(group, sums, maps)
 
     def add(self, block: InputBlock) -> None:
         """Add the images of a block."""
-        if isinstance(self.accumulator, TapMomentAccumulator):
-            self.accumulator.add(block.taps)
-        else:
+        if isinstance(self.accumulator, MomentAccumulator):
             self.accumulator.add(select_channels(block.grid, self.group.channels))
+        else:
+            self.accumulator.add(block.taps if self.group.reads_taps else [select_channels(block.grid, self.group.channels)])
         if self.maps is not None:
             self.maps.add(block.stored)
 
@@ -60,11 +65,13 @@ class SumsTrial:
 
     group: MomentGroup
     source: Input
+    device: str | None = None
 
     @property
     def kind(self) -> Hashable:
         """What tells it from other work."""
-        return "moments", self.group.width, self.group.shape, self.source if self.group.reads_taps else None
+        taps = self.source if self.group.reads_taps else None
+        return "moments", self.device, self.group.width, self.group.shape, taps
 
     @property
     def _numbers(self) -> int:
@@ -76,6 +83,8 @@ class SumsTrial:
     @property
     def images(self) -> int:
         """The images of a step."""
+        if self.device is not None:
+            return count_images_of_device(self.group.unknowns - 1)
         return count_images_per_product(self._numbers)
 
     @property
@@ -85,11 +94,15 @@ class SumsTrial:
 
     def add_steps(self, steps: int) -> None:
         """Sum the images of that many steps."""
-        group_sums, images = GroupSums.start(self.group, self.source), steps * self.images
+        group_sums, images = GroupSums.start(self.group, self.source, self.device), steps * self.images
         sums, maps = group_sums.accumulator, group_sums.maps
-        if isinstance(sums, TapMomentAccumulator):
-            sums.add([repeat_random_image(images, channels, side) for channels, side in self.source.tap_shapes])
+        shapes = self.source.tap_shapes if self.group.reads_taps else [(self.group.width, GRID)]
+        taps = [repeat_random_image(images, channels, side) for channels, side in shapes]
+        if isinstance(sums, MomentAccumulator):
+            sums.add(taps[0])
         else:
-            sums.add(repeat_random_image(images, self.group.width))
+            sums.add(taps)
+        if isinstance(sums, DeviceMomentAccumulator):
+            sums.wait()
         if maps is not None:
             maps.add([torch.rand(1, *shape).expand(images, -1, -1, -1) for shape in self.source.stored_shapes])

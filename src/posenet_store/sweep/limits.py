@@ -17,13 +17,16 @@ if TYPE_CHECKING:  # a plan needs the limits, and neither torch nor what trains
 
 @dataclass(frozen=True)
 class Limits:
-    """What a pass may use: `memory` in bytes beyond the process's own, and `unknowns` of a head that is solved exactly.
+    """What a pass may use: `memory` in bytes beyond the process's own, `unknowns` of a head that is solved exactly, a `device`.
+
+    The device (a name of torch's) sums second moments and solves exact heads; None is the CPU, whose numbers never change.
 
     The driver decides them once and they travel with the pass, so that a plan and all its workers choose alike.
     """
 
     memory: int
     unknowns: int = 6_000
+    device: str | None = None
 
     def holds_moments(self, rows: int, channels: int, kernel: int) -> bool:
         """Return whether the second moments of each of that many images can be held, and spare work.
@@ -43,11 +46,15 @@ class Limits:
 
 @dataclass(frozen=True)
 class FitCost:
-    """Of a fit: `rows` read, over all scans (at most, where heads are iterated), bytes of `memory`, `seconds`."""
+    """Of a fit: `rows` read, over all scans (at most, where heads are iterated), bytes of `memory`, `seconds`.
+
+    Rows are read as inputs on the grid unless the fit `reads_taps` as they are stored.
+    """
 
     rows: int
     memory: int
     seconds: float
+    reads_taps: bool = False
 
 
 class Strategy(Protocol):

@@ -8,6 +8,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from posenet_store.backbones.device import parse_device
 from posenet_store.errors import StoreError
 from posenet_store.heads.file import load_head, save_head
 from posenet_store.heads.model import join_heads
@@ -18,6 +19,7 @@ from posenet_store.provenance import collect_provenance
 from posenet_store.store.read_counter import ReadCounter
 from posenet_store.store.reader import Reader, open_store
 from posenet_store.sweep.cell import HELD_OUT, make_cell_target
+from posenet_store.sweep.device import describe_fit
 from posenet_store.sweep.grouping import FittedHeads, group_cells
 from posenet_store.sweep.inputs import parse_input
 from posenet_store.sweep.labels import Labels
@@ -63,11 +65,14 @@ def _open_planned(path: Path, fingerprint: str) -> Reader:
 class OpenPass:
     """A pass whose stores are open, and the files of its run: what workers do of it.
 
-    Raises StoreError if a store is missing, damaged or not the one that was planned with.
+    Raises StoreError if a store is missing, damaged or not the one that was planned with, UsageError if this machine does not
+    have the device.
     """
 
     def __init__(self, task: Pass, run: Path) -> None:
         self.task, self.files = task, RunFiles(run)
+        if task.limits.device is not None:
+            parse_device(task.limits.device)
         load_maps(run / MAPS)
         self.reader = _open_planned(task.train, task.store)
         self._tests = [_open_planned(test.path, test.fingerprint) for test in task.tests]
@@ -128,7 +133,7 @@ class OpenPass:
             number, head = position
             of_columns = [(column, of_groups[number][head]) for column, of_groups in zip(columns, scored, strict=True)]
             if self.task.trains:
-                _write_cell(self.files, self.reader, groups[number], head, of_columns, seconds)
+                _write_cell(self, groups[number], head, of_columns, seconds)
             else:
                 _add_scores(self.files, groups[number].group.cells[head].id, of_columns)
 
@@ -188,19 +193,19 @@ def _summarise(scored: ColumnScores) -> tuple[dict[str, ScoreSummary], dict[str,
     return summaries, {column.name: column.reader.spec.fingerprint for column, _ in scored}
 
 
-def _write_cell(files: RunFiles, reader: Reader, fitted: FittedHeads, head: int, scored: ColumnScores, seconds: float) -> None:
+def _write_cell(work: OpenPass, fitted: FittedHeads, head: int, scored: ColumnScores, seconds: float) -> None:
     """Write the scores of a head that is saved, then the record that makes its cell count as finished."""
-    cell = fitted.group.cells[head]
+    cell, files = fitted.group.cells[head], work.files
     write_scores(files.scores(cell.id), _list_arrays(scored))
     summaries, stores = _summarise(scored)
     result = Result(
         cell=cell,
-        labels=Labels.of(reader.spec),
+        labels=Labels.of(work.reader.spec),
         scores=summaries,
         tests=stores,
         fit=dict(fitted.facts[head]),
         seconds=round(seconds, 4),
-        provenance=collect_provenance(),
+        provenance=collect_provenance() | describe_fit(work.task.limits.device),
     )
     write_result(files, result)
 

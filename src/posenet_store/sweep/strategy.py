@@ -31,7 +31,7 @@ def choose(groups: Sequence[HeadGroup], protocol: Protocol, channels: int, rows:
     if large and (protocol.erase or protocol.bands):
         what, unknowns = "erasure" if protocol.erase else "a penalty a stage", max(group.unknowns for group in large)
         raise UsageError(f"{what} is for heads of at most {limits.unknowns:,} unknowns, not {unknowns:,}; take fewer stages")
-    strategies += [NormalEquations(tuple(small), protocol)] if small else []
+    strategies += [NormalEquations(tuple(small), protocol, limits.device)] if small else []
     return strategies + ([ConjugateGradients(tuple(large), protocol, channels, in_memory)] if large else [])
 
 
