@@ -75,6 +75,14 @@ class Backbone:
             maps |= {tap.name + TOKENS_SUFFIX: take_prefix(outputs[tap.name], self.form) for tap in self.taps}
         return {name: value[: len(images)].float() for name, value in maps.items()}
 
+    @one_network_at_a_time
+    @torch.inference_mode()
+    def classify(self, images: Tensor) -> Tensor:
+        """Return the class int64 [B] of uint8 images [B, S, S, 3]; the module must have its classifier (`load_classifier`)."""
+        with set_precision(self.compute, self.device):
+            logits: Tensor = self.module(self.inputs(images))
+        return logits.argmax(dim=1)
+
 
 @lru_cache
 def _make_constants(spec: Preprocess, device: torch.device) -> tuple[Tensor, Tensor]:

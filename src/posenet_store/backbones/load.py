@@ -171,6 +171,24 @@ def load_backbone(spec: BackboneSpec | str, *, emulate: bool = False) -> Backbon
 
 
 @one_network_at_a_time
+def load_classifier(spec: BackboneSpec) -> Backbone:
+    """Load a trained network with its classifier, for `Backbone.classify`.
+
+    Raises UsageError for pixels, random weights, weights without a classifier and a network that is to be compiled.
+    """
+    backbone, zoo = load_backbone(replace(spec, erase="")), _find_zoo(spec)
+    if backbone.weights_kind != TRAINED or is_compiled(spec.compute):
+        raise UsageError(f"{backbone.name} classifies only with trained weights, and without --compile")
+    weights = load_weights(spec.weights, backbone.name, zoo.find_preprocess(backbone.name))
+    module = zoo.load_classifier(backbone.name, change_input(weights, spec.preprocess, spec.size))
+    module = replace_padding(module, spec.padding).eval().requires_grad_(False)
+    replace_positions(module, spec.positions, backbone.name)
+    prepared = prepare_network(module.to(backbone.device), [tap.module for tap in backbone.taps], spec.compute)
+    backbone = replace(backbone, module=prepared)
+    return erase_inside(backbone, spec.erase) if spec.erase else backbone
+
+
+@one_network_at_a_time
 def load_unfolded(spec: BackboneSpec) -> nn.Module:
     """Return a network's module with its parameters as they were trained, batch normalisation beside its convolutions."""
     name, zoo = _check_names(spec), _find_zoo(spec)

@@ -168,6 +168,21 @@ def load_network(name: str, weights: Weights) -> tuple[nn.Module, str]:
     return network, compute_state_digest(network.state_dict())
 
 
+def load_classifier(name: str, weights: Weights) -> nn.Module:
+    """Return a trained network with its classifier; raises UsageError if the weights have none."""
+    size = weights.preprocess.size
+    with torch.random.fork_rng(devices=[]):
+        network = _download_network(name, size) if weights.state is None else build_network(name, size)
+    if weights.state is not None:
+        _load_state(network, weights.state, set(), name)
+    return network
+
+
+def list_wordnet_ids() -> list[str]:
+    """Return the WordNet ids of ImageNet's 1,000 classes in the order of the classes; raises UsageError without timm."""
+    return list(_import_timm().data.ImageNetInfo("imagenet-1k").label_names())
+
+
 def list_stages(network: nn.Module) -> list[str]:
     """Return the names of the modules that timm calls stages (`feature_info`), in order of depth."""
     return [info["module"] for info in getattr(network, "feature_info", ())]

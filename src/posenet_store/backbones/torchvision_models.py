@@ -142,13 +142,27 @@ def load_network(name: str, weights: Weights) -> tuple[nn.Module, str]:
             module = build_network(name)
         digest = compute_state_digest(module.state_dict())
         return drop_classifier(module), digest
+    module, state = _load_trained(name, weights)
+    return drop_classifier(module), compute_state_digest(state)
+
+
+def _load_trained(name: str, weights: Weights) -> tuple[nn.Module, dict[str, Tensor]]:
+    """Return a network with trained parameters, and these; a classifier that they lack stays on `meta`."""
     loaded = _load_imagenet_state(name) if weights.state is None else weights.state
     # torchvision's DenseNet files have `denselayer1.norm.1.weight`, its modules `denselayer1.norm1.weight`
     state = {re.sub(r"(\.denselayer\d+\.(?:norm|conv))\.([12]\.)", r"\1\2", key): value for key, value in loaded.items()}
     with torch.device("meta"):
         module = build_network(name)
     _assign_state(module, state, name)
-    return drop_classifier(module), compute_state_digest(state)
+    return module, state
+
+
+def load_classifier(name: str, weights: Weights) -> nn.Module:
+    """Return a trained network with its classifier; raises UsageError if the weights have none."""
+    module, _ = _load_trained(name, weights)
+    if any(parameter.is_meta for parameter in module.parameters()):
+        raise UsageError(f"the weights of {name} have no classifier")
+    return module
 
 
 def drop_classifier(module: nn.Module) -> nn.Module:

@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from posenet_store.cli.accuracy import accuracy
 from posenet_store.cli.build_store import build_store
 from posenet_store.cli.channels import channels
 from posenet_store.cli.compare import compare
@@ -132,6 +133,7 @@ for _command in (
     evaluate,
     variance,
     erase,
+    accuracy,
     table,
     compare,
     leaderboard,

@@ -1,0 +1,94 @@
+"""Top-1 of a whole network: classes of images, what is counted, and the comparison on the same images."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from scipy.stats import binomtest
+
+from posenet_store.backbones.load import load_classifier
+from posenet_store.errors import UsageError
+from posenet_store.extraction.accuracy import classify_images, find_classes
+from posenet_store.images.sources import load_image_set
+from posenet_store.report.accuracy import find_mcnemar_p, list_accuracies
+from posenet_store.specs import BackboneSpec
+from tests.support.runs import cli
+from tests.support.small import write_images
+
+
+def test_classes_come_from_wordnet_ids_or_a_file(tmp_path: Path) -> None:
+    pytest.importorskip("timm")
+    assert find_classes(["n01440764/a.png", "x_n01443537_goldfish.jpg", "cat.png"]) == [0, 1, -1]
+    labels = tmp_path / "labels.csv"
+    labels.write_text("image,class\na.png,7\nb.png,n01443537\n")
+    assert find_classes(["a.png", "b.png", "c.png"], labels) == [7, 1, -1]
+    with pytest.raises(UsageError, match="--labels"):
+        find_classes(["a.png"])
+    labels.write_text("a.png,1,2\n")
+    with pytest.raises(UsageError, match="two columns"):
+        find_classes(["a.png"], labels)
+    with pytest.raises(UsageError, match="can't be read"):
+        find_classes(["a.png"], tmp_path / "none.csv")
+
+
+def test_images_without_a_class_or_unreadable_are_not_counted(tmp_path: Path) -> None:
+    write_images(tmp_path / "photos", 20)
+    (tmp_path / "photos" / "image003.png").write_bytes(b"no image")
+    images = load_image_set(str(tmp_path / "photos"))
+
+    def classify(pixels: torch.Tensor) -> torch.Tensor:
+        return (pixels.float().mean((1, 2, 3)) > 127).long()
+
+    network: Any = SimpleNamespace(classify=classify, preprocess=SimpleNamespace(resize=8))
+    expected = [int(images.read(index, 8).mean() > 127) if index != 3 else 0 for index in range(20)]
+    correct = classify_images(images, network, [*expected[:19], -1])
+    assert np.isnan(correct[[3, 19]]).all()
+    assert (correct[np.isfinite(correct)] == 1).all()
+    assert len(correct) == 20
+
+
+def test_the_whole_network_is_torchvisions(tmp_path: Path) -> None:
+    """A file of weights with its classifier: the same classes as the network itself gives; without one it is refused."""
+    torch.manual_seed(0)
+    network = torchvision.models.resnet18(weights=None).eval()
+    file = tmp_path / "weights.pth"
+    torch.save(network.state_dict(), file)
+    spec = BackboneSpec("resnet18", str(file), device="cpu", size=64)
+    pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8))
+    classifier = load_classifier(spec)
+    with torch.inference_mode():
+        expected = network(classifier.inputs(pixels)).argmax(1)
+    assert torch.equal(classifier.classify(pixels), expected)
+    torch.save({name: value for name, value in network.state_dict().items() if not name.startswith("fc.")}, file)
+    with pytest.raises(UsageError, match="no classifier"):
+        load_classifier(spec)
+    with pytest.raises(UsageError, match="trained weights"):
+        load_classifier(BackboneSpec("resnet18", "random:0", device="cpu"))
+
+
+def test_networks_are_compared_on_the_same_images() -> None:
+    before = np.array([1.0, 1, 1, 0, 0, np.nan] * 5)
+    after = np.array([1.0, 0, 1, 0, 0, np.nan] * 5)
+    listing = list_accuracies({"plain": before, "erased": after})
+    first, second = listing.records
+    assert (first["top1"], first["images"], first["p"]) == (0.6, 25, None)
+    assert second["difference"] == pytest.approx(-0.2)
+    assert second["p"] == pytest.approx(binomtest(0, 5).pvalue)
+    assert find_mcnemar_p(3, 9) == pytest.approx(binomtest(3, 12).pvalue)
+
+
+def test_the_command_says_what_it_needs(tmp_path: Path) -> None:
+    photos = write_images(tmp_path / "photos", 2)
+    result = cli("accuracy", "--backbone", "resnet18", "--weights", "random:0", "--images", photos)
+    assert result.exit_code == 2
+    torch.manual_seed(0)
+    torch.save(torchvision.models.resnet18(weights=None).state_dict(), tmp_path / "w.pth")
+    (tmp_path / "labels.csv").write_text("image000.png,1\n")
+    words = ("accuracy", "--backbone", "resnet18", "--weights", tmp_path / "w.pth", "--images", photos, "--size", "64")
+    (record,) = json.loads(cli(*words, "--labels", tmp_path / "labels.csv", "--json").stdout)
+    assert record["images"] == 1
