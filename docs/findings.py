@@ -153,10 +153,10 @@ def collect(table: Table, folder: Path) -> dict[str, Any]:
 def format_score(number: float | None, digits: int = 2) -> str:
     """Return an SPC as the findings print it.
 
-    >>> format_score(0.894), format_score(None), format_score(-0.031), format_score(0.5, digits=3)
-    ('.89', 'undefined', '-.03', '.500')
+    >>> format_score(0.894), format_score(None), format_score(-0.031), format_score(-0.001), format_score(0.5, digits=3)
+    ('.89', 'undefined', '-.03', '.00', '.500')
     """
-    return "undefined" if number is None else re.sub(r"^(-?)0\.", r"\1.", f"{number:.{digits}f}")
+    return "undefined" if number is None else re.sub(r"^(-?)0\.", r"\1.", f"{round(number, digits) + 0.0:.{digits}f}")
 
 
 def render_table(table: Mapping[str, Any]) -> str:
