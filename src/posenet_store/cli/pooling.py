@@ -15,7 +15,8 @@ from posenet_store.cli.options import backbone_options, format_option, image_opt
 from posenet_store.cli.output import print_listing
 from posenet_store.errors import unknown
 from posenet_store.specs import PADDINGS
-from posenet_store.store.reader import Reader, open_store
+from posenet_store.store.catalogue import find_equivalent
+from posenet_store.store.reader import open_store
 
 if TYPE_CHECKING:
     from posenet_store.backbones.backbone import Backbone
@@ -76,9 +77,11 @@ def _measure(
 
     images = load_images(source, find_images(source, data_root))
     plan = plan_store(images, backbone, LAYOUT, "float32")
-    build = partial(build_store, images, backbone, plan, root, batch_size=batch_size)
-    title = f"{plan.spec.network} on {images.name}"
-    reader: Reader = open_store(build_with_progress(build, title, len(images), place).path)
+    location = find_equivalent(plan.spec, root)
+    if location is None:
+        build = partial(build_store, images, backbone, plan, root, batch_size=batch_size)
+        location = build_with_progress(build, f"{plan.spec.network} on {images.name}", len(images), place).path
+    reader = open_store(location)
     cells = [find_cell(digest, grid) for digest, known in zip(reader.plan.digests, reader.readable, strict=True) if known]
     pooled = pool_features(reader, reader.taps[-1].name)
     return classify_places(pooled, [row * grid + column for row, column in cells], grid**2)
