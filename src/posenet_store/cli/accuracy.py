@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from posenet_store.specs import BackboneSpec
 
 
-@command(example="accuracy f3.safetensors --backbone resnet18 --images imagenet-val")
+@command(example="accuracy f3.safetensors --backbone resnet18 --images val")
 @click.argument("erasers", nargs=-1, metavar="[ERASER]...")
 @backbone_options(backbone_required=True)
 @image_options(required=True)
