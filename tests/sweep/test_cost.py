@@ -1,7 +1,8 @@
 """What a plan says a pass will cost is what it costs: bytes read exactly, the way of training, no memory without a bound."""
 
 import itertools
-from collections.abc import Callable, Hashable
+import weakref
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,25 @@ def test_the_bytes_read_are_those_that_were_said(
     assert (estimate.reading, estimate.way) == (sum(read), way)
     assert estimate.memory > 0
     assert estimate.seconds > 0
+
+
+def test_a_block_is_free_before_the_next_is_read(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plan counts one of them; blocks of four rows are cut by twentieths of 14."""
+    blocks: list[weakref.ref[NDArray[Any]]] = []
+    alive: list[int] = []
+    real = Reader._read_readable
+
+    def note(reader: Reader, names: Sequence[str], start: int, stop: int) -> dict[str, NDArray[Any]]:
+        alive.append(sum(block() is not None for block in blocks))
+        values = real(reader, names, start, stop)
+        blocks.append(weakref.ref(values["f1"]))
+        return values
+
+    monkeypatch.setattr(Reader, "_read_readable", note)
+    task, _ = planned(root, replace(SPEC, inputs=("full",), protocols=("ridge",), kernels=(1,)))
+    RunFiles(tmp_path).create()
+    run_pass(replace(task, tests=()), tmp_path, 1)
+    assert alive and not any(alive)
 
 
 def test_streamed_iterations_read_at_most_what_was_said(root: Path, tmp_path: Path, read: list[int]) -> None:

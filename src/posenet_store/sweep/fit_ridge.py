@@ -139,10 +139,9 @@ class NormalEquations:
             targets = group.targets()
             for heads in group.members:
                 features = group.feature_indices(heads)
-                selected = [of_rows[number].select(features) for of_rows in sums]
+                chosen = [of_rows[number].select(features) for of_rows in sums]
                 bands = _list_bands(inputs, group, heads) if self.protocol.bands else None
-                solved = _solve(selected, list(targets.values()), self.protocol, bands, self.device)
-                fitted.append(_assign(heads, targets, solved))
+                fitted.append(_assign(heads, targets, _solve(chosen, [*targets.values()], self.protocol, bands, self.device)))
         return fitted
 
     def _list_spans(self, inputs: TrainingInputs, groups: Sequence[Span]) -> list[Span]:
@@ -186,6 +185,7 @@ class NormalEquations:
         for block in blocks if missing else ():
             for sums in missing.values():
                 sums.add(block)
+            del block  # so that its memory is free while the next is read
         for number, sums in missing.items():
             moments[number] = summed = sums.moments()
             if summed is not None:

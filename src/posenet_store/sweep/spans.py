@@ -82,14 +82,15 @@ def read_spans(inputs: "TrainingInputs", spans: Sequence[Span], read: Read[Block
     for adjacent in _join_adjacent(spans):
         position, remaining = 0, inputs.count_images(adjacent[0])
         for block in read(adjacent[0][0], adjacent[-1][1]):
-            first = 0
-            while first < len(block):
+            first, images = 0, len(block)
+            while first < images:
                 while not remaining:
                     position += 1
                     remaining = inputs.count_images(adjacent[position])
-                part = block[first : first + remaining]
-                yield adjacent[position], part
-                first, remaining = first + len(part), remaining - len(part)
+                count = min(remaining, images - first)
+                yield adjacent[position], block[first : first + count]
+                first, remaining = first + count, remaining - count
+            del block  # so that its memory is free while the next is read
 
 
 def iterate_spans(
