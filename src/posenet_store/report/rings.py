@@ -36,13 +36,15 @@ class RingMean:
 
 def find_rings(results: Sequence[Result], archive: ScoreArchive) -> list[RingMean]:
     """Return the mean scores of cells that differ in their seeds, edge to centre; nothing if one lacks scores by ring."""
-    kept = [scores for result in results if (scores := archive.rings(result.id)) is not None]
-    if len(kept) < len(results) or len({scores.spc.shape for scores in kept}) != 1:
+    scored = [scores for result in results if (scores := archive.rings(result.id)) is not None]
+    if len(scored) < len(results) or len({scores.spc.shape for scores in scored}) != 1:
         return []
-    rings, pixels = kept[0].rings, kept[0].pixels
+    rings, pixels = scored[0].rings, scored[0].pixels
     means = []
     for ring in range(rings):
-        spc, mae = (np.stack([getattr(scores, name)[:, ring] for scores in kept], axis=1, dtype=np.float64) for name in LIMITS)
+        spc, mae = (
+            np.stack([getattr(scores, name)[:, ring] for scores in scored], axis=1, dtype=np.float64) for name in LIMITS
+        )
         (spc_mean, spc_bounds), (mae_mean, mae_bounds) = _estimate(spc, "spc"), _estimate(mae, "mae")
         undefined = int((~np.isfinite(spc)).any(axis=1).sum())
         middle = (ring + 0.5) / rings * pixels / 2

@@ -73,15 +73,15 @@ def score_without(
     Four fifths of the rows train, the others test. Raises UsageError if no channel would remain.
     """
     source = parse_input(f"full:{tap}", reader.spec)
-    if most := [count for count in removed if not 0 <= count < source.channels]:
-        raise UsageError(f"{most[0]} channels can't be removed from {tap}, which has {source.channels}; one at least remains")
+    if wrong := [count for count in removed if not 0 <= count < source.channels]:
+        raise UsageError(f"{wrong[0]} channels can't be removed from {tap}, which has {source.channels}; one at least remains")
     rows = reader.spec.rows
     train = rows - count_held_out(rows)
     protocol = RidgeProtocol()
     moments = [_sum_span(reader, source, *span) for span in find_spans(reader, protocol, train)]
     goals = [make_target_map(target, GRID) for target in targets]
-    kept = [channels for count in removed for channels in _list_kept(order, count)]
-    scorables = [Scorable(_solve(moments, channels, goals, protocol), goals, tuple(channels)) for channels in kept]
+    subsets = [channels for count in removed for channels in _list_remaining(order, count)]
+    scorables = [Scorable(_solve(moments, channels, goals, protocol), goals, tuple(channels)) for channels in subsets]
     scored = score_heads(read_inputs(reader, source, train, rows), scorables)
     removals = []
     for number, count in enumerate(removed):
@@ -103,7 +103,7 @@ def _sum_span(reader: Reader, source: Input, start: int, stop: int) -> Moments:
     return moments
 
 
-def _list_kept(order: Sequence[int], count: int) -> Iterator[list[int]]:
+def _list_remaining(order: Sequence[int], count: int) -> Iterator[list[int]]:
     """Yield the channels that remain without the first `count`, then without as many of each random draw, in their order."""
     yield sorted(order[count:])
     for draw in range(DRAWS):

@@ -31,8 +31,8 @@ Advance = Callable[[int, int], None]
 def list_unscored(files: RunFiles, results: Iterable[Result], rings: int) -> list[Result]:
     """Return the results with held-out scores that lack scores in so many rings."""
     tested = [result for result in results if HELD_OUT in result.scores]
-    kept = ((result, read_rings(files, result.id)) for result in tested)
-    return [result for result, scores in kept if scores is None or scores.rings != rings]
+    scored = ((result, read_rings(files, result.id)) for result in tested)
+    return [result for result, scores in scored if scores is None or scores.rings != rings]
 
 
 def score_run(run: Path, results: Sequence[Result], root: Path, rings: int, advance: Advance = lambda done, total: None) -> int:

@@ -68,11 +68,11 @@ class _Curve:
 
 def _list_curves(results: Sequence[Result], archive: ScoreArchive) -> list[_Curve]:
     """Return a curve for each target and network of one kind of head; over pixels if networks see several sizes of images."""
-    kept = {result.id: scores for result in results if (scores := archive.rings(result.id)) is not None}
-    chosen = select_one_kind([result for result in results if result.id in kept]) if kept else []
+    scored = {result.id: scores for result in results if (scores := archive.rings(result.id)) is not None}
+    chosen = select_one_kind([result for result in results if result.id in scored]) if scored else []
     titles = name_networks(chosen)
-    several = len({kept[result.id].pixels for result in chosen if not result.labels.pixels}) > 1
-    cells = {key: found for key, group in arrange_cells(chosen).items() if (found := find_rings(group, archive))}
+    several = len({scored[result.id].pixels for result in chosen if not result.labels.pixels}) > 1
+    cells = {key: rings for key, group in arrange_cells(chosen).items() if (rings := find_rings(group, archive))}
     return [_Curve(target, network, titles[network], rings, several) for (target, network), rings in cells.items()]
 
 
