@@ -12,6 +12,7 @@ from posenet_store.report.figures.curves import AXES, draw_axis
 from posenet_store.report.figures.drawing import Drawing, Picture
 from posenet_store.report.figures.maps import draw_border, draw_error_maps, draw_predicted_maps
 from posenet_store.report.figures.rings import draw_rings
+from posenet_store.report.figures.stage_shares import draw_stage_shares
 from posenet_store.report.figures.table2 import draw_table2
 from posenet_store.report.figures.variance import draw_run_variance
 from posenet_store.report.leaderboard import Commands, list_leaderboard, rank_networks
@@ -34,6 +35,7 @@ FIGURES: dict[str, Callable[[Sequence[Result], ScoreArchive], Picture | None]] =
     "rings": draw_rings,
     "maps": draw_predicted_maps,
     "variance": draw_run_variance,
+    "stage_shares": draw_stage_shares,
 }
 """Every figure by name, in the page's order; None where the cells do not allow it."""
 
@@ -158,6 +160,10 @@ class Plots:
     def variance(self) -> Drawing:
         """Draw the share of variance that is position, and its directions."""
         return self._draw("variance")
+
+    def stage_shares(self) -> Drawing:
+        """Draw what each stage explains alone, and what it adds to the others."""
+        return self._draw("stage_shares")
 
 
 def open_run(*folders: str | Path) -> Run:
