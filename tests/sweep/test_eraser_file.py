@@ -12,6 +12,7 @@ from posenet_store.backbones.backbone import Backbone
 from posenet_store.backbones.erasing import read_erasers
 from posenet_store.backbones.load import check_backbone, load_backbone
 from posenet_store.errors import UsageError
+from posenet_store.extraction.controls import list_networks
 from posenet_store.heads.targets import make_target_map
 from posenet_store.images.sources import load_image_set
 from posenet_store.resampling import resize_to_grid
@@ -109,6 +110,12 @@ def test_another_network_is_refused(eraser: Path) -> None:
         load(eraser, "random:1")
     with pytest.raises(UsageError, match="this is pixels"):
         load_backbone(BackboneSpec("pixels", erase=str(eraser)))
+
+
+def test_nothing_is_erased_in_controls(eraser: Path) -> None:
+    networks, _ = list_networks(BackboneSpec("resnet18", "imagenet", device="cpu", erase=str(eraser)))
+    assert [role for role, spec in networks.items() if spec.erase] == ["network"]
+    assert {"untrained", "pixels"} <= networks.keys()
 
 
 def test_the_commands_write_and_use_it(store: Reader, tmp_path: Path) -> None:

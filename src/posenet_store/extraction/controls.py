@@ -12,7 +12,8 @@ def list_networks(
 ) -> tuple[dict[str, BackboneSpec], tuple[str, ...]]:
     """Return `network` and its controls by their role, and notes on controls that are not possible for it.
 
-    A control that does not differ from the network is left out. Raises UsageError if `network` itself can't be loaded.
+    A control that does not differ from the network is left out. Nothing is erased in controls: an eraser is of one network.
+    Raises UsageError if `network` itself can't be loaded.
 
     >>> list(list_networks(BackboneSpec("vgg16"))[0]), list(list_networks(BackboneSpec("densenet121", "random:1"))[0])
     (['network', 'untrained', 'unpadded', 'pixels'], ['network', 'pixels'])
@@ -23,9 +24,9 @@ def list_networks(
         return networks, ()
     notes = []
     if untrained and not network.weights.startswith("random:"):
-        networks["untrained"] = replace(network, weights="random:0")
+        networks["untrained"] = replace(network, weights="random:0", erase="")
     if unpadded and network.padding == ZEROS:
-        control = replace(network, padding="none")
+        control = replace(network, padding="none", erase="")
         try:
             check_backbone(control)
             networks["unpadded"] = control
