@@ -17,7 +17,10 @@ import os, signal
 from pathlib import Path
 from posenet_store.sweep import steps
 
-marks, do_step, replace, running = Path({marks!r}), steps._do_step, os.replace, []
+marks, running = Path({marks!r}), []
+if not hasattr(steps, "real"):  # Dask loads this file twice
+    steps.real = steps._do_step, os.replace
+do_step, replace = steps.real
 
 def note_step(work, step):
     running[:] = [type(step).__name__]
