@@ -1,6 +1,7 @@
 """Collect the numbers of the tables in docs/findings.md from runs, and fill them in.
 
-    python docs/findings.py science runs/science    takes the tables of a set from the runs below a folder, then renders
+    python docs/findings.py science runs/science            takes the tables of a set from the runs below a folder, then renders
+    python docs/findings.py photographs runs/photographs    the same of those that pipeline/photographs.sh made
 
 The numbers are kept in docs/findings.json, with their intervals. A table stands between
 `<!-- table: NAME -->` and `<!-- /table -->`; `docs/render.py` writes it from there, one without numbers stays as it is.
@@ -11,6 +12,7 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isclose
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +37,29 @@ class Table:
     corner: str = ""
 
 
+@dataclass(frozen=True)
+class Records:
+    """A table of what a command printed with --json into `file`: rows and columns choose a record and its `field`."""
+
+    file: str
+    columns: Mapping[str, Mapping[str, object]]
+    rows: Mapping[str, Mapping[str, object]]
+    corner: str = ""
+    digits: int = 2
+
+
 STAGES = {f"f{number}": f"input=full:f{number}" for number in range(1, 6)} | {"all": "input=full"}
 VGG, UNTRAINED, UNPADDED = "network=vgg16-hed", "network=vgg16-random0", "network=vgg16-hed-padding-none"
 LITE0 = "network=timm:tf_efficientnet_lite0.in1k"
 TARGETS = ("H", "V", "G")
-SETS: Mapping[str, Mapping[str, Table]] = {
+NETWORKS = {
+    "EfficientNet-Lite0, trained": "timm:tf_efficientnet_lite0.in1k-lite0",
+    "EfficientNet-Lite0, untrained": "timm:tf_efficientnet_lite0.in1k-random0",
+    "VGG-16, trained": "vgg16-hed",
+    "VGG-16, untrained": "vgg16-random0",
+}
+MAPS = {f"f{number}": {"stage": f"f{number}", "field": "position"} for number in range(1, 6)}
+SETS: Mapping[str, Mapping[str, Table | Records]] = {
     "science": {
         "stages": Table(
             "stages",
@@ -109,6 +129,51 @@ SETS: Mapping[str, Mapping[str, Table]] = {
                 for target in TARGETS
             },
         ),
+        "sides": Table(
+            "symmetry",
+            ("input=full:f5",),
+            {"H: which side": "target=H", "|x|: how far": "target=abs-ramp:0", "V": "target=V", "|y|": "target=abs-ramp:90"},
+            {label: (f"network={network}",) for label, network in NETWORKS.items()},
+        ),
+        "kernels-symmetry": Records(
+            "symmetry.json",
+            {f"blocks.{layer}": {"layer": f"blocks.{layer}.conv_dw"} for layer in ("5.0", "5.1", "5.2", "5.3", "6.0")},
+            {"left and right": {"field": "left_right"}, "up and down": {"field": "up_down"}},
+            corner="layer",
+        ),
+        "variance": Records(
+            "variance.json", MAPS, {label: {"network": network} for label, network in NETWORKS.items()}, digits=3
+        ),
+        "directions": Records(
+            "variance.json",
+            {name: chosen | {"field": "directions"} for name, chosen in MAPS.items()},
+            {label: {"network": network} for label, network in NETWORKS.items()},
+            digits=0,
+        ),
+        "rings": Records(
+            "rings.json",
+            {f"{ring}": {"outer": (ring - 1) / 7, "field": "spc"} for ring in range(1, 8)},
+            {label: {"network": network, "target": "H"} for label, network in NETWORKS.items()},
+            corner="ring, from the edge",
+        ),
+        "erasure": Table(
+            "erasure",
+            (f"{LITE0}-lite0", "input=full:f4"),
+            {target: f"target={target}" for target in (*TARGETS, "HS", "VS")},
+            {"as they are": ("erase=none",), "H and V erased": ("erase=H+V",)},
+        ),
+        "erased-inside": Table(
+            "erased_inside",
+            (),
+            {name: condition for name, condition in STAGES.items() if name in ("f3", "f4", "f5")},
+            {target: (f"target={target}",) for target in TARGETS},
+        ),
+        "accuracy": Records(
+            "accuracy.json",
+            {"top-1": {"field": "top1"}, "difference": {"field": "difference"}},
+            {},
+            digits=3,
+        ),
     },
 }
 """The tables by their names, by the set of runs that they are from."""
@@ -150,6 +215,28 @@ def collect(table: Table, folder: Path) -> dict[str, Any]:
     return {"corner": table.corner, "columns": list(table.columns), "rows": rows}
 
 
+def collect_records(table: Records, folder: Path) -> dict[str, Any]:
+    """Return a table's numbers as `collect` does; raises ValueError if not exactly one record fits an entry."""
+    records = json.loads((folder / table.file).read_text(encoding="utf-8"))
+    rows = table.rows or {record["network"]: {"network": record["network"]} for record in records}
+
+    def read(row: Mapping[str, object], column: Mapping[str, object]) -> list[float | None]:
+        chosen = dict(row) | dict(column)
+        field = str(chosen.pop("field"))
+        fitting = [record for record in records if all(_fits(record.get(name), value) for name, value in chosen.items())]
+        if len(fitting) != 1:
+            raise ValueError(f"{len(fitting)} records of {table.file} have {chosen}")
+        numbers = (fitting[0].get(name) for name in (field, f"{field}_low", f"{field}_high"))
+        return [None if number is None else round(number, DIGITS) for number in numbers]
+
+    entries = [[label, [read(row, column) for column in table.columns.values()]] for label, row in rows.items()]
+    return {"corner": table.corner, "columns": list(table.columns), "rows": entries, "digits": table.digits}
+
+
+def _fits(value: Any, wanted: object) -> bool:
+    return isclose(value, wanted, abs_tol=1e-6) if isinstance(wanted, float) and value is not None else bool(value == wanted)
+
+
 def format_score(number: float | None, digits: int = 2) -> str:
     """Return an SPC as the findings print it.
 
@@ -167,7 +254,8 @@ def render_table(table: Mapping[str, Any]) -> str:
     |---|---|
     | VGG | .89 |
     """
-    rows = [[label, *(e if isinstance(e, str) else format_score(e[0]) for e in row)] for label, row in table["rows"]]
+    digits = table.get("digits", 2)
+    rows = [[label, *(e if isinstance(e, str) else format_score(e[0], digits) for e in row)] for label, row in table["rows"]]
     head, *body = (
         "".join(f"| {text} " if text else "| " for text in row) + "|" for row in ([table["corner"], *table["columns"]], *rows)
     )
@@ -197,10 +285,13 @@ def main(name: str, folder: str) -> None:
     """Collect the tables of a set whose runs are there, say which are not, and render the page."""
     tables = read_tables()
     for table_name, table in SETS[name].items():
-        if (Path(folder) / table.run).is_dir():
-            tables[table_name] = collect(table, Path(folder))
+        source = Path(folder) / (table.run if isinstance(table, Table) else table.file)
+        if source.exists():
+            tables[table_name] = (
+                collect(table, Path(folder)) if isinstance(table, Table) else collect_records(table, Path(folder))
+            )
         else:
-            sys.stderr.write(f"{table_name}: there is no run {Path(folder) / table.run}\n")
+            sys.stderr.write(f"{table_name}: there is no {source}\n")
     NUMBERS.write_text(json.dumps(tables, indent=1) + "\n", encoding="utf-8")
     PAGE.write_text(render_findings(PAGE.read_text(encoding="utf-8"), tables), encoding="utf-8")
 
