@@ -63,7 +63,6 @@ def sweep(
     from posenet_store.parallel.executors import share_worker_memory
     from posenet_store.parallel.machine import parse_memory
     from posenet_store.store.catalogue import list_stores
-    from posenet_store.sweep.device import set_device
     from posenet_store.sweep.limits import Limits
     from posenet_store.sweep.plan import plan_sweep
     from posenet_store.sweep.results import RunFiles
@@ -83,6 +82,8 @@ def sweep(
         print_line(f"note: {note}", err=True)
     left, specs = plan.without(read_tests(files, plan.cells)), {entry.spec.fingerprint: entry.spec for entry in entries}
     if left.passes and (device := _choose_device(fit_device, left, specs, scheduler)):
+        from posenet_store.sweep.device import set_device  # brings torch
+
         plan, left = set_device(plan, device), set_device(left, device)
         scheduler = "inline" if scheduler == "auto" and not workers else scheduler  # one process feeds a GPU
     if plan_only:
