@@ -15,7 +15,7 @@ from posenet_store.images.image_set import load_folder
 from posenet_store.images.sources import load_image_set
 from posenet_store.report.figures.head_maps import draw_head_maps
 from posenet_store.store.reader import Reader
-from posenet_store.sweep.evaluate import ExternalHead, evaluate_external, evaluate_heads, open_external_head
+from posenet_store.sweep.evaluate import ExternalHead, check_mirrored, evaluate_external, evaluate_heads, open_external_head
 from tests.support.small import built_store, tiny_backbone, write_images
 
 
@@ -158,3 +158,8 @@ def test_only_the_mirror_images_of_the_same_rows_are_paired(reader: Reader, tmp_
     head = open_external_head(published_head(tmp_path / "a.weights", channels=9), reader, ExternalHead("H"))
     with pytest.raises(UsageError, match="mirror images"):
         evaluate_heads([head], reader, other)
+
+
+def test_a_store_is_not_that_of_its_own_mirror_images(reader: Reader) -> None:
+    with pytest.raises(UsageError, match="given twice"):
+        check_mirrored(reader, reader)

@@ -33,5 +33,5 @@ def erase(store: str, out: Path, targets: tuple[str, ...], stages: tuple[str, ..
         print_json({"file": str(out), "dimensions": ranks})
         return
     for stage, rank in ranks.items():
-        print_line(f"{stage}: {rank} dimensions", err=True)
+        print_line(f"{stage}: {rank} {'dimension' if rank == 1 else 'dimensions'}", err=True)
     print_path(out)

@@ -267,7 +267,9 @@ def _score(blocks: Iterable[Tensor], heads: Sequence[OpenedHead], predictors: Se
 
 
 def check_mirrored(reader: Reader, mirrored: Reader) -> None:
-    """Raise UsageError if a store can't be that of the mirror images of another: other rows, or another network."""
+    """Raise UsageError if a store can't be that of the mirror images of another: itself, other rows, or another network."""
+    if mirrored.name == reader.name:
+        raise UsageError(f"{reader.name} is given twice; the second is the store of the mirrored images: --images SRC@mirrored")
     same = (reader.ids == mirrored.ids, reader.bounds == mirrored.bounds, np.array_equal(reader.readable, mirrored.readable))
     if not all(same) or reader.spec.network_key != mirrored.spec.network_key:
         raise UsageError(f"{mirrored.name} does not hold the mirror images of {reader.name}, row by row and readable alike")
