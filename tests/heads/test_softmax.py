@@ -1,11 +1,15 @@
 """Softmax heads against SciPy's minimum of the same loss."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import pytest
 import torch
 from scipy.optimize import minimize
 from scipy.special import log_softmax
 
+from posenet_store.heads import softmax
 from posenet_store.heads.softmax import PENALTIES, fit_softmax, train_softmax
 
 
@@ -55,3 +59,16 @@ def test_the_penalty_of_the_fewest_errors_on_the_last_rows_is_taken() -> None:
     ]
     best = max(penalty for penalty, count in zip(PENALTIES, errors, strict=True) if count == min(errors))
     torch.testing.assert_close(train_softmax(features, labels, 3).weight, fit_softmax(features, labels, 3, best).weight)
+
+
+def test_a_small_head_is_trained_by_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[int] = []
+
+    @contextmanager
+    def record(count: int) -> Iterator[None]:
+        threads.append(count)
+        yield
+
+    monkeypatch.setattr(softmax, "use_torch_threads", record)
+    fit_softmax(torch.eye(4, dtype=torch.float64), torch.arange(4) % 2, 2, 1.0)
+    assert threads == [1]

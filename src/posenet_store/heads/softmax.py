@@ -8,12 +8,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from posenet_store.heads.sizes import DEAD_DEVIATION
+from posenet_store.threads import use_torch_threads
 
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """On half of the weights' squares, beside the mean cross-entropy; the one of the fewest errors on validation is taken."""
 VALIDATION = 0.15
 """The share of the training rows, the last ones, on which the penalty is chosen."""
 STEPS = 500
+SMALL = 10_000_000
+"""Products a step (rows by features by classes) below which one thread computes them: waiting for another takes longer."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,9 @@ def fit_softmax(features: Tensor, labels: Tensor, classes: int, penalty: float) 
         loss.backward()
         return loss
 
-    optimizer.step(compute_loss)
+    small = standardised.numel() * classes < SMALL
+    with use_torch_threads(1 if small else torch.get_num_threads()):
+        optimizer.step(compute_loss)
     return SoftmaxHead(weight.detach(), bias.detach(), mean, scale)
 
 
