@@ -6,11 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
 from posenet_store.backbones.backbone import Backbone
 from posenet_store.backbones.erasing import read_erasers
 from posenet_store.backbones.load import check_backbone, load_backbone
+from posenet_store.cli import main
 from posenet_store.errors import UsageError
 from posenet_store.extraction.controls import list_networks
 from posenet_store.heads.targets import make_target_map
@@ -131,3 +133,19 @@ def test_the_commands_write_and_use_it(store: Reader, tmp_path: Path) -> None:
     built = cli(*words, "--images", write_images(tmp_path / "photos", 2), "--stores", tmp_path / "stores")
     assert built.exit_code == 0, built.output
     assert "random0-64px-erased-H+V-f2" in cli("stores", "--stores", tmp_path / "stores").stdout
+
+
+@pytest.mark.parametrize("name", ["old.safetensors", "new.txt"])
+def test_a_file_that_is_there_is_not_replaced_nor_one_of_another_kind_written(store: Reader, tmp_path: Path, name: str) -> None:
+    (tmp_path / "old.safetensors").write_bytes(b"of a store")
+    done = CliRunner().invoke(main, ["erase", str(folder(store)), "--out", str(tmp_path / name)])
+    assert (done.exit_code, name in done.stderr) == (2, True)
+    assert (tmp_path / "old.safetensors").read_bytes() == b"of a store"
+    assert not (tmp_path / "new.txt").exists()
+
+
+def test_a_missing_eraser_is_named_before_anything_else(tmp_path: Path) -> None:
+    write_images(tmp_path / "photos", 3)
+    words = ["accuracy", "nothere.safetensors", "--backbone", "resnet18", "--weights", "random:0", "--images"]
+    done = CliRunner().invoke(main, [*words, str(tmp_path / "photos")])
+    assert (done.exit_code, "nothere.safetensors does not exist" in done.stderr) == (2, True)

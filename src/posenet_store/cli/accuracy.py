@@ -11,6 +11,7 @@ from posenet_store.cli.help import command
 from posenet_store.cli.images import load_images
 from posenet_store.cli.options import backbone_options, format_option, image_options, json_option, limit_option
 from posenet_store.cli.output import print_line, print_listing, progress
+from posenet_store.errors import UsageError
 
 if TYPE_CHECKING:
     from posenet_store.specs import BackboneSpec
@@ -37,6 +38,9 @@ def accuracy(
     from posenet_store.images.sources import find_images
 
     load = find_images(source, data_root)
+    for eraser in erasers:
+        if not Path(eraser).is_file():
+            raise UsageError(f"{eraser} does not exist; `erase STORE --out {eraser}` writes such a file")
     check_names(network)
 
     from posenet_store.backbones.load import load_classifier

@@ -7,6 +7,7 @@ import click
 from posenet_store.cli.help import command
 from posenet_store.cli.options import int_range, json_option
 from posenet_store.cli.output import print_json, print_line, print_path, show_steps
+from posenet_store.errors import UsageError
 from posenet_store.files import check_file_path
 
 
@@ -24,6 +25,10 @@ def erase(store: str, out: Path, targets: tuple[str, ...], stages: tuple[str, ..
     erases inside the running network: do later stages compute position anew?
     """
     check_file_path(out, "--out")
+    if out.suffix != ".safetensors":
+        raise UsageError(f"--out {out} is not accepted; give a path that ends in .safetensors")
+    if out.exists():
+        raise UsageError(f"--out {out} exists, and stores may have been built with it; remove it, or give another path")
 
     from posenet_store.sweep.eraser_file import write_eraser
 

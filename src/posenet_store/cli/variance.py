@@ -38,6 +38,11 @@ def variance(
     for store in stores:
         with show_steps(store, "spans") as advance:
             variances.append(compute_variance(store, keep_moments, advance))
+    paths = list[Path]()
+    if figures:
+        from posenet_store.report.figures.variance import draw_variance
+
+        paths = draw_variance(variances).save(figures)  # before the table, whose reader may go away
     make_listing = list_channels if channels else list_stages
     if as_json or form != "terminal":
         print_listing(make_listing(variances), "", "", form, as_json)
@@ -45,8 +50,5 @@ def variance(
         for entry in variances:
             remark = REMARK if entry is variances[-1] else ""
             print_listing(make_listing([entry]), describe_store(entry), remark, form, as_json, ruled=False)
-    if figures:
-        from posenet_store.report.figures.variance import draw_variance
-
-        for path in draw_variance(variances).save(figures):
-            print_line(path, err=True) if as_json or form != "terminal" else print_path(path)
+    for path in paths:
+        print_line(path, err=True) if as_json or form != "terminal" else print_path(path)

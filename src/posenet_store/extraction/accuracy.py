@@ -44,7 +44,8 @@ def read_labels(path: Path) -> dict[str, str]:
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = list(csv.reader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UsageError(f"--labels {path} can't be read: {error}") from None
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UsageError(f"--labels {path} can't be read: {reason}") from None
     if wrong := next((row for row in rows if row and len(row) != 2), None):
         raise UsageError(f"--labels {path} has a row {show_value(wrong)}; give two columns: image and class")
     return {row[0].strip(): row[1].strip() for row in rows if row}

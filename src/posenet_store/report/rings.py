@@ -72,7 +72,9 @@ def group_seeds(results: Sequence[Result]) -> Iterator[list[Result]]:
 
 def list_rings(results: Sequence[Result], archive: ScoreArchive) -> Listing:
     """Return a row for each ring of each head, seeds pooled; a field is a column where it varies."""
-    varying = [name for name in list_varying(results) if name not in (*ALWAYS, "seed", *SETTINGS)] if results else []
+    varying = (
+        [name for name in list_varying(results) if name not in (*ALWAYS, "seed", "held_out", *SETTINGS)] if results else []
+    )
     rows: list[list[Entry]] = []
     records = []
     for group in group_seeds(results):
