@@ -6,13 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
 from posenet_store.backbones.backbone import Backbone
 from posenet_store.backbones.erasing import read_erasers
 from posenet_store.backbones.load import check_backbone, load_backbone
-from posenet_store.cli import main
 from posenet_store.errors import UsageError
 from posenet_store.extraction.controls import list_networks
 from posenet_store.heads.targets import make_target_map
@@ -124,11 +122,11 @@ def test_the_commands_write_and_use_it(store: Reader, tmp_path: Path) -> None:
     out = tmp_path / "e.safetensors"
     result = cli("erase", folder(store), "--stage", "f2", "--out", out, "--json")
     assert json.loads(result.stdout)["dimensions"] == {"f2": 2}
-    assert cli("erase", folder(store), "--stage", "f9", "--out", out).exit_code == 2
-    assert cli("erase", folder(store), "--target", "X", "--out", out).exit_code == 2
-    digest = read_erasers(str(out)).sha256
-    assert cli("erase", folder(store), "--stage", "f2", "--out", out).stdout.strip() == str(out)
-    assert read_erasers(str(out)).sha256 == digest
+    again = tmp_path / "again.safetensors"
+    assert cli("erase", folder(store), "--stage", "f9", "--out", again).exit_code == 2
+    assert cli("erase", folder(store), "--target", "X", "--out", again).exit_code == 2
+    assert cli("erase", folder(store), "--stage", "f2", "--out", again).stdout.strip() == str(again)
+    assert read_erasers(str(again)).sha256 == read_erasers(str(out)).sha256
     words = ("build-store", "--backbone", "resnet18", "--weights", "random:0", "--size", "64", "--erase", out, "--no-probes")
     built = cli(*words, "--images", write_images(tmp_path / "photos", 2), "--stores", tmp_path / "stores")
     assert built.exit_code == 0, built.output
@@ -138,7 +136,7 @@ def test_the_commands_write_and_use_it(store: Reader, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["old.safetensors", "new.txt"])
 def test_a_file_that_is_there_is_not_replaced_nor_one_of_another_kind_written(store: Reader, tmp_path: Path, name: str) -> None:
     (tmp_path / "old.safetensors").write_bytes(b"of a store")
-    done = CliRunner().invoke(main, ["erase", str(folder(store)), "--out", str(tmp_path / name)])
+    done = cli("erase", folder(store), "--out", tmp_path / name)
     assert (done.exit_code, name in done.stderr) == (2, True)
     assert (tmp_path / "old.safetensors").read_bytes() == b"of a store"
     assert not (tmp_path / "new.txt").exists()
@@ -147,5 +145,5 @@ def test_a_file_that_is_there_is_not_replaced_nor_one_of_another_kind_written(st
 def test_a_missing_eraser_is_named_before_anything_else(tmp_path: Path) -> None:
     write_images(tmp_path / "photos", 3)
     words = ["accuracy", "nothere.safetensors", "--backbone", "resnet18", "--weights", "random:0", "--images"]
-    done = CliRunner().invoke(main, [*words, str(tmp_path / "photos")])
+    done = cli(*words, tmp_path / "photos")
     assert (done.exit_code, "nothere.safetensors does not exist" in done.stderr) == (2, True)
