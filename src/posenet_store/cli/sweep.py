@@ -82,9 +82,7 @@ def sweep(
         print_line(f"note: {note}", err=True)
     left, specs = plan.without(read_tests(files, plan.cells)), {entry.spec.fingerprint: entry.spec for entry in entries}
     if left.passes and (device := _choose_device(fit_device, left, specs, scheduler)):
-        from posenet_store.sweep.device import set_device  # brings torch
-
-        plan, left = set_device(plan, device), set_device(left, device)
+        plan, left = _use_device(plan, device), _use_device(left, device)
         scheduler = "inline" if scheduler == "auto" and not workers else scheduler  # one process feeds a GPU
     if plan_only:
         _print_plan(plan, left, specs, scheduler, workers, as_json)
@@ -96,6 +94,13 @@ def sweep(
     print_json(facts) if as_json else print_path(files.root)
     if outcome.failures:
         raise click.exceptions.Exit(1)
+
+
+def _use_device(plan: "SweepPlan", device: str) -> "SweepPlan":
+    """Return a plan whose passes sum and solve on another device."""
+    from posenet_store.sweep.device import set_device  # brings torch
+
+    return set_device(plan, device)
 
 
 def _choose_device(asked: str, left: "SweepPlan", specs: "Mapping[str, StoreSpec]", scheduler: str) -> str | None:
