@@ -119,6 +119,12 @@ SETS: Mapping[str, Mapping[str, Table | Records]] = {
                 for target in TARGETS
             },
         ),
+        "photographs-pixels": Table(
+            "stages",
+            ("network=pixels", "input=full"),
+            {target: f"target={target}" for target in TARGETS},
+            {"plain pixels": ()},
+        ),
         "lite0-stages": Table(
             "stages",
             (),
@@ -132,7 +138,7 @@ SETS: Mapping[str, Mapping[str, Table | Records]] = {
         "sides": Table(
             "symmetry",
             ("input=full:f5",),
-            {"H: which side": "target=H", "|x|: how far": "target=abs-ramp:0", "V": "target=V", "|y|": "target=abs-ramp:90"},
+            {"H": "target=H", "abs-ramp:0": "target=abs-ramp:0", "V": "target=V", "abs-ramp:90": "target=abs-ramp:90"},
             {label: (f"network={network}",) for label, network in NETWORKS.items()},
         ),
         "kernels-symmetry": Records(
@@ -170,7 +176,7 @@ SETS: Mapping[str, Mapping[str, Table | Records]] = {
         ),
         "accuracy": Records(
             "accuracy.json",
-            {"top-1": {"field": "top1"}, "difference": {"field": "difference"}},
+            {"top-1": {"field": "top1"}},
             {},
             digits=3,
         ),
@@ -238,7 +244,7 @@ def _fits(value: Any, wanted: object) -> bool:
 
 
 def format_score(number: float | None, digits: int = 2) -> str:
-    """Return an SPC as the findings print it.
+    """Return a number as the findings print it.
 
     >>> format_score(0.894), format_score(None), format_score(-0.031), format_score(-0.001), format_score(0.5, digits=3)
     ('.89', 'undefined', '-.03', '.00', '.500')
