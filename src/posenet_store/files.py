@@ -119,7 +119,9 @@ def check_file_path(path: Path, option: str) -> None:
 
 
 def _find_folder(path: Path, wanted: str) -> Path:
-    """Return the nearest folder that exists; raises UsageError that begins with what was `wanted` if a file is in the way."""
+    """Return the nearest folder that exists; raises UsageError that begins with what was `wanted` if that is in the way."""
+    if path.is_symlink() and not path.exists():
+        raise UsageError(f"{wanted} is a link to {path.readlink()}, which does not exist; remove the link, or mount the disk")
     if not (place := find_existing(path)).is_dir():
         raise UsageError(f"{wanted} is not accepted: {place} is a file, not a folder")
     return place

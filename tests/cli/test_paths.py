@@ -128,3 +128,9 @@ def test_a_folder_without_permission_is_named(tmp_path: Path) -> None:
         check_writable(tmp_path / "stores", "--stores")
     with pytest.raises(UsageError, match="can't be written"):
         check_file_path(tmp_path / "page.html", "--out")
+
+
+def test_a_link_that_leads_nowhere_is_a_mistake(tmp_path: Path) -> None:
+    (tmp_path / "stores").symlink_to(tmp_path / "unmounted")
+    with pytest.raises(UsageError, match=r"is a link to .*unmounted, which does not exist"):
+        check_writable(tmp_path / "stores", "--stores")
