@@ -60,6 +60,12 @@ def check_weights(source: str, backbone: str) -> None:
         raise UsageError(f"weights file {path} does not exist; accepted: {', '.join(WEIGHTS)}")
 
 
+def check_eraser(file: str) -> None:
+    """Raise UsageError if there is no such file of the command `erase`."""
+    if not (path := expand_user(file)).is_file():
+        raise UsageError(f"eraser file {path} does not exist; the command `erase` writes one")
+
+
 def check_device(name: str) -> None:
     """Raise UsageError if no device is called so; whether it is there, torch tells."""
     if not re.fullmatch(r"auto|cpu|cuda(:(0|[1-9]\d?))?", name):
@@ -67,7 +73,7 @@ def check_device(name: str) -> None:
 
 
 def check_names(spec: BackboneSpec) -> None:
-    """Raise UsageError if backbone, taps, weights or device can't be what they are called."""
+    """Raise UsageError if backbone, taps, weights, eraser or device can't be what they are called."""
     if spec.name is not None:
         check_tap_set(spec.taps)
         if is_timm(spec.name):
@@ -75,4 +81,6 @@ def check_names(spec: BackboneSpec) -> None:
         else:
             list_tap_modules(spec.name, spec.taps)
         check_weights(spec.weights, spec.name)
+    if spec.erase:
+        check_eraser(spec.erase)
     check_device(spec.device)

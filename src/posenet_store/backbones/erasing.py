@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from posenet_store.backbones.backbone import Backbone
+from posenet_store.backbones.checks import check_eraser
 from posenet_store.backbones.inference import is_compiled
 from posenet_store.backbones.weights import compute_state_digest
 from posenet_store.errors import UsageError, first_line, show_value
@@ -39,6 +40,7 @@ class Erasers:
 
 def read_erasers(file: str) -> Erasers:
     """Read an eraser file; raises UsageError if it is missing, damaged or no eraser."""
+    check_eraser(file)
     path = expand_user(file)
     try:
         tensors, texts = read_safetensors(path)
@@ -49,8 +51,6 @@ def read_erasers(file: str) -> Erasers:
         label = f"erased-{'+'.join(json.loads(texts['targets']))}-{'+'.join(modules)}"
         digest = sha256(texts["modules"].encode() + compute_state_digest(tensors).encode())  # of a file it is not always one
         return Erasers(erasers, texts["backbone"], texts["weights_sha256"], label, digest)
-    except FileNotFoundError:
-        raise UsageError(f"eraser file {path} does not exist; the command `erase` writes one") from None
     except (SafetensorError, KeyError, ValueError, TypeError, AttributeError, OSError, RecursionError) as error:
         raise UsageError(f"{path} is not a file that `erase` wrote: {first_line(error)}") from None
 

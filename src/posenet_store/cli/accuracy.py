@@ -11,7 +11,6 @@ from posenet_store.cli.help import command
 from posenet_store.cli.images import load_images
 from posenet_store.cli.options import backbone_options, format_option, image_options, json_option, limit_option
 from posenet_store.cli.output import print_line, print_listing, progress
-from posenet_store.errors import UsageError
 
 if TYPE_CHECKING:
     from posenet_store.specs import BackboneSpec
@@ -34,13 +33,12 @@ def accuracy(
 
     ERASER is a file of the command `erase`. All classify the same images.
     """
-    from posenet_store.backbones.checks import check_names
+    from posenet_store.backbones.checks import check_eraser, check_names
     from posenet_store.images.sources import find_images
 
     load = find_images(source, data_root)
     for eraser in erasers:
-        if not Path(eraser).is_file():
-            raise UsageError(f"{eraser} does not exist; `erase STORE --out {eraser}` writes such a file")
+        check_eraser(eraser)
     check_names(network)
 
     from posenet_store.backbones.load import load_classifier
