@@ -53,6 +53,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "workers": (1, 10_000),
     "rows_shown": (1, 10**9),
     "rings": (1, 100),
+    "ring_width": (1, 4096),
     "grid": (2, 16),
 }
 """Name of a key or an option -> least and largest value."""

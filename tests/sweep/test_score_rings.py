@@ -2,6 +2,8 @@
 
 import csv
 import io
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,8 @@ from scipy.stats import spearmanr, t
 from torch import Tensor
 
 from posenet_store.errors import StoreError, UsageError
-from posenet_store.heads.rings import cut_rings
+from posenet_store.heads.rings import RingWidths, cut_rings
+from posenet_store.report.figures.rings import draw_rings
 from posenet_store.report.load import load_runs
 from posenet_store.report.rings import find_rings, list_rings
 from posenet_store.report.run import open_run
@@ -22,14 +25,15 @@ from posenet_store.store.reader import open_store
 from posenet_store.sweep.cell import make_cell_target
 from posenet_store.sweep.plan import plan_sweep
 from posenet_store.sweep.results import Result, RunFiles
-from posenet_store.sweep.ring_scores import read_rings
+from posenet_store.sweep.ring_scores import RingScores, read_rings, write_rings
 from posenet_store.sweep.run import run_sweep
 from posenet_store.sweep.score_rings import list_unscored, score_run
 from posenet_store.sweep.spec import SweepSpec
-from tests.support.runs import cli
+from tests.support.runs import cell, cli, constant, write
 from tests.support.small import store_with_probes
 
 RINGS = 5
+WIDTHS = RingWidths(RINGS)
 SPEC = SweepSpec(
     "rings", train=("photos",), targets=("H", "abs-ramp:90"), kernels=(1, 3), protocols=("ridge", "standard"), seeds=(0, 1)
 )
@@ -42,7 +46,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     plan = plan_sweep(SPEC, list_stores(root / "stores")[0], root)
     assert not run_sweep(SPEC, plan, root / "run", scheduler="inline").failures
     results = load_runs([root / "run"]).results
-    assert score_run(root / "run", results, root / "stores", RINGS) == len(results)
+    assert score_run(root / "run", results, root / "stores", WIDTHS) == len(results)
     return root
 
 
@@ -64,7 +68,7 @@ def test_scores_are_those_of_the_heads_own_maps(root: Path) -> None:
         goal = make_cell_target(result.cell).ravel()
         assert scores.pixels == 32
         for image, predicted in enumerate(predict(root, result).flatten(1).numpy()):
-            for ring, positions in enumerate(cut_rings(make_cell_target(result.cell).shape[0], RINGS)):
+            for ring, positions in enumerate(cut_rings(make_cell_target(result.cell).shape[0], WIDTHS.find_edges(32))):
                 expected = spearmanr(predicted[positions], goal[positions]).statistic
                 assert scores.spc[image, ring] == pytest.approx(expected, abs=1e-5)  # kept in float32
                 error = np.abs(predicted[positions] - goal[positions]).mean()
@@ -81,7 +85,7 @@ def test_means_have_the_interval_over_images(root: Path) -> None:
         half = t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5
         assert mean.spc == pytest.approx(values.mean())
         assert mean.spc_bounds == pytest.approx((max(values.mean() - half, -1), min(values.mean() + half, 1)))
-        assert (mean.outer, mean.inner) == (ring / RINGS, (ring + 1) / RINGS)
+        assert mean.way == pytest.approx((ring / RINGS, (ring + 1) / RINGS))
         assert mean.distance == pytest.approx((ring + 0.5) / RINGS * 16)
 
 
@@ -94,11 +98,11 @@ def test_seeds_are_pooled_and_every_ring_is_a_row(root: Path) -> None:
 
 def test_a_rerun_scores_nothing_and_another_number_of_rings_all(root: Path) -> None:
     results, files = load_runs([root / "run"]).results, RunFiles(root / "run")
-    assert list_unscored(files, results, RINGS) == []
-    assert score_run(root / "run", results, root / "none", RINGS) == 0
-    assert len(list_unscored(files, results, RINGS + 1)) == len(results)
+    assert list_unscored(files, results, WIDTHS) == []
+    assert score_run(root / "run", results, root / "none", WIDTHS) == 0
+    assert len(list_unscored(files, results, RingWidths(RINGS + 1))) == len(results)
     with pytest.raises(UsageError, match="--stores"):
-        score_run(root / "run", results, root / "none", RINGS + 1)
+        score_run(root / "run", results, root / "none", RingWidths(width=8))
 
 
 def test_a_damaged_file_is_named(root: Path, tmp_path: Path) -> None:
@@ -122,6 +126,30 @@ def test_the_figure_has_a_curve_a_network(root: Path) -> None:
         open_run(root / "run").where("target=H").__class__("t", [], run.archive).plot.rings()
 
 
+def test_a_network_at_several_sizes_has_a_panel_and_a_curve_a_size_over_pixels(tmp_path: Path) -> None:
+    widths, spc = RingWidths(width=16), {64: 0.5, 128: 0.25}
+    names = {f"tiny{weights}{size}": pixels for weights in ("", "-random0") for size, pixels in (("", 64), ("-128px", 128))}
+    cells = [(cell(constant(0.5), name, target=target), names[name]) for target in ("H", "V") for name in names]
+    write(tmp_path / "run", [partner for partner, _ in cells])
+    for partner, pixels in cells:
+        edges = widths.find_edges(pixels)
+        scores = np.full((4, len(edges) - 1), spc[pixels], np.float32)
+        write_rings(RunFiles(tmp_path / "run"), partner.result.id, RingScores(scores, scores, edges))
+    picture = draw_rings(open_run(tmp_path / "run").results, load_runs([tmp_path / "run"]).open_archive())
+    assert picture is not None
+    panels = [panel for panel in picture.figure.axes if panel.get_title()]
+    assert [panel.get_title() for panel in panels] == ["tiny\nH", "tiny-random0 (untrained)\nH", "V", "V"]
+    for panel in panels:
+        curves = {
+            line.get_label(): np.array(line.get_xydata()).tolist() for line in panel.lines if "pixels" in str(line.get_label())
+        }
+        assert curves == {
+            "64 pixels": [[8, 0.5], [24, 0.5]],
+            "128 pixels": [[8, 0.25], [24, 0.25], [40, 0.25], [56, 0.25]],
+        }
+    assert picture.rows[0][:4] == ["H", "tiny", "25.0", "8.0"]
+
+
 def test_the_command_prints_a_row_a_ring_and_adds_the_figure(root: Path) -> None:
     words = ("rings", root / "run", "--stores", root / "stores", "--where", "target=H", "--where", "protocol=ridge")
     shown = cli(*words, "--rings", "3")
@@ -131,5 +159,10 @@ def test_the_command_prints_a_row_a_ring_and_adds_the_figure(root: Path) -> None
     assert len(rows) == 2 * 3
     assert 'id="rings"' in (root / "run/report.html").read_text()
     assert cli(*words, "--rings", "20").exit_code == 2
+    assert cli(*words, "--rings", "3", "--width", "8").exit_code == 2
+    copy = shutil.copytree(root / "run", root / "copy")
+    shown = cli("rings", root / "run", copy, *words[2:], "--width", "8", "--json", "--figures", root / "figures")
+    assert [record["outer_pixels"] for record in json.loads(shown.stdout)] == 2 * [0, 8]  # of an image of 32 pixels
+    assert {path.name for path in (root / "figures").iterdir()} == {"rings.png", "rings.svg"}
     assert cli("rings", root / "photos").exit_code == 2
     cli("rings", root / "run", "--stores", root / "stores", "--rings", str(RINGS))  # as the other tests expect them

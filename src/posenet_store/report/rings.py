@@ -1,7 +1,8 @@
 """Scores by rings of distance to the border, pooled over seeds, with their intervals over images and seeds."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,7 @@ from posenet_store.report.records import SETTINGS, get_fields, group_by, list_va
 from posenet_store.report.scores import LIMITS, Bounds, ScoreArchive
 from posenet_store.report.significance import estimate_mean
 from posenet_store.report.text_table import Entry, Listing, format_interval, format_number
+from posenet_store.sweep.labels import Labels
 from posenet_store.sweep.results import Result
 
 ALWAYS = ("target", "network")
@@ -17,15 +19,14 @@ ALWAYS = ("target", "network")
 
 @dataclass(frozen=True)
 class RingMean:
-    """The mean scores in one ring: from `outer` to `inner` of the way from the edge to the centre.
+    """The mean scores in one ring: from `outer` to `inner` pixels from the border, of `centre`, in the network's images.
 
-    `distance` is that of its middle from the border, in pixels of the network's images. Images whose SPC is undefined there
-    are counted and left out; a mean over none is None.
+    Images whose SPC is undefined there are counted and left out; a mean over none is None.
     """
 
     outer: float
     inner: float
-    distance: float
+    centre: float
     spc: float | None
     spc_bounds: Bounds
     mae: float | None
@@ -33,24 +34,31 @@ class RingMean:
     images: int
     undefined: int
 
+    @property
+    def distance(self) -> float:
+        """The distance of the ring's middle to the border, in pixels."""
+        return (self.outer + self.inner) / 2
+
+    @property
+    def way(self) -> tuple[float, float]:
+        """The shares of the way from the edge to the centre between which the ring lies."""
+        return self.outer / self.centre, self.inner / self.centre
+
 
 def find_rings(results: Sequence[Result], archive: ScoreArchive) -> list[RingMean]:
     """Return the mean scores of cells that differ in their seeds, edge to centre; nothing if one lacks scores by ring."""
     scored = [scores for result in results if (scores := archive.rings(result.id)) is not None]
-    if len(scored) < len(results) or len({scores.spc.shape for scores in scored}) != 1:
+    if len(scored) < len(results) or len({(len(scores.spc), *scores.edges) for scores in scored}) != 1:
         return []
-    rings, pixels = scored[0].rings, scored[0].pixels
+    edges = scored[0].edges.tolist()
     means = []
-    for ring in range(rings):
+    for ring, (outer, inner) in enumerate(pairwise(edges)):
         spc, mae = (
             np.stack([getattr(scores, name)[:, ring] for scores in scored], axis=1, dtype=np.float64) for name in LIMITS
         )
         (spc_mean, spc_bounds), (mae_mean, mae_bounds) = _estimate(spc, "spc"), _estimate(mae, "mae")
         undefined = int((~np.isfinite(spc)).any(axis=1).sum())
-        middle = (ring + 0.5) / rings * pixels / 2
-        means.append(
-            RingMean(ring / rings, (ring + 1) / rings, middle, spc_mean, spc_bounds, mae_mean, mae_bounds, len(spc), undefined)
-        )
+        means.append(RingMean(outer, inner, edges[-1], spc_mean, spc_bounds, mae_mean, mae_bounds, len(spc), undefined))
     return means
 
 
@@ -63,6 +71,16 @@ def _estimate(table: NDArray[np.float64], score: str) -> tuple[float | None, Bou
         return mean, None
     (low, high), (least, most) = estimate.find_bounds(), LIMITS[score]
     return mean, (max(low, least), min(high, most))
+
+
+def name_at_any_size(labels: Labels, pixels: int) -> str:
+    """Return a network's name for people without the side of its images, which is not always in it.
+
+    >>> labels = Labels("vgg16-random0-448px-padding-none", "vgg16", "photos", "random", "none", "4417", "aab3")
+    >>> name_at_any_size(labels, 448)
+    'vgg16-random0 (untrained, no padding)'
+    """
+    return name_network(replace(labels, network=labels.network.replace(f"-{pixels}px", "", 1)))
 
 
 def group_seeds(results: Sequence[Result]) -> Iterator[list[Result]]:
@@ -83,14 +101,16 @@ def list_rings(results: Sequence[Result], archive: ScoreArchive) -> Listing:
             names = [group[0].cell.target, name_network(group[0].labels), *(str(fields[name]) for name in varying)]
             spc = (format_number(ring.spc), format_interval(ring.spc_bounds))
             mae = (format_number(ring.mae), format_interval(ring.mae_bounds))
-            rows.append([*names, f"{100 * ring.outer:.0f}-{100 * ring.inner:.0f} %", spc, mae])
+            way = "-".join(f"{100 * share:.0f}" for share in ring.way)
+            rows.append([*names, f"{way} %", f"{ring.outer:.0f}-{ring.inner:.0f}", spc, mae])
             records.append({name: fields[name] for name in (*ALWAYS, *varying)} | _flatten(ring))
-    return Listing([*ALWAYS, *varying, "edge to centre", "SPC", "MAE"], rows, records)
+    return Listing([*ALWAYS, *varying, "edge to centre", "pixels", "SPC", "MAE"], rows, records)
 
 
 def _flatten(ring: RingMean) -> dict[str, float | int | None]:
     """Return everything as flat names and numbers."""
     (spc_low, spc_high), (mae_low, mae_high) = ring.spc_bounds or (None, None), ring.mae_bounds or (None, None)
-    facts: dict[str, float | int | None] = {"outer": ring.outer, "inner": ring.inner, "distance_pixels": ring.distance}
+    facts: dict[str, float | int | None] = dict(zip(("outer", "inner"), ring.way, strict=True))
+    facts |= {"outer_pixels": ring.outer, "inner_pixels": ring.inner}
     facts |= {"spc": ring.spc, "spc_low": spc_low, "spc_high": spc_high, "mae": ring.mae, "mae_low": mae_low}
     return facts | {"mae_high": mae_high, "images": ring.images, "undefined": ring.undefined}

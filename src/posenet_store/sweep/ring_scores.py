@@ -13,29 +13,30 @@ from posenet_store.errors import StoreError
 from posenet_store.files import sha256_pieces
 from posenet_store.sweep.results import RunFiles, read_scores, write_scores
 
-NAMES = ("spc", "mae", "pixels", "sha256")
+NAMES = ("spc", "mae", "edges", "sha256")
 
 
 @dataclass(frozen=True)
 class RingScores:
     """Of a cell: `spc` and `mae` of each held-out image in each ring, edge to centre, float32 [n, rings].
 
-    `pixels` is the side of the images that the network sees.
+    `edges` are the distances to the border between which the rings lie, in pixels of the images that the network sees,
+    from 0 to the centre, float64 [rings + 1].
     """
 
     spc: NDArray[np.float32]
     mae: NDArray[np.float32]
-    pixels: int
+    edges: NDArray[np.float64]
 
     @property
-    def rings(self) -> int:
-        """How many rings there are."""
-        return int(self.spc.shape[1])
+    def pixels(self) -> int:
+        """The side of the images that the network sees."""
+        return round(2 * float(self.edges[-1]))
 
 
 def write_rings(files: RunFiles, cell: str, scores: RingScores) -> None:
     """Write the scores of a cell, with their digest."""
-    arrays: dict[str, NDArray[Any]] = {"spc": scores.spc, "mae": scores.mae, "pixels": np.array([scores.pixels], np.int64)}
+    arrays: dict[str, NDArray[Any]] = {"spc": scores.spc, "mae": scores.mae, "edges": scores.edges}
     (files.root / "rings").mkdir(exist_ok=True)
     write_scores(files.root / "rings" / f"{cell}.safetensors", arrays | {"sha256": _digest(arrays)})
 
@@ -49,7 +50,7 @@ def read_rings(files: RunFiles, cell: str) -> RingScores | None:
     digest = arrays.pop("sha256", None)
     if {*arrays, "sha256"} != {*NAMES} or digest is None or not np.array_equal(digest, _digest(arrays)):
         raise StoreError(f"{path} was edited or damaged since it was written; remove it and run `rings` once more")
-    return RingScores(arrays["spc"], arrays["mae"], int(arrays["pixels"][0]))
+    return RingScores(arrays["spc"], arrays["mae"], arrays["edges"])
 
 
 def _digest(arrays: dict[str, NDArray[Any]]) -> NDArray[np.uint8]:

@@ -14,7 +14,7 @@ from posenet_store.heads.file import load_head
 from posenet_store.heads.metrics import Scores
 from posenet_store.heads.model import join_heads
 from posenet_store.heads.protocols import describe_stream
-from posenet_store.heads.rings import cut_rings, score_rings
+from posenet_store.heads.rings import RingWidths, cut_rings, score_rings
 from posenet_store.store.catalogue import list_stores
 from posenet_store.store.reader import Reader, open_store
 from posenet_store.sweep.cell import HELD_OUT, Cell, make_cell_target
@@ -28,21 +28,24 @@ Advance = Callable[[int, int], None]
 """Called with how many heads are scored by now, and of how many."""
 
 
-def list_unscored(files: RunFiles, results: Iterable[Result], rings: int) -> list[Result]:
-    """Return the results with held-out scores that lack scores in so many rings."""
+def list_unscored(files: RunFiles, results: Iterable[Result], widths: RingWidths) -> list[Result]:
+    """Return the results with held-out scores that lack scores in rings of these widths."""
     tested = [result for result in results if HELD_OUT in result.scores]
-    scored = ((result, read_rings(files, result.id)) for result in tested)
-    return [result for result, scores in scored if scores is None or scores.rings != rings]
+    scored = {result.id: scores for result in tested if (scores := read_rings(files, result.id)) is not None}
+    done = {cell for cell, scores in scored.items() if np.array_equal(scores.edges, widths.find_edges(scores.pixels))}
+    return [result for result in tested if result.id not in done]
 
 
-def score_run(run: Path, results: Sequence[Result], root: Path, rings: int, advance: Advance = lambda done, total: None) -> int:
+def score_run(
+    run: Path, results: Sequence[Result], root: Path, widths: RingWidths, advance: Advance = lambda done, total: None
+) -> int:
     """Score the heads of a run in rings, and keep the scores in the run; return how many heads were scored now.
 
     Heads that share a stream are scored in one scan of the held-out rows of their store, which is looked for below `root`.
     Raises UsageError if a store is not there.
     """
     files = RunFiles(run)
-    unscored = list_unscored(files, results, rings)
+    unscored = list_unscored(files, results, widths)
     paths = {info.spec.fingerprint: info.path for info in list_stores(root).stores if info.sealed}
     passes: dict[tuple[Any, ...], list[Cell]] = {}
     for cell in (result.cell for result in unscored):
@@ -54,36 +57,39 @@ def score_run(run: Path, results: Sequence[Result], root: Path, rings: int, adva
             raise UsageError(
                 f"the store that {len(cells)} heads were trained on ({store[:8]}) is not below {root}; give --stores"
             )
-        for cell, scores in _score_cells(files, open_store(paths[store]), cells, rings):
+        for cell, scores in _score_cells(files, open_store(paths[store]), cells, widths):
             write_rings(files, cell.id, scores)
         advance(done := done + len(cells), len(unscored))
     return len(unscored)
 
 
 @torch.inference_mode()
-def _score_cells(files: RunFiles, reader: Reader, cells: Sequence[Cell], rings: int) -> Iterable[tuple[Cell, RingScores]]:
+def _score_cells(
+    files: RunFiles, reader: Reader, cells: Sequence[Cell], widths: RingWidths
+) -> Iterable[tuple[Cell, RingScores]]:
     """Return the scores of cells that share a stream of a store's held-out rows."""
     source = parse_input(join_inputs(dict.fromkeys(cell.input for cell in cells), reader.spec), reader.spec)
     groups = [
         FittedHeads(group, join_heads([load_head(files.head(cell.id))[0] for cell in group.cells]), ())
         for group in group_cells(cells, source, reader.spec)
     ]
-    score = {cell: _make_scorer(cell, rings) for fitted in groups for cell in fitted.group.cells}
+    edges = widths.find_edges(reader.spec.preprocess.size)
+    score = {cell: _make_scorer(cell, edges) for fitted in groups for cell in fitted.group.cells}
     parts: dict[Cell, list[Scores]] = {cell: [] for cell in score}
     for block in read_inputs(reader, source, cells[0].held_out, reader.spec.rows):
         for fitted in groups:
             maps = fitted.heads.predict(select_channels(block, fitted.group.channels)).numpy()
             for number, cell in enumerate(fitted.group.cells):
                 parts[cell].append(score[cell](maps[:, number]))
-    return [(cell, _join(of_cell, reader.spec.preprocess.size)) for cell, of_cell in parts.items()]
+    return [(cell, _join(of_cell, edges)) for cell, of_cell in parts.items()]
 
 
-def _make_scorer(cell: Cell, rings: int) -> Callable[[NDArray[np.float64]], Scores]:
+def _make_scorer(cell: Cell, edges: NDArray[np.float64]) -> Callable[[NDArray[np.float64]], Scores]:
     """Return what scores maps [n, h, w] of a cell's head in rings."""
     target = make_cell_target(cell)
-    return partial(score_rings, target=target, rings=cut_rings(len(target), rings))
+    return partial(score_rings, target=target, rings=cut_rings(len(target), edges))
 
 
-def _join(parts: Sequence[Scores], pixels: int) -> RingScores:
+def _join(parts: Sequence[Scores], edges: NDArray[np.float64]) -> RingScores:
     spc, mae = (np.concatenate([getattr(part, name) for part in parts]).astype(np.float32) for name in ("spc", "mae"))
-    return RingScores(spc, mae, pixels)
+    return RingScores(spc, mae, edges)
