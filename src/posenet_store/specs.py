@@ -162,6 +162,11 @@ RARE_FIELDS = ("extended_at", "tokens")
 """Fields of a StoreSpec, tuples, that are in its JSON only where they are not empty."""
 
 
+def name_folder(backbone: str, images: str, fingerprint: str) -> str:
+    """Return the name of a store's folder: its labels, as far as there is room, and the first digits of its fingerprint."""
+    return f"{shorten_name(f'{backbone}-{images}')}-{fingerprint[:8]}"
+
+
 def name_axes(array: str) -> tuple[str, ...]:
     """Return what the axes of a store's array are, behind that of the images.
 
@@ -251,8 +256,8 @@ class StoreSpec:
 
     @property
     def folder(self) -> str:
-        """The store's folder name under the store root: its labels, as far as there is room, and its fingerprint."""
-        return f"{shorten_name(f'{self.backbone}-{self.images}')}-{self.fingerprint[:8]}"
+        """The store's folder name under the store root."""
+        return name_folder(self.backbone, self.images, self.fingerprint)
 
     @property
     def maps(self) -> dict[str, tuple[int, int, int]]:

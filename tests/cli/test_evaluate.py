@@ -1,13 +1,17 @@
 """evaluate: many heads in one table, what is assumed of a state dict, and mirrored images."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from posenet_store.heads.file import load_head
+from posenet_store.heads.model import Heads
 from posenet_store.report.run import open_run
 from posenet_store.store.catalogue import find_equivalent, list_stores
 from tests.support.runs import cli
@@ -108,6 +112,50 @@ def test_all_heads_of_a_run_are_scored_with_and_without_mirrors(home: Path) -> N
             cell.input,
         )
         assert row["images"] == 40
+
+
+def test_heads_of_several_runs_are_told_apart(home: Path, tmp_path: Path) -> None:
+    """By each setting in which they differ, by the store that trained them, and by their files where the names are equal."""
+    write_images(tmp_path / "others", 20)
+    assert cli("build-store", *PIXELS, "--images", tmp_path / "others", "--stores", home / "stores").exit_code == 0
+    text = 'targets = ["H"]\nprotocols = ["ridge"]\nkernels = [1]\ntrain = ["photos", "others"]\n[erase]\ntargets = ["V"]\n'
+    (tmp_path / "erased.toml").write_text(text)
+    assert cli("sweep", tmp_path / "erased.toml", "--stores", home / "stores", "--run", tmp_path / "run").exit_code == 0
+    results = {f"{result.id}.safetensors": result for result in open_run(tmp_path / "run").results}
+    store = next(info.path for info in list_stores(home / "stores").stores if info.spec.images == "others")
+    rows = evaluate(home, "--head", tmp_path / "run/heads/*.safetensors", "--store", store)
+    stores = {info.spec.fingerprint: info.path.name for info in list_stores(home / "stores").stores}
+    for row in rows:
+        cell = results[str(row["head"])].cell
+        assert row["erase"] == ("+".join(getattr(cell.protocol, "erase", ())) or "none")
+        assert row["trained_on"] == stores[cell.store]
+    assert len({(row["erase"], row["trained_on"]) for row in rows}) == 4
+    copy = shutil.copytree(tmp_path / "run", tmp_path / "copy") / "heads" / str(rows[0]["head"])
+    both = [tmp_path / "run/heads" / copy.name, copy]
+    assert [row["head"] for row in evaluate(home, "--head", both[0], "--head", copy, "--store", store)] == list(map(str, both))
+    words = ("evaluate", "--head", both[0], "--head", copy, "--store", store, "--maps", tmp_path / "maps")
+    refused = cli(*words)
+    assert (refused.exit_code, str(copy) in refused.stderr, (tmp_path / "maps").exists()) == (2, True, False)
+    assert len(evaluate(home, "--head", both[0], "--head", both[0], "--store", store)) == 1
+
+
+@pytest.mark.parametrize("option", ["--head-padding=0", "--input=aligned", "--backbone=pixels", "--size=64", "--batch-size=2"])
+def test_an_option_that_changes_nothing_is_refused(home: Path, option: str) -> None:
+    store = next(info.path for info in list_stores(home / "stores").stores)
+    result = cli("evaluate", "--head", home / "run/heads/*.safetensors", "--store", store, option)
+    assert (result.exit_code, option.partition("=")[0] in result.stderr) == (2, True)
+
+
+def test_each_head_is_read_once(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = []
+
+    def load(path: Path) -> tuple[Heads, dict[str, Any]]:
+        read.append(path.name)
+        return load_head(path)
+
+    monkeypatch.setattr("posenet_store.sweep.head_files.load_head", load)
+    rows = evaluate(home, "--head", home / "run/heads/*.safetensors", "--images", home / "photos")
+    assert sorted(read) == sorted(str(row["head"]) for row in rows)
 
 
 def test_a_figure_a_head_is_written(home: Path, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from posenet_store.images.sources import load_image_set
 from posenet_store.specs import FORMATS
 from posenet_store.store.reader import Reader
 from posenet_store.sweep.cell import Cell
+from posenet_store.sweep.labels import Labels
 from tests.support.small import built_store, folder, tiny_backbone, write_images
 
 MODES = ("RGB", "L", "1", "P", "I;16", "LA", "RGBA", "CMYK", "I", "F")
@@ -74,7 +75,7 @@ def _write_heads(root: Path, reader: Reader) -> None:
         cell = Cell(reader.spec.fingerprint, 3, 3, source, "H", (0.0, 1.0), False, 3, 0, PROTOCOLS[name], 0)
         weight = torch.randn(1, inputs, 3, 3, generator=generator, dtype=torch.float64)
         spec = reader.spec
-        metadata = {"cell": cell.to_dict(), "network_key": spec.network_key, "network": spec.network, "backbone": spec.backbone}
+        metadata = {"cell": cell.to_dict(), "network_key": spec.network_key, **vars(Labels.of(spec))}
         save_head(root / f"{name}.safetensors", Heads(weight, torch.zeros(1).double(), 0), 0, metadata)
     state = torch.nn.Conv2d(3, 1, 3).state_dict()
     torch.save(state, root / "weights.pth")

@@ -25,7 +25,8 @@ from posenet_store.store.convert import convert_store
 from posenet_store.store.reader import open_store
 from posenet_store.store.removal import find_leftovers
 from posenet_store.store.verify import find_damage
-from posenet_store.sweep.evaluate import ExternalHead, evaluate_external, evaluate_head
+from posenet_store.sweep.evaluate import evaluate_external, evaluate_head
+from posenet_store.sweep.head_files import ExternalHead
 from posenet_store.sweep.plan import plan_sweep
 from posenet_store.sweep.spec import EXPERIMENTS, load_sweep
 from tests.support.fuzz_mutate import mutate_bytes, mutate_json, mutate_text
@@ -170,7 +171,7 @@ def use_weights(samples: Path, data: bytes, folder: Path) -> None:
     """Score another program's head on a store, from either kind of file."""
     path = folder / ("w.pth" if data[:2] == b"PK" or b"{" not in data[:16] else "w.safetensors")
     path.write_bytes(data)
-    evaluate_external(path, open_store(samples / "zarr/store"), ExternalHead("H")).rows()
+    evaluate_external(ExternalHead(path, "H"), open_store(samples / "zarr/store")).rows()
 
 
 def make_head(samples: list[bytes], rng: random.Random) -> bytes:

@@ -17,7 +17,9 @@ from posenet_store.images.image_set import load_folder
 from posenet_store.specs import BackboneSpec
 from posenet_store.store.reader import Reader
 from posenet_store.sweep.cell import Cell, parse_cell
-from posenet_store.sweep.evaluate import ExternalHead, evaluate_external, evaluate_head
+from posenet_store.sweep.evaluate import evaluate_external, evaluate_head
+from posenet_store.sweep.head_files import ExternalHead
+from posenet_store.sweep.labels import Labels
 from tests.support.runs import cli
 from tests.support.small import built_store, folder, tiny_backbone, write_images
 
@@ -40,7 +42,7 @@ def make_cell(**changes: Any) -> Cell:
 
 def make_head(reader: Reader) -> tuple[Tensors, Texts]:
     """Return the tensors and metadata of a sound head of the store's network."""
-    metadata = {"network_key": reader.spec.network_key, "network": "tiny", "backbone": "tiny", "cell": make_cell().to_dict()}
+    metadata = {"network_key": reader.spec.network_key, **vars(Labels.of(reader.spec)), "cell": make_cell().to_dict()}
     tensors = {"weight": torch.ones(1, 9, 3, 3).double(), "bias": torch.zeros(1).double()}
     return tensors, json.loads(json.dumps(metadata | {"padding": 0, "sigmoid": False, "size": 0}))
 
@@ -250,7 +252,7 @@ EXTERNAL: dict[str, Any] = {
 def test_a_crafted_external_head_is_one_sentence(reader: Reader, tmp_path: Path, state: Any) -> None:
     torch.save(state, tmp_path / "a.pth")
     with pytest.raises(PosenetStoreError):
-        evaluate_external(tmp_path / "a.pth", reader, ExternalHead("H"))
+        evaluate_external(ExternalHead(tmp_path / "a.pth", "H"), reader)
     result = cli("evaluate", "--head", tmp_path / "a.pth", "--target", "H", "--store", folder(reader))
     assert result.exit_code in (1, 2), result.output
     assert (result.stderr.startswith("error: "), result.stderr.count("\n")) == (True, 1)
@@ -259,7 +261,7 @@ def test_a_crafted_external_head_is_one_sentence(reader: Reader, tmp_path: Path,
 @pytest.mark.filterwarnings("ignore")  # of NumPy, of numbers that overflow
 def test_numbers_that_overflow_are_scores_without_a_value(reader: Reader, tmp_path: Path) -> None:
     torch.save({"w": torch.full((1, 9, 3, 3), 1e308, dtype=torch.float64)}, tmp_path / "a.pth")
-    (row,) = evaluate_external(tmp_path / "a.pth", reader, ExternalHead("H")).rows()
+    (row,) = evaluate_external(ExternalHead(tmp_path / "a.pth", "H"), reader).rows()
     assert row["nonfinite"] == row["images"] or row["mae"] > 1e300
 
 

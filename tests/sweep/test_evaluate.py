@@ -15,7 +15,8 @@ from posenet_store.images.image_set import load_folder
 from posenet_store.images.sources import load_image_set
 from posenet_store.report.figures.head_maps import draw_head_maps
 from posenet_store.store.reader import Reader
-from posenet_store.sweep.evaluate import ExternalHead, check_mirrored, evaluate_external, evaluate_heads, open_external_head
+from posenet_store.sweep.evaluate import check_mirrored, evaluate_external, evaluate_heads
+from posenet_store.sweep.head_files import ExternalHead
 from tests.support.small import built_store, tiny_backbone, write_images
 
 
@@ -39,7 +40,7 @@ def test_scores_are_those_of_the_convolution_itself(reader: Reader, tmp_path: Pa
     torch.manual_seed(0)
     conv = nn.Conv2d(9, 1, 5, padding=1, bias=bias)
     state = {f"module.readout.{key}": value.detach() for key, value in conv.state_dict().items()}
-    (row,) = evaluate_external(saved(tmp_path / name, state), reader, ExternalHead("V", padding=1)).rows()
+    (row,) = evaluate_external(ExternalHead(saved(tmp_path / name, state), "V", padding=1), reader).rows()
     features = torch.from_numpy(reader.read("aligned", 0, 6).astype(np.float32))
     goal = make_target_map("V", 26)
     maps = conv(features).detach().numpy()[:, 0]
@@ -52,7 +53,7 @@ def test_scores_are_those_of_the_convolution_itself(reader: Reader, tmp_path: Pa
 def test_the_convolution_must_fit_the_features(reader: Reader, tmp_path: Path) -> None:
     path = saved(tmp_path / "a.pth", nn.Conv2d(15, 1, 3).state_dict())
     with pytest.raises(UsageError, match=r"reads 15 channels; 'aligned' of .* has 9"):
-        evaluate_external(path, reader, ExternalHead("H"))
+        evaluate_external(ExternalHead(path, "H"), reader)
 
 
 @pytest.mark.parametrize(
@@ -66,7 +67,7 @@ def test_the_convolution_must_fit_the_features(reader: Reader, tmp_path: Path) -
 )
 def test_anything_but_one_convolution_is_refused(reader: Reader, tmp_path: Path, state: dict[str, Tensor]) -> None:
     with pytest.raises(UsageError, match="no single convolution with one output"):
-        evaluate_external(saved(tmp_path / "a.pth", state), reader, ExternalHead("H"))
+        evaluate_external(ExternalHead(saved(tmp_path / "a.pth", state), "H"), reader)
 
 
 def test_code_in_a_file_is_never_run(reader: Reader, tmp_path: Path) -> None:
@@ -76,14 +77,14 @@ def test_code_in_a_file_is_never_run(reader: Reader, tmp_path: Path) -> None:
 
     torch.save({"w": Evil()}, tmp_path / "a.pth")
     with pytest.raises(UsageError, match="code, which is never run"):
-        evaluate_external(tmp_path / "a.pth", reader, ExternalHead("H"))
+        evaluate_external(ExternalHead(tmp_path / "a.pth", "H"), reader)
     assert not (tmp_path / "ran").exists()
 
 
 def test_contributions_of_the_channels_sum_to_the_mean_map(reader: Reader, tmp_path: Path) -> None:
     torch.manual_seed(1)
     conv = nn.Conv2d(9, 1, 3, padding=1)
-    evaluation = evaluate_external(saved(tmp_path / "a.pth", conv.state_dict()), reader, ExternalHead("G", padding=1))
+    evaluation = evaluate_external(ExternalHead(saved(tmp_path / "a.pth", conv.state_dict()), "G", padding=1), reader)
     assert evaluation.contributions is not None and conv.bias is not None
     features = torch.from_numpy(reader.read("aligned", 0, 6).astype(np.float64))
     mean = conv.double()(features).mean(dim=0)[0].detach().numpy()
@@ -100,7 +101,7 @@ def test_contributions_of_the_channels_sum_to_the_mean_map(reader: Reader, tmp_p
 def test_a_missing_file_is_said_to_be_missing(reader: Reader, tmp_path: Path) -> None:
     for name in ("none.pth", "none.safetensors"):
         with pytest.raises(UsageError, match="does not exist"):
-            evaluate_external(tmp_path / name, reader, ExternalHead("H"))
+            evaluate_external(ExternalHead(tmp_path / name, "H"), reader)
 
 
 def published_head(path: Path, channels: int = 3, kernel: int = 3, seed: int = 0) -> Path:
@@ -118,9 +119,9 @@ def test_many_heads_are_scored_as_each_alone(reader: Reader, tmp_path: Path) -> 
         [(3, "H", "aligned", 9), (5, "V", "aligned:f1", 3), (1, "G", "aligned", 9)]
     ):
         path = published_head(tmp_path / f"{seed}.weights", channels, kernel, seed)
-        heads.append((path, ExternalHead(target, source)))
-    together = evaluate_heads([open_external_head(path, reader, head) for path, head in heads], reader)
-    alone = [evaluate_external(path, reader, head) for path, head in heads]
+        heads.append(ExternalHead(path, target, source))
+    together = evaluate_heads([head.open(reader) for head in heads])
+    alone = [evaluate_external(head, reader) for head in heads]
     assert [evaluation.rows() for evaluation in together] == [evaluation.rows() for evaluation in alone]
     for one, other in zip(together, alone, strict=True):
         assert one.contributions is not None and other.contributions is not None
@@ -134,7 +135,7 @@ def test_mirrored_images_are_scored_against_the_mirrored_map(tmp_path: Path) -> 
         for way in ("", "@mirrored")
     ]
     path = published_head(tmp_path / "a.weights", channels=9)
-    (evaluation,) = evaluate_heads([open_external_head(path, readers[0], ExternalHead("ramp:30"))], *readers)
+    (evaluation,) = evaluate_heads([ExternalHead(path, "ramp:30").open(*readers)])
     conv = nn.Conv2d(9, 1, 3).double()
     conv.load_state_dict({name.removeprefix("conv."): value.double() for name, value in torch.load(path).items()})
     goal = make_target_map("ramp:30", 26)
@@ -155,9 +156,9 @@ def test_mirrored_images_are_scored_against_the_mirrored_map(tmp_path: Path) -> 
 
 def test_only_the_mirror_images_of_the_same_rows_are_paired(reader: Reader, tmp_path: Path) -> None:
     other = built_store(tmp_path / "stores", load_folder(write_images(tmp_path / "photos", 5)), tiny_backbone(), "aligned")
-    head = open_external_head(published_head(tmp_path / "a.weights", channels=9), reader, ExternalHead("H"))
+    head = ExternalHead(published_head(tmp_path / "a.weights", channels=9), "H")
     with pytest.raises(UsageError, match="mirror images"):
-        evaluate_heads([head], reader, other)
+        evaluate_heads([head.open(reader, other)])
 
 
 def test_a_store_is_not_that_of_its_own_mirror_images(reader: Reader) -> None:

@@ -1,20 +1,28 @@
 """evaluate: score heads on a store or on images."""
 
 import glob
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from click.core import ParameterSource
 
 from posenet_store.cli.build_progress import build_with_progress
 from posenet_store.cli.build_store import find_inputs, report_device
 from posenet_store.cli.help import command
 from posenet_store.cli.images import load_images
-from posenet_store.cli.options import backbone_options, image_options, int_range, json_option, list_given, stores_option
+from posenet_store.cli.options import (
+    OPTIONS,
+    backbone_options,
+    image_options,
+    int_range,
+    is_given,
+    json_option,
+    list_given,
+    stores_option,
+)
 from posenet_store.cli.output import print_json, print_line, print_table
 from posenet_store.errors import UsageError
 from posenet_store.files import check_writable, expand_user
@@ -26,11 +34,16 @@ from posenet_store.store.reader import Reader, open_store
 if TYPE_CHECKING:  # the real imports are in the commands: --help must not load torch
     from posenet_store.images.sources import Load
     from posenet_store.specs import BackboneSpec
-    from posenet_store.sweep.evaluate import Evaluation, ExternalHead, OpenedHead
+    from posenet_store.sweep.evaluate import Evaluation
+    from posenet_store.sweep.head_files import CellHead, ExternalHead, OpenedHead
 
-    Question = tuple[Path, ExternalHead | None]
+    Head = CellHead | ExternalHead
+    Stores = tuple[Reader, Reader | None]
 
 MIRRORED = "mirrored"
+SCORES = ("spc", "mae")
+SHOWN = ("target", "kernel", "padding", "input", "images")
+"""Fields of heads that have a column anyway."""
 
 
 @command(example="evaluate --head runs/a/heads/ID.safetensors --images bear.jpg")
@@ -68,31 +81,49 @@ def evaluate(
         raise click.UsageError("give either --store or --images")
     if mirrored and source is None:
         raise click.UsageError("--mirrored needs --images, whose mirror images it shows to the network")
-    heads = _list_heads(patterns, targets)
+    _refuse_ignored(store is not None, bool(targets), network)
+    files = _list_files(patterns, targets)
     if maps is not None:
         check_writable(maps, "--maps")
+        _check_names([path for path, _ in files])
     if source is not None and targets and network.name is None:
         raise click.UsageError("an external head does not record its network: give --backbone")
     load = None if source is None else find_inputs(source, data_root, network, root)
-    opened = open_store(store) if store else None
+    reader = open_store(store) if store else None
 
-    from posenet_store.sweep.evaluate import ExternalHead
+    from posenet_store.sweep.evaluate import evaluate_heads
+    from posenet_store.sweep.head_files import ExternalHead, load_cell_head
 
-    questions = [(path, ExternalHead(target, source_text, head_padding) if target else None) for path, target in heads]
-    images = _Images(source, load, network, root, batch_size, mirrored) if source and load else None
-    evaluated = _evaluate(questions, opened, images)
+    heads: list[Head] = [
+        ExternalHead(path, target, source_text, head_padding) if target else load_cell_head(path) for path, target in files
+    ]
+    stores: list[Stores] = [(reader, None) for _ in heads if reader is not None]
+    if source is not None and load is not None:
+        stores = _Images(source, load, network, root, batch_size, mirrored).find_stores(heads)
+    opened = [head.open(*readers) for head, readers in zip(heads, stores, strict=True)]
+    evaluated = evaluate_heads(opened)
     if maps is not None:
-        _draw_maps(evaluated, maps)
+        _draw_maps([path for path, _ in files], evaluated, maps)
     _note_padding(targets, head_padding)
-    rows = [row for question, (head, evaluation) in zip(questions, evaluated, strict=True)
-            for row in _list_rows(head, evaluation, question[1], named=len(heads) > 1)]  # fmt: skip
+    rows = _list_rows(heads, opened, evaluated)
     if as_json:
         print_json(rows)
     else:
-        print_table(list(rows[0]), [[_shown(value) for value in row.values()] for row in rows])
+        print_table(list(rows[0]), [[_format(name, value) for name, value in row.items()] for row in rows])
 
 
-def _list_heads(patterns: Sequence[str], targets: Sequence[str]) -> list[tuple[Path, str]]:
+def _refuse_ignored(on_store: bool, external: bool, network: "BackboneSpec") -> None:
+    """Raise UsageError for an option that was typed and would change nothing."""
+    recorded = [option for name, option in (("head_padding", "--head-padding"), ("source_text", "--input")) if is_given(name)]
+    if recorded and not external:
+        raise UsageError(f"{recorded[0]} is for external heads, whose --target is given; the head of a sweep records its own")
+    computing = [f"--{OPTIONS.get(name, name)}" for name in list_given(network)]
+    computing += ["--batch-size"] if is_given("batch_size") else []
+    if computing and on_store:
+        raise UsageError(f"{computing[0]} is for features of --images; those of --store are computed already: leave it out")
+
+
+def _list_files(patterns: Sequence[str], targets: Sequence[str]) -> list[tuple[Path, str]]:
     """Return each file with its target, "" without one; raises UsageError for what matches no file, and for other counts."""
     if len(targets) not in (0, 1, len(patterns)):
         raise UsageError(
@@ -102,7 +133,8 @@ def _list_heads(patterns: Sequence[str], targets: Sequence[str]) -> list[tuple[P
     for name in names:
         make_native_map(name)
     named = names if len(names) == len(patterns) else [*names, ""][:1] * len(patterns)
-    return [(path, name) for pattern, name in zip(patterns, named, strict=True) for path in _match_files(pattern)]
+    pairs = ((path, name) for pattern, name in zip(patterns, named, strict=True) for path in _match_files(pattern))
+    return list(dict.fromkeys(pairs))
 
 
 def _match_files(pattern: str) -> list[Path]:
@@ -117,58 +149,68 @@ def _match_files(pattern: str) -> list[Path]:
     return paths
 
 
+def _check_names(paths: Sequence[Path]) -> None:
+    """Raise UsageError if the figures of two heads would have one name."""
+    known: dict[str, Path] = {}
+    for path in paths:
+        if path.stem in known:
+            raise UsageError(
+                f"--maps calls a figure after its head, and {known[path.stem]} and {path} would have one: evaluate them apart"
+            )
+        known[path.stem] = path
+
+
 def _note_padding(targets: Sequence[str], padding: int) -> None:
     """Say which padding was taken for that of external heads where nobody gave one."""
-    source = click.get_current_context().get_parameter_source("head_padding")
-    if targets and source is ParameterSource.DEFAULT:
+    if targets and not is_given("head_padding"):
         print_line(
             f"note: a state dict does not record the padding of its head; {padding} is assumed (--head-padding)", err=True
         )
 
 
 def _list_rows(
-    head: "OpenedHead", evaluation: "Evaluation", question: "ExternalHead | None", named: bool
-) -> Iterator[dict[str, Any]]:
-    """Yield a row a test; of several heads, and of an external one, also what the head is: a state dict does not say it."""
-    kind = {"kernel": head.heads.weight.shape[-1], "padding": head.heads.padding, "input": head.input}
-    for row in evaluation.rows():
-        yield ({"head": head.name} if named else {}) | row | (kind if named or question else {})
+    heads: "Sequence[Head]", opened: "Sequence[OpenedHead]", evaluated: "Sequence[Evaluation]"
+) -> list[dict[str, Any]]:
+    """Return a row a test of each head; of several heads, and of an external one, also what the head is.
+
+    A state dict does not say it. Heads of sweeps also have each field in which they differ, and the store that trained them.
+    """
+    from posenet_store.report.records import get_fields, list_varying
+    from posenet_store.sweep.head_files import CellHead
+
+    names, cells = [head.path.name for head in heads], [head for head in heads if isinstance(head, CellHead)]
+    varying = [name for name in list_varying(cells) if name not in SHOWN]
+    stores = len({cell.cell.store for cell in cells}) > 1
+    rows = []
+    for head, name, of_store, evaluation in zip(heads, names, opened, evaluated, strict=True):
+        called = {"head": name if names.count(name) == 1 else str(head.path)} if len(heads) > 1 else {}
+        kind: dict[str, Any] = {
+            "kernel": of_store.heads.weight.shape[-1],
+            "padding": of_store.heads.padding,
+            "input": head.input,
+        }
+        if isinstance(head, CellHead):
+            kind = (kind if called else {}) | {field: get_fields(head)[field] for field in varying}
+            kind |= {"trained_on": head.trained_on} if stores else {}
+        rows += [called | row | kind for row in evaluation.rows()]
+    return rows
 
 
-def _shown(value: object) -> str:
-    return "undef." if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
+def _format(name: str, value: object) -> str:
+    """Return a fact of a row for people: an undefined score as such, a setting that a protocol does not have as nothing."""
+    if name in SCORES:
+        return "undef." if value is None else f"{value:.4f}"
+    return "" if value is None else str(value)
 
 
-def _draw_maps(evaluated: "Sequence[tuple[OpenedHead, Evaluation]]", folder: Path) -> None:
+def _draw_maps(paths: Sequence[Path], evaluated: "Sequence[Evaluation]", folder: Path) -> None:
     """Draw a figure a head, called after its file where there are several."""
     from posenet_store.report.figures.head_maps import draw_head_maps
 
-    for head, evaluation in evaluated:
+    for path, evaluation in zip(paths, evaluated, strict=True):
         picture = draw_head_maps(evaluation)
-        for path in replace(picture, name=Path(head.name).stem if len(evaluated) > 1 else picture.name).save(folder):
-            print_line(f"written: {path}", err=True)
-
-
-def _evaluate(
-    questions: "Sequence[Question]", opened: Reader | None, images: "_Images | None"
-) -> "list[tuple[OpenedHead, Evaluation]]":
-    """Open and score heads, those of one network together; return them in their order."""
-    from posenet_store.sweep.evaluate import evaluate_heads, open_external_head, open_head
-
-    evaluated: dict[int, tuple[OpenedHead, Evaluation]] = {}
-    stores = [images.choose_store(*question) if images else None for question in questions]
-    for wanted in dict.fromkeys(stores):
-        numbers = [number for number, store in enumerate(stores) if store == wanted]
-        reader, mirrored = opened, None
-        if wanted is not None and images is not None:
-            reader, mirrored = images.open(wanted, [questions[number] for number in numbers])
-        if reader is None:
-            raise ValueError("neither a store nor images to score heads on")
-        heads = [open_external_head(path, reader, question) if question else open_head(path, reader)
-                 for path, question in (questions[number] for number in numbers)]  # fmt: skip
-        results = evaluate_heads(heads, reader, mirrored)
-        evaluated |= dict(zip(numbers, zip(heads, results, strict=True), strict=True))
-    return [evaluated[number] for number in range(len(questions))]
+        for written in replace(picture, name=path.stem if len(paths) > 1 else picture.name).save(folder):
+            print_line(f"written: {written}", err=True)
 
 
 @dataclass(frozen=True)
@@ -182,38 +224,46 @@ class _Images:
     batch_size: int | None
     mirrored: bool
 
-    def choose_store(self, head: Path, question: "ExternalHead | None") -> "tuple[BackboneSpec, str]":
+    def find_stores(self, heads: "Sequence[Head]") -> "list[Stores]":
+        """Return each head's store of the images and, if asked for, of the mirrored ones; build those that are missing."""
+        wanted = [self._choose_store(head) for head in heads]
+        readers = {
+            (network, layout): self._open(
+                network, layout, [head for head, store in zip(heads, wanted, strict=True) if store == (network, layout)]
+            )
+            for network, layout in dict.fromkeys(wanted)
+        }
+        return [readers[store] for store in wanted]
+
+    def _choose_store(self, head: "Head") -> "tuple[BackboneSpec, str]":
         """Return network and layout of the store that a head needs: the typed ones, or those that a sweep's head records."""
         from posenet_store.specs import BackboneSpec
-        from posenet_store.sweep.cell import parse_cell
-        from posenet_store.sweep.evaluate import load_cell_head
+        from posenet_store.sweep.head_files import ExternalHead
         from posenet_store.sweep.inputs import reads_all_channels
 
-        made, network = {} if question else load_cell_head(head)[1], self.network
-        if network.name is None:
-            if "network_spec" not in made:
-                raise click.UsageError(f"{head} does not record where its network comes from: give --backbone and --weights")
-            network = replace(BackboneSpec.from_dict(made["network_spec"]), **list_given(network), device=network.device)
-        text = question.input if question else parse_cell(made["cell"], head.name).input
-        return network, "native" if reads_all_channels(text) else "aligned"
+        network = self.network
+        if network.name is None and not isinstance(head, ExternalHead):
+            if head.network_spec is None:
+                raise click.UsageError(
+                    f"{head.path} does not record where its network comes from: give --backbone and --weights"
+                )
+            network = replace(BackboneSpec.from_dict(head.network_spec), **list_given(network), device=network.device)
+        return network, "native" if reads_all_channels(head.input) else "aligned"
 
-    def open(self, store: "tuple[BackboneSpec, str]", heads: "Sequence[Question]") -> tuple[Reader, Reader | None]:
-        """Build, or find, the stores of the images and, if asked for, of the mirrored ones, that heads are to be scored on."""
+    def _open(self, network: "BackboneSpec", layout: str, heads: "Sequence[Head]") -> "Stores":
+        """Build, or find, the stores of the images and of the mirrored ones that heads are to be scored on."""
         from posenet_store.backbones.load import load_backbone
         from posenet_store.extraction.build import build_store, plan_store
         from posenet_store.images.transforms import parse_transform, transform_images
-        from posenet_store.sweep.evaluate import check_network, load_cell_head
 
-        network, layout = store
         frozen = load_backbone(network)
         place = report_device(frozen, network.device)
         readers: list[Reader] = []
         loaded = load_images(self.source, self.load)
         for images in (loaded, transform_images(loaded, parse_transform(MIRRORED)))[: 1 + self.mirrored]:
             plan = plan_store(images, frozen, layout, "float32")
-            for path, question in heads:
-                if not question:
-                    check_network(path, load_cell_head(path)[1], plan.spec)  # before the store is built
+            for head in heads:
+                head.check_network(plan.spec)  # before the store is built
             location = find_equivalent(plan.spec, self.root)
             if location is None:
                 build = partial(build_store, images, frozen, plan, self.root, batch_size=self.batch_size)

@@ -4,10 +4,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from click.core import ParameterSource
 
 from posenet_store.cli.images import load_images
-from posenet_store.cli.options import list_given
+from posenet_store.cli.options import OPTIONS, is_given, list_given
 from posenet_store.cli.output import print_line
 from posenet_store.errors import UsageError
 from posenet_store.specs import BackboneSpec
@@ -18,14 +17,6 @@ if TYPE_CHECKING:
     from posenet_store.images.sources import Load
     from posenet_store.store.plan import Plan
     from posenet_store.store.reader import Reader
-
-OPTIONS = {"name": "backbone", "compute": "precision, --compile"}
-"""Fields of a network whose options are called otherwise."""
-
-
-def is_given(name: str) -> bool:
-    """Return whether an option of the present command was typed, or set in the environment."""
-    return click.get_current_context().get_parameter_source(name) not in (None, ParameterSource.DEFAULT)
 
 
 def open_base(store: str | None, network: BackboneSpec, root: Path) -> "tuple[Reader | None, BackboneSpec, Path]":

@@ -100,14 +100,22 @@ _BACKBONE_OPTIONS = (
 )  # fmt: skip
 
 
+OPTIONS = {"name": "backbone", "compute": "precision, --compile"}
+"""Fields of a network whose options are called otherwise."""
+
+
+def is_given(name: str) -> bool:
+    """Return whether an option of the present command was typed, or set in the environment."""
+    return click.get_current_context().get_parameter_source(name) not in (None, ParameterSource.DEFAULT)
+
+
 def list_given(network: BackboneSpec) -> dict[str, Any]:
     """Return the fields of `network` that were typed, not left at their defaults."""
-    context = click.get_current_context()
     options = {"compute": ("precision", "compiled")}
     given = (
         field.name for field in fields(network)
         for option in options.get(field.name, (field.name,))
-        if context.get_parameter_source(option) not in (None, ParameterSource.DEFAULT)
+        if is_given(option)
     )  # fmt: skip
     return {name: getattr(network, name) for name in given}
 

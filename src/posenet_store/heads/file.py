@@ -18,7 +18,8 @@ from posenet_store.state_dicts import find_fault, read_safetensors
 from posenet_store.toml_config import check_range
 
 METADATA = {
-    "cell": dict, "network_key": str, "network": str, "backbone": str, "padding": int, "sigmoid": bool, "size": int,
+    "cell": dict, "network_key": str, "network": str, "backbone": str, "images": str, "weights_kind": str,
+    "network_padding": str, "network_sha256": str, "images_sha256": str, "padding": int, "sigmoid": bool, "size": int,
 }  # fmt: skip
 """What the metadata of every head have, with their types."""
 

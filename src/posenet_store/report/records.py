@@ -4,11 +4,12 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from math import inf
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from posenet_store.errors import UsageError, unknown
 from posenet_store.heads.protocols import PROTOCOLS
 from posenet_store.specs import NO_WEIGHTS, RANDOM, ZEROS
+from posenet_store.sweep.cell import Cell
 from posenet_store.sweep.labels import Labels
 from posenet_store.sweep.results import Result
 from posenet_store.sweep.tables import COLUMNS
@@ -27,7 +28,21 @@ SETTINGS = tuple(dict.fromkeys(f.name for kind in PROTOCOLS.values() for f in fi
 FIELDS = tuple(dict.fromkeys((*COLUMNS[1:], "train_rows", "held_out", "value_range", "normalise", *SETTINGS)))
 
 
-def get_fields(result: Result) -> dict[str, Any]:
+class Described(Protocol):
+    """A result or a head of a sweep: its cell, and the labels of the store that trained it."""
+
+    @property
+    def cell(self) -> Cell:
+        """The cell."""
+        ...
+
+    @property
+    def labels(self) -> Labels:
+        """The labels."""
+        ...
+
+
+def get_fields(result: Described) -> dict[str, Any]:
     """Return a cell's fields by name; a list is text, a setting that its protocol does not have is None."""
     protocol = result.cell.protocol
     known = vars(protocol) | vars(result.cell) | vars(result.labels) | {"protocol": protocol.name}
@@ -109,7 +124,7 @@ def list_values(results: Iterable[Result], field: str) -> list[Any]:
     return [value for value in values if value is not None]
 
 
-def list_varying(results: Sequence[Result]) -> list[str]:
+def list_varying(results: Sequence[Described]) -> list[str]:
     """Return the fields that have more than one value."""
     rows = [get_fields(result) for result in results]
     return [name for name in FIELDS if len({row[name] for row in rows} - {None}) > 1]
