@@ -15,7 +15,7 @@ from posenet_store.backbones.load import load_classifier
 from posenet_store.errors import UsageError
 from posenet_store.extraction.accuracy import classify_images, find_classes
 from posenet_store.images.sources import load_image_set
-from posenet_store.report.accuracy import find_mcnemar_p, list_accuracies
+from posenet_store.report.accuracy import list_accuracies
 from posenet_store.specs import BackboneSpec
 from tests.support.runs import cli
 from tests.support.small import write_images
@@ -79,7 +79,16 @@ def test_networks_are_compared_on_the_same_images() -> None:
     assert (first["top1"], first["images"], first["p"]) == (0.6, 25, None)
     assert second["difference"] == pytest.approx(-0.2)
     assert second["p"] == pytest.approx(binomtest(0, 5).pvalue)
-    assert find_mcnemar_p(3, 9) == pytest.approx(binomtest(3, 12).pvalue)
+    assert second["difference_low"] < -0.2 < second["difference_high"] < 0
+    assert first["top1_low"] == pytest.approx(binomtest(15, 25).proportion_ci(0.95, "wilson").low)
+
+
+def test_networks_that_agree_on_every_image_still_have_an_interval() -> None:
+    """A t interval of equal answers has no width, as if no other images could tell the networks apart."""
+    answers = np.array([1.0, 0, np.nan, 1] * 8)
+    _, second = list_accuracies({"plain": answers, "erased": answers.copy()}).records
+    assert (second["difference"], second["p"]) == (0, 1)
+    assert second["difference_low"] == -second["difference_high"] < -0.02
 
 
 def test_the_command_says_what_it_needs(tmp_path: Path) -> None:

@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import sqrt
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from posenet_store.errors import UsageError
+from posenet_store.heads.proportions import find_wilson_bounds
 from posenet_store.heads.softmax import train_softmax
 from posenet_store.store.reader import Reader
 
@@ -30,16 +30,8 @@ class Accuracy:
         return self.right / self.images
 
     def find_bounds(self) -> tuple[float, float]:
-        """Return Wilson's 95 % interval, which also holds near 0 and 1.
-
-        >>> [round(bound, 3) for bound in Accuracy(10, 10, 9).find_bounds()]
-        [0.722, 1.0]
-        """
-        z = 1.959963984540054
-        centre = self.share + z**2 / (2 * self.images)
-        half = z * sqrt(self.share * (1 - self.share) / self.images + z**2 / (4 * self.images**2))
-        total = 1 + z**2 / self.images
-        return max(0.0, (centre - half) / total), min(1.0, (centre + half) / total)
+        """Return its 95 % interval."""
+        return find_wilson_bounds(self.right, self.images)
 
 
 def count_held_out(rows: int) -> int:
