@@ -31,8 +31,8 @@ def newcombe(table: tuple[int, int, int, int]) -> tuple[float, float]:
     (l1, u1), (l2, u2) = (
         (ci.low, ci.high) for ci in (binomtest(k, n).proportion_ci(0.95, "wilson") for k in (e + f, e + g))
     )  # fmt: skip
-    numerator = e * h - f * g
-    numerator = numerator - n / 2 if numerator > n / 2 else min(numerator, 0)
+    product_of_sides = e * h - f * g
+    numerator = product_of_sides - n / 2 if product_of_sides > n / 2 else min(product_of_sides, 0)
     denominator = np.sqrt(float((e + f) * (g + h) * (e + g) * (f + h)))
     phi = numerator / denominator if denominator else 0.0
     delta = (p2 - l2) ** 2 - 2 * phi * (p2 - l2) * (u1 - p1) + (u1 - p1) ** 2

@@ -14,8 +14,8 @@ from posenet_store.heads.metrics import rank_maps
 from posenet_store.report.html.findings import Finding, describe_tests, find_findings
 from posenet_store.report.html.warnings import list_warnings
 from posenet_store.report.pairs import Partner
-from posenet_store.report.scores import MeanScore, ScoreArchive, find_chances, format_chance, pool_seeds
-from posenet_store.report.significance import correct_holm, estimate_mean, permuted_p, shifted_p
+from posenet_store.report.scores import MeanScore, ScoreArchive, find_chances, pool_seeds
+from posenet_store.report.significance import correct_holm, estimate_mean, permuted_p
 from posenet_store.report.table import make_table2, table_lines
 from posenet_store.sweep.cell import make_cell_target
 from posenet_store.sweep.results import Result, RunFiles, load_run
@@ -56,15 +56,12 @@ def test_p_is_of_the_images_corrected_for_all_entries(tmp_path: Path) -> None:
     assert chances[0] and chances[0].p > 0.01
 
 
-def test_a_single_image_is_tested_by_shifts_and_its_floor_is_said(tmp_path: Path) -> None:
-    partner = predicted(count=1, strength=1.0, noise=0.01)
-    records, archive = opened(tmp_path, partner)
-    (chance,) = find_chances([(records, "held-out")], archive)
-    expected = shifted_p(partner.scores["ranks/held-out"][None], make_cell_target(records[0].cell))
-    assert chance and (chance.p, chance.corrected, chance.least) == (expected[0][0], None, expected[1])
-    assert format_chance(chance) == ".0096 (floor)"
+def test_a_single_image_has_no_p(tmp_path: Path) -> None:
+    """A smooth map that knows nothing is as much a ramp as any placement of the ramp: .2 of them had p of shifts below .05."""
+    records, archive = opened(tmp_path, predicted(count=1, strength=1.0, noise=0.01))
+    assert find_chances([(records, "held-out")], archive) == [None]
     (row,) = [row for row in make_table2(records, archive).records if row["numbers"].startswith("ours")]
-    assert (row["p"], row["p_corrected"], row["p_shifted"]) == (None, None, chance.p)
+    assert (row["p"], row["p_corrected"]) == (None, None)
 
 
 def test_p_of_permuted_positions_is_shown_on_request_only(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """Means over seeds with their intervals, and how probable they are by chance, from the arrays that runs keep."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import inf
@@ -17,7 +17,6 @@ from posenet_store.report.significance import (
     correct_holm,
     estimate_mean,
     permuted_p,
-    shifted_p,
 )
 from posenet_store.report.text_table import format_interval, format_number, format_p, join_entry
 from posenet_store.sweep.cell import make_cell_target
@@ -143,8 +142,7 @@ class MeanScore:
             facts |= {f"{name}_low": low, f"{name}_high": high}
         facts |= {"images": self.images, "undefined": self.undefined}
         p, corrected = (self.chance.p, self.chance.corrected) if self.chance else (None, None)
-        of_images, of_shifts = (p, None) if corrected is not None else (None, p)
-        return facts | {"p": of_images, "p_corrected": corrected, "p_shifted": of_shifts, "p_permuted": self.permuted}
+        return facts | {"p": p, "p_corrected": corrected, "p_permuted": self.permuted}
 
 
 def defined_scores(summaries: Sequence[ScoreSummary]) -> tuple[list[float], list[float]]:
@@ -170,16 +168,12 @@ def pool_seeds(results: Sequence[Result], test: str, archive: ScoreArchive = EMP
 
 
 def format_chance(chance: Chance | None) -> str:
-    """Return the corrected p, or that of shifts as such, with a word where no smaller one is possible.
+    """Return the corrected p, nothing without one.
 
-    >>> format_chance(Chance(0.001, 0.012)), format_chance(Chance(0.0096, least=0.0096)), format_chance(None)
-    ('.0120', '.0096 (floor)', '')
+    >>> format_chance(Chance(0.001, 0.012)), format_chance(None)
+    ('.0120', '')
     """
-    if chance is None:
-        return ""
-    if chance.corrected is not None:
-        return format_p(chance.corrected)
-    return f"{format_p(chance.p)} (floor)" if chance.at_floor else format_p(chance.p)
+    return format_p(chance.corrected if chance else None)
 
 
 Entry = tuple[Sequence[Result], str]
@@ -187,26 +181,15 @@ Entry = tuple[Sequence[Result], str]
 
 
 def find_chances(entries: Sequence[Entry], archive: ScoreArchive) -> list[Chance | None]:
-    """Return how probable the mean SPC of each entry is by chance; None for entries that have no defined SPC.
+    """Return how probable the mean SPC of each entry is by chance; None for entries of fewer than two defined SPC.
 
-    Entries of several images are tested over images and seeds, and corrected together; single images by shifts.
+    The tests are over images and seeds, and corrected together. A single image has none: a smooth map that knows nothing is
+    often as much a ramp as the target, and no other image says how often.
     """
     estimates = [archive.estimate(results, f"spc/{test}") for results, test in entries]
     values = [estimate.find_p() for estimate in estimates if estimate]
     tested = iter(zip(values, correct_holm(values), strict=True))
-    single = _find_shifted([entry for entry, estimate in zip(entries, estimates, strict=True) if not estimate], archive)
-    return [Chance(*next(tested)) if estimate else next(single) for estimate in estimates]
-
-
-def _find_shifted(entries: Sequence[Entry], archive: ScoreArchive) -> Iterator[Chance | None]:
-    """Yield the p of shifts of each entry, None where it has several images or no map of ranks."""
-    for results, test in entries:
-        ranks = archive.mean(results, f"ranks/{test}") if results[0].scores[test].images == 1 else None
-        if ranks is None:
-            yield None
-            continue
-        shares, least = shifted_p(ranks[None], make_cell_target(results[0].cell))
-        yield Chance(float(shares[0]), least=least)
+    return [Chance(*next(tested)) if estimate else None for estimate in estimates]
 
 
 def find_permuted(entries: Sequence[Entry], archive: ScoreArchive) -> list[float | None]:

@@ -1,4 +1,4 @@
-"""How sure a mean score is: t intervals and tests over images and seeds, randomisation tests of single maps, Holm's correction.
+"""How sure a mean score is: t intervals and tests over images and seeds, Edgington's randomisation test, Holm's correction.
 
 Pure arithmetic on what a run keeps of a cell. All draws are seeded: a rerun gives the same numbers.
 """
@@ -128,31 +128,6 @@ def permuted_p(ranks: NDArray[np.floating], target: NDArray[np.float64]) -> NDAr
     return counts / (1 + PERMUTATIONS)
 
 
-def _score_placements(ranks: NDArray[np.float64], goal: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the products of maps [m, h, h] with the goal [h, h] in all cyclic shifts, flips and quarter turns, [m, 8 h h]."""
-    spectrum = np.fft.rfft2(ranks)
-    turned = [np.rot90(flip, turns) for flip in (goal, goal.T) for turns in range(4)]
-    products = [np.fft.irfft2(spectrum * np.fft.rfft2(turn).conj(), s=goal.shape) for turn in turned]
-    return np.concatenate([product.reshape(len(ranks), -1) for product in products], axis=1)
-
-
-def shifted_p(ranks: NDArray[np.floating], target: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
-    """Return, for mean maps of standardised ranks [m, h, h], the share of the target's placements that score as high.
-
-    Placements are all cyclic shifts, flips and quarter turns of `target` [h, h], itself included: a group, so the share
-    is an exact p, and they are as smooth as the target. The second value is the least p possible: a ramp has few distinct
-    placements (1/104 at 26 positions).
-    """
-    goal = rank_maps(target.reshape(1, -1)).reshape(target.shape)
-    shares = np.empty(len(ranks))
-    step = max(1, _CHUNK // (8 * goal.size))
-    for first in range(0, len(ranks), step):
-        chunk = ranks[first : first + step].astype(np.float64)
-        observed = (chunk * goal).sum(axis=(1, 2))
-        shares[first : first + step] = (_score_placements(chunk, goal) >= observed[:, None] - SAME).mean(axis=1)
-    return shares, float((_score_placements(goal[None], goal) >= 1 - SAME).mean())
-
-
 def correct_holm(values: Sequence[float]) -> list[float]:
     """Return p values corrected for their number by Holm's step-down procedure.
 
@@ -168,20 +143,10 @@ def correct_holm(values: Sequence[float]) -> list[float]:
 
 @dataclass(frozen=True)
 class Chance:
-    """How probable a mean SPC is if maps know nothing of the target: `p`, and `corrected` for all entries tested together.
-
-    Of several images it is the t test over images and seeds; of a single image the share of shifted targets, which is not
-    corrected (`corrected` is None) and never below `least`.
-    """
+    """How probable a mean SPC is if maps know nothing of the target: `p`, and `corrected` for all entries tested together."""
 
     p: float
-    corrected: float | None = None
-    least: float = 0.0
-
-    @property
-    def at_floor(self) -> bool:
-        """Whether p is the least that its test can give."""
-        return self.p <= self.least
+    corrected: float
 
 
 def constant_error(target: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -14,7 +14,7 @@ from posenet_store.sweep.tables import COLUMNS
 
 DIGITS = 4
 ALWAYS = ("network", "target")
-NUMBERS = ("spc", "spc_low", "spc_high", "mae", "mae_low", "mae_high", "p", "p_corrected", "p_shifted")
+NUMBERS = ("spc", "spc_low", "spc_high", "mae", "mae_low", "mae_high", "p", "p_corrected")
 
 
 def list_cells(results: Sequence[Result], archive: ScoreArchive, command: Callable[[Result], str]) -> dict[str, Any]:
@@ -22,7 +22,7 @@ def list_cells(results: Sequence[Result], archive: ScoreArchive, command: Callab
     after a cell's id), and `cells`.
 
     A cell is [id, its values, an entry a test, the number of its command]; an entry is [SPC, low, high, MAE, low, high, p,
-    corrected p, p of shifts, images, undefined, warnings] or null.
+    corrected p, images, undefined, warnings] or null.
     """
     tests, varying = choose_columns(results), list_varying(results)
     fields = [name for name in FIELDS if name in varying or name in ALWAYS]

@@ -198,5 +198,4 @@ def _word_claim(claimed: Sequence[Evidence], asked: Sequence[str]) -> str:
 def describe_tests(lines: Sequence[Line]) -> str:
     """Return how many entries were tested together, for the table's caption."""
     chances = [value.chance for line in lines if line.ours for value in line.values.values() if value.chance]
-    count = sum(chance.corrected is not None for chance in chances)
-    return f"{count} entries of several images were tested and corrected together." if count else ""
+    return f"{len(chances)} entries of several images were tested and corrected together." if chances else ""

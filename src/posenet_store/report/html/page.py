@@ -52,8 +52,7 @@ def _format_entry(value: MeanScore | None) -> dict[str, Any] | None:
     notes, p_long = [format_interval(value.spc_bounds)], ""
     if chance := value.chance:
         notes.append(f"p {format_chance(chance)}")
-        shifts = f"one image: p of shifts, which is at least {format_p(chance.least)}"
-        p_long = shifts if chance.corrected is None else f"t test over images and seeds, uncorrected {format_p(chance.p)}"
+        p_long = f"t test over images and seeds, uncorrected {format_p(chance.p)}"
     notes += [f"{value.undefined} of {value.images} undefined"] if value.undefined else []
     text = f"{format_number(value.spc)} / {format_number(value.mae)}"
     return {"text": text, "notes": [note for note in notes if note], "p_long": p_long}

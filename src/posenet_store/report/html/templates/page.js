@@ -99,10 +99,9 @@
     ["MAE", (c, e) => e[3], (c, e) => `${short(e[3])} ${span(e[4], e[5])}`],
     ["p", (c, e) => e[6], (c, e) => chance(e[6])],
     ["p corrected", (c, e) => e[7], (c, e) => chance(e[7])],
-    ["p of shifts", (c, e) => e[8], (c, e) => chance(e[8])],
-    ["images", (c, e) => e[9], (c, e) => String(e[9])],
-    ["undefined", (c, e) => e[10], (c, e) => String(e[10])],
-    ["warnings", (c, e) => e[11], (c, e) => e[11]],
+    ["images", (c, e) => e[8], (c, e) => String(e[8])],
+    ["undefined", (c, e) => e[9], (c, e) => String(e[9])],
+    ["warnings", (c, e) => e[10], (c, e) => e[10]],
   ];
   // A word is looked for anywhere; name=value must be a whole field.
   const fixed = Object.entries(data.fixed);
