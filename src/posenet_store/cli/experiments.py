@@ -3,7 +3,7 @@
 import click
 
 from posenet_store.cli.options import json_option
-from posenet_store.cli.output import print_json, print_text
+from posenet_store.cli.output import print_json, print_table, print_text
 
 
 @click.group(invoke_without_command=True, epilog="\b\nExample:\n  posenet-store experiments show table2 > mine.toml")
@@ -19,8 +19,7 @@ def experiments(context: click.Context, as_json: bool) -> None:
     if as_json:
         print_json([vars(experiment) | {"path": str(experiment.path)} for experiment in listed])
         return
-    for experiment in listed:
-        print_text(click.wrap_text(f"{experiment.name:18}{experiment.question}", 79, subsequent_indent=" " * 18))
+    print_table(["experiment", "question"], [[experiment.name, experiment.question] for experiment in listed])
 
 
 @experiments.command()

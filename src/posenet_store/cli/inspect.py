@@ -10,8 +10,8 @@ from posenet_store.cli.options import json_option
 from posenet_store.cli.output import (
     describe_speed,
     format_bytes,
+    print_facts,
     print_json,
-    print_line,
     print_path,
     print_quarantined,
     print_table,
@@ -48,15 +48,14 @@ def inspect(store: str, card: bool, out: Path | None, as_json: bool) -> None:
         about = {"spec": reader.spec.to_dict(), "provenance": provenance, "summary": reader.manifest.get("summary")}
         print_json(facts | {"arrays": arrays, "quarantined": quarantined} | about)
         return
-    for name, value in facts.items():
-        print_line(f"{name:12} {format_bytes(value) if name == 'bytes' else value}")
+    shown = facts | {"bytes": format_bytes(facts["bytes"])}
     for name, value in provenance.items():
         if name != "probe":
-            shown = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
-            print_line(f"{name:12} {shown}")
+            shown[name] = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
     if (speed := reader.manifest.get("summary", {})).get("stages"):  # a copy has none, nor has a store that is not complete
         memory = format_bytes(speed["peak_memory"])
-        print_line(f"{'build':12} {speed['extracted']} images, {describe_speed(speed)}, {memory} of memory")
+        shown["build"] = f"{speed['extracted']} images, {describe_speed(speed)}, {memory} of memory"
+    print_facts(shown)
     keys = ("min", "max", "mean", "std", "zeros")
     rows = [
         [name, "x".join(map(str, a["shape"])), *(f"{a[k]:.4g}" if k in a else "" for k in keys)] for name, a in arrays.items()

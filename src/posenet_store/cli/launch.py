@@ -1,8 +1,10 @@
 """launch: list the files that start jobs on a cluster, and print one to change it."""
 
+from pathlib import Path
+
 import click
 
-from posenet_store.cli.output import print_text
+from posenet_store.cli.output import print_table, print_text
 from posenet_store.errors import unknown
 
 
@@ -14,9 +16,13 @@ def launch(context: click.Context) -> None:
         return
     from posenet_store.parallel.slurm import list_launch_files
 
-    for path in list_launch_files():
-        purpose = next(line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("# "))
-        print_text(click.wrap_text(f"{path.name:18}{purpose.removeprefix('# ')}", 79, subsequent_indent=" " * 18))
+    print_table(["file", "purpose"], [[path.name, _read_purpose(path)] for path in list_launch_files()])
+
+
+def _read_purpose(path: Path) -> str:
+    """Return the first comment of a file."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return next(line for line in lines if line.startswith("# ")).removeprefix("# ")
 
 
 @launch.command()

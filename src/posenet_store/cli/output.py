@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from textwrap import fill
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -26,13 +26,12 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from posenet_store.cli.table_layout import lay_out_table, wrap_cell
 from posenet_store.errors import printable
 
 if TYPE_CHECKING:
     from posenet_store.report.text_table import Listing
 
-GAP = 2
-"""Spaces between columns."""
 QUARANTINED_SHOWN = 10
 """Unreadable images that are named; a folder can have a hundred thousand."""
 SECONDS_A_LINE = 30.0
@@ -148,8 +147,12 @@ def print_above(bars: Progress) -> Callable[[str], None]:
 
 
 def print_line(text: object, err: bool = False) -> None:
-    """Print one line with control characters escaped: all text of the commands, whatever it names, is printed here."""
-    click.echo(printable(str(text)), err=err)
+    """Print one line with control characters escaped: all text of the commands, whatever it names, is printed here.
+
+    On standard output it is wrapped at the width of a terminal.
+    """
+    for line in [printable(str(text))] if err else wrap_cell(printable(str(text)), find_width() or sys.maxsize):
+        click.echo(line, err=err)
 
 
 def print_path(path: object) -> None:
@@ -176,52 +179,34 @@ def print_json(value: object) -> None:
     click.echo(json.dumps(value, indent=1, allow_nan=False))
 
 
-def find_terminal_width() -> int | None:
-    """Return the columns of the terminal; None if standard output is none: a pipe or file has no limit."""
+def find_width() -> int | None:
+    """Return how wide lines may be: $COLUMNS, else the terminal's columns; None without limit, for a pipe or file."""
+    if (columns := os.environ.get("COLUMNS", "")).isdecimal() and int(columns) > 0:
+        return int(columns)
     try:
-        return os.get_terminal_size(sys.stdout.fileno()).columns
+        return os.get_terminal_size(sys.stdout.fileno()).columns or None
     except (OSError, ValueError):  # no terminal; not even a file
         return None
 
 
-def stack_columns(widths: Sequence[int], limit: int | None) -> list[list[int]]:
-    """Return the columns of each line of a row: as many as fit into `limit`, at least one, those after the first line indented.
-
-    Lines are filled from the last one up: where names and numbers need two lines, names stand above their numbers.
-
-    >>> stack_columns([8, 10, 12], None), stack_columns([8, 10, 12], 25), stack_columns([20, 5, 5, 5], 30)
-    ([[0, 1, 2]], [[0, 1], [2]], [[0], [1, 2, 3]])
-    """
-    lines: list[list[int]] = [[]]
-    for column in reversed(range(len(widths))):
-        indent = GAP if column else 0
-        used = indent + sum(widths[other] + GAP for other in lines[0]) + widths[column]
-        if limit is not None and lines[0] and used > limit:
-            lines.insert(0, [])
-        lines[0].insert(0, column)
-    return lines
+def print_facts(facts: Mapping[str, object]) -> None:
+    """Print names with their values, which are wrapped beside the names."""
+    side = max(map(cell_len, facts)) + 1
+    for name, value in facts.items():
+        lines = wrap_cell(printable(str(value)), max((find_width() or sys.maxsize) - side, side))
+        click.echo("\n".join(f"{label:{side}}{line}" for label, line in zip_longest([name], lines, fillvalue="")))
 
 
 def print_table(head: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None, ruled: bool = False) -> None:
     """Print a table, every cell in full; `ruled` draws a line wherever the first column changes.
 
-    Where the terminal is too narrow for a row, each row takes several lines, and so does the heading.
+    On a terminal no line is wider than it (see `table_layout`); in a pipe or file each row is one line.
     """
-    shown = [[printable(cell) for cell in row] for row in (head, *rows)]
-    widths = [max(map(cell_len, column)) for column in zip(*shown, strict=True)]
-    limit = find_terminal_width()
-    lines = stack_columns(widths, limit)
-    rule = "-" * max(sum(widths[column] + GAP for column in line) - GAP + GAP * bool(index) for index, line in enumerate(lines))
+    escaped = [[printable(cell) for cell in row] for row in (head, *rows)]
     if title:
         print_line(title)
-    for index, row in enumerate(shown):
-        if index == 1 or (ruled and index > 1 and row[0] != shown[index - 1][0]):
-            click.echo(rule)
-        for number, line in enumerate(lines):
-            texts = (row[column] + " " * (widths[column] - cell_len(row[column])) for column in line)
-            click.echo(" " * (GAP * bool(number)) + (" " * GAP).join(texts).rstrip())
-    if len(lines) > 1:
-        click.echo(f"({limit} columns are too few for a row: each takes {len(lines)} lines, as in the heading)")
+    for line in lay_out_table(escaped, find_width(), ruled):
+        click.echo(line)
 
 
 def print_listing(listing: "Listing", title: str, remark: str, form: str, as_json: bool, ruled: bool = True) -> None:
@@ -230,8 +215,7 @@ def print_listing(listing: "Listing", title: str, remark: str, form: str, as_jso
         print_json(listing.records)
     elif form == "terminal":
         print_table(listing.head, listing.terminal(), title, ruled)
-        width = find_terminal_width()
-        click.echo(fill(remark, width) if width else remark)
+        print_line(remark)
     else:
         print_text(listing.markdown() if form == "markdown" else listing.csv())
 

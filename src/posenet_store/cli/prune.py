@@ -9,7 +9,7 @@ import click
 
 from posenet_store.cli.help import command
 from posenet_store.cli.options import stores_option
-from posenet_store.cli.output import format_bytes, print_line
+from posenet_store.cli.output import format_bytes, print_line, print_table
 from posenet_store.errors import UsageError
 
 if TYPE_CHECKING:
@@ -40,8 +40,7 @@ def remove_after_question(removals: "Sequence[Removal]", yes: bool) -> None:
     """List what would be removed with sizes, ask, remove it and say so; raises UsageError where nobody can answer."""
     from posenet_store.store.removal import remove
 
-    for removal in removals:
-        print_line(f"{format_bytes(removal.bytes):>10}  {removal.path}  ({removal.reason})")
+    print_table(["size", "path", "reason"], [[format_bytes(r.bytes), str(r.path), r.reason] for r in removals])
     total = f"{len(removals)} entries, {format_bytes(sum(removal.bytes for removal in removals))}"
     if not yes and not sys.stdin.isatty():
         raise UsageError(f"nothing is removed: nobody can be asked here about {total}; give --yes")
