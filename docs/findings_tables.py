@@ -1,0 +1,169 @@
+"""What the tables of docs/findings.md hold: the run or the printed JSON that each comes from, its rows and its columns."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of SPC: the run that has its heads, and the conditions (FIELD=VALUE) of all, of columns and of rows.
+
+    Scores are those of held-out images, or of the test set that a condition test=NAME says.
+
+    `published` is the last row: its label, the name of a table in `report/published.py`, the target and the model.
+    """
+
+    run: str
+    where: tuple[str, ...]
+    columns: Mapping[str, str]
+    rows: Mapping[str, tuple[str, ...]]
+    published: tuple[str, str, str, str] | None = None
+    corner: str = ""
+
+
+@dataclass(frozen=True)
+class Records:
+    """A table of what a command printed with --json into `file`: rows and columns choose a record and its `field`."""
+
+    file: str
+    columns: Mapping[str, Mapping[str, object]]
+    rows: Mapping[str, Mapping[str, object]]
+    corner: str = ""
+    digits: int = 2
+
+
+STAGES = {f"f{number}": f"input=full:f{number}" for number in range(1, 6)} | {"all": "input=full"}
+VGG, UNTRAINED, UNPADDED = "network=vgg16-hed", "network=vgg16-random0", "network=vgg16-hed-padding-none"
+LITE0 = "network=timm:tf_efficientnet_lite0.in1k"
+TARGETS = ("H", "V", "G")
+NETWORKS = {
+    "EfficientNet-Lite0, trained": "timm:tf_efficientnet_lite0.in1k-lite0",
+    "EfficientNet-Lite0, untrained": "timm:tf_efficientnet_lite0.in1k-random0",
+    "VGG-16, trained": "vgg16-hed",
+    "VGG-16, untrained": "vgg16-random0",
+}
+MAPS = {f"f{number}": {"stage": f"f{number}", "field": "position"} for number in range(1, 6)}
+SETS: Mapping[str, Mapping[str, Table | Records]] = {
+    "science": {
+        "stages": Table(
+            "stages",
+            ("target=H",),
+            STAGES,
+            {
+                "VGG-16, trained": (VGG,),
+                "VGG-16, untrained": (UNTRAINED,),
+                "DenseNet-121, untrained": ("network=densenet121-random0",),
+                "VGG-16, trained, without padding": (UNPADDED,),
+            },
+            ("the paper's Table 3 (VGG-16, PASCAL-S)", "STAGES", "H", "VGG"),
+        ),
+        "network-paddings": Table(
+            "backbone_padding",
+            ("protocol=ridge",),
+            {"zeros": VGG} | {name: f"{VGG}-padding-{name}" for name in ("circular", "replicate", "reflect", "none")},
+            {"H": ("target=H",), "G": ("target=G",)},
+            corner="padding",
+        ),
+        "head-paddings": Table(
+            "padding",
+            ("target=H",),
+            {str(padding): f"padding={padding}" for padding in range(4)},
+            {"plain pixels": ("network=pixels",)},
+            ("the paper's Table 4 (PosENet, PASCAL-S)", "PADDINGS", "H", "PosENet"),
+            corner="padding of the head",
+        ),
+        "kernels": Table(
+            "kernel_size",
+            ("target=H",),
+            {str(kernel): f"kernel={kernel}" for kernel in (1, 3, 5, 7)},
+            {"VGG-16, trained": (VGG,)},
+            ("the paper's Table 2b (VGG-16, PASCAL-S)", "KERNELS", "H", "VGG"),
+            corner="kernel",
+        ),
+        "training-images": Table(
+            "training_images",
+            ("target=H",),
+            {str(count): f"train_rows={count}" for count in (10, 20, 40, 80, 128)},
+            {"VGG-16, trained": (VGG,)},
+            corner="images",
+        ),
+    },
+    "photographs": {
+        "photographs-stages": Table(
+            "stages",
+            (),
+            STAGES,
+            {
+                f"{label}: {target}": (network, f"target={target}")
+                for label, network in (
+                    ("trained, zeros", VGG),
+                    ("trained, no padding", UNPADDED),
+                    ("untrained, zeros", UNTRAINED),
+                )
+                for target in TARGETS
+            },
+        ),
+        "photographs-pixels": Table(
+            "stages",
+            ("network=pixels", "input=full"),
+            {target: f"target={target}" for target in TARGETS},
+            {"plain pixels": ()},
+        ),
+        "lite0-stages": Table(
+            "stages",
+            (),
+            STAGES,
+            {
+                f"{label}: {target}": (f"{LITE0}-{weights}", f"target={target}")
+                for label, weights in (("trained", "lite0"), ("untrained", "random0"))
+                for target in TARGETS
+            },
+        ),
+        "sides": Table(
+            "symmetry",
+            ("input=full:f5",),
+            {"H": "target=H", "abs-ramp:0": "target=abs-ramp:0", "V": "target=V", "abs-ramp:90": "target=abs-ramp:90"},
+            {label: (f"network={network}",) for label, network in NETWORKS.items()},
+        ),
+        "kernels-symmetry": Records(
+            "symmetry.json",
+            {f"blocks.{layer}": {"layer": f"blocks.{layer}.conv_dw"} for layer in ("5.0", "5.1", "5.2", "5.3", "6.0")},
+            {"left and right": {"field": "left_right"}, "up and down": {"field": "up_down"}},
+            corner="layer",
+        ),
+        "variance": Records(
+            "variance.json", MAPS, {label: {"network": network} for label, network in NETWORKS.items()}, digits=3
+        ),
+        "directions": Records(
+            "variance.json",
+            {name: chosen | {"field": "directions"} for name, chosen in MAPS.items()},
+            {label: {"network": network} for label, network in NETWORKS.items()},
+            digits=0,
+        ),
+        "rings": Records(
+            "rings.json",
+            {f"{ring}": {"outer": (ring - 1) / 7, "field": "spc"} for ring in range(1, 8)},
+            {label: {"network": network, "target": "H"} for label, network in NETWORKS.items()},
+            corner="ring, from the edge",
+        ),
+        "erasure": Table(
+            "erasure",
+            (f"{LITE0}-lite0", "input=full:f4"),
+            {target: f"target={target}" for target in (*TARGETS, "HS", "VS")},
+            {"as they are": ("erase=none",), "H and V erased": ("erase=H+V",)},
+        ),
+        "erased-inside": Table(
+            "erased_inside",
+            (),
+            {name: condition for name, condition in STAGES.items() if name in ("f3", "f4", "f5")},
+            {target: (f"target={target}",) for target in TARGETS},
+        ),
+        "accuracy": Records(
+            "accuracy.json",
+            {"top-1": {"field": "top1"}},
+            {},
+            digits=3,
+        ),
+    },
+}
+"""The tables by their names, by the set of runs that they are from."""
