@@ -1,5 +1,6 @@
 """The documentation says what is true: commands parse, options and files exist, examples run, rendered files are up to date."""
 
+import doctest
 import importlib.util
 import re
 import shlex
@@ -84,24 +85,36 @@ def test_rendered_files_are_up_to_date() -> None:
     assert result.returncode == 0, result.stderr
 
 
-def load_findings() -> Any:
-    """Return docs/findings.py, which is no module of a package, and finds its tables beside it."""
+def load_script(name: str) -> Any:
+    """Return a script of docs/, which is no module of a package, and finds the others beside it."""
     sys.path.insert(0, str(ROOT / "docs"))
-    spec = importlib.util.spec_from_file_location("findings", ROOT / "docs/findings.py")
+    spec = importlib.util.spec_from_file_location(name, ROOT / f"docs/{name}.py")
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
+@pytest.mark.parametrize("name", ["excerpt", "findings", "render"])
+def test_examples_of_scripts_are_true(name: str) -> None:
+    results = doctest.testmod(load_script(name), optionflags=doctest.NORMALIZE_WHITESPACE)
+    assert results.attempted > 1 and not results.failed
+
+
+def test_the_readme_has_the_excerpt_of_the_demo() -> None:
+    excerpt = load_script("excerpt")
+    (block,) = excerpt.BLOCK.findall(README)
+    assert block[1] == "```\n" and README.count("\nnetwork   ") == 1
+
+
 def test_tables_of_findings_are_those_that_the_page_has() -> None:
-    findings = load_findings()
+    findings = load_script("findings")
     shown = [name for _, name, _ in findings.TABLE.findall(findings.PAGE.read_text(encoding="utf-8"))]
     assert sorted(shown) == sorted(name for tables in findings.SETS.values() for name in tables)
 
 
 def test_tables_of_findings_come_from_runs(tmp_path: Path) -> None:
-    findings = load_findings()
+    findings = load_script("findings")
     scores = {1: [0.25, 0.35], 3: [0.5, 0.75]}
     cells = [cell({"held-out": (scores[kernel], [0.2, 0.2])}, "vgg16-hed", kernel=kernel) for kernel in scores]
     write(tmp_path / "kernel_size", [*cells, cell(constant(0.9), "vgg16-hed", target="V", kernel=1)])

@@ -111,7 +111,7 @@ def test_error_maps_are_the_papers_equation_4_over_three_patterns(tmp_path: Path
     assert averaged
     errors = averaged.errors
     assert averaged.patterns == ["H", "V", "G"]
-    assert list(errors) == ["best constant", "pixels", "vgg16-hed"]
+    assert list(errors) == ["best constant", "pixels (no network)", "vgg16-hed"]
     mean = np.mean([one.scores["error/held-out"] for one in cells[4:7]], axis=0)
     np.testing.assert_allclose(errors["vgg16-hed"], mean, rtol=1e-6)
     constants = [constant_error(make_cell_target(one.result.cell)) for one in cells[:3]]

@@ -1,6 +1,7 @@
 """Means with their intervals and chances, from what runs keep; warnings; findings."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import scipy.stats
 
 from posenet_store.errors import StoreError
 from posenet_store.heads.metrics import rank_maps
-from posenet_store.report.html.findings import Finding, describe_tests, find_findings
+from posenet_store.report.html.findings import Finding, describe_tests, find_findings, write_headline
 from posenet_store.report.html.warnings import list_warnings
 from posenet_store.report.pairs import Partner
 from posenet_store.report.scores import MeanScore, ScoreArchive, find_chances, pool_seeds
@@ -167,10 +168,10 @@ def predicted_by(strengths: dict[str, float], count: int = COUNT, **changes: Any
     ]  # fmt: skip
 
 
-def test_findings_name_the_trained_network_first_and_its_gain_over_the_baselines(tmp_path: Path) -> None:
+def test_findings_name_each_network_and_its_gain_over_the_baselines(tmp_path: Path) -> None:
     cells = predicted_by({"pixels": 0.0, "vgg16-hed": 1.0, "vgg16-random0": 0.5}, noise=0.1)
     findings = find(tmp_path, *cells)
-    assert list(findings) == ["vgg16-hed", "pixels (no network)", "vgg16-random0 (untrained)"]
+    assert list(findings) == ["pixels (no network)", "vgg16-hed", "vgg16-random0 (untrained)"]
     trained = findings["vgg16-hed"]
     assert trained.verdict.startswith("position is read on every target: SPC ")
     assert "more than the pixels, errors " in trained.verdict and "% below the best constant's" in trained.verdict
@@ -179,6 +180,36 @@ def test_findings_name_the_trained_network_first_and_its_gain_over_the_baselines
     difference = cells[2].scores["spc/held-out"] - cells[0].scores["spc/held-out"]
     assert f"{difference.mean():+.3f}".replace("0.", ".") in trained.gain
     assert "against pixels (no network)" in trained.gain and "against vgg16-random0 (untrained)" in trained.gain
+
+
+def test_networks_are_compared_with_their_own_untrained_ones_and_stand_beside_them(tmp_path: Path) -> None:
+    strengths = {"pixels": 0.0, "resnet18-random0": 0.5, "vgg16-random0": 0.4, "vgg16-hed": 1.0, "resnet18-own": 0.9}
+    findings = find(tmp_path, *predicted_by(strengths, noise=0.1))
+    untrained = {"resnet18-own": "resnet18-random0 (untrained)", "vgg16-hed": "vgg16-random0 (untrained)"}
+    assert list(findings) == ["pixels (no network)", *(name for pair in untrained.items() for name in pair)]
+    for name, other in untrained.items():
+        assert findings[name].gain.count("against") == 2 and f"against {other}" in findings[name].gain
+        assert findings[other].gain.count("against") == 1 and "against pixels" in findings[other].gain
+
+
+@pytest.mark.parametrize(
+    ("strengths", "headline"),
+    [
+        ({"pixels": 0.0, "vgg16-hed": 1.0}, r"vgg16-hed: position is read on every target: SPC .*\."),
+        (
+            {"pixels": 0.0, "vgg16-hed": 1.0, "vgg16-hed-padding-none": 0.0},
+            r"Position is read from 1 of 2 trained networks: vgg16-hed on every target \(SPC \.\d+ to \.\d+\); "
+            r"not from vgg16-hed \(no padding\)\.",
+        ),
+        ({"pixels": 0.0, "vgg16-hed": 0.0, "resnet18-own": 0.0}, r"vgg16-hed: no position beyond chance and the pixels .*\."),
+        ({"pixels": 0.0, "vgg16-random0": 1.0}, r"vgg16-random0 \(untrained\): position is read .*\."),
+        ({"pixels": 0.0}, r"pixels \(no network\): the baseline, SPC .*\."),
+    ],
+)
+def test_the_headline_counts_the_trained_networks_that_carry_position(
+    tmp_path: Path, strengths: dict[str, float], headline: str
+) -> None:
+    assert re.fullmatch(headline, write_headline(list(find(tmp_path, *predicted_by(strengths, noise=0.1)).values())))
 
 
 @pytest.mark.parametrize(
@@ -233,8 +264,8 @@ def test_an_answer_is_not_corrected_for_the_other_heads_of_its_page(tmp_path: Pa
         for test, value in line.values.items():
             if value.chance:
                 line.values[test] = replace(value, chance=replace(value.chance, corrected=1.0))
-    first, _ = find_findings(lines, archive)
-    assert first.verdict.startswith("position is read on every target")
+    _, trained = find_findings(lines, archive)
+    assert trained.verdict.startswith("position is read on every target")
 
 
 def test_what_was_tested_together_is_counted(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from posenet_store.errors import unknown
 from posenet_store.heads.targets import TARGETS
 from posenet_store.report.published import COLUMNS, MODELS, TABLES
-from posenet_store.report.records import get_fields, group_by, list_varying, name_network
+from posenet_store.report.records import get_fields, group_by, list_varying, name_architecture, name_network
 from posenet_store.report.scores import EMPTY, MeanScore, ScoreArchive, find_chances, find_permuted, format_chance, pool_seeds
 from posenet_store.report.significance import constant_error
 from posenet_store.report.text_table import Listing, format_p
@@ -71,6 +71,22 @@ def is_base(result: Result) -> bool:
 def is_published_kind(labels: Labels) -> bool:
     """Whether features are of the kind whose numbers are published: trained with zero padding, or plain pixels."""
     return labels.network_padding == ZEROS and (labels.trained or labels.pixels)
+
+
+def arrange_lines(lines: Iterable[Line]) -> list[Line]:
+    """Return our lines as a reader compares networks: pixels first, then each architecture.
+
+    Of an architecture the trained networks come first, those with zero padding before their variants, then the untrained.
+    """
+    arranged = list(lines)
+    architectures = list(dict.fromkeys(name_architecture(line.labels.backbone) for line in arranged))
+
+    def rank(line: Line) -> tuple[bool, int, bool, bool]:
+        labels = line.labels
+        architecture = architectures.index(name_architecture(labels.backbone))
+        return not labels.pixels, architecture, not labels.trained, labels.network_padding != ZEROS
+
+    return sorted(arranged, key=rank)
 
 
 def _column(test: str) -> str:

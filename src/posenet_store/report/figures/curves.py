@@ -32,6 +32,8 @@ from posenet_store.sweep.cell import HELD_OUT
 from posenet_store.sweep.results import Result
 from posenet_store.threads import cached_property
 
+MAPS = 4
+"""Networks whose maps are shown below the curves."""
 HEAD = ("target", "network", "SPC", "95 % interval", "MAE", "95 % interval", "numbers")
 
 
@@ -211,7 +213,7 @@ def _draw_maps(figure: SubFigure, curves: _Curves, networks: Sequence[str]) -> N
     rows = figure.subplots(len(networks), len(settings) + 1, squeeze=False)
     for row, network in zip(rows, networks, strict=True):
         show_row_of_maps(row, [curves.cells.get((target, network, setting)) for setting in settings], curves.archive)
-        row[0].set_ylabel(wrap_name(network), rotation=0, ha="right", va="center")
+        row[0].set_ylabel(wrap_name(curves.title(network)), rotation=0, ha="right", va="center")
     for panel, title in zip(rows[0], ("target", *map(str, settings)), strict=True):
         panel.set_title(title)
 
@@ -223,13 +225,14 @@ def draw_axis(results: Sequence[Result], archive: ScoreArchive, axis: Axis) -> P
     if not curves.cells:
         return None
     networks, more = first_networks(curves.networks())
+    mapped, more_maps = first_networks(networks, most=MAPS)
     pixels = {axis.curve(seeds[0]) for seeds in curves.cells.values() if seeds[0].labels.pixels}
     points, palette = ScorePoints(), Palette(networks, pixels)
-    heights = [2.3 * -(-len(curves.targets) // 3) + 0.5, 1.05 * len(networks[:4])]
+    heights = [2.3 * -(-len(curves.targets) // 3) + 0.15 * len(networks), 1.05 * len(mapped)]
     figure = new_figure(sum(heights))
     upper, lower = figure.subfigures(2, 1, squeeze=False, height_ratios=heights)[:, 0]
     _draw_panels(upper, points, palette, curves)
-    _draw_maps(lower, curves, networks[:4])
+    _draw_maps(lower, curves, mapped)
     cell, source = next(iter(curves.cells.values()))[0].cell, axis.published.source
     head = {"protocol": cell.protocol.name, "kernel": cell.kernel, "padding": cell.padding, "input": cell.input}
     fixed = ", ".join(f"{name} {value}" for name, value in head.items() if name != axis.field)
@@ -239,7 +242,7 @@ def draw_axis(results: Sequence[Result], archive: ScoreArchive, axis: Axis) -> P
         title=axis.title,
         figure=figure,
         caption=f"Above: mean SPC on held-out images; bars: 95 % intervals{published}. All heads: {fixed}. "
-        f"Below: the maps predicted for the first held-out image, target {curves.targets[0]}.{more}",
+        f"Below: the maps predicted for the first held-out image, target {curves.targets[0]}.{more or more_maps}",
         description=_describe(curves),
         head=HEAD,
         rows=points.rows,

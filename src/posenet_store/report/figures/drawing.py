@@ -112,17 +112,17 @@ def first_networks(networks: Iterable[str], most: int = MAX_NETWORKS) -> tuple[l
 
 
 def wrap_name(network: str, width: int = 20) -> str:
-    """Break a network's name behind hyphens, dots and underscores, so that a long one leaves room for the maps.
+    """Break a network's name behind hyphens, dots, underscores and spaces, so that a long one leaves room for the maps.
 
-    >>> wrap_name("resnet18-random0-unit-64px-padding-reflect"), wrap_name("timm:vit_tiny_patch16_224.augreg")
-    ('resnet18-random0-\\nunit-64px-padding-\\nreflect', 'timm:vit_tiny_\\npatch16_224.augreg')
+    >>> wrap_name("resnet18-random0-unit-64px (untrained)"), wrap_name("timm:vit_tiny_patch16_224.augreg")
+    ('resnet18-random0-\\nunit-64px\\n(untrained)', 'timm:vit_tiny_\\npatch16_224.augreg')
     """
     lines = [""]
-    for part in re.split(r"(?<=[-._])", network):
+    for part in re.split(r"(?<=[-._ ])", network):
         if len(lines[-1]) + len(part) > width:
             lines.append("")
         lines[-1] += part
-    return "\n".join(line for line in lines if line)
+    return "\n".join(line.rstrip() for line in lines if line)
 
 
 def new_figure(height: float, width: float = WIDTH) -> Drawing:

@@ -21,7 +21,7 @@ from posenet_store.report.figures.drawing import (
     wrap_name,
 )
 from posenet_store.report.published import RAMPS
-from posenet_store.report.records import arrange_cells, group_alike, name_networks
+from posenet_store.report.records import arrange_cells, group_alike, name_network, name_networks
 from posenet_store.report.scores import ScoreArchive
 from posenet_store.report.significance import constant_error
 from posenet_store.report.table import CONSTANT, describe_head, is_base, order_targets, order_tests
@@ -45,21 +45,22 @@ class _Row:
     """A row of maps: a network's map of the first image (`map`) or its mean map (`mean`) on a test."""
 
     network: str
+    title: str
     test: str
     kind: str
 
     @property
     def label(self) -> str:
-        return f"{wrap_name(self.network)}\n{self.test}{', mean' if self.kind == 'mean' else ''}"
+        return f"{wrap_name(self.title)}\n{self.test}{', mean' if self.kind == 'mean' else ''}"
 
 
 def _list_rows(results: Sequence[Result], networks: Sequence[str]) -> list[_Row]:
-    rows = []
+    rows, titles = [], name_networks(results)
     for network in networks:
         scores = [result.scores for result in results if result.labels.network == network]
         for test in order_tests(test for by_test in scores for test in by_test):
             several = any(by_test[test].images > 1 for by_test in scores if test in by_test)
-            rows += [_Row(network, test, kind) for kind in ("map", "mean")[: 1 + several]]
+            rows += [_Row(network, titles[network], test, kind) for kind in ("map", "mean")[: 1 + several]]
     return rows
 
 
@@ -107,7 +108,7 @@ def show_row_of_maps(panels: Sequence[Any], settings: Sequence[Sequence[Result] 
 
 @dataclass(frozen=True)
 class ErrorMaps:
-    """Mean absolute errors [h, w] by network, averaged over `patterns`, the best constant map's first; and the cells used."""
+    """Mean absolute errors [h, w] over `patterns` by the networks' names, the best constant map's first; and the cells used."""
 
     errors: dict[str, NDArray[np.float64]]
     patterns: list[str]
@@ -130,11 +131,12 @@ def average_errors(results: Sequence[Result], archive: ScoreArchive) -> ErrorMap
     goals = {result.cell.target: make_cell_target(result.cell) for result in chosen}
     patterns = [target for target in RAMPS if target in goals]
     errors: dict[str, NDArray[np.float64]] = {}
+    titles = name_networks(chosen)
     for network in first_networks(network for _, network in cells)[0]:
         maps = [archive.mean(cells.get((target, network), []), f"error/{HELD_OUT}") for target in patterns]
         present = [values for values in maps if values is not None]
         if len(present) == len(patterns):
-            errors[network] = np.mean(present, axis=0)
+            errors[titles[network]] = np.mean(present, axis=0)
     if not errors:
         return None
     constant = np.mean([constant_error(goals[target]) for target in patterns], axis=0)
@@ -198,7 +200,7 @@ def draw_border(results: Sequence[Result], archive: ScoreArchive) -> Picture | N
     figure = new_figure(3.4, 5.4)
     panel, points = figure.subplots(), Points()
     curves = {network: error_by_distance(values) for network, values in averaged.errors.items()}
-    pixels = {result.labels.network for result in averaged.results if result.labels.pixels}
+    pixels = {name_network(result.labels) for result in averaged.results if result.labels.pixels}
     palette = Palette([network for network in curves if network != CONSTANT], pixels)
     limit = 4 * averaged.errors[CONSTANT].max()  # beyond it a head diverged
     top = 1.05 * max(means.max() for name, (_, means) in curves.items() if averaged.errors[name].max() < limit)

@@ -6,9 +6,10 @@ from itertools import islice
 
 from posenet_store.report.compare import Difference, find_difference
 from posenet_store.report.figures.maps import select_one_kind
+from posenet_store.report.records import name_architecture
 from posenet_store.report.scores import MeanScore, ScoreArchive
 from posenet_store.report.significance import LEVEL, constant_error, correct_holm
-from posenet_store.report.table import NATURAL, Line
+from posenet_store.report.table import NATURAL, Line, arrange_lines
 from posenet_store.report.text_table import format_number, join_entry
 from posenet_store.sweep.cell import make_cell_target
 
@@ -16,15 +17,19 @@ LEAST_IMAGES = 30
 """From fewer images no claim is made."""
 GAINS = 2
 """Baselines that a sentence compares with; all are in Table 2."""
+NAMED = 3
+"""Networks that the headline names."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One network's answer: the verdict, and a sentence on the baselines."""
+    """One network's answer: the verdict, a sentence on the baselines, and on which targets it claims position ("": on none)."""
 
     network: str
     verdict: str
     gain: str
+    trained: bool = False
+    claim: str = ""
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,8 @@ def is_far_off(line: Line) -> bool:
 def compare_baselines(line: Line, lines: Sequence[Line], archive: ScoreArchive) -> Iterator[tuple[Line, Difference]]:
     """Yield each baseline with the same kind of head, and the gain of a line's SPC on the same held-out images over it.
 
-    A head that training did not bring near its target has no gain, nor is it a baseline.
+    Baselines are the pixels and, of a trained network, the same network untrained. A head that training did not bring near
+    its target has no gain, nor is it a baseline.
     """
     kind = (line.target, line.setting, line.source)
     if is_far_off(line):
@@ -83,12 +89,18 @@ def compare_baselines(line: Line, lines: Sequence[Line], archive: ScoreArchive) 
     for base in lines:
         if not base.ours or (base.target, base.setting, base.source) != kind or base.network == line.network:
             continue
-        if is_baseline(base) and not is_far_off(base) and _have_same_images(base, line):
+        if _has_baseline(line, base) and not is_far_off(base) and _have_same_images(base, line):
             first, second = (archive.table(of.results, f"spc/{of.test(NATURAL)}") for of in (base, line))
             if first is not None and second is not None:
                 if first.shape != second.shape:  # seeds cannot be paired
                     first, second = first.mean(axis=1), second.mean(axis=1)
                 yield base, find_difference(first, second, more_is_better=True)
+
+
+def _has_baseline(line: Line, base: Line) -> bool:
+    """Whether a line is compared with another one: the pixels, or the same network before it was trained."""
+    names = [name_architecture(of.labels.backbone) for of in (line, base)]
+    return base.labels.pixels or (line.labels.trained and is_baseline(base) and names[0] == names[1])
 
 
 def _have_same_images(first: Line, second: Line) -> bool:
@@ -121,14 +133,35 @@ def choose_answering_lines(lines: Sequence[Line]) -> list[Line]:
     return [line for line in ours if line.results[0].id in ids]
 
 
+def _list_first(names: Sequence[str]) -> str:
+    """Return as many names as a headline holds.
+
+    >>> _list_first(["a", "b"]), _list_first(["a", "b", "c", "d", "e"])
+    ('a, b', 'a, b, c and 2 more')
+    """
+    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if names[NAMED:] else "")
+
+
 def write_headline(findings: Sequence[Finding]) -> str:
-    """Return the first network's verdict as a sentence, "" without one."""
-    return f"{findings[0].network}: {findings[0].verdict}." if findings else ""
+    """Return what the trained networks show as a sentence; without one, what the last network shows; "" without findings.
+
+    >>> claims = {"a": "every target (SPC .1 to .5)", "b": "H (of H, G) (SPC .3)", "c": ""}
+    >>> write_headline([Finding(name, "", "", trained=True, claim=claim) for name, claim in claims.items()])
+    'Position is read from 2 of 3 trained networks: a on every target (SPC .1 to .5), b on H (of H, G) (SPC .3); not from c.'
+    """
+    trained = [finding for finding in findings if finding.trained]
+    claims = [f"{finding.network} on {finding.claim}" for finding in trained if finding.claim]
+    others = [finding.network for finding in trained if not finding.claim]
+    if len(trained) > 1 and claims:
+        without = f"; not from {_list_first(others)}" if others else ""
+        return f"Position is read from {len(claims)} of {len(trained)} trained networks: {_list_first(claims)}{without}."
+    answers = trained or findings[-1:]
+    return f"{answers[0].network}: {answers[0].verdict}." if answers else ""
 
 
 def find_findings(lines: Sequence[Line], archive: ScoreArchive) -> list[Finding]:
-    """Return a finding a network, the trained ones first, all of one kind of head."""
-    chosen = sorted(choose_answering_lines(lines), key=is_baseline)
+    """Return a finding a network in the order of `arrange_lines`, all of one kind of head."""
+    chosen = arrange_lines(choose_answering_lines(lines))
     asked = [line for line in chosen if not line.labels.pixels]
     evidence = [gather_evidence(line, chosen, archive) for line in asked]
     claims = choose_claims(evidence)
@@ -150,7 +183,9 @@ def _make_finding(
     gain = f"SPC of {first.target} on the same images: {', '.join(gains)}." if gains else ""
     far_off = all(is_far_off(line) for line in lines)
     verdict = "not trained: errors exceed the target's range" if far_off else _word_verdict(values, weighed)
-    return Finding(first.title, verdict, gain)
+    claimed = [] if far_off else [each for each, claim in weighed if claim]
+    claim = f"{_name_targets(claimed, weighed)} ({_format_spc(claimed)})" if claimed else ""
+    return Finding(first.title, verdict, gain, first.labels.trained, claim)
 
 
 def _format_range(numbers: Sequence[float], form: str = "") -> str:
@@ -173,7 +208,7 @@ def _word_verdict(values: Sequence[MeanScore], weighed: Sequence[tuple[Evidence,
         return f"the baseline, {spc}"
     claimed = [each for each, claim in weighed if claim]
     if claimed:
-        return _word_claim(claimed, [each.target for each, _ in weighed])
+        return _word_claim(claimed, weighed)
     if not any(each.gain for each, _ in weighed):
         return f"no claim: the pixels are not among the heads to compare with ({spc})"
     images = max(each.images for each, _ in weighed)
@@ -184,15 +219,22 @@ def _word_verdict(values: Sequence[MeanScore], weighed: Sequence[tuple[Evidence,
     return f"no position beyond chance and the pixels ({spc})"
 
 
-def _word_claim(claimed: Sequence[Evidence], asked: Sequence[str]) -> str:
+def _name_targets(claimed: Sequence[Evidence], weighed: Sequence[tuple[Evidence, bool]]) -> str:
+    """Return the targets of claims for people, and of how many that is, unless it is all."""
+    names, asked = [each.target for each in claimed], [each.target for each, _ in weighed]
+    return "every target" if len(names) == len(asked) else f"{', '.join(names)} (of {', '.join(asked)})"
+
+
+def _format_spc(claimed: Sequence[Evidence]) -> str:
+    return f"SPC {_format_range([each.value.spc for each in claimed if each.value.spc is not None])}"
+
+
+def _word_claim(claimed: Sequence[Evidence], weighed: Sequence[tuple[Evidence, bool]]) -> str:
     """Return on which targets position is read, and how large that is."""
-    met = [each.target for each in claimed]
-    targets = "every target" if len(met) == len(asked) else f"{', '.join(met)} (of {', '.join(asked)})"
-    spc = [each.value.spc for each in claimed if each.value.spc is not None]
     gains = [each.gain.mean for each in claimed if each.gain and each.gain.mean is not None]
     saved = [100 * (1 - each.value.mae / each.constant) for each in claimed if each.value.mae is not None]
     size = f"{_format_range(gains)} more than the pixels, errors {_format_range(saved, '.0f')} % below the best constant's"
-    return f"position is read on {targets}: SPC {_format_range(spc)}, {size}"
+    return f"position is read on {_name_targets(claimed, weighed)}: {_format_spc(claimed)}, {size}"
 
 
 def describe_tests(lines: Sequence[Line]) -> str:

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from posenet_store.files import write_atomic
 from posenet_store.heads.targets import describe_target
@@ -156,6 +157,15 @@ def _describe_run(run: RunRecord, path: Path, out: Path) -> dict[str, Any]:
     }
 
 
+def break_names(text: str) -> Markup:
+    """Return text escaped, in which a browser may break names of networks behind their dots, colons and underscores.
+
+    >>> str(break_names("SPC .194 of timm:vit_tiny.augreg"))
+    'SPC .194 of timm:<wbr>vit_<wbr>tiny.<wbr>augreg'
+    """
+    return Markup(re.sub(r"(?<=\w[:_.])(?=[a-z])", "<wbr>", str(escape(text))))  # noqa: S704
+
+
 def _read_template(name: str) -> str:
     return (files("posenet_store.report.html") / "templates" / name).read_text(encoding="utf-8")
 
@@ -165,6 +175,7 @@ def _render(facts: dict[str, Any]) -> str:
     environment = Environment(
         loader=PackageLoader("posenet_store.report.html"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
+    environment.filters["break_names"] = break_names
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
     script = _read_template("page.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

@@ -11,9 +11,8 @@ from posenet_store.heads.targets import describe_target
 from posenet_store.report.figures.drawing import encode_map
 from posenet_store.report.figures.maps import find_first_seed
 from posenet_store.report.scores import ScoreArchive
-from posenet_store.report.table import NATURAL, Line
+from posenet_store.report.table import NATURAL, Line, arrange_lines
 from posenet_store.report.text_table import format_interval, format_number
-from posenet_store.specs import ZEROS
 from posenet_store.sweep.cell import make_cell_target
 
 
@@ -49,26 +48,20 @@ class Strip:
 def make_strip(lines: Sequence[Line], archive: ScoreArchive) -> Strip | None:
     """Return the strip of our lines with held-out scores, all of one kind of head; None without one.
 
-    Pixels come first, then the trained networks and their variants without padding, then the untrained ones. A map is the
-    first seed's for the first held-out image; SPC and MAE are the means over all held-out images.
+    Networks are in the order of `arrange_lines`. A map is the first seed's for the first held-out image; SPC and MAE are the
+    means over all held-out images.
     """
     if not lines:
         return None
     cells = {line.target: line.results[0].cell for line in lines}
     targets = [_encode(make_cell_target(cell), cell.value_range, f"target {name}") for name, cell in cells.items()]
     rows = [StripRow("target", tuple(PaintedMap(*target) for target in targets))]
-    for network in dict.fromkeys(line.network for line in sorted(lines, key=_rank_network)):
+    for network in dict.fromkeys(line.network for line in arrange_lines(lines)):
         of_network = {line.target: line for line in lines if line.network == network}
         title = next(iter(of_network.values())).title
         rows.append(StripRow(title, tuple(_paint(of_network.get(target), archive) for target in cells)))
     images = max(line.values[NATURAL].images for line in lines)
     return Strip(tuple((name, describe_target(name)) for name in cells), tuple(rows), images)
-
-
-def _rank_network(line: Line) -> tuple[int, bool]:
-    """Sort networks as a reader compares them: what has no network, what is trained, what is not; zero padding first."""
-    labels = line.labels
-    return (0 if labels.pixels else 1 if labels.trained else 2), labels.network_padding != ZEROS
 
 
 def _paint(line: Line | None, archive: ScoreArchive) -> PaintedMap | None:
