@@ -70,7 +70,7 @@ bench: $(STAMP)  ## speed as ratios against named baselines, into benchmarks/res
 	@set -e; for name in $(or $(NAME),$(BENCHMARKS)); do echo "== $$name"; $(BIN)/python benchmarks/$$name.py; done
 	$(BIN)/python docs/render.py
 
-science: $(STAMP)  ## every experiment at demo size, on one page; resumes
+science: $(TIMM)  ## every experiment at demo size, on one page; resumes
 	pipeline/science.sh $(BIN)/python
 
 fuzz: $(STAMP)  ## an hour of hostile stores, heads, images, settings and servers; SECONDS=600 SEED=7 ONLY=plans

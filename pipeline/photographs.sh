@@ -11,7 +11,7 @@ runs=${POSENET_RUNS:-runs/photographs}
 mkdir -p "$runs"
 
 run() { "$python" cli.py "$@"; }
-build() { run build-store --stores "$stores" --layout readout --images "$photographs" "$@" | tail -1; }
+build() { run build-store --stores "$stores" --layout readout --images "$photographs" "$@"; }
 with_lite0() { "$@" --backbone tf_efficientnet_lite0 --weights lite0; }
 untrained() { build --weights random:0 --dtype float32 --backbone "$1"; }
 

@@ -1,43 +1,90 @@
 #!/bin/sh
-# Run every experiment at demo size, on images and weights that need no download. A rerun computes only what is missing.
-# Usage: pipeline/science.sh [PYTHON]; the result is runs/science.html. POSENET_SCIENCE_IMAGES changes the images.
+# Run every experiment at demo size, on images and weights that need no download, in under 20 minutes on two CPU cores.
+# A rerun computes only what is missing. `demo` and `smoke` are not run: table2 asks what they ask.
+# Usage: pipeline/science.sh [PYTHON]. The result is runs/science.html; runs/science/ has the runs, and what commands print as
+# JSON, which `python docs/findings.py science runs/science` puts into docs/findings.md.
+# POSENET_SCIENCE_IMAGES and POSENET_SCIENCE_TESTS change the images, POSENET_SCIENCE_STORES and POSENET_SCIENCE_RUNS the folders.
 set -eu
 cd "$(dirname "$0")/.."
 python=${1:-python}
 images=${POSENET_SCIENCE_IMAGES:-synthetic:dead-leaves?n=160}
-stores=stores/science
-border=stores/science-border # a separate folder: otherwise these image sets would be columns in every table
 other=${POSENET_SCIENCE_TESTS:-synthetic:dead-leaves?n=64&seed=1}
-shown="$other@border:32:black $other@border:32:white $other@canvas:32:black $other@canvas:32:white $other@transposed"
+stores=${POSENET_SCIENCE_STORES:-stores/science}
+runs=${POSENET_SCIENCE_RUNS:-runs/science}
+# Separate folders: in one, these image sets and sizes would be columns and networks in every table.
+border=$stores-border sizes=$stores-sizes erased=$stores-erased
+mkdir -p "$runs"
 
-build() { "$python" cli.py build-store --stores "$stores" --layout readout "$@"; }
+run() { "$python" cli.py "$@"; }
+build() { # FOLDER LAYOUT IMAGES [OPTION...]: build a store, print its path and keep it in $built
+  folder=$1 layout=$2 on=$3
+  shift 3
+  built=$(run build-store --stores "$folder" --layout "$layout" --images "$on" \
+    --data-root "${POSENET_DATA:-$stores/images}" "$@")
+  echo "$built"
+}
+pixels() { build "$@" --backbone pixels; }
+vgg16() { build "$@" --backbone vgg16 --weights hed; }
+lite0() { build "$@" --backbone tf_efficientnet_lite0 --weights lite0; }
+lite0_untrained() { untrained tf_efficientnet_lite0 0 "$@"; }
+untrained() { # BACKBONE SEED FOLDER LAYOUT IMAGES [OPTION...]
+  backbone=$1 seed=$2
+  shift 2
+  build "$@" --backbone "$backbone" --weights "random:$seed" --dtype float32
+}
 
-for on in "$images" photos; do
-  build --images "$on" --backbone pixels
-  build --images "$on" --backbone vgg16 --weights hed
+for network in pixels vgg16 lite0; do
+  "$network" "$stores" readout photos
 done
+pixels "$stores" readout "$images"
+lite0 "$stores" readout "$images"
+trained=$built
+set -- "$trained" # the stores whose variance is shown
+lite0_untrained "$stores" readout "$images"
+set -- "$@" "$built"
+vgg16 "$stores" readout "$images"
+set -- "$@" "$built"
+untrained vgg16 0 "$stores" readout "$images"
+set -- "$@" "$built"
+untrained vgg16 1 "$stores" readout "$images"
+untrained resnet18 0 "$stores" readout "$images"
+untrained densenet121 0 "$stores" readout "$images"
 for padding in none reflect replicate circular; do
-  build --images "$images" --backbone vgg16 --weights hed --padding "$padding"
+  vgg16 "$stores" readout "$images" --padding "$padding"
 done
-for seed in 0 1; do
-  build --images "$images" --backbone vgg16 --weights "random:$seed" --dtype float32
+experiments='table2 kernel_size padding stages networks stage_subsets stage_shares readout_depth protocols backbone_padding
+  untrained patterns training_images layers symmetry erasure'
+for name in $experiments; do
+  run sweep "$name" --stores "$stores" --run "$runs/$name"
 done
-build --images "$images" --backbone resnet18 --weights random:0 --dtype float32
-build --images "$images" --backbone densenet121 --weights random:0 --dtype float32
-for on in "$images" $shown; do
-  for network in pixels 'vgg16 --weights hed'; do
-    # shellcheck disable=SC2086 # the network and its options are several words
-    "$python" cli.py build-store --stores "$border" --layout aligned --images "$on" --backbone $network
+run leaderboard "$runs/networks"
+run variance "$@" --figures "$runs" --json > "$runs/variance.json"
+run symmetry tf_efficientnet_lite0 --weights lite0 --json > "$runs/symmetry.json"
+
+# Does the content of the image's border matter?
+for on in "$images" "$other@border:32:black" "$other@border:32:white" "$other@canvas:32:black" "$other@canvas:32:white" \
+  "$other@transposed"; do
+  pixels "$border" aligned "$on"
+  vgg16 "$border" aligned "$on"
+done
+run sweep image_border --stores "$border" --run "$runs/image_border"
+
+# How far does position reach from the border, in pixels of the image?
+for size in 224 448 896; do
+  for network in lite0 lite0_untrained; do
+    "$network" "$sizes" readout "$images" --size "$size" --batch-size 4 --limit 64 --no-probes
   done
 done
+run sweep border_distance --stores "$sizes" --run "$runs/border_distance"
+run rings "$runs/border_distance" --stores "$sizes" --where input=full:f4 --width 32 --figures "$runs" --json > "$runs/rings.json"
 
-runs=
-for name in table2 kernel_size padding stages stage_subsets readout_depth protocols backbone_padding untrained image_border \
-  patterns training_images layers; do
-  from=$stores
-  [ "$name" = image_border ] && from=$border
-  "$python" cli.py sweep "$name" --stores "$from" --run "runs/science/$name"
-  runs="$runs runs/science/$name"
+# Do later stages compute position anew where H and V are erased at the third?
+[ -e "$runs/f3.safetensors" ] || run erase "$trained" --stage f3 --out "$runs/f3.safetensors"
+lite0 "$erased" readout "$images" --erase "$runs/f3.safetensors"
+run sweep stages --stores "$erased" --run "$runs/erased_inside"
+
+set --
+for name in $experiments image_border border_distance; do
+  set -- "$@" "$runs/$name"
 done
-# shellcheck disable=SC2086 # a list of folders
-"$python" cli.py report $runs --out runs/science.html
+run report "$@" --out "$runs.html"

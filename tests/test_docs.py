@@ -2,6 +2,7 @@
 
 import doctest
 import importlib.util
+import os
 import re
 import shlex
 import subprocess
@@ -160,6 +161,45 @@ def test_every_key_of_a_sweep_is_explained() -> None:
         assert f"`[{name}]`" in listed
         for key in vars(protocol):
             assert key == "name" or f"`{key}`" in listed, key
+
+
+def run_script(name: str, folder: Path, failing: str = "none") -> tuple[int, list[list[str]]]:
+    """Run a script of pipeline/ with a command line that only writes down its words; return its exit code and the commands."""
+    log, stub = folder / "commands", folder / "python"
+    stub.write_text(f'#!/bin/sh\nshift\nprintf "%s\\t" "$@" >> "{log}"\necho >> "{log}"\necho store\n[ "$1" != {failing} ]\n')
+    stub.chmod(0o755)
+    (folder / "images").mkdir()
+    words = [str(stub)] if name == "science.sh" else [str(folder / "images"), str(stub)]
+    folders = {"POSENET_SCIENCE_STORES": str(folder / "my stores"), "POSENET_SCIENCE_RUNS": str(folder / "my runs")}
+    folders |= {"POSENET_STORES": str(folder / "my stores"), "POSENET_RUNS": str(folder / "my runs")}
+    command = ["sh", str(ROOT / "pipeline" / name), *words]
+    script = subprocess.run(command, env=os.environ | folders, capture_output=True, check=False)
+    return script.returncode, [line.split("\t")[:-1] for line in log.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("name", ["science.sh", "photographs.sh"])
+def test_every_command_of_a_script_parses(name: str, tmp_path: Path) -> None:
+    code, commands = run_script(name, tmp_path)
+    assert code == 0
+    for command, *words in commands:
+        assert isinstance(main.commands[command].make_context(command, words), click.Context)
+
+
+@pytest.mark.parametrize("failing", ["build-store", "sweep"])
+@pytest.mark.parametrize("name", ["science.sh", "photographs.sh"])
+def test_a_script_ends_where_a_command_fails(name: str, failing: str, tmp_path: Path) -> None:
+    code, commands = run_script(name, tmp_path, failing)
+    assert code == 1
+    assert [command for command, *_ in commands].index(failing) == len(commands) - 1
+
+
+def test_every_experiment_is_part_of_science_or_an_exception(tmp_path: Path) -> None:
+    _, commands = run_script("science.sh", tmp_path)
+    swept = {words[1] for words in commands if words[0] == "sweep"}
+    (sentence,) = re.findall(r"^# .*are not run", (ROOT / "pipeline/science.sh").read_text(), re.MULTILINE)
+    exceptions = set(re.findall(r"`(\w+)` (?:and|are)", sentence))
+    assert swept | exceptions == {path.stem for path in (ROOT / "pipeline/experiments").glob("*.toml")}
+    assert {Path(word).name for word in commands[-1][1:-2]} == swept  # the page has all runs
 
 
 def test_the_version_is_the_same_everywhere() -> None:
