@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from scipy.stats import binomtest
+from scipy.stats import binomtest, t, ttest_ind_from_stats
 
 from posenet_store.backbones.load import load_classifier
 from posenet_store.errors import UsageError
 from posenet_store.extraction.accuracy import classify_images, find_classes
 from posenet_store.images.sources import load_image_set
-from posenet_store.report.accuracy import list_accuracies
+from posenet_store.report.accuracy import Classified, compare_with_draws, list_accuracies
 from posenet_store.specs import BackboneSpec
 from tests.support.runs import cli
 from tests.support.small import write_images
@@ -74,7 +74,7 @@ def test_the_whole_network_is_torchvisions(tmp_path: Path) -> None:
 def test_networks_are_compared_on_the_same_images() -> None:
     before = np.array([1.0, 1, 1, 0, 0, np.nan] * 5)
     after = np.array([1.0, 0, 1, 0, 0, np.nan] * 5)
-    listing = list_accuracies({"plain": before, "erased": after})
+    listing = list_accuracies([Classified("plain", before), Classified("erased", after)])
     first, second = listing.records
     assert (first["top1"], first["images"], first["p"]) == (0.6, 25, None)
     assert second["difference"] == pytest.approx(-0.2)
@@ -86,9 +86,45 @@ def test_networks_are_compared_on_the_same_images() -> None:
 def test_networks_that_agree_on_every_image_still_have_an_interval() -> None:
     """A t interval of equal answers has no width, as if no other images could tell the networks apart."""
     answers = np.array([1.0, 0, np.nan, 1] * 8)
-    _, second = list_accuracies({"plain": answers, "erased": answers.copy()}).records
+    _, second = list_accuracies([Classified("plain", answers), Classified("erased", answers.copy())]).records
     assert (second["difference"], second["p"]) == (0, 1)
     assert second["difference_low"] == -second["difference_high"] < -0.02
+
+
+def test_several_draws_have_a_mean_that_others_are_compared_with() -> None:
+    """Mean and deviation are numpy's; the difference is scipy's t test of a sample and one value, which has no deviation."""
+    draw, place = np.random.default_rng(0), ("H", ("f1", "f2"), (2, 2))
+    base = (draw.random(200) < 0.9).astype(float)
+    table = (draw.random((200, 4)) < np.array([0.5, 0.55, 0.6, 0.65])).astype(float)
+    table[7] = np.nan  # no class
+    erased = (draw.random(200) < 0.7).astype(float)
+    drawn = [Classified(f"random{n}", table[:, n], *place, drawn=True) for n in range(4)]
+    other = Classified("elsewhere", table[:, 0], "", ("f1",), (2,), drawn=True)
+    listing = list_accuracies([Classified("plain", base), Classified("erased", erased, *place), *drawn, other])
+    records = {record["network"]: record for record in listing.records}
+    known = np.delete(table, 7, axis=0)
+    mean = records["mean of 4 draws, f1+f2"]
+    assert (mean["draws"], mean["images"], mean["stages"]) == (4, 199, "f1+f2")
+    assert mean["top1"] == pytest.approx(known.mean())
+    assert mean["deviation"] == pytest.approx(known.mean(0).std(ddof=1))
+    assert mean["difference"] == pytest.approx((known - np.delete(base, 7)[:, None]).mean())
+    assert records["erased"]["from_draws"] == pytest.approx((np.delete(erased, 7)[:, None] - known).mean())
+    test = ttest_ind_from_stats(np.delete(erased, 7).mean(), 0, 1, known.mean(), known.mean(0).std(ddof=1), 4)
+    assert records["erased"]["p_draws"] == pytest.approx(test.pvalue)
+    half = records["erased"]["from_draws_high"] - records["erased"]["from_draws"]
+    assert half == pytest.approx(t.ppf(0.975, 3) * known.mean(0).std(ddof=1) * (1 + 1 / 4) ** 0.5)
+    assert {name for name in records if "from_draws" in records[name]} == {"erased"}
+    assert [len(row) for row in listing.rows] == [6] * 8
+
+
+def test_the_difference_from_draws_holds_its_level() -> None:
+    """Five draws whose top-1 scatter by .03 about .6, and an erasure that is one more draw, whose p must not be low."""
+    errors, draw = 0, np.random.default_rng(0)
+    for _ in range(4000):
+        rates = draw.normal(0.6, 0.03, 6) + draw.normal(0, 0.2, (200, 1))  # some images are easier than others
+        right = (draw.random((200, 6)) < rates).astype(float)
+        errors += compare_with_draws(right[:, 5], right[:, :5])["p_draws"] < 0.05
+    assert errors <= 0.06 * 4000
 
 
 def test_the_command_says_what_it_needs(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from PIL import Image
 
 from posenet_store.errors import UsageError
 from posenet_store.heads import own_maps
+from posenet_store.heads.protocols import RidgeProtocol
 from posenet_store.heads.targets import make_native_map, make_target_map
 from posenet_store.report.run import open_run
 from posenet_store.store.catalogue import list_stores
@@ -17,6 +18,7 @@ from posenet_store.sweep.evaluate import evaluate_head
 from posenet_store.sweep.plan import plan_sweep
 from posenet_store.sweep.results import RunFiles
 from posenet_store.sweep.run import run_sweep
+from posenet_store.sweep.run_pass import run_pass
 from posenet_store.sweep.spec import SweepSpec, load_sweep
 from tests.support.runs import cli
 from tests.support.small import store_with_probes
@@ -86,6 +88,49 @@ def test_python_users_name_a_file_too(home: Path) -> None:
     spec = SweepSpec("python", train=("photos",), targets=(f"map:{home}/question/maps/own.png",), protocols=("ridge",))
     (cell,) = plan_sweep(spec, list_stores(home / "stores").stores, home).cells
     assert cell.target.startswith("map:own-")
+
+
+ERASE = 'protocols = ["ridge"]\ntargets = ["V", "G", "ramp:30"]\nkernels = [1]\ntrain = ["photos"]\n[erase]\ntargets = {}\n'
+
+
+def test_own_and_numbered_maps_are_erased(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the file beside the sweep to another process: what is erased has no rank order left, the other map stays."""
+    monkeypatch.chdir(home)
+    (home / "question/erase.toml").write_text(ERASE.format(["map:maps/own.png", "ramp:30"]))
+    swept = cli("sweep", "question/erase.toml", "--run", "run")
+    assert swept.exit_code == 0, swept.output
+    results = open_run("run").results
+    erased = [result for result in results if result.cell.maps != (result.cell.target,)]
+    (maps,) = {result.cell.maps[1:] for result in erased}
+    assert (maps[0].startswith("map:own-"), maps[1]) == (True, "ramp:30")
+    spc = {result.cell.target: result.scores["held-out"].spc for result in erased}
+    assert (spc["V"], spc["ramp:30"]) == (None, None)
+    assert spc["G"] is not None
+    assert {result.fit["erased"] for result in erased} == {2}
+    assert "+".join(maps) in cli("table", "run", "--where", f"erase={'+'.join(maps)}", "--by", "erase").stdout
+    forget_maps(monkeypatch)
+    spec = load_sweep("question/erase.toml")
+    plan = plan_sweep(spec, list_stores("stores").stores, home)
+    forget_maps(monkeypatch)
+    task = next(task for task in plan.passes if any(len(cell.maps) > 1 for cell in task.cells))
+    assert set(run_pass(task, home / "run", 1).cells) <= {result.id for result in results}
+
+
+def test_python_users_erase_a_map_of_a_file(home: Path) -> None:
+    recipe = RidgeProtocol(erase=(f"map:{home}/question/maps/own.png",))
+    spec = SweepSpec("python", train=("photos",), targets=("G",), protocols=("ridge",), recipes=(recipe,))
+    (cell,) = plan_sweep(spec, list_stores(home / "stores").stores, home).cells
+    assert cell.maps[1].startswith("map:own-")
+
+
+@pytest.mark.parametrize(
+    ("targets", "sentence"),
+    [([], "at least one"), (["H", "H"], "twice"), (["map:none.png"], "none.png"), (["ramp:x"], "ramp:x")],
+)
+def test_what_can_not_be_erased_is_said(home: Path, targets: list[str], sentence: str) -> None:
+    (home / "question/erase.toml").write_text(ERASE.format(targets))
+    with pytest.raises(UsageError, match=sentence):
+        load_sweep(home / "question/erase.toml")
 
 
 @pytest.mark.parametrize("name", ["missing.png", "flat.npy"])

@@ -1,5 +1,6 @@
 """accuracy: classify images with a network, and with the same network with something erased."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,8 @@ from posenet_store.cli.options import backbone_options, format_option, image_opt
 from posenet_store.cli.output import print_line, print_listing, progress
 
 if TYPE_CHECKING:
+    from posenet_store.images.image_set import ImageSet
+    from posenet_store.report.accuracy import Classified
     from posenet_store.specs import BackboneSpec
 
 
@@ -31,7 +34,8 @@ def accuracy(
 ) -> None:  # fmt: skip
     """Show a network's top-1 accuracy, as it is and with each ERASER.
 
-    ERASER is a file of the command `erase`. All classify the same images.
+    ERASER is a file of the command `erase`. All classify the same images. Several files of `erase --random` at the same stages
+    also give the mean of the draws, from which files that erase as much there are told.
     """
     from posenet_store.backbones.checks import check_eraser, check_names
     from posenet_store.images.sources import find_images
@@ -41,18 +45,40 @@ def accuracy(
         check_eraser(eraser)
     check_names(network)
 
-    from posenet_store.backbones.load import load_classifier
-    from posenet_store.extraction.accuracy import classify_images, find_classes
-    from posenet_store.report.accuracy import REMARK, list_accuracies
+    from posenet_store.extraction.accuracy import find_classes
+    from posenet_store.report.accuracy import REMARK, REMARK_ON_DRAWS, list_accuracies
 
     images = load_images(source, load, limit)
     classes = find_classes(images.ids, labels)
     if lacking := sum(number < 0 for number in classes):
         print_line(f"{lacking} of {len(images)} images have no class and are left out", err=True)
-    correct = {}
+    listing = list_accuracies(_classify(images, classes, network, list(dict.fromkeys(erasers))))
+    remark = REMARK + (REMARK_ON_DRAWS if "from draws" in listing.head else "")
+    print_listing(listing, f"{network.name}: top-1 on {images.name}", remark, form, as_json, ruled=False)
+
+
+def _classify(
+    images: "ImageSet", classes: Sequence[int], network: "BackboneSpec", erasers: Sequence[str]
+) -> "list[Classified]":
+    """Classify the images with the network and with each file of what is erased, under progress bars."""
+    from posenet_store.backbones.erasing import read_erasers
+    from posenet_store.backbones.load import load_classifier
+    from posenet_store.extraction.accuracy import classify_images
+    from posenet_store.report.accuracy import Classified
+
+    of_files = {file: read_erasers(file) for file in erasers}  # a damaged file ends the command before anything is computed
+    labels = [of_file.label for of_file in of_files.values()]
+    networks = []
     with progress() as bars:
-        for erase in (network.erase, *erasers):
-            classifier = load_classifier(replace(network, erase=erase))
-            bar = bars.add_task(classifier.weights, total=len(images) - lacking, unit="images")
-            correct[classifier.weights] = classify_images(images, classifier, classes, partial(bars.advance, bar))
-    print_listing(list_accuracies(correct), f"{network.name}: top-1 on {images.name}", REMARK, form, as_json, ruled=False)
+        for file in (network.erase, *erasers):
+            classifier = load_classifier(replace(network, erase=file))
+            bar = bars.add_task(classifier.weights, total=sum(number >= 0 for number in classes), unit="images")
+            correct = classify_images(images, classifier, classes, partial(bars.advance, bar))
+            if file not in of_files:
+                networks.append(Classified(classifier.weights, correct))
+                continue
+            of_file = of_files[file]
+            label = classifier.weights + (f" ({file})" if labels.count(of_file.label) > 1 else "")
+            dimensions, drawn = of_file.dimensions, of_file.seed is not None
+            networks.append(Classified(label, correct, of_file.erased, tuple(dimensions), tuple(dimensions.values()), drawn))
+    return networks

@@ -35,7 +35,9 @@ HEADINGS = {
 class _Command(click.Command):
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options, grouped if there are many."""
-        options = [option for option in self.get_params(ctx) if option.get_help_record(ctx)]
+        options = [
+            option for option in self.get_params(ctx) if isinstance(option, click.Option) and option.get_help_record(ctx)
+        ]
         headings = {name: heading for heading, names in HEADINGS.items() for name in names} if len(options) > FEW else {}
         records: dict[str, list[tuple[str, str]]] = {heading: [] for heading in (*HEADINGS, "Options")}
         for option in options:

@@ -6,18 +6,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from posenet_store.backbones.backbone import Backbone
 from posenet_store.backbones.timm_models import list_wordnet_ids
-from posenet_store.errors import ImageError, UsageError, show_value
+from posenet_store.errors import UsageError, show_value
+from posenet_store.extraction.read_batches import read_batches
 from posenet_store.images.image_set import ImageSet
-from posenet_store.threads import map_on_threads
 
 WORDNET = re.compile(r"(?<![A-Za-z0-9])n\d{8}(?!\d)")
 """A class of ImageNet in a folder's or a file's name."""
-BATCH = 16
 
 
 def find_classes(ids: Sequence[str], labels: Path | None = None) -> list[int]:
@@ -52,24 +50,11 @@ def read_labels(path: Path) -> dict[str, str]:
 
 
 def classify_images(
-    images: ImageSet, network: Backbone, classes: Sequence[int], advance: Callable[[int], None] = lambda count: None
+    images: ImageSet, network: Backbone, classes: Sequence[int], advance: Callable[[int], object] = lambda count: None
 ) -> NDArray[np.float64]:
     """Return for each image whether the network's first choice is its class, 1 or 0; NaN without a class or if unreadable."""
     correct = np.full(len(images), np.nan)
     labelled = [index for index, number in enumerate(classes) if number >= 0]
-
-    def read(index: int) -> NDArray[np.uint8] | None:
-        try:
-            return images.read(index, network.preprocess.resize)
-        except ImageError:
-            return None
-
-    for first in range(0, len(labelled), BATCH):
-        indices = labelled[first : first + BATCH]
-        read_images = zip(indices, map_on_threads(read, indices), strict=True)
-        pixels = {index: image for index, image in read_images if image is not None}
-        if pixels:
-            chosen = network.classify(torch.from_numpy(np.stack(list(pixels.values())))).cpu().numpy()
-            correct[list(pixels)] = chosen == np.array([classes[index] for index in pixels])
-        advance(len(indices))
+    for indices, pixels in read_batches(images, network.preprocess.resize, labelled, advance):
+        correct[indices] = network.classify(pixels).cpu().numpy() == np.array([classes[index] for index in indices])
     return correct

@@ -18,6 +18,9 @@ from torch import Tensor
 
 from posenet_store.heads.moments import Moments
 from posenet_store.heads.sizes import DEAD_DEVIATION
+from posenet_store.heads.targets import make_target_map
+from posenet_store.specs import GRID
+from posenet_store.threads import limit_to_one_thread
 
 RANK_TOLERANCE = 1e-12
 """Of the largest eigenvalue: directions of the standardised features, or of the targets in them, that vary less are none.
@@ -98,11 +101,23 @@ def fit_eraser(moments: Moments, targets: Sequence[Tensor]) -> Eraser:
     return _make_eraser(standard, standard.inverse[:, None] * (moments.position @ maps.T) / moments.count)
 
 
-def draw_eraser(moments: Moments, rank: int, seed: int) -> Eraser:
+def draw_eraser(moments: Moments, rank: int, draw: torch.Generator) -> Eraser:
     """Return what erases so many random directions, of whitened features, in the same way: the control."""
     standard = _standardise(moments)
-    drawn = torch.randn(len(standard.values), rank, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    drawn = torch.randn(len(standard.values), rank, generator=draw, dtype=torch.float64)
     return _make_eraser(standard, standard.vectors @ (standard.values.sqrt()[:, None] * drawn))
+
+
+def fit_or_draw_eraser(moments: Moments, targets: Sequence[str], draw: torch.Generator | None) -> Eraser:
+    """Return what erases targets, given by their names, from features on the grid; with `draw` the control of their rank."""
+    with limit_to_one_thread():
+        eraser = fit_eraser(moments, [torch.from_numpy(make_target_map(target, GRID).copy()) for target in targets])
+        return eraser if draw is None else draw_eraser(moments, eraser.rank, draw)
+
+
+def seed_draw(seed: int | None) -> torch.Generator | None:
+    """Return what draws random directions, None without a seed."""
+    return None if seed is None else torch.Generator().manual_seed(seed)
 
 
 def _make_eraser(standard: _Standardised, cross: Tensor) -> Eraser:

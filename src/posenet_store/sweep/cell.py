@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from posenet_store.errors import SHOWN, UsageError, first_line
 from posenet_store.files import canonical_json, sha256
-from posenet_store.heads.protocols import PROTOCOLS, GradientProtocol, Protocol
+from posenet_store.heads.protocols import PROTOCOLS, GradientProtocol, Protocol, RidgeProtocol
 from posenet_store.heads.targets import make_target_map
 from posenet_store.specs import GRID
 from posenet_store.toml_config import check_value, fill_defaults
@@ -49,6 +49,11 @@ class Cell:
     def id(self) -> str:
         """A digest of all fields, 16 hexadecimal digits, by which a rerun finds a finished cell."""
         return sha256(canonical_json(vars(self) | {"protocol": _settings(self.protocol)}))[:16]
+
+    @property
+    def maps(self) -> tuple[str, ...]:
+        """The names of the maps that training needs: what the head predicts, and what is erased from its features."""
+        return self.target, *(self.protocol.erase if isinstance(self.protocol, RidgeProtocol) else ())
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain JSON values."""

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from posenet_store.errors import UsageError
-from posenet_store.heads.own_maps import load_target
 from posenet_store.heads.protocols import GradientProtocol, Protocol, describe_stream
 from posenet_store.notebook import format_html_table
 from posenet_store.parallel.machine import share_memory
@@ -19,7 +18,7 @@ from posenet_store.sweep.cell import PROBES, Cell
 from posenet_store.sweep.inputs import join_inputs, parse_input, reads_all_channels
 from posenet_store.sweep.labels import name_apart
 from posenet_store.sweep.limits import Limits
-from posenet_store.sweep.spec import SweepSpec
+from posenet_store.sweep.spec import SweepSpec, load_own_maps
 
 MIN_TRAIN_ROWS = 32
 MAX_CELLS = 600
@@ -165,7 +164,6 @@ def _make_cells(spec: SweepSpec, entry: StoreInfo, source: str, protocol: Protoc
     """Return the cells that read `source` of one store: all choices that the sweep leaves open."""
     rows = _count_train_rows(spec, entry)
     seeds = spec.seeds if isinstance(protocol, GradientProtocol) else spec.seeds[:1]  # exact least squares draws nothing
-    targets = tuple(map(load_target, spec.targets))
     return [
         Cell(
             store=entry.spec.fingerprint,
@@ -182,7 +180,7 @@ def _make_cells(spec: SweepSpec, entry: StoreInfo, source: str, protocol: Protoc
         )
         for images in spec.train_images
         if images <= rows
-        for kernel, padding, target, seed in product(spec.kernels, spec.paddings, targets, seeds)
+        for kernel, padding, target, seed in product(spec.kernels, spec.paddings, spec.targets, seeds)
     ]
 
 
@@ -239,7 +237,7 @@ def plan_sweep(
     Moments are kept in `root`/moments, or not at all. Without `limits` a pass may take the memory of a single local worker.
     """
     notes: list[str] = []
-    root = Path(root).expanduser()
+    spec, root = load_own_maps(spec), Path(root).expanduser()
     listing = list_stores(root) if stores is None else stores
     stores = listing.stores if isinstance(listing, StoreListing) else listing
     usable = _select_sealed(stores, spec, notes)

@@ -62,7 +62,7 @@ def _count_kept(files: RunFiles, plan: SweepPlan) -> Iterator[None]:
 
 def _prepare_folder(run: Path, plan: SweepPlan) -> None:
     """Remove what killed sweeps left in the run and among the cached moments; keep the targets that are maps of the user's."""
-    save_maps(run / MAPS, (cell.target for cell in plan.cells))
+    save_maps(run / MAPS, (name for cell in plan.cells for name in cell.maps))
     moments = {task.moments / task.train.name for task in plan.passes if task.moments}
     remove_abandoned([*run.rglob(".*.tmp"), *(path for folder in moments for path in folder.glob(".*.tmp"))])
 

@@ -57,16 +57,28 @@ class SweepSpec:
         ]
 
 
+def load_own_maps(spec: SweepSpec, folder: Path = Path()) -> SweepSpec:
+    """Return a sweep whose targets, also those that are erased, are named as cells have them; own maps are known from now."""
+
+    def load(targets: Sequence[str]) -> tuple[str, ...]:
+        return tuple(load_target(target, folder) for target in targets)
+
+    recipes = (replace(r, erase=load(r.erase)) if isinstance(r, RidgeProtocol) else r for r in spec.recipes)
+    return replace(spec, targets=load(spec.targets), recipes=tuple(recipes))
+
+
 def _check(spec: SweepSpec, where: str) -> SweepSpec:
     """Return `spec`; raises UsageError that names the key, what came and what is accepted."""
     for name in spec.protocols:
         if name not in PROTOCOLS:
             raise unknown(f"protocol in {where}", name, tuple(PROTOCOLS))
-    for target in spec.targets:
-        make_native_map(target)
-    if len(set(spec.targets)) < len(spec.targets):
-        raise UsageError(f"{where}: targets = {show_value(list(spec.targets))} has one map twice")
-    if any(isinstance(recipe, RidgeProtocol) and recipe.erase for recipe in spec.recipes) and "ridge" not in spec.protocols:
+    erased = {recipe.erase for recipe in spec.recipes if isinstance(recipe, RidgeProtocol)} - {()}
+    for targets in (spec.targets, *sorted(erased)):
+        for target in targets:
+            make_native_map(target)
+        if len(set(targets)) < len(targets):
+            raise UsageError(f"{where}: targets = {show_value(list(targets))} has one map twice")
+    if erased and "ridge" not in spec.protocols:
         raise UsageError(f'{where}: [erase] is for exact heads; add "ridge" to protocols = {show_value(list(spec.protocols))}')
     if len(spec.range) != 2:
         raise UsageError(f"{where}: range = {show_value(list(spec.range))} is not accepted; give [low, high]")
@@ -104,8 +116,6 @@ def _add_erasure(protocols: Sequence[Protocol], section: Any, where: str) -> lis
     if not isinstance(section, dict):
         raise UsageError(f"{where} = {show_value(section)} is not accepted; write a table [erase]")
     erasure = fill_defaults(Erasure(), section, where)
-    for target in erasure.targets:
-        make_native_map(target)
     exact = [protocol for protocol in protocols if isinstance(protocol, RidgeProtocol)] or [RidgeProtocol()]
     others = [protocol for protocol in protocols if protocol not in exact]
     return others + [replace(protocol, erase=targets) for protocol in exact for targets in ((), erasure.targets)]
@@ -204,5 +214,4 @@ def load_sweep(source: str | Path) -> SweepSpec:
         protocols = _add_erasure(protocols, section, f"{path} [erase]")
     sections = (*PROTOCOLS, "erase")
     spec = fill_defaults(SweepSpec(title=path.stem), table, str(path), hidden=("recipes",), sections=sections)
-    targets = tuple(load_target(target, path.parent) for target in spec.targets)
-    return _check(replace(spec, targets=targets, recipes=tuple(protocols)), str(path))
+    return _check(load_own_maps(replace(spec, recipes=tuple(protocols)), path.parent), str(path))

@@ -1,11 +1,13 @@
 """Erasing inside a running network: what its stages return, whose network it is, and files that are none."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from posenet_store.backbones.backbone import Backbone
@@ -18,7 +20,7 @@ from posenet_store.images.sources import load_image_set
 from posenet_store.resampling import resize_to_grid
 from posenet_store.specs import BackboneSpec
 from posenet_store.store.reader import Reader
-from posenet_store.sweep.eraser_file import write_eraser
+from posenet_store.sweep.stage_eraser import fit_stage_eraser
 from tests.support.runs import cli
 from tests.support.small import built_store, folder, write_images
 
@@ -37,7 +39,10 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Reader:
 @pytest.fixture(scope="module")
 def eraser(store: Reader, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("erasers") / "f3.safetensors"
-    assert write_eraser(folder(store), path, stages=("f3",)) == {"f3": 2}
+    erasers = fit_stage_eraser(store, "f3", ("H", "V"))
+    assert erasers.dimensions == {"f3": 2}
+    erasers.save(path)
+    assert read_erasers(str(path)).sha256 == erasers.sha256
     return path
 
 
@@ -71,12 +76,13 @@ def test_on_its_own_images_no_covariance_is_left(store: Reader, eraser: Path) ->
 
 def test_random_directions_are_the_control(store: Reader, tmp_path: Path) -> None:
     path = tmp_path / "random.safetensors"
-    assert write_eraser(folder(store), path, stages=("f3", "f4"), seed=1) == {"f3": 2, "f4": 2}
+    erasers = fit_stage_eraser(store, "f3", ("H", "V"), seed=1)
+    assert erasers.dimensions == {"f3": 2}
+    erasers.save(path)
     parts = load_file(path)
-    for tap in ("f3", "f4"):
-        both = parts[f"{tap}.right"] @ parts[f"{tap}.left"]
-        np.testing.assert_allclose(both, np.eye(2), atol=1e-9)  # a projection: erasing twice is erasing once
-    assert load(path).weights == "random0-64px-erased-random1-f3+f4"
+    np.testing.assert_allclose(parts["f3.right"] @ parts["f3.left"], np.eye(2), atol=1e-9)  # a projection
+    assert load(path).weights == "random0-64px-erased-random1-f3"
+    assert fit_stage_eraser(store, "f3", ("H", "V"), seed=2).sha256 != erasers.sha256
 
 
 def test_a_store_is_another_one_and_is_repaired_with_its_eraser(store: Reader, eraser: Path, tmp_path: Path) -> None:
@@ -87,10 +93,16 @@ def test_a_store_is_another_one_and_is_repaired_with_its_eraser(store: Reader, e
     assert erased.plan.find_backbone_spec().erase == str(eraser)
 
 
-@pytest.mark.parametrize("harm", ["cut", "keys", "shape", "nan", "missing"])
+TEXTS = {"modules": '{"f3": 1}', "targets": "[1]", "seed": '"x"', "network": "[]"}
+
+
+@pytest.mark.parametrize("harm", ["cut", "keys", "shape", "nan", "missing", *TEXTS])
 def test_other_files_are_refused(eraser: Path, tmp_path: Path, harm: str) -> None:
     path, tensors = tmp_path / "eraser.safetensors", load_file(eraser)
-    metadata = {"modules": json.dumps({"f3": "layer2"}), "targets": '["H"]', "backbone": "resnet18", "weights_sha256": "0"}
+    with safe_open(eraser, "pt") as opened:
+        metadata = opened.metadata()
+    if harm in metadata:
+        metadata[harm] = TEXTS[harm]
     if harm == "keys":
         metadata = {}
     if harm == "shape":
@@ -108,8 +120,11 @@ def test_other_files_are_refused(eraser: Path, tmp_path: Path, harm: str) -> Non
 def test_another_network_is_refused(eraser: Path) -> None:
     with pytest.raises(UsageError, match="write one from a store of this network"):
         load(eraser, "random:1")
-    with pytest.raises(UsageError, match="this is pixels"):
+    with pytest.raises(UsageError, match="pixels"):
         load_backbone(BackboneSpec("pixels", erase=str(eraser)))
+    for change in ({"padding": "reflect"}, {"preprocess": "unit"}, {"size": 96}):  # the same weights, other features
+        with pytest.raises(UsageError, match=next(iter(change))):
+            load_backbone(replace(BackboneSpec("resnet18", "random:0", device="cpu", size=64, erase=str(eraser)), **change))
 
 
 def test_nothing_is_erased_in_controls(eraser: Path) -> None:
@@ -124,7 +139,7 @@ def test_the_commands_write_and_use_it(store: Reader, tmp_path: Path) -> None:
     assert json.loads(result.stdout)["dimensions"] == {"f2": 2}
     again = tmp_path / "again.safetensors"
     assert cli("erase", folder(store), "--stage", "f9", "--out", again).exit_code == 2
-    assert cli("erase", folder(store), "--target", "X", "--out", again).exit_code == 2
+    assert cli("erase", folder(store), "--stage", "f2", "--target", "X", "--out", again).exit_code == 2
     assert cli("erase", folder(store), "--stage", "f2", "--out", again).stdout.strip() == str(again)
     assert read_erasers(str(again)).sha256 == read_erasers(str(out)).sha256
     words = ("build-store", "--backbone", "resnet18", "--weights", "random:0", "--size", "64", "--erase", out, "--no-probes")
@@ -140,6 +155,23 @@ def test_a_file_that_is_there_is_not_replaced_nor_one_of_another_kind_written(st
     assert (done.exit_code, name in done.stderr) == (2, True)
     assert (tmp_path / "old.safetensors").read_bytes() == b"of a store"
     assert not (tmp_path / "new.txt").exists()
+
+
+def test_several_stages_need_images(store: Reader, eraser: Path, tmp_path: Path) -> None:
+    out, photos = tmp_path / "e.safetensors", write_images(tmp_path / "photos", 4)
+    for words in ((), ("--stage", "f1", "--stage", "f2"), ("--stage", "f1", "--limit", "3")):
+        refused = cli("erase", folder(store), "--out", out, *words)
+        assert (refused.exit_code, "--images" in refused.stderr, out.exists()) == (2, True, False)
+    stages = ("--stage", "f2", "--stage", "f1", "--images", photos, "--limit", "3")
+    done = cli("erase", folder(store), "--out", out, *stages, "--target", "ramp:30", "--json")
+    assert json.loads(done.stdout)["dimensions"] == {"f1": 1, "f2": 1}
+    assert load(out).weights == "random0-64px-erased-ramp:30-f1+f2"
+
+
+def test_a_store_of_an_erased_network_is_refused(store: Reader, eraser: Path, tmp_path: Path) -> None:
+    erased = built_store(tmp_path, load_image_set(str(write_images(tmp_path / "photos", 3))), load(eraser))
+    done = cli("erase", folder(erased), "--stage", "f2", "--out", tmp_path / "e.safetensors")
+    assert (done.exit_code, "erased already" in done.stderr) == (2, True)
 
 
 def test_a_missing_eraser_is_named_before_anything_else(tmp_path: Path) -> None:
