@@ -53,6 +53,19 @@ def test_real_targets_score_as_scipy_says(name: str, size: int) -> None:
     expected = [spearmanr(prediction.ravel(), target.ravel()).statistic for prediction in predictions]
     assert np.abs(scores.spc - expected).max() < 1e-12
     assert np.abs(scores.mae - np.abs(predictions - target).mean(axis=(1, 2))).max() < 1e-12
+    explained = [r2_score(target.ravel(), prediction.ravel()) for prediction in predictions]
+    np.testing.assert_allclose(scores.explained, explained, rtol=1e-12, atol=1e-12)
+
+
+def r2_score(truth: NDArray[np.float64], prediction: NDArray[np.float64]) -> float:
+    """The coefficient of determination by its definition, 1 - residual / total sum of squares."""
+    return 1 - float(((truth - prediction) ** 2).sum() / ((truth - truth.mean()) ** 2).sum())
+
+
+def test_nothing_is_explained_by_the_mean_and_undefined_of_a_constant_target_or_a_map_that_is_not_finite() -> None:
+    maps = np.stack([np.full_like(RAMP, 0.5), RAMP, np.full_like(RAMP, np.nan), np.full_like(RAMP, 1e200)])
+    assert score_maps(maps, RAMP).explained.tolist() == pytest.approx([0, 1, math.nan, math.nan], nan_ok=True)
+    assert np.isnan(score_maps(maps, np.full_like(RAMP, 0.5)).explained).all()
 
 
 @pytest.mark.parametrize("name", TARGETS)
@@ -210,7 +223,7 @@ def test_a_mean_over_no_finite_map_is_none() -> None:
 
 def test_a_summary_of_no_image_is_none() -> None:
     empty = np.empty(0)
-    assert Scores(empty, empty).summary() == {"spc": None, "mae": None, "images": 0, "undefined": 0, "nonfinite": 0}
+    assert Scores(empty, empty, empty).summary() == {"spc": None, "mae": None, "images": 0, "undefined": 0, "nonfinite": 0}
 
 
 def test_a_constant_target_leaves_spc_undefined() -> None:

@@ -1,7 +1,6 @@
 """Figures from runs with known numbers: what is drawn, what stands beside it, and the files and objects they come as."""
 
 import sys
-from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from xml.etree import ElementTree
@@ -13,7 +12,6 @@ from PIL import Image
 
 import posenet_store
 from posenet_store.errors import UsageError
-from posenet_store.heads.protocols import RidgeProtocol
 from posenet_store.report.figures.curves import AXES, draw_axis, find_curves
 from posenet_store.report.figures.inline import inline_svg
 from posenet_store.report.figures.maps import average_errors, draw_border, draw_error_maps, error_by_distance
@@ -253,19 +251,3 @@ def test_a_run_as_a_pandas_frame(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(UsageError, match="pip install 'posenet-store"):
         run.to_pandas()
-
-
-def test_stages_have_what_they_explain_alone_and_what_they_add(tmp_path: Path) -> None:
-    explained = {"full": 0.75, "full:f1": 0.25, "full:f2": 0.5, "full:f3": 0.625}
-    explained |= {"full:f2+f3": 0.6875, "full:f1+f3": 0.625, "full:f1+f2": 0.5}
-    cells = [cell(constant(0.5), input=text, protocol=RidgeProtocol(folds=4)) for text in explained]
-    fitted = [
-        replace(partner, result=replace(partner.result, fit={"cv_explained": explained[partner.result.cell.input]}))
-        for partner in cells
-    ]
-    run = opened(tmp_path, *fitted)
-    assert isinstance(run.plot.stage_shares(), matplotlib.figure.Figure)
-    rows = next(picture.rows for picture in run.pictures() if picture.name == "stage_shares")
-    assert [row[2:] for row in rows] == [
-        ["f1", ".250", ".062", ".188"], ["f2", ".500", ".125", ".375"], ["f3", ".625", ".250", ".375"],
-    ]  # fmt: skip

@@ -64,7 +64,10 @@ def cell(
     } | changes
     known = {"network": network, "images": images} | dict(contents or {})
     known = {"held-out": f"{known['images']} from {fields['held_out']}"} | known
-    scores = {test: Scores(np.array(spc, float), np.array(mae, float)) for test, (spc, mae) in columns.items()}
+    scores = {
+        test: Scores(np.array(spc, float), np.array(mae, float), np.full(len(mae), np.nan))
+        for test, (spc, mae) in columns.items()
+    }
     result = Result(
         cell=Cell(**({"store": f"{known['network']} on {known['images']}"} | fields)),
         labels=label(network, images, weights_kind, known),

@@ -95,7 +95,7 @@ def test_scores_are_those_of_the_saved_head(root: Path, run: Path) -> None:
     np.testing.assert_allclose(
         stored["error/held-out"], abs(maps - make_target_map(cell.target, 26)).mean(0), rtol=1e-5, atol=1e-7
     )
-    assert {name.partition("/")[0] for name in stored} == {"spc", "mae", "map", "mean", "error", "ranks"}
+    assert {name.partition("/")[0] for name in stored} == {"spc", "mae", "explained", "map", "mean", "error", "ranks"}
     record = json.loads(RunFiles(run).record(cell.id).read_text())
     assert record["scores"]["held-out"]["spc"] == pytest.approx(expected.spc.mean(), rel=1e-12)
     assert set(record["scores"]) == {"held-out", "black", "white", "noise"}

@@ -30,6 +30,7 @@ from posenet_store.cli.prune import prune
 from posenet_store.cli.report import report
 from posenet_store.cli.rings import rings
 from posenet_store.cli.run import run
+from posenet_store.cli.stage_shares import stage_shares
 from posenet_store.cli.stores import stores
 from posenet_store.cli.sweep import sweep
 from posenet_store.cli.symmetry import symmetry
@@ -139,6 +140,7 @@ for _command in (
     leaderboard,
     report,
     rings,
+    stage_shares,
     symmetry,
     pooling,
     channels,

@@ -21,15 +21,20 @@ Upsampling or summing 135 products in float32 leaves noise of about 1e-7 of the 
 
 @dataclass(frozen=True)
 class Scores:
-    """Per-image scores, both float64 [n]; `spc` is NaN where it is undefined, `mae` where a map is not finite."""
+    """Per-image scores, all float64 [n]; `spc` is NaN where it is undefined, the others where a map is not finite.
+
+    `explained` is the share of the target's variance over positions that the map explains: 1 - mean squared error / variance,
+    0 for the target's mean and below it for worse maps. Its mean over images is that of their pooled squared errors.
+    """
 
     spc: NDArray[np.float64]
     mae: NDArray[np.float64]
+    explained: NDArray[np.float64]
 
     def summary(self) -> dict[str, float | int | None]:
         """Return the means over defined images, with counts; a mean over none is None.
 
-        >>> Scores(np.array([0.5, np.nan]), np.array([0.1, 0.3])).summary()
+        >>> Scores(np.array([0.5, np.nan]), np.array([0.1, 0.3]), np.array([0.2, 0.0])).summary()
         {'spc': 0.5, 'mae': 0.2, 'images': 2, 'undefined': 1, 'nonfinite': 0}
         """
         defined, finite = np.isfinite(self.spc), np.isfinite(self.mae)
@@ -124,9 +129,10 @@ def score_with_map_sums(predictions: NDArray[np.float64], target: NDArray[np.flo
     goal = np.asarray(target, dtype=np.float64).reshape(1, -1)
     finite = np.asarray(np.isfinite(flat).all(axis=1))
     tame = np.where(finite[:, None], flat, 0)
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
         errors = np.abs(tame - goal)
         mae = np.where(finite, errors.mean(axis=1), np.nan)
+        explained = 1 - np.square(errors).mean(axis=1) / goal.var()
         span = np.ptp(tame, axis=1)
         counted = np.isfinite(mae)
         sums = [tame[counted].sum(axis=0), errors[counted].sum(axis=0)]
@@ -134,4 +140,5 @@ def score_with_map_sums(predictions: NDArray[np.float64], target: NDArray[np.flo
     defined = np.asarray(finite & (span > CONSTANT_TOLERANCE * magnitude) & (np.ptp(goal) > 0))
     spc, ranks = np.full(len(flat), np.nan), rank_maps(flat[defined])
     spc[defined] = ranks @ rank_maps(goal)[0]
-    return Scores(spc, mae), MapSums(*(one.reshape(target.shape) for one in (*sums, ranks.sum(axis=0))))
+    explained = np.where(counted & np.isfinite(explained), explained, np.nan)
+    return Scores(spc, mae, explained), MapSums(*(one.reshape(target.shape) for one in (*sums, ranks.sum(axis=0))))

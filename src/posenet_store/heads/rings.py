@@ -63,7 +63,7 @@ def cut_rings(side: int, edges: NDArray[np.float64]) -> list[NDArray[np.int64]]:
 
 
 def score_rings(predictions: NDArray[np.float64], target: NDArray[np.float64], rings: Sequence[NDArray[np.int64]]) -> Scores:
-    """Score predictions [n, h, w] against a target [h, w] within each ring; `spc` and `mae` are [n, rings].
+    """Score predictions [n, h, w] against a target [h, w] within each ring; each score is [n, rings].
 
     >>> ramp = np.tile(np.arange(4.0), (4, 1))
     >>> score_rings(np.stack([ramp, ramp[:, ::-1]]), ramp, cut_rings(4, np.array([0, 1, 2]))).spc.round(6).tolist()
@@ -71,4 +71,4 @@ def score_rings(predictions: NDArray[np.float64], target: NDArray[np.float64], r
     """
     maps, goal = predictions.reshape(len(predictions), -1), target.ravel()
     scores = [score_maps(maps[:, ring], goal[ring]) for ring in rings]
-    return Scores(np.stack([score.spc for score in scores], axis=1), np.stack([score.mae for score in scores], axis=1))
+    return Scores(*(np.stack(of_rings, axis=1) for of_rings in zip(*(vars(score).values() for score in scores), strict=True)))

@@ -77,8 +77,8 @@ class RunFiles:
         return self.root / "heads" / f"{cell}.safetensors"
 
     def scores(self, cell: str) -> Path:
-        """Per-image scores (`spc/<test>`, `mae/<test>`), the first image's map (`map/<test>`) and the mean maps over all
-        images (`mean/<test>`, `error/<test>`, `ranks/<test>`: see `metrics.MapSums`) of each test."""
+        """Per-image scores (`spc/<test>`, `mae/<test>`, `explained/<test>`), the first image's map (`map/<test>`) and the mean
+        maps over all images (`mean/<test>`, `error/<test>`, `ranks/<test>`: see `metrics.MapSums`) of each test."""
         return self.root / "scores" / f"{cell}.safetensors"
 
     def create(self) -> None:

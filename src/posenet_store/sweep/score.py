@@ -1,4 +1,4 @@
-"""Score heads on a store: per-image SPC and MAE, mean maps over the images, and the map of a sample image."""
+"""Score heads on a store: per-image scores, mean maps over the images, and the map of a sample image."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -38,8 +38,7 @@ class Scored:
 
     def arrays(self, test: str) -> dict[str, NDArray[np.float64] | NDArray[np.float32]]:
         """Return every array by its name in a run's files, such as `spc/<test>`."""
-        named: dict[str, NDArray[np.float64] | NDArray[np.float32]] = {"spc": self.scores.spc, "mae": self.scores.mae}
-        named |= self.maps | {"map": self.sample}
+        named: dict[str, NDArray[np.float64] | NDArray[np.float32]] = vars(self.scores) | self.maps | {"map": self.sample}
         return {f"{name}/{test}": array for name, array in named.items()}
 
 
@@ -130,7 +129,7 @@ def score_heads(blocks: Iterable[Tensor], groups: Sequence[Scorable]) -> list[li
 
 def _join_parts(parts: Sequence[tuple[Scores, MapSums]], sample: NDArray[np.float32]) -> Scored:
     """Join the scores and map sums of a head's blocks."""
-    scores = Scores(*(np.concatenate([getattr(part, name) for part, _ in parts]) for name in ("spc", "mae")))
+    scores = Scores(*map(np.concatenate, zip(*(vars(part).values() for part, _ in parts), strict=True)))
     return Scored(scores, reduce(add, (sums for _, sums in parts)), sample)
 
 

@@ -97,4 +97,4 @@ def load_scored(path: Path) -> list[list[Scored]]:
 
 def _make_scored(arrays: dict[str, NDArray[Any]]) -> Scored:
     sums = MapSums(arrays["maps"], arrays["errors"], arrays["ranks"])
-    return Scored(Scores(arrays["spc"], arrays["mae"]), sums, arrays["sample"])
+    return Scored(Scores(arrays["spc"], arrays["mae"], arrays["explained"]), sums, arrays["sample"])
