@@ -12,6 +12,7 @@ import json
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from functools import cache
 from math import isclose
 from pathlib import Path
 from typing import Any
@@ -24,18 +25,29 @@ TABLE = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- /table -->)", re.DOTAL
 DIGITS = 4
 
 
-def _read_number(results: Sequence[Any], archive: Any, conditions: Sequence[str]) -> list[float | None]:
+@cache
+def _load_run(folder: Path) -> tuple[Sequence[Any], Any]:
+    """Return the results and the scores of a run."""
+    from posenet_store.report.load import load_runs
+
+    loaded = load_runs([folder])
+    return loaded.results, loaded.open_archive()
+
+
+def _read_number(folder: Path, run: str, conditions: Sequence[str]) -> list[float | None]:
     """Return the SPC of one kind of head and its 95 % bounds, seeds pooled; raises ValueError if heads of several kinds fit."""
     from posenet_store.report.records import get_fields, select_results
     from posenet_store.report.scores import pool_seeds
     from posenet_store.sweep.cell import HELD_OUT
 
-    tests = [condition.removeprefix("test=") for condition in conditions if condition.startswith("test=")] or [HELD_OUT]
-    heads = select_results(results, [condition for condition in conditions if not condition.startswith("test=")])
+    chosen = {"run": run, "test": HELD_OUT}
+    chosen |= {name: value for name, _, value in (text.partition("=") for text in conditions) if name in chosen}
+    results, archive = _load_run(folder / chosen["run"])
+    heads = select_results(results, [text for text in conditions if text.partition("=")[0] not in chosen])
     kinds = {str(get_fields(head) | {"seed": None}) for head in heads}
     if len(kinds) != 1:
         raise ValueError(f"{len(kinds)} kinds of heads have {', '.join(conditions)}")
-    score = pool_seeds(heads, tests[0], archive)
+    score = pool_seeds(heads, chosen["test"], archive)
     numbers = (score.spc, *(score.spc_bounds or (None, None)))
     return [None if number is None else round(number, DIGITS) for number in numbers]
 
@@ -46,12 +58,9 @@ def collect(table: Table, folder: Path) -> dict[str, Any]:
     Raises UsageError if the run lacks one.
     """
     from posenet_store.report import published
-    from posenet_store.report.load import load_runs
 
-    loaded = load_runs([folder / table.run])
-    results, archive = loaded.results, loaded.open_archive()
     rows = [
-        [label, [_read_number(results, archive, (*table.where, *own, column)) for column in table.columns.values()]]
+        [label, [_read_number(folder, table.run, (*table.where, *own, column)) for column in table.columns.values()]]
         for label, own in table.rows.items()
     ]
     if table.published:

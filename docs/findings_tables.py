@@ -8,7 +8,8 @@ from dataclasses import dataclass
 class Table:
     """A table of SPC: the run that has its heads, and the conditions (FIELD=VALUE) of all, of columns and of rows.
 
-    Scores are those of held-out images, or of the test set that a condition test=NAME says.
+    Scores are those of held-out images, or of the test set that a condition test=NAME says, and of another run if a
+    condition run=NAME says so.
 
     `published` is the last row: its label, the name of a table in `report/published.py`, the target and the model.
     """
@@ -42,6 +43,7 @@ NETWORKS = {
     "VGG-16, trained": "vgg16-hed",
     "VGG-16, untrained": "vgg16-random0",
 }
+ERASED_AT = {"third stage": "f3", "fourth stage": "f4", "all five stages": "f1+f2+f3+f4+f5"}
 MAPS = {f"f{number}": {"stage": f"f{number}", "field": "position"} for number in range(1, 6)}
 SETS: Mapping[str, Mapping[str, Table | Records]] = {
     "science": {
@@ -158,11 +160,36 @@ SETS: Mapping[str, Mapping[str, Table | Records]] = {
             {name: condition for name, condition in STAGES.items() if name in ("f3", "f4", "f5")},
             {target: (f"target={target}",) for target in TARGETS},
         ),
+        "erased-everywhere": Table(
+            "erased_everywhere",
+            (),
+            {name: condition for name, condition in STAGES.items() if name != "all"},
+            {target: (f"target={target}",) for target in TARGETS},
+        ),
         "accuracy": Records(
             "accuracy.json",
-            {"top-1": {"field": "top1"}},
-            {},
+            {
+                "without H and V": {"erased": "H+V", "field": "top1"},
+                "change": {"erased": "H+V", "field": "difference"},
+                "without random directions": {"erased": "mean of draws", "field": "top1"},
+                "change by them": {"erased": "mean of draws", "field": "difference"},
+                "H and V less a random draw": {"erased": "H+V", "field": "from_draws"},
+            },
+            {name: {"stages": stages} for name, stages in ERASED_AT.items()},
+            corner="erased at",
             digits=3,
+        ),
+        "layout": Table(
+            "symmetry",
+            ("input=full:f4",),
+            {"H": "target=H", "abs-ramp:0": "target=abs-ramp:0", "V": "target=V", "abs-ramp:90": "target=abs-ramp:90"},
+            {
+                "no padding, photographs": (UNPADDED,),
+                "no padding, mirrored": (UNPADDED, "run=symmetry-mirrored"),
+                "no padding, cropped": (UNPADDED, "run=symmetry-cropped"),
+                "zeros, photographs": (VGG,),
+                "zeros, cropped": (VGG, "run=symmetry-cropped"),
+            },
         ),
     },
 }

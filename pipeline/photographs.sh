@@ -29,13 +29,38 @@ run rings "$runs/stages" --stores "$stores" --where input=full:f4 --json > "$run
 run variance "$lite0" "$lite0_untrained" "$vgg16" "$vgg16_untrained" --json > "$runs/variance.json"
 run symmetry tf_efficientnet_lite0 --weights lite0 --json > "$runs/symmetry.json"
 
-# Erased inside the running network: do later stages compute position anew? Does the classifier need it?
-for stage in f3 f4; do
-  [ -e "$runs/$stage.safetensors" ] || run erase "$lite0" --stage "$stage" --out "$runs/$stage.safetensors"
-  [ -e "$runs/$stage-random.safetensors" ] || run erase "$lite0" --stage "$stage" --random 0 --out "$runs/$stage-random.safetensors"
+# What stands where in photographs: other images in folders of their own, so that no other table has a row for them.
+# Crops at random places take it away, mirror images turn it round; zero padding must not care.
+vgg16_on() { # FOLDER IMAGES [OPTION...]
+  folder=$stores/$1 on=$2
+  shift 2
+  run build-store --stores "$folder" --layout readout --images "$on" --backbone vgg16 --weights hed "$@"
+}
+vgg16_on mirrored "$photographs@mirrored" --padding none
+vgg16_on cropped "$photographs@cropped:0" --padding none
+vgg16_on cropped "$photographs@cropped:0"
+for change in mirrored cropped; do
+  run sweep symmetry --stores "$stores/$change" --run "$runs/symmetry-$change"
 done
-stores=$stores/erased
-with_lite0 build --erase "$runs/f3.safetensors"
-run sweep stages --stores "$stores" --run "$runs/erased_inside"
-with_lite0 run accuracy "$runs/f3.safetensors" "$runs/f4.safetensors" "$runs/f3-random.safetensors" "$runs/f4-random.safetensors" \
+
+# Erased inside the running network: do later stages compute position anew? Does the classifier need it?
+erase() { # NAME [OPTION...]: write an eraser and five random ones beside it
+  name=$1
+  shift
+  [ -e "$runs/$name.safetensors" ] || run erase "$lite0" --out "$runs/$name.safetensors" "$@"
+  for seed in 0 1 2 3 4; do
+    [ -e "$runs/$name-random$seed.safetensors" ] ||
+      run erase "$lite0" --out "$runs/$name-random$seed.safetensors" --random "$seed" "$@"
+  done
+}
+erase f3 --stage f3
+erase f4 --stage f4
+erase all --images "$photographs"
+with_lite0 run accuracy "$runs"/f3*.safetensors "$runs"/f4*.safetensors "$runs"/all*.safetensors \
   --images "$photographs" --json > "$runs/accuracy.json"
+erased_at() { # NAME FOLDER RUN: heads on a network that is erased
+  with_lite0 run build-store --stores "$stores/$2" --layout readout --images "$photographs" --erase "$runs/$1.safetensors"
+  run sweep stages --stores "$stores/$2" --run "$runs/$3"
+}
+erased_at f3 erased erased_inside
+erased_at all everywhere erased_everywhere
