@@ -8,6 +8,9 @@ cover_KIND_SHARE   share of the sets in which the interval of a stage's share ho
 bias_KIND_SHARE    mean estimate minus the truth
 spc_KIND_before    mean SPC of H on new images
 spc_KIND_after     the same after H and V were erased by what other images say, of heads trained on images that are new too
+level_draws        share of the sets in which p of one more draw is below .05 where the erasure is one: top-1 of five draws
+power_draws_COST   the same where the erasure costs so much more of top-1 than a draw
+cover_draws_COST   share of the sets in which the interval of the difference from the draws holds that cost
 
     python benchmarks/inference.py [--images 60] [--sets 1000] [--json]
 """
@@ -27,6 +30,7 @@ from posenet_store.heads.position_variance import SpanMaps, estimate_position_sh
 from posenet_store.heads.protocols import RidgeProtocol
 from posenet_store.heads.ridge import solve_ridge
 from posenet_store.heads.targets import make_target_map
+from posenet_store.report.accuracy import compare_with_draws
 from posenet_store.report.significance import LEVEL
 from posenet_store.specs import GRID
 
@@ -34,6 +38,8 @@ SIDE, CHANNELS, SPANS, SETS, ERASED_SETS = 14, 6, 20, 1000, 100
 KINDS = {"rough": 1.0, "smooth": 3.0}
 """Deviations of the Gaussian filter, in positions."""
 SHARES = (0.0, 0.005, 0.05, 0.3)
+COSTS = (0.0, 0.1, 0.2)
+"""Of top-1."""
 Maps = NDArray[np.float64]
 
 
@@ -93,6 +99,22 @@ def measure_erasure(images: int, kind: str, sets: int) -> Figures:
     return dict(zip((f"spc_{kind}_before", f"spc_{kind}_after"), np.mean(scores, axis=0).tolist(), strict=True))
 
 
+def measure_draws(images: int, cost: float, sets: int) -> Figures:
+    """Return level or power, and cover, of the comparison of an erasure's top-1 with five draws', on ten times the images.
+
+    Top-1 of draws is normal about .6 with a deviation of .03, and some images are easier than others.
+    """
+    draw, rejected, covered = np.random.default_rng(0), 0, 0
+    for _ in range(sets):
+        rates = draw.normal(0.6, 0.03, 6) - cost * (np.arange(6) == 0) + draw.normal(0, 0.2, (10 * images, 1))
+        right = (draw.random(rates.shape) < rates).astype(float)
+        compared = compare_with_draws(right[:, 0], right[:, 1:])
+        rejected += compared["p_draws"] < LEVEL
+        covered += compared["from_draws_low"] <= -cost <= compared["from_draws_high"]
+    rate = {f"power_draws_{cost:g}" if cost else "level_draws": rejected / sets}
+    return {**rate, f"cover_draws_{cost:g}": covered / sets}
+
+
 def measure(images: int, root: Path, sets: str) -> tuple[Figures, Figures]:
     """Return all rates, and how many sets they are from."""
     count = int(sets or SETS)
@@ -103,6 +125,9 @@ def measure(images: int, root: Path, sets: str) -> tuple[Figures, Figures]:
             rates |= measure_variance(images, kind, share, count)
         report_step(f"{kind} maps, erased")
         rates |= measure_erasure(images, kind, min(count, ERASED_SETS))
+    for cost in COSTS:
+        report_step(f"top-1 of draws, an erasure that costs {cost:g}")
+        rates |= measure_draws(images, cost, count)
     return rates, {"sets": float(count), "images": float(images)}
 
 

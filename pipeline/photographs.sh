@@ -56,8 +56,11 @@ erase() { # NAME [OPTION...]: write an eraser and five random ones beside it
 erase f3 --stage f3
 erase f4 --stage f4
 erase all --images "$photographs"
-with_lite0 run accuracy "$runs"/f3*.safetensors "$runs"/f4*.safetensors "$runs"/all*.safetensors \
-  --images "$photographs" --json > "$runs/accuracy.json"
+if [ ! -e "$runs/accuracy.json" ]; then
+  with_lite0 run accuracy "$runs"/f3*.safetensors "$runs"/f4*.safetensors "$runs"/all*.safetensors \
+    --images "$photographs" --json > "$runs/accuracy.part"
+  mv "$runs/accuracy.part" "$runs/accuracy.json"
+fi
 erased_at() { # NAME FOLDER RUN: heads on a network that is erased
   with_lite0 run build-store --stores "$stores/$2" --layout readout --images "$photographs" --erase "$runs/$1.safetensors"
   run sweep stages --stores "$stores/$2" --run "$runs/$3"
