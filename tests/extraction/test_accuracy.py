@@ -117,6 +117,17 @@ def test_several_draws_have_a_mean_that_others_are_compared_with() -> None:
     assert [len(row) for row in listing.rows] == [6] * 8
 
 
+def test_no_interval_leaves_what_shares_can_be() -> None:
+    """Two draws that differ much have t intervals of any width."""
+    draws = [
+        Classified(str(rate), (np.arange(40) < 40 * rate).astype(float), "", ("f1",), (2,), drawn=True) for rate in (0.5, 0.9)
+    ]
+    erased = Classified("erased", (np.arange(40) < 38).astype(float), "H", ("f1",), (2,))
+    of_erased, *_, of_draws = list_accuracies([erased, *draws]).records
+    assert (of_draws["top1_low"], of_draws["top1_high"], of_draws["difference_low"]) == (0, 1, -1)
+    assert (of_erased["from_draws_low"], of_erased["from_draws_high"]) == (-1, 1)
+
+
 def test_the_difference_from_draws_holds_its_level() -> None:
     """Five draws whose top-1 scatter by .03 about .6, and an erasure that is one more draw, whose p must not be low."""
     errors, draw = 0, np.random.default_rng(0)

@@ -67,8 +67,8 @@ def erase(
             erasers = fit_stage_eraser(reader, stages[0], maps, seed, show=advance)
     else:
         raise UsageError(
-            f"--stage {' '.join(stages) or 'is not given: all stages'} are several, and each is fitted on the network erased "
-            "before it: give --images, or one --stage"
+            f"at {', '.join(stages) or 'all stages'} each is fitted on the network that is erased at those before it: "
+            "give --images for it, or one --stage"
         )
     erasers.save(out)
     if as_json:

@@ -77,8 +77,8 @@ def _describe_draws(stages: Sequence[str], table: Floats, base: Floats) -> dict[
     (images, count), top1, changes = table.shape, estimate_mean(table), estimate_mean(table - base[:, None])
     record: dict[str, Any] = {"network": f"mean of {count} draws, {'+'.join(stages)}"}
     record |= {"erased": "mean of draws", "stages": "+".join(stages), "images": images}
-    for name, estimate in (("top1", top1), ("difference", changes)):
-        record |= _name_bounds(name, (estimate.mean, estimate.find_bounds()) if estimate else None)
+    for name, estimate, least in (("top1", top1, 0.0), ("difference", changes, -1.0)):
+        record |= _name_bounds(name, (estimate.mean, _clip(estimate.find_bounds(), least)) if estimate else None)
     deviation = float(table.mean(axis=0).std(ddof=1)) if images else None
     return record | {"p": changes.find_p() if changes else None, "draws": count, "deviation": deviation}
 
@@ -98,7 +98,12 @@ def compare_with_draws(correct: Floats, table: Floats) -> dict[str, Any]:
     difference, scatter = float(correct[known].mean() - tops.mean()), float(tops.std(ddof=1)) * sqrt(1 + 1 / count)
     half = -float(stdtrit(count - 1, LEVEL / 2)) * scatter
     p = 2 * float(stdtr(count - 1, -abs(difference) / scatter)) if scatter else float(difference == 0)
-    return _name_bounds("from_draws", (difference, (difference - half, difference + half))) | {"p_draws": p}
+    return _name_bounds("from_draws", (difference, _clip((difference - half, difference + half), -1.0))) | {"p_draws": p}
+
+
+def _clip(bounds: tuple[float, float], least: float) -> tuple[float, float]:
+    """Return the bounds of a share, from 0, or of a difference of two, from -1, as far as there can be one: up to 1."""
+    return max(bounds[0], least), min(bounds[1], 1.0)
 
 
 def _find_top1(of_images: Floats) -> Share:
