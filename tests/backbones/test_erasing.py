@@ -127,6 +127,13 @@ def test_another_network_is_refused(eraser: Path) -> None:
             load_backbone(replace(BackboneSpec("resnet18", "random:0", device="cpu", size=64, erase=str(eraser)), **change))
 
 
+def test_a_module_that_is_not_there_is_named(store: Reader, tmp_path: Path) -> None:
+    erasers = fit_stage_eraser(store, "f3", ("H",))
+    replace(erasers, modules={"f3": "layer9"}).save(tmp_path / "e.safetensors")
+    with pytest.raises(UsageError, match="'layer9'"):
+        load(tmp_path / "e.safetensors")
+
+
 def test_nothing_is_erased_in_controls(eraser: Path) -> None:
     networks, _ = list_networks(BackboneSpec("resnet18", "imagenet", device="cpu", erase=str(eraser)))
     assert [role for role, spec in networks.items() if spec.erase] == ["network"]

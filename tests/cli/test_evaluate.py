@@ -139,7 +139,9 @@ def test_heads_of_several_runs_are_told_apart(home: Path, tmp_path: Path) -> Non
     assert len(evaluate(home, "--head", both[0], "--head", both[0], "--store", store)) == 1
 
 
-@pytest.mark.parametrize("option", ["--head-padding=0", "--input=aligned", "--backbone=pixels", "--size=64", "--batch-size=2"])
+@pytest.mark.parametrize(
+    "option", ["--head-padding=0", "--input=aligned", "--backbone=pixels", "--size=64", "--batch-size=2", "--data-root=photos"]
+)
 def test_an_option_that_changes_nothing_is_refused(home: Path, option: str) -> None:
     store = next(info.path for info in list_stores(home / "stores").stores)
     result = cli("evaluate", "--head", home / "run/heads/*.safetensors", "--store", store, option)

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from posenet_store.backbones.erasing import ErasedNetwork, Erasers
 from posenet_store.heads.file import save_head
 from posenet_store.heads.model import Heads
 from posenet_store.heads.protocols import PROTOCOLS
@@ -77,6 +78,9 @@ def _write_heads(root: Path, reader: Reader) -> None:
         spec = reader.spec
         metadata = {"cell": cell.to_dict(), "network_key": spec.network_key, **vars(Labels.of(spec))}
         save_head(root / f"{name}.safetensors", Heads(weight, torch.zeros(1).double(), 0), 0, metadata)
+    channels, module = reader.taps[0].shape[0], reader.spec.taps[0].module
+    parts = {"left": torch.ones(channels, 1), "right": torch.ones(1, channels), "mean": torch.ones(channels)}
+    Erasers({"f1": module}, {"f1": parts}, ErasedNetwork.of(reader.spec), ("H",)).save(root / "eraser")
     state = torch.nn.Conv2d(3, 1, 3).state_dict()
     torch.save(state, root / "weights.pth")
     torch.save(state, root / "old.pth", _use_new_zipfile_serialization=False)

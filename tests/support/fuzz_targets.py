@@ -14,6 +14,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from posenet_store.backbones.erasing import erase_inside
 from posenet_store.errors import PosenetStoreError
 from posenet_store.images.download import download
 from posenet_store.images.sources import load_image_set
@@ -33,6 +34,7 @@ from tests.support.fuzz_mutate import mutate_bytes, mutate_json, mutate_text
 from tests.support.fuzz_samples import SECRETS
 from tests.support.fuzz_server import RawServer
 from tests.support.sign import sign_store
+from tests.support.small import tiny_backbone
 
 Make = Callable[[random.Random], bytes]
 Use = Callable[[bytes, Path], object]
@@ -172,6 +174,12 @@ def use_weights(samples: Path, data: bytes, folder: Path) -> None:
     path = folder / ("w.pth" if data[:2] == b"PK" or b"{" not in data[:16] else "w.safetensors")
     path.write_bytes(data)
     evaluate_external(ExternalHead(path, "H"), open_store(samples / "zarr/store")).rows()
+
+
+def use_eraser(data: bytes, folder: Path) -> None:
+    """Erase inside a network."""
+    (folder / "eraser.safetensors").write_bytes(data)
+    erase_inside(tiny_backbone(stages=1), str(folder / "eraser.safetensors"))
 
 
 def make_head(samples: list[bytes], rng: random.Random) -> bytes:
@@ -344,6 +352,11 @@ def make_weights_target(samples: Path) -> Target:
     return Target(partial(make_head, weights), partial(use_weights, samples))
 
 
+def make_erasers_target(samples: Path) -> Target:
+    """Return the target of files of what is erased."""
+    return Target(partial(make_head, [(samples / "heads/eraser").read_bytes()]), use_eraser)
+
+
 TARGETS: dict[str, Callable[[Path], Target]] = {
     "plans": lambda samples: make_json_target(samples, "zarr", "plan.json"),
     "manifests": lambda samples: make_json_target(samples, "hdf5", "manifest.json"),
@@ -353,6 +366,7 @@ TARGETS: dict[str, Callable[[Path], Target]] = {
     "HDF5 parts": lambda samples: make_store_target(samples, "hdf5", PART, partial(craft_part, samples)),
     "heads": make_heads_target,
     "weights": make_weights_target,
+    "erasers": make_erasers_target,
     "TOML": make_sweep_target,
     "images": make_images_target,
     "archives": make_archive_target,

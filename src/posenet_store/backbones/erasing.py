@@ -147,8 +147,11 @@ def _shorten(value: Any) -> str:
 
 
 def add_eraser(backbone: Backbone, module: str, parts: StageParts) -> RemovableHandle:
-    """Erase from the output of a module from now on; return what ends it."""
-    return backbone.module.get_submodule(module).register_forward_hook(_Eraser(module, parts))
+    """Erase from the output of a module from now on; return what ends it; raises UsageError if there is no such module."""
+    try:
+        return backbone.module.get_submodule(module).register_forward_hook(_Eraser(module, parts))
+    except AttributeError:
+        raise UsageError(f"{backbone.name} has no module {show_value(module)} here; write the eraser once more") from None
 
 
 class _Eraser:

@@ -118,7 +118,7 @@ def _refuse_ignored(on_store: bool, external: bool, network: "BackboneSpec") -> 
     if recorded and not external:
         raise UsageError(f"{recorded[0]} is for external heads, whose --target is given; the head of a sweep records its own")
     computing = [f"--{OPTIONS.get(name, name)}" for name in list_given(network)]
-    computing += ["--batch-size"] if is_given("batch_size") else []
+    computing += [f"--{name.replace('_', '-')}" for name in ("batch_size", "data_root") if is_given(name)]
     if computing and on_store:
         raise UsageError(f"{computing[0]} is for features of --images; those of --store are computed already: leave it out")
 
