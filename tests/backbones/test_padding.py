@@ -1,19 +1,23 @@
 """Other paddings of trained networks, against torch's own convolutions and against shifted images."""
 
 from collections.abc import Callable
+from copy import deepcopy
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
+from posenet_store.backbones import timm_models, torchvision_models
 from posenet_store.backbones.backbone import run_taps
-from posenet_store.backbones.load import load_backbone
-from posenet_store.backbones.padding import check_padding, replace_padding
+from posenet_store.backbones.load import check_backbone, load_backbone
+from posenet_store.backbones.padding import SameConv2d, check_no_zeros, check_padding, replace_padding
 from posenet_store.backbones.taps import list_tap_modules
 from posenet_store.errors import UsageError
-from posenet_store.specs import PADDINGS, BackboneSpec
+from posenet_store.specs import PADDINGS, TAP_SETS, BackboneSpec
 from tests.backbones.test_backbone import imagenet_inputs, pixels, plain_hooks, plain_network
 
 MODES = [mode for mode in PADDINGS if mode not in ("zeros", "none")]
@@ -175,11 +179,98 @@ def test_a_network_that_leaves_nothing_of_an_image_says_which_size_it_takes(name
     assert network.weights == f"random0-{least}px"
 
 
-@pytest.mark.parametrize("name", ["densenet121", "mobilenet_v2", "pixels", "regnet_y_400mf"])
-def test_other_families_are_refused_with_those_that_are_accepted(name: str) -> None:
+@pytest.mark.parametrize("name", ["densenet121", "mobilenet_v2", "regnet_y_400mf"])
+def test_padding_can_not_be_removed_from_other_families(name: str) -> None:
     check_padding(name, "zeros")
-    with pytest.raises(UsageError, match=rf"not possible for {name}; accepted for it: zeros. Others are for vgg\*, resnet\*"):
+    accepted = "only for vgg\\*, resnet\\*, .*; accepted for it: zeros, replicate, reflect, circular"
+    with pytest.raises(UsageError, match=f"--padding none is not possible for {name}, {accepted}"):
         load_backbone(BackboneSpec(name, "random:0", device="cpu", padding="none"))
+
+
+@pytest.mark.parametrize("name", ["densenet121", "mobilenet_v2", "regnet_y_400mf", "convnext_tiny"])
+@pytest.mark.parametrize("padding", MODES)
+def test_padding_can_be_replaced_in_any_network_of_convolutions(name: str, padding: str) -> None:
+    check_backbone(BackboneSpec(name, "random:0", device="cpu", padding=padding))
+
+
+@pytest.mark.parametrize(
+    ("name", "padding", "reason"),
+    [
+        ("pixels", "none", "pixels, which have no padding"),
+        ("pixels", "circular", "pixels, which have no padding"),
+        ("vit_b_32", "reflect", "changes nothing of vit_b_32: its convolutions have no padding"),
+    ],
+)
+def test_a_network_without_padding_has_none_to_replace(name: str, padding: str, reason: str) -> None:
+    with pytest.raises(UsageError, match=f"--padding {padding} .*{reason}"):
+        check_backbone(BackboneSpec(name, "random:0" if name != "pixels" else "imagenet", device="cpu", padding=padding))
+
+
+class PaddedByHand(nn.Module):
+    """A network with zeros that no convolution or max-pool adds."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.conv, self.kind = nn.Conv2d(3, 2, 3, padding=1), kind
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        return functional.pad(x, (1, 1, 1, 1)) if self.kind == "constant_pad_nd" else functional.avg_pool2d(x, 3, 2, 1)
+
+
+@pytest.mark.parametrize("kind", ["constant_pad_nd", "avg_pool2d"])
+def test_zeros_that_are_not_replaced_are_found(kind: str) -> None:
+    network = replace_padding(PaddedByHand(kind), "reflect")
+    with pytest.raises(UsageError, match=f"--padding reflect is not possible for mine: zeros remain in {kind}"):
+        check_no_zeros(network, 16, "mine", "reflect")
+
+
+def _draw_statistics(module: nn.Module) -> nn.Module:
+    """Give batch normalisations statistics and parameters of their own, so that nothing is 0 or symmetric by chance."""
+    draw = torch.Generator().manual_seed(0)
+    for part in module.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            for values in (part.weight.data, part.bias.data, part.running_mean, part.running_var):
+                assert values is not None
+                values.copy_(torch.rand(values.shape, generator=draw) + 0.5)
+    return module.double().eval()
+
+
+@pytest.mark.parametrize(
+    "name", ["densenet121", "mobilenet_v3_small", "timm:tf_efficientnet_lite0", "timm:tf_mobilenetv3_small_075"]
+)
+def test_with_circular_padding_a_turned_image_has_turned_features(name: str) -> None:
+    """Columns that leave at one side come in at the other: no position is special, so none of the paddings is zeros."""
+    size, step = 96, 32
+    images = torch.randn(1, 3, size, size, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    zoo = timm_models if name.startswith("timm:") else torchvision_models
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = zoo.build_network(name, size)
+    changes = {}
+    for padding in ("zeros", "circular"):
+        module = replace_padding(_draw_statistics(deepcopy(network)), padding)
+        path = zoo.list_taps(name, module, TAP_SETS[0])[-1] if zoo is timm_models else list_tap_modules(name)[-1]
+        with torch.no_grad():
+            plain, turned = (
+                run_taps(module, [("f5", path)], torch.roll(images, (shift, shift), (2, 3)))["f5"] for shift in (0, step)
+            )
+        changes[padding] = float((torch.roll(plain, (1, 1), (2, 3)) - turned).abs().max() / plain.abs().max())
+    assert changes["circular"] < 1e-9 and changes["zeros"] > 1e-3, changes
+
+
+@pytest.mark.parametrize(("mode", "numpy_mode"), [("reflect", "reflect"), ("replicate", "edge"), ("circular", "wrap")])
+@pytest.mark.parametrize(("side", "kernel", "stride"), [(8, 3, 2), (9, 3, 2), (7, 5, 2), (8, 5, 1)])
+def test_uneven_padding_is_tensorflows_with_another_border(
+    mode: str, numpy_mode: Any, side: int, kernel: int, stride: int
+) -> None:
+    """SAME by its definition: ceil(n / stride) windows; of an odd number of missing pixels the larger half is at the end."""
+    images = torch.randn(1, 2, side, side, generator=torch.Generator().manual_seed(0))
+    conv = nn.Conv2d(2, 3, kernel, stride)
+    missing = max((-(-side // stride) - 1) * stride + kernel - side, 0)
+    ends = (missing // 2, missing - missing // 2)
+    padded = np.pad(images.numpy(), ((0, 0), (0, 0), ends, ends), mode=numpy_mode)
+    torch.testing.assert_close(SameConv2d(conv, mode)(images), conv(torch.from_numpy(padded)))
 
 
 def test_an_unknown_padding_is_refused() -> None:

@@ -83,8 +83,11 @@ def test_controls_are_the_network_untrained_and_without_padding_and_the_pixels()
     assert list(list_networks(BackboneSpec("vgg11", padding="none"))[0]) == ["network", "untrained", "pixels"]
     assert list(list_networks(BackboneSpec("pixels"))[0]) == ["network"]
     networks, notes = list_networks(BackboneSpec("resnet18"), untrained=False)
+    assert list(networks) == ["network", "unpadded", "pixels"]
+    assert networks["unpadded"].padding == "circular" and "--size" in notes[0]
+    networks, notes = list_networks(BackboneSpec("vit_b_32"), untrained=False)
     assert list(networks) == ["network", "pixels"]
-    assert "--size" in notes[0]
+    assert "left out: --padding none" in notes[0] and "changes nothing" in notes[0]
 
 
 def test_experiments_are_listed_with_their_questions_and_printed(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from posenet_store.backbones.inference import check_compute, is_compiled, prepar
 from posenet_store.backbones.lite0 import find_lite0_file
 from posenet_store.backbones.maps import MapFormat
 from posenet_store.backbones.measure import measure_taps, order_modules
-from posenet_store.backbones.padding import check_padding, replace_padding
+from posenet_store.backbones.padding import check_no_zeros, check_padding, replace_padding
 from posenet_store.backbones.positions import check_positions, replace_positions
 from posenet_store.backbones.taps import list_tap_modules
 from posenet_store.backbones.torchvision_models import cut_at_taps
@@ -32,7 +32,7 @@ from posenet_store.backbones.weights import (
 )
 from posenet_store.errors import PosenetStoreError, UsageError, first_line, is_out_of_memory, unknown
 from posenet_store.files import sha256
-from posenet_store.specs import LEARNED, PIXELS, TAP_SETS, TRAINED, WEIGHTS_KINDS, BackboneSpec, Preprocess, Tap
+from posenet_store.specs import LEARNED, PIXELS, TAP_SETS, TRAINED, WEIGHTS_KINDS, ZEROS, BackboneSpec, Preprocess, Tap
 
 
 def _compile(module: nn.Module, taps: Sequence[Tap], inputs: Tensor, compute: str) -> nn.Module:
@@ -60,10 +60,20 @@ def check_backbone(spec: BackboneSpec) -> None:
         read_erasers(spec.erase)
     if name != PIXELS:
         size = spec.size or zoo.find_preprocess(name).size
+        module = replace_padding(_build_empty(zoo, name, size), spec.padding).eval()
         with torch.device("meta"):
-            module = replace_padding(zoo.build_network(name, size), spec.padding).eval()
             replace_positions(module, spec.positions, name)
-            _find_taps(name, module, spec.taps, size)
+            _find_taps(name, module, spec.taps, size, spec.padding)
+
+
+def _build_empty(zoo: Any, name: str, size: int) -> nn.Module:
+    """Return a network without numbers in its parameters."""
+    try:
+        with torch.device("meta"):
+            module: nn.Module = zoo.build_network(name, size)
+    except NotImplementedError:  # torchvision computes a RegNet's widths with tensors
+        module = zoo.build_network(name, size).to("meta")
+    return module
 
 
 def _find_zoo(spec: BackboneSpec) -> Any:
@@ -88,13 +98,15 @@ def _check_names(spec: BackboneSpec, emulate: bool = False) -> str:
     return name
 
 
-def _find_taps(name: str, module: nn.Module, tap_set: str, size: int) -> tuple[tuple[Tap, ...], MapFormat]:
+def _find_taps(name: str, module: nn.Module, tap_set: str, size: int, padding: str) -> tuple[tuple[Tap, ...], MapFormat]:
     """Return a network's taps with their shapes, and the format of their maps.
 
-    Raises UsageError for modules that can't be tapped, and for a size that does not fit.
+    Raises UsageError for modules that can't be tapped, for a size that does not fit, and if another padding leaves zeros.
     """
     modules = timm_models.list_taps(name, module, tap_set) if is_timm(name) else list_tap_modules(name, tap_set)
     try:
+        if padding != ZEROS:
+            check_no_zeros(module, size, name, padding)
         if tap_set not in TAP_SETS:
             modules = order_modules(module, modules, size)
         taps, form = measure_taps(module, modules, size)
@@ -143,7 +155,7 @@ def load_backbone(spec: BackboneSpec | str, *, emulate: bool = False) -> Backbon
         digest = sha256(f"positions {spec.positions} {digest}".encode())
         weights = replace(weights, label=f"{weights.label}-positions-{spec.positions}")
     size = weights.preprocess.size
-    taps, form = _find_taps(name, module, spec.taps, size)
+    taps, form = _find_taps(name, module, spec.taps, size, spec.padding)
     modules = tuple(tap.module for tap in taps)
     module = prepare_network(module.to(device), modules, compute)
     if is_compiled(compute):

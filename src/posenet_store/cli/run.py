@@ -40,7 +40,11 @@ LAYOUT, DTYPE = "aligned", "float32"
               help="Experiment or TOML file of the heads; they may read three channels a tap only.")  # fmt: skip
 @limit_option
 @click.option("--no-untrained", is_flag=True, help="Leave out the control: the same network with random weights.")
-@click.option("--no-unpadded", is_flag=True, help="Leave out the control: the same network without zero padding.")
+@click.option(
+    "--no-unpadded",
+    is_flag=True,
+    help="Leave out the control: the same network without zero padding (with circular padding where that is not possible).",
+)
 @click.option("--plan", "plan_only", is_flag=True, help="Print what would be built and trained; build nothing.")
 @json_option
 def run(
