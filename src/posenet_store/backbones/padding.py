@@ -114,7 +114,9 @@ def replace_padding(module: nn.Module, padding: str) -> nn.Module:
                 setattr(parent, name, _make_pool(child, padding))
             elif isinstance(child, nn.Conv2d) and padding == "none":
                 child.padding = (0, 0)
-            elif type(child).__name__ == "Conv2dSame":  # timm's; if that is renamed, its zeros are found and refused
+            elif (
+                isinstance(child, nn.Conv2d) and type(child).__name__ == "Conv2dSame"
+            ):  # timm's; if that is renamed, its zeros are found and refused
                 setattr(parent, name, SameConv2d(child, padding))
             elif isinstance(child, nn.Conv2d):
                 child.padding_mode = padding  # type: ignore[assignment]
@@ -136,7 +138,7 @@ class _ZeroWatch(TorchDispatchMode):
     """Where each operation's arguments say how much it pads."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.operations: set[str] = set()
 
     def __torch_dispatch__(
