@@ -29,7 +29,7 @@ def test_one_command_makes_stores_heads_and_the_page_and_a_rerun_nothing(home: P
     monkeypatch.chdir(home)
     words = ("run", "my [photos]", *NETWORK, "--sweep", "sweep.toml")
     planned = json.loads(cli(*words, "--plan", "--json").stdout)
-    assert (planned["heads"], planned["finished"]) == (2, 0)
+    assert (planned["heads"], planned["finished"]) == (3, 0)
     assert not (home / "stores").exists()
     assert not (home / "runs").exists()
     first = cli(*words)
@@ -37,12 +37,14 @@ def test_one_command_makes_stores_heads_and_the_page_and_a_rerun_nothing(home: P
     page = home / first.stdout.splitlines()[-1][25:]
     assert page == home / "runs/my [photos]-resnet18-random1-64px/report.html"
     assert page.is_file()
-    assert {info.spec.network for info in list_stores("stores")[0]} == {"resnet18-random1-64px", "pixels"}
-    assert [fact["store"] for fact in planned["stores"]] == [line[25:] for line in first.stdout.splitlines()[:4]]
+    assert {info.spec.network for info in list_stores("stores")[0]} == {
+        "resnet18-random1-64px", "resnet18-random1-64px-padding-circular", "pixels",
+    }  # fmt: skip
+    assert [fact["store"] for fact in planned["stores"]] == [line[25:] for line in first.stdout.splitlines()[:6]]
     before = page.stat().st_mtime_ns
     again = cli(*words)
     assert again.exit_code == 0
-    assert "0 heads trained, 2 were finished before" in again.stderr
+    assert "0 heads trained, 3 were finished before" in again.stderr
     assert page.stat().st_mtime_ns == before
     assert "complete" in cli(*words, "--plan").stdout
 
