@@ -3,12 +3,14 @@
 import html
 import re
 import tomllib
-from pathlib import Path
+from os.path import relpath
+from pathlib import Path, PurePath
 from types import ModuleType
 
 import click
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
 import posenet_store
 from posenet_store.cli import main
@@ -84,6 +86,14 @@ def describe_experiments() -> str:
         parts = re.sub(r"\n(?=(Question|Published|Expected|Measured|Needs|Build)\b)", "\n\n", words)
         lines += [f"## {path.stem}", "", f"*{tomllib.loads(text)['title']}*", "", parts, ""]
     return "\n".join(lines)
+
+
+def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Return a page with links to pages of the site in place of those to files of the checkout."""
+    folder = PurePath(page.file.src_uri).parent
+    for path, target in PAGES.items():
+        markdown = markdown.replace(f"]({relpath(path, 'docs' / folder)}", f"]({relpath(target, folder)}")
+    return markdown
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:

@@ -20,6 +20,8 @@ from posenet_store.temporaries import name_temporary
 
 NAME_BYTES = 140
 """Bytes of a name that is made of labels; file systems accept 255."""
+TENSOR_SUFFIXES = (".pth", ".pt", ".safetensors")
+"""Of files of weights and of heads."""
 WITHOUT_LOCKS = (errno.ENOLCK, errno.EBADF, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 """What disks say that have no locks, such as NFS without its lock daemon."""
 

@@ -17,6 +17,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from posenet_store.errors import PosenetStoreError, UsageError, first_line, show_value
+from posenet_store.files import TENSOR_SUFFIXES
 
 MAX_STRUCTURE = 1 << 20
 """Bytes of what a file says of its tensors, besides their numbers: 200 a tensor. More would be parsed for minutes."""
@@ -95,7 +96,12 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
             f"{path} can't be read as tensors: it is damaged, or it holds code, which is never run; "
             "save it again with torch.save(model.state_dict(), ...)"
         ) from None
-    except Exception as error:  # a flipped bit can end anywhere in torch's reader: IndexError, struct.error, ...
+    except Exception as error:
+        if path.suffix not in TENSOR_SUFFIXES:
+            raise UsageError(
+                f"{path} is no state dict; give a {' or '.join(TENSOR_SUFFIXES)} file, as torch.save writes it"
+            ) from None
+        # a flipped bit can end anywhere in torch's reader: IndexError, struct.error, ...
         raise PosenetStoreError(f"{path} is damaged or cut short: {first_line(error)}") from None
     return unwrap_state_dict(loaded, path)
 

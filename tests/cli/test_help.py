@@ -1,5 +1,6 @@
 """Help fits a terminal of 80 columns, and ends with an example that is accepted."""
 
+import re
 import shlex
 import subprocess
 from pathlib import Path
@@ -8,9 +9,31 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from posenet_store.backbones.checks import ALL_GPUS, DEVICES, WEIGHTS
 from posenet_store.cli import main
+from posenet_store.heads.targets import PATTERNS, TARGETS
+from posenet_store.images.sources import NAMES
+from posenet_store.images.transforms import ACCEPTED
+from posenet_store.specs import PADDINGS
+from posenet_store.sweep.inputs import FORMS
+from posenet_store.sweep.tables import COLUMNS
 
 ROOT = Path(__file__).parents[2]
+CELL_FIELDS = COLUMNS[1:]
+VALUES = {
+    "--device": DEVICES,
+    "--weights": [text.split()[0] if text != WEIGHTS[-1] else ".safetensors" for text in WEIGHTS],
+    "--images": [*NAMES, "synthetic:dead-leaves", *re.findall(r"\b[a-z]+(?::[A-Z:]+|(?=,|;))", ACCEPTED)],
+    "--target": [*TARGETS, *PATTERNS],
+    "--input": FORMS.split(", "),
+    "--paddings": PADDINGS,
+    "--taps": ["report", "official", "every:N"],
+    "--scheduler": ["local", "slurm", "slurm:FILE", "ADDR"],
+    "--by": CELL_FIELDS,
+    "--where": CELL_FIELDS,
+    "--between": CELL_FIELDS,
+}
+"""What the parsers of options accept."""
 COMMANDS = pytest.mark.parametrize("name", sorted(main.commands))
 
 
@@ -50,3 +73,30 @@ def test_many_options_stand_under_headings_and_none_is_lost() -> None:
 def test_make_help_lists_every_target() -> None:
     done = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
     assert {"demo", "test", "check", "docs", "bench"} <= {line.split()[1] for line in done.stdout.splitlines()}
+
+
+@COMMANDS
+def test_the_list_of_commands_has_complete_sentences(name: str) -> None:
+    command = main.commands[name]
+    for described in (command, *getattr(command, "commands", {}).values()):
+        sentence = described.help.split("\n\n")[0]
+        assert len(sentence) <= 60
+        assert described.get_short_help_str(60) == sentence
+
+
+@COMMANDS
+def test_help_lists_what_an_option_accepts(name: str) -> None:
+    with click.Context(main.commands[name]) as context:
+        for option in main.commands[name].params:
+            if isinstance(option, click.Option) and option.opts[0] in VALUES:
+                text = " ".join(option.get_help_record(context) or ())
+                assert [value for value in VALUES[option.opts[0]] if value not in text] == []
+    assert ALL_GPUS in get_help("build-store")
+
+
+@COMMANDS
+def test_help_lists_no_arguments_among_options(name: str) -> None:
+    arguments = [
+        each.make_metavar(click.Context(main)) for each in main.commands[name].params if isinstance(each, click.Argument)
+    ]
+    assert not {line.strip() for line in get_help(name).splitlines()} & {*arguments}

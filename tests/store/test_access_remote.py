@@ -82,7 +82,7 @@ def test_a_server_that_does_not_answer_is_an_error_that_names_it(monkeypatch: py
 
 
 def test_what_is_no_store_says_so(url: str) -> None:
-    with pytest.raises(StoreError, match=r"is not a store: it has no plan\.json"):
+    with pytest.raises(UsageError, match=r"is not a store: it has no plan\.json"):
         open_store(url + "/commits")
 
 

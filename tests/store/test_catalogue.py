@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from posenet_store.errors import StoreError
+from posenet_store.errors import UsageError
 from posenet_store.extraction.build import build_store, plan_store
 from posenet_store.images.sources import load_image_set
 from posenet_store.store.catalogue import describe_store, list_stores
@@ -153,5 +153,5 @@ def test_no_root_is_no_store(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_a_plan_is_no_store(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="is not a store"):
+    with pytest.raises(UsageError, match="is not a store"):
         describe_store(tmp_path)

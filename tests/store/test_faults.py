@@ -137,7 +137,7 @@ CLOCKS = [partial(set_time, seconds=seconds) for seconds in (0, 4_102_444_800)] 
 FAULTS = (
     #     files                   harms                 message                           extracted, repair
     Fault("plan.json",            [flip, cut, zero],    r"plan\.json.* (" + BROKEN + ")",           0, RERUN),
-    Fault("plan.json",            [remove],             r"is not a store: it has no plan\.json",    0, RERUN),
+    Fault("plan.json",            [remove],             r"plan\.json is missing; rerun the build",   0, RERUN),
     Fault("plan.json",            EDITED_PLANS,         r"plan\.json.* (" + BROKEN + ")",           0, RERUN),
     Fault("manifest.json",        [flip, cut, zero],    BROKEN,                                     0, RERUN),
     Fault("manifest.json",        [remove],             "is not sealed.* rerun the build-store",    0, RERUN),

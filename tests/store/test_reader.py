@@ -259,7 +259,7 @@ def _spec(content: dict[str, object]) -> dict[str, object]:
     ("harm", "message"),
     [
         (lambda store: (store / "manifest.json").unlink(), "is not sealed: .*rerun the build-store command to resume"),
-        (lambda store: (store / "plan.json").unlink(), "is not a store"),
+        (lambda store: (store / "plan.json").unlink(), r"plan\.json is missing"),
         (lambda store: (store / "plan.json").write_text("{"), r"plan.json is not valid JSON"),
         (lambda store: (store / "plan.json").write_text("[]"), r"plan.json holds a list"),
         (lambda store: _edited(store / "plan.json", lambda c: _spec(c).update(dtype="float32")), "own fingerprint"),

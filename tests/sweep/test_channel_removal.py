@@ -79,7 +79,7 @@ def test_the_command_prints_both_tables(readers: list[Reader], tmp_path: Path) -
     assert "removed" in cli(*words, "--remove", "1", "--target", "abs-ramp:0").stdout
     for wrong in (["--tap", "f9"], ["--target", "HH"], ["--remove", "16"]):
         assert cli(*words, *wrong).exit_code == 2
-    assert cli("channels", folder(readers[0]), tmp_path).exit_code == 1
+    assert cli("channels", folder(readers[0]), tmp_path).exit_code == 2
     images = load_image_set(str(write_images(tmp_path / "photos", 3)))
     other = built_store(tmp_path / "stores", images, tiny_backbone(), "aligned")
     assert cli("channels", folder(readers[0]), folder(other)).exit_code == 2

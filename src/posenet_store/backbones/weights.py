@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from posenet_store.backbones.checks import SUFFIXES, check_weights, is_timm
+from posenet_store.backbones.checks import check_weights, is_timm
 from posenet_store.backbones.hed import find_hed_file, read_hed_state
 from posenet_store.backbones.lite0 import find_lite0_file, read_lite0_state
 from posenet_store.errors import unknown
-from posenet_store.files import canonical_json, expand_user, sha256, to_utf8
+from posenet_store.files import TENSOR_SUFFIXES, canonical_json, expand_user, sha256, to_utf8
 from posenet_store.specs import NO_WEIGHTS, PIXELS, PREPROCESSINGS, RANDOM, TRAINED, Preprocess, unit
 from posenet_store.state_dicts import read_state_dict
 from posenet_store.toml_config import parse_whole_number
@@ -62,7 +62,7 @@ def make_source_absolute(source: str) -> str:
     'random:7'
     """
     path = expand_user(source)
-    return str(path.resolve()) if path.suffix in SUFFIXES else source
+    return str(path.resolve()) if path.suffix in TENSOR_SUFFIXES else source
 
 
 def load_weights(source: str, backbone: str, preprocess: Preprocess = IMAGENET, licence: str = "") -> Weights:

@@ -32,9 +32,9 @@ def accuracy(
     erasers: tuple[str, ...], network: "BackboneSpec", batch_size: int | None, source: str, data_root: Path | None,
     limit: int | None, labels: Path | None, form: str, as_json: bool,
 ) -> None:  # fmt: skip
-    """Show a network's top-1 accuracy, as it is and with each ERASER.
+    """Show a network's top-1, as it is and with each ERASER.
 
-    ERASER is a file of the command `erase`. All classify the same images. Several files of `erase --random` at the same stages
+    That is the share of images whose class it finds. ERASER is a file of the command `erase`. All classify the same images. Several files of `erase --random` at the same stages
     also give the mean of the draws, from which files that erase as much there are told.
     """
     from posenet_store.backbones.checks import check_eraser, check_names

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 
 import click
 
+from posenet_store.backbones.checks import ALL_GPUS, DEVICES, check_device
 from posenet_store.cli.build_costs import estimate_costs, print_costs
 from posenet_store.cli.build_progress import build_and_sum, build_with_progress
 from posenet_store.cli.extension import load_new_images, open_base, plan_build
 from posenet_store.cli.help import command
 from posenet_store.cli.options import (
     backbone_options,
+    devices_option,
     image_options,
     json_option,
     limit_option,
@@ -46,7 +48,7 @@ if TYPE_CHECKING:  # the real imports are in the commands: --help must not load 
 
 
 @command("build-store", example="build-store --backbone vgg16 --images photos")
-@backbone_options(backbone_required=False)
+@backbone_options(backbone_required=False, device=devices_option)
 @image_options(required=True)
 @click.option("--extend", metavar="STORE",
               help="Build a store of STORE's images, then of those of --images that it does not hold, beside STORE, with its "
@@ -84,7 +86,7 @@ def build_store(
     workers: int | None,
     limit: int | None, max_unreadable: float, moments: bool, no_probes: bool, plan_only: bool, as_json: bool,
 ) -> None:  # fmt: skip
-    """Run a frozen backbone once over images and keep its features.
+    """Run a frozen network once over images, keep its features.
 
     Resumes where an earlier build stopped; a store that is complete is left alone. The last line printed is its path.
     """
@@ -146,10 +148,11 @@ def _choose_scheduler(
     """Return what `--device cuda:all` means: a process for each GPU of this machine; raises UsageError for parts of parts."""
     if scheduler is not None and part != (1, 1):
         raise click.UsageError("--scheduler distributes the parts itself; leave out --part")
-    if network.device != "cuda:all":
+    if network.device != ALL_GPUS:
+        check_device(network.device, (*DEVICES, ALL_GPUS))
         return network, scheduler
     if scheduler not in (None, "local"):
-        raise UsageError(f"--device cuda:all means the GPUs of this machine; with --scheduler {scheduler} give --device cuda")
+        raise UsageError(f"--device {ALL_GPUS} means the GPUs of this machine; with --scheduler {scheduler} give --device cuda")
     return replace(network, device="cuda"), "local"
 
 

@@ -40,8 +40,9 @@ def channels(
     store: str, mirrored: str, tap: str | None, removed: tuple[int, ...], targets: tuple[str, ...], ranked: bool, form: str,
     as_json: bool,
 ) -> None:  # fmt: skip
-    """Rank the channels that tell an image from its mirror image, and remove the first ones.
+    """Rank channels that tell an image from its mirror image.
 
+    Then train heads without the first ones.
     MIRRORED is the store of the same network on the mirrored images: build-store --images SRC@mirrored.
     """
     names = [load_target(target) for target in dict.fromkeys(targets)]

@@ -5,13 +5,15 @@ from pathlib import Path
 import click
 
 from posenet_store.cli.help import command
-from posenet_store.cli.options import format_option, json_option, test_option, where_option
+from posenet_store.cli.options import FIELDS, format_option, json_option, test_option, where_option
 from posenet_store.cli.output import print_line, print_listing
 
 
 @command(example="compare runs/a runs/b --where target=H")
 @click.argument("runs", nargs=-1, required=True, metavar="RUN [RUN]", type=click.Path(path_type=Path))
-@click.option("--between", metavar="FIELD=A,B", help="Compare cells of one run instead, such as protocol=report-2020,ridge.")
+@click.option(
+    "--between", metavar="FIELD=A,B", help=f"Compare cells of one run instead, such as protocol=report-2020,ridge: {FIELDS}."
+)
 @test_option
 @where_option
 @format_option

@@ -11,6 +11,7 @@ from posenet_store.cli.options import device_option, image_options, int_range, i
 from posenet_store.cli.output import print_json, print_line, print_path, progress, show_steps
 from posenet_store.errors import UsageError
 from posenet_store.files import check_file_path
+from posenet_store.heads.targets import PATTERNS, TARGETS
 
 if TYPE_CHECKING:
     from posenet_store.backbones.erasing import Erasers
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 @click.argument("store")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The file to write, .safetensors.")
 @click.option("--target", "targets", multiple=True, default=("H", "V"), show_default=True,
-              help="What to erase, such as ramp:30 or map:FILE; repeatable.")  # fmt: skip
+              help=f"What to erase: {', '.join((*TARGETS, *PATTERNS))}; repeatable.")  # fmt: skip
 @click.option("--stage", "stages", multiple=True, metavar="TAP",
               help="Where, such as f3; repeatable. More than one needs --images.  [default: all stages]")  # fmt: skip
 @click.option("--random", "seed", type=int_range("seeds"), metavar="SEED", help="Erase as many random directions instead.")

@@ -54,7 +54,13 @@ SHOWN = ("target", "kernel", "padding", "input", "images")
 @click.option("--target", "targets", multiple=True,
               help=f"The map that an external head predicts: {', '.join((*TARGETS, *PATTERNS))}. Repeat it to give one for "
                    "each --head, in their order.")  # fmt: skip
-@click.option("--input", "source_text", default="aligned", show_default=True, help="What an external head reads.")
+@click.option(
+    "--input",
+    "source_text",
+    default="aligned",
+    show_default=True,
+    help="What an external head reads: aligned, full or corners, or some stages of it (aligned:f1+f2, full:f5, corners:f5).",
+)
 @click.option("--head-padding", type=int_range("paddings"), default=0, show_default=True,
               help="Zero padding of an external head, which a state dict does not record.")  # fmt: skip
 @click.option("--mirrored", is_flag=True,
@@ -256,10 +262,9 @@ class _Images:
         from posenet_store.extraction.build import build_store, plan_store
         from posenet_store.images.transforms import parse_transform, transform_images
 
+        loaded, readers = load_images(self.source, self.load), list[Reader]()
         frozen = load_backbone(network)
         place = report_device(frozen, network.device)
-        readers: list[Reader] = []
-        loaded = load_images(self.source, self.load)
         for images in (loaded, transform_images(loaded, parse_transform(MIRRORED)))[: 1 + self.mirrored]:
             plan = plan_store(images, frozen, layout, "float32")
             for head in heads:

@@ -10,7 +10,10 @@ from posenet_store.cli.output import print_json, print_table, print_text
 @json_option
 @click.pass_context
 def experiments(context: click.Context, as_json: bool) -> None:
-    """List the named experiments with their questions. `sweep NAME` runs one."""
+    """List the named experiments with their questions.
+
+    `sweep NAME` runs one.
+    """
     if context.invoked_subcommand:
         return
     from posenet_store.sweep.spec import list_experiments
@@ -25,7 +28,10 @@ def experiments(context: click.Context, as_json: bool) -> None:
 @experiments.command()
 @click.argument("name")
 def show(name: str) -> None:
-    """Print the TOML file of an experiment: `experiments show table2 > mine.toml`, change it, then `sweep mine.toml`."""
+    """Print the TOML file of an experiment, to change it.
+
+    `experiments show table2 > mine.toml`, then `sweep mine.toml`.
+    """
     from posenet_store.sweep.spec import find_experiment
 
     print_text(find_experiment(name).read_text(encoding="utf-8"))

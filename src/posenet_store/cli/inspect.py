@@ -66,8 +66,10 @@ def inspect(store: str, card: bool, out: Path | None, as_json: bool) -> None:
 
 def _print_card(store: str, card: bool, out: Path | None, as_json: bool) -> None:
     """Print the model card, or write it to `out` and print its path."""
-    if as_json or not card:
-        raise UsageError("--out is of --card, and --card is Markdown; leave --json out, or add --card to --out")
+    if not card:
+        raise UsageError("--out is the file of a model card; add --card, or leave --out out")
+    if as_json:
+        raise UsageError("--card prints Markdown, --json the facts; leave one of them out")
     from posenet_store.store.card import make_card, write_card
 
     if out:

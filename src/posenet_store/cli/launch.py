@@ -11,7 +11,10 @@ from posenet_store.errors import unknown
 @click.group(invoke_without_command=True, epilog="\b\nExample:\n  posenet-store launch show extract.sbatch > extract.sbatch")
 @click.pass_context
 def launch(context: click.Context) -> None:
-    """List the files that start jobs on a cluster, each with its purpose; they come with the package."""
+    """List the files that start jobs on a cluster.
+
+    They come with the package.
+    """
     if context.invoked_subcommand:
         return
     from posenet_store.parallel.slurm import list_launch_files
@@ -28,7 +31,10 @@ def _read_purpose(path: Path) -> str:
 @launch.command()
 @click.argument("name")
 def show(name: str) -> None:
-    """Print a file: `launch show slurm.toml > slurm.toml`, change it, then `--scheduler slurm:slurm.toml`."""
+    """Print a file, to change it.
+
+    `launch show slurm.toml > slurm.toml`, then `--scheduler slurm:slurm.toml`.
+    """
     from posenet_store.parallel.slurm import list_launch_files
 
     paths = {path.name: path for path in list_launch_files()}

@@ -23,7 +23,7 @@ from posenet_store.cli.output import print_line, print_listing
 def leaderboard(
     runs: tuple[Path, ...], sort: str | None, conditions: tuple[str, ...], top: int | None, form: str, as_json: bool
 ) -> None:
-    """Print how much position each network carries, stage by stage.
+    """Print how much position networks carry, stage by stage.
 
     The trained networks of an architecture stand beside its untrained ones, the best architecture first. Reads runs of
     `sweep networks`, or of any heads on single stages; --format csv and --json also have the commands that made each row.
@@ -39,4 +39,4 @@ def leaderboard(
     selected = select_results(loaded.results, conditions)
     board = rank_networks(selected, loaded.open_archive(), loaded.find_commands, sort)
     title = next(iter(loaded.records.values())).title
-    print_listing(list_leaderboard(board, top), title, describe_leaderboard(board), form, as_json)
+    print_listing(list_leaderboard(board, top), title, describe_leaderboard(board), form, as_json, about=board.about)

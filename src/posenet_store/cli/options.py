@@ -32,6 +32,10 @@ device_option = click.option(
     "--device", default="auto", show_default=True, metavar="auto|cpu|cuda|cuda:K",
     help="auto: the first GPU if there is one; cuda:K: the K-th, from 0.",
 )  # fmt: skip
+devices_option = click.option(
+    "--device", default="auto", show_default=True, metavar="auto|cpu|cuda|cuda:K|cuda:all",
+    help="auto: the first GPU if there is one; cuda:K: the K-th, from 0; cuda:all: a process for each GPU of this machine.",
+)  # fmt: skip
 workers_option = click.option(
     "--workers", type=int_range("workers"),
     help="Local worker processes, or Slurm jobs.  [default: one a CPU core; what the settings file says]",
@@ -42,9 +46,12 @@ data_root_option = click.option(
     help="Folder that holds DUT-S, and keeps generated images.  [default: $POSENET_DATA for DUT-S]",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the facts as JSON.")
+FIELDS = "network, images, input, target, kernel, padding, protocol, seed or a setting such as learning_rate"
+"""What cells differ in, for help."""
 where_option = click.option(
     "--where", "conditions", multiple=True, metavar="FIELD=VALUE",
-    help="Only cells with this value. Repeatable: values of one field are alternatives, different fields must all hold.",
+    help=f"Only cells with this value of {FIELDS}. Repeatable: values of one field are alternatives, different fields must all "
+    "hold.",
 )  # fmt: skip
 test_option = click.option(
     "--test", "tests", multiple=True, metavar="COLUMN",
@@ -87,7 +94,6 @@ _BACKBONE_OPTIONS = (
         "--size", type=int_range("image_size"), metavar="PIXELS",
         help="Side of the network's images.  [default: that of the weights: 224 unless timm has another]",
     ),
-    device_option,
     click.option(
         "--precision", type=click.Choice(PRECISIONS), default=PRECISIONS[0], show_default=True,
         help="What convolutions compute in; float16 and tf32 on CUDA only. --dtype is what the store holds.",
@@ -127,13 +133,17 @@ def image_options(required: bool) -> Callable[[Command], Command]:
         return click.option(
             "--images", "source", metavar="SRC", required=required,
             help="A folder, an image file, a list of files (.txt, .csv), a pattern such as 'photos/*.jpg', tar files "
-            "('a-{000..012}.tar'), duts-te, duts-tr, probes, photos, or synthetic:dead-leaves?n=512&seed=0.",
+            "('a-{000..012}.tar'), duts-te, duts-tr, probes, photos, or synthetic:dead-leaves?n=512&seed=0. Behind it a "
+            "change: @transposed, @mirrored, @cropped:SEED, @placed:GRID:SEED, @border:PIXELS:COLOUR, @canvas:PIXELS:COLOUR, "
+            "with black, white, grey, mean or RRGGBB.",
         )(data_root_option(command))  # fmt: skip
 
     return add
 
 
-def backbone_options(backbone_required: bool) -> Callable[[Command], Command]:
+def backbone_options(
+    backbone_required: bool, device: Callable[[Command], Command] = device_option
+) -> Callable[[Command], Command]:
     """Add --backbone, --weights, --taps and so on, which reach the command as one `network`, and --batch-size."""
     name_option = click.option(
         "--backbone", "name", metavar="NAME", required=backbone_required,
@@ -147,8 +157,10 @@ def backbone_options(backbone_required: bool) -> Callable[[Command], Command]:
             network = BackboneSpec(**{field.name: options.pop(field.name) for field in fields(BackboneSpec)})
             return command(network=network, **options)
 
-        for option in (*reversed(_BACKBONE_OPTIONS), name_option):
-            collect = option(collect)
-        return collect
+        options: list[Callable[[Command], Command]] = [*reversed(_BACKBONE_OPTIONS), device, name_option]
+        changed: Command = collect
+        for option in options:
+            changed = option(changed)
+        return changed
 
     return add

@@ -197,24 +197,26 @@ def print_facts(facts: Mapping[str, object]) -> None:
         click.echo("\n".join(f"{label:{side}}{line}" for label, line in zip_longest([name], lines, fillvalue="")))
 
 
-def print_table(head: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None, ruled: bool = False) -> None:
+def print_table(head: Sequence[str], rows: Sequence[Sequence[str]], *titles: str, ruled: bool = False) -> None:
     """Print a table, every cell in full; `ruled` draws a line wherever the first column changes.
 
     On a terminal no line is wider than it (see `table_layout`); in a pipe or file each row is one line.
     """
     escaped = [[printable(cell) for cell in row] for row in (head, *rows)]
-    if title:
+    for title in titles:
         print_line(title)
     for line in lay_out_table(escaped, find_width(), ruled):
         click.echo(line)
 
 
-def print_listing(listing: "Listing", title: str, remark: str, form: str, as_json: bool, ruled: bool = True) -> None:
-    """Print a table of results as JSON, for the terminal with a remark below it, as Markdown or as CSV."""
+def print_listing(
+    listing: "Listing", title: str, remark: str, form: str, as_json: bool, ruled: bool = True, about: str = ""
+) -> None:
+    """Print a table of results as JSON, for the terminal with lines above and below it, as Markdown or as CSV."""
     if as_json:
         print_json(listing.records)
     elif form == "terminal":
-        print_table(listing.head, listing.terminal(), title, ruled)
+        print_table(listing.head, listing.terminal(), title, *([about] if about else []), ruled=ruled)
         print_line(remark)
     else:
         print_text(listing.markdown() if form == "markdown" else listing.csv())

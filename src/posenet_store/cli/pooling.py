@@ -20,6 +20,7 @@ from posenet_store.store.reader import open_store
 
 if TYPE_CHECKING:
     from posenet_store.backbones.backbone import Backbone
+    from posenet_store.images.image_set import ImageSet
     from posenet_store.report.text_table import Listing
     from posenet_store.specs import BackboneSpec
     from posenet_store.sweep.pooling import Accuracy
@@ -37,14 +38,18 @@ REMARK = (
 @stores_option
 @click.option("--grid", "grids", type=int_range("grid"), multiple=True, default=GRIDS, show_default=True,
               help="Cells a side of the canvas; repeatable.")  # fmt: skip
-@click.option("--paddings", metavar="LIST", help="Paddings of the network to compare: zeros,circular.  [default: --padding]")
+@click.option(
+    "--paddings",
+    metavar="LIST",
+    help=f"Paddings of the network to compare, such as zeros,circular: {', '.join(PADDINGS)}.  [default: --padding]",
+)
 @format_option
 @json_option
 def pooling(
     network: "BackboneSpec", batch_size: int | None, source: str, data_root: Path | None, root: Path, grids: tuple[int, ...],
     paddings: str | None, form: str, as_json: bool,
 ) -> None:  # fmt: skip
-    """Classify where an image was placed from globally pooled features.
+    """Classify where an image was placed from pooled features.
 
     Each image is shrunk into one cell of a grid on a black canvas (--images SRC@placed:GRID:0). Averaging over all
     positions leaves no map; what tells the cell is in the channels. Stores are built where they are missing.
@@ -53,29 +58,27 @@ def pooling(
     for name in names:
         if name not in PADDINGS:
             raise unknown("padding", name, PADDINGS)
-    find_inputs(source, data_root, network, root)
+    images = load_images(source, find_inputs(source, data_root, network, root))
 
     from posenet_store.backbones.load import load_backbone
+    from posenet_store.images.transforms import Transform, transform_images
 
     measured: dict[tuple[int, str], Accuracy] = {}
     for name in dict.fromkeys(names):
         frozen = load_backbone(replace(network, padding=name))
         place = report_device(frozen, network.device)
         for grid in dict.fromkeys(grids):
-            measured[grid, name] = _measure(frozen, f"{source}@placed:{grid}:0", data_root, root, batch_size, place, grid)
+            placed = transform_images(images, Transform("placed", seed=0, grid=grid))
+            measured[grid, name] = _measure(frozen, placed, root, batch_size, place, grid)
     print_listing(_list_accuracies(measured), f"{frozen.name}, weights {frozen.weights}", REMARK, form, as_json, ruled=False)
 
 
-def _measure(
-    backbone: "Backbone", source: str, data_root: Path | None, root: Path, batch_size: int | None, place: str, grid: int
-) -> "Accuracy":
+def _measure(backbone: "Backbone", images: "ImageSet", root: Path, batch_size: int | None, place: str, grid: int) -> "Accuracy":
     """Build, or find, the store of placed images, and classify from it."""
     from posenet_store.extraction.build import build_store, plan_store
-    from posenet_store.images.sources import find_images
     from posenet_store.images.transforms import find_cell
     from posenet_store.sweep.pooling import classify_places, pool_features
 
-    images = load_images(source, find_images(source, data_root))
     plan = plan_store(images, backbone, LAYOUT, "float32")
     location = find_equivalent(plan.spec, root)
     if location is None:

@@ -55,9 +55,10 @@ def sweep(
     spec: str, root: Path, run: Path | None, scheduler: str, workers: int | None, fit_device: str, memory: str | None,
     keep_moments: bool, plan_only: bool, as_json: bool,
 ) -> None:  # fmt: skip
-    """Train and score the heads of SPEC from stores. SPEC is a TOML file or an experiment's name, such as table2.
+    """Train and score the heads of SPEC from stores.
 
-    A rerun trains only the heads that are missing. Ends in RUN/results.csv, RUN/results.json and the page RUN/report.html.
+    SPEC is a TOML file or an experiment's name, such as table2. A rerun trains only the heads that are missing. Ends in
+    RUN/results.csv, RUN/results.json and the page RUN/report.html.
     """
     from posenet_store.backbones.checks import check_device
     from posenet_store.parallel.executors import share_worker_memory

@@ -25,10 +25,10 @@ REMARK = (
 @format_option
 @json_option
 def symmetry(backbone: str, weights: str, form: str, as_json: bool) -> None:
-    """Show how far a network's kernels are from being their own mirror images, layer by layer.
+    """Show how far kernels are from being their mirror images.
 
-    Training images that are mirrored at random make kernels even from left to right; the network then knows how far the
-    sides are, but not which side is which.
+    A row a layer. Training images that are mirrored at random make kernels even from left to right; the network then knows
+    how far the sides are, but not which side is which.
     """
     from posenet_store.backbones.checks import check_names
     from posenet_store.specs import BackboneSpec

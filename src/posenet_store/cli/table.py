@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from posenet_store.cli.help import command
-from posenet_store.cli.options import format_option, int_range, json_option, test_option, where_option
+from posenet_store.cli.options import FIELDS, format_option, int_range, json_option, test_option, where_option
 from posenet_store.cli.output import print_line, print_listing
 
 
@@ -13,8 +13,7 @@ from posenet_store.cli.output import print_line, print_listing
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option(
     "--by", multiple=True, metavar="FIELD,...",
-    help="Rank groups of heads instead: network, images, input, target, kernel, padding, protocol, seed or a setting "
-    "such as learning_rate; repeatable.  [default with an option below: what varies, seeds apart]",
+    help=f"Rank groups of heads instead: {FIELDS}; repeatable.  [default with an option below: what varies, seeds apart]",
 )  # fmt: skip
 @test_option
 @where_option

@@ -40,8 +40,8 @@ def load_head(path: Path) -> tuple[Heads, dict[str, Any]]:
         raise UsageError(f"head file {path} does not exist; a sweep writes them to RUN/heads/") from None
     except (SafetensorError, KeyError, ValueError, RecursionError, UsageError) as error:
         raise UsageError(
-            f"{path} is not a head that a sweep wrote: {first_line(error)}; of a head that another program trained, say which "
-            f"map it predicts: --target with one of {', '.join((*TARGETS, *PATTERNS))}"
+            f"{path} is not a head that a sweep wrote, RUN/heads/ID.safetensors ({first_line(error)}); with --target, one of "
+            f"{', '.join((*TARGETS, *PATTERNS))}, a state dict (.pth, .safetensors) of one torch.nn.Conv2d is accepted too"
         ) from None
 
 

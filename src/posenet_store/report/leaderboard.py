@@ -1,5 +1,6 @@
 """All networks in order: SPC by target and stage, the trained networks of an architecture beside its untrained ones."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import inf
@@ -10,8 +11,10 @@ from posenet_store.errors import UsageError, unknown
 from posenet_store.report.records import (
     ALL_STAGES,
     find_stage,
+    get_fields,
     group_alike_inputs,
     group_by,
+    list_varying,
     name_architecture,
     name_network,
     order_stage,
@@ -25,6 +28,10 @@ from posenet_store.sweep.results import Result
 
 USUAL = ("H", "V")
 """The targets whose mean orders networks, unless the user chooses others."""
+FREE = ("network", "input", "target", "seed")
+"""Fields that differ among the heads of a leaderboard."""
+UNSCORED = "no score on held-out images"
+KINDS_SHOWN = 3
 Commands = Callable[[Result], tuple[str, str]]
 """Returns the commands that built a result's store and ran its sweep (see `commands.list_commands`)."""
 
@@ -72,13 +79,13 @@ class RankedNetwork:
 
 @dataclass(frozen=True)
 class Leaderboard:
-    """Networks by architecture in order, their targets and stages, and how many heads of another kind are left out."""
+    """Networks by architecture in order, their targets and stages; `about` says which images and heads they are scored with."""
 
     groups: tuple[tuple[RankedNetwork, ...], ...]
     order: Order
     targets: tuple[str, ...]
     stages: tuple[str, ...]
-    left_out: int
+    about: str
 
     @property
     def networks(self) -> list[RankedNetwork]:
@@ -155,7 +162,28 @@ def rank_networks(
         cells = group_by(members, lambda result: (result.cell.target, find_stage(result) or ALL_STAGES))
         scores = {key: pool_seeds(seeds, HELD_OUT, archive) for key, seeds in cells.items()}
         networks.append(RankedNetwork(members[0].labels, scores, commands(members[0]), find_best(scores, parsed)))
-    return Leaderboard(tuple(_sort_groups(networks)), parsed, tuple(targets), tuple(stages), len(results) - len(heads))
+    about = f"held-out images of {heads[0].labels.images}; {describe_kinds(heads, results)}"
+    return Leaderboard(tuple(_sort_groups(networks)), parsed, tuple(targets), tuple(stages), about)
+
+
+def describe_kinds(heads: Sequence[Result], results: Sequence[Result]) -> str:
+    """Return what the heads have in common of what varies among the results, and which kinds of heads are left out."""
+    ids = {head.id for head in heads}
+    others = [result for result in results if result.id not in ids]
+    varying = ["input", *(name for name in list_varying(results) if name not in FREE)]
+
+    def list_facts(result: Result) -> list[str]:
+        kind = result.cell.input.partition(":")[0] if find_stage(result) else result.cell.input
+        values = get_fields(result) | {"input": kind}
+        return [f"{name} {values[name]}" for name in varying if values[name] is not None]
+
+    taken = list_facts(heads[0])
+    kinds = Counter(", ".join(fact for fact in list_facts(result) if fact not in taken) or UNSCORED for result in others)
+    shown = kinds.most_common(KINDS_SHOWN)
+    texts = [f"{count} with {kind}" for kind, count in shown]
+    if more := len(others) - sum(count for _, count in shown):
+        texts.append(f"{more} of other kinds")
+    return f"{len(heads)} heads with {', '.join(taken)}; left out: {'; '.join(texts) or 'none'}"
 
 
 def _find_key(result: Result) -> tuple[str, str, str]:
@@ -212,9 +240,8 @@ def _list_records(network: RankedNetwork, order: str) -> list[dict[str, Any]]:
 
 def describe_leaderboard(board: Leaderboard) -> str:
     """Return how to read the table, in one line."""
-    heads = f" {board.left_out} heads of another kind are left out; --where chooses." if board.left_out else ""
     return (
         "Mean SPC over held-out images ± half of its 95 % interval over images and seeds. Architectures are sorted by the "
         f"{board.order.describe()} of their best trained network; those without one come last. The number after a "
-        f"network's name is its {board.order} with the stage.{heads}"
+        f"network's name is its {board.order} with the stage. --where chooses other heads."
     )

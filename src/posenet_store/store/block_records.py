@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from posenet_store.errors import StoreError
+from posenet_store.errors import PosenetStoreError, StoreError
 from posenet_store.files import sha256
 from posenet_store.store.access import MANIFEST, Files, name_record
 from posenet_store.store.plan import Plan, read_plan
@@ -115,6 +115,6 @@ class BlockRecords:
             BlockRecords(self._files, read_plan(self._files), not self.sealed, self.identity)
         except _ReplacedError as error:
             return error
-        except StoreError:
+        except PosenetStoreError:
             pass
         return StoreError(f"{fault}; {self._files.advise(RESTORE)}")

@@ -7,9 +7,9 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
-from posenet_store.errors import StoreError, UsageError
+from posenet_store.errors import PosenetStoreError, StoreError, UsageError
 from posenet_store.specs import FORMAT_VERSION, LEARNED, PIXELS, BackboneSpec, StoreSpec
-from posenet_store.store.access import PLAN, Files, StoreFiles, read_store_json
+from posenet_store.store.access import MANIFEST, PLAN, Files, StoreFiles, read_store_json
 from posenet_store.store.chunking import compute_block_bounds, count_row_bytes
 from posenet_store.store.fields import (
     are_files,
@@ -154,11 +154,13 @@ class Plan:
 
 
 def read_plan(files: Files) -> Plan:
-    """Read plan.json; raises StoreError if this is no store, of another version, or does not match its fingerprint."""
+    """Read plan.json; raises UsageError if this is no store, StoreError if it is damaged or of another version."""
     where = f"{files}/{PLAN}"
     if files.size(PLAN) is None:
+        if files.size(MANIFEST) is not None or (isinstance(files, StoreFiles) and files.commits.is_dir()):
+            raise StoreError(f"{where} is missing; {files.advise('to restore it')}")
         advice = "`stores` lists those that are" if isinstance(files, StoreFiles) else "check the address"
-        raise StoreError(f"{files} is not a store: it has no {PLAN}; {advice}")
+        raise UsageError(f"{files} is not a store: it has no {PLAN}; {advice}")
     content = read_store_json(files, PLAN)
     if content.get("format") != "posenet_store" or content.get("version") != FORMAT_VERSION:
         raise StoreError(
@@ -185,7 +187,7 @@ def find_folder(root: Path, spec: StoreSpec) -> Path:
     """
     folder = root / spec.folder
     for other in sorted(root.glob(f"*-{spec.fingerprint[:8]}")) if not folder.exists() else ():
-        with suppress(StoreError, OSError):
+        with suppress(PosenetStoreError, OSError):
             if read_plan(StoreFiles(other)).spec.fingerprint == spec.fingerprint:
                 return other
     return folder

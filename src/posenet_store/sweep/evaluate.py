@@ -15,6 +15,7 @@ from torch import Tensor
 
 from posenet_store.errors import UsageError
 from posenet_store.heads.model import Heads
+from posenet_store.images.transforms import Transform
 from posenet_store.specs import GRID
 from posenet_store.store.reader import Reader
 from posenet_store.sweep.head_files import ExternalHead, OpenedHead, load_cell_head
@@ -156,12 +157,22 @@ def _score(blocks: Iterable[Tensor], heads: Sequence[OpenedHead], predictors: Se
 
 
 def check_mirrored(reader: Reader, mirrored: Reader) -> None:
-    """Raise UsageError if a store can't be that of the mirror images of another: itself, other rows, or another network."""
-    if mirrored.name == reader.name:
-        raise UsageError(f"{reader.name} is given twice; the second is the store of the mirrored images: --images SRC@mirrored")
-    same = (reader.ids == mirrored.ids, reader.bounds == mirrored.bounds, np.array_equal(reader.readable, mirrored.readable))
-    if not all(same) or reader.spec.network_key != mirrored.spec.network_key:
-        raise UsageError(f"{mirrored.name} does not hold the mirror images of {reader.name}, row by row and readable alike")
+    """Raise UsageError if a store is not that of the mirror images of another, by their digests, of the same network.
+
+    What is recorded of an image is the digest of its file, and of what was changed in it.
+    """
+    if reader.spec.network_key != mirrored.spec.network_key:
+        raise UsageError(
+            f"{mirrored.name} holds features of {mirrored.spec.network}, {reader.name} those of {reader.spec.network}; "
+            "backbone, weights, taps, padding and preprocessing must be the same"
+        )
+    digests = tuple(map(Transform("mirrored").digest, reader.plan.digests))
+    same = (digests == mirrored.plan.digests, reader.bounds == mirrored.bounds)
+    if not all(same) or not np.array_equal(reader.readable, mirrored.readable):
+        raise UsageError(
+            f"{mirrored.name} does not hold the mirror images of {reader.name}, row by row and readable alike; build it with "
+            f"the --images of {reader.name}, and @mirrored behind them"
+        )
 
 
 def _pair_columns(reader: Reader, mirrored: Reader) -> list[tuple[Column, Column]]:

@@ -290,6 +290,8 @@ def load_run(root: Path) -> LoadedRun:
     """
     files = RunFiles(root)
     if not files.run.is_file():
+        if files.record("").parent.is_dir():
+            raise StoreError(f"{files.run} is missing; {RESTORE}")
         raise UsageError(f"{root} is not a run: it has no run.json; `sweep` creates one")
     run = read_run(files)
     results = list(read_results(files, run.cells).values())

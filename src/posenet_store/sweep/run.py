@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from posenet_store.errors import PosenetStoreError, StoreError
+from posenet_store.errors import PosenetStoreError
 from posenet_store.files import expand_user, lock_folder, make_folder
 from posenet_store.heads.own_maps import MAPS, save_maps
 from posenet_store.parallel.executors import run_tasks
@@ -88,7 +88,7 @@ def _list_builds(plan: SweepPlan) -> dict[str, str]:
     """Return the command that built each training store, by the store's name; a store that can't be read any more has none."""
     builds = {}
     for path in dict.fromkeys(task.train for task in plan.passes):
-        with suppress(StoreError, OSError):
+        with suppress(PosenetStoreError, OSError):
             builds[path.name] = str(read_plan(StoreFiles(path)).provenance.get("command", ""))
     return builds
 

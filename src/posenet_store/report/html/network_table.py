@@ -35,7 +35,7 @@ class NetworkTable:
     stages: tuple[str, ...]
     tables: tuple[tuple[str, str, tuple[NetworkRow, ...]], ...]
     commands: tuple[tuple[str, str, str], ...]
-    left_out: int
+    about: str
 
 
 def make_network_table(results: Sequence[Result], archive: ScoreArchive, commands: Commands) -> NetworkTable | None:
@@ -48,7 +48,7 @@ def make_network_table(results: Sequence[Result], archive: ScoreArchive, command
         return None
     tables = ((target, describe_target(target), tuple(_list_rows(board, target))) for target in board.targets)
     made = tuple((network.title, *network.commands) for network in board.networks)
-    return NetworkTable(str(board.order), board.order.describe(), board.stages, tuple(tables), made, board.left_out)
+    return NetworkTable(str(board.order), board.order.describe(), board.stages, tuple(tables), made, board.about)
 
 
 def _list_rows(board: Leaderboard, target: str) -> list[NetworkRow]:
