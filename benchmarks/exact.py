@@ -116,7 +116,7 @@ def count_differences(first: Path, second: Path) -> int:
     files = [path.relative_to(first) for path in first.glob("*/*.safetensors")]
     pairs = [(load_file(first / path), load_file(second / path)) for path in files]
     bits = [(ours[name].view(np.uint8), theirs[name].view(np.uint8)) for ours, theirs in pairs for name in ours]
-    return sum(int((one != other).sum()) for one, other in bits)
+    return sum(int((own != other).sum()) for own, other in bits)
 
 
 def measure(images: int, root: Path) -> tuple[Figures, Figures]:
@@ -129,12 +129,16 @@ def measure(images: int, root: Path) -> tuple[Figures, Figures]:
     report_step(f"a pass of {TRAINED + TESTED} images over the grid, and ours")
     grid, ours, difference = compare_sums(root / "stores")
     report_step("a pass of all images on one worker, and on two")
-    one = time_workers(root / "stores", root / "one", 1, {min(cores)})
-    two = time_workers(root / "stores", root / "two", 2, set(sorted(cores)[:2]))
+    one_worker = time_workers(root / "stores", root / "one", 1, {min(cores)})
+    two_workers = time_workers(root / "stores", root / "two", 2, set(sorted(cores)[:2]))
     os.sched_setaffinity(0, cores)
-    ratios: Figures = {"grid_vs_taps": grid / ours, "spc_difference": f"{difference:.1e}", "workers2_vs_1": one / two}
+    ratios: Figures = {
+        "grid_vs_taps": grid / ours,
+        "spc_difference": f"{difference:.1e}",
+        "workers2_vs_1": one_worker / two_workers,
+    }
     ratios["numbers_differ"] = count_differences(root / "one", root / "two")
-    return ratios, {"over the grid, s": grid, "ours, s": ours, "one worker, s": one, "two workers, s": two}
+    return ratios, {"over the grid, s": grid, "ours, s": ours, "one worker, s": one_worker, "two workers, s": two_workers}
 
 
 if __name__ == "__main__":

@@ -102,8 +102,8 @@ def check_bytes(lab: Lab) -> None:
     differing = [name for name, path in stores.items() if digest_data(path) != expected]
     lab.ratios["bytes_differ"] = len(differing)
     pixels = lab.draw_pixels(16, network)
-    half, whole = network.features(pixels[:8]), network.features(pixels)
-    lab.figures["half a batch: error"] = compare_taps(half, {name: value[:8] for name, value in whole.items()})
+    half, batch = network.features(pixels[:8]), network.features(pixels)
+    lab.figures["half a batch: error"] = compare_taps(half, {name: value[:8] for name, value in batch.items()})
     assert not differing, differing
 
 

@@ -160,7 +160,7 @@ def render_readme(text: str, results: Mapping[str, Result]) -> str:
 def read_layers() -> list[list[str]]:
     """Return the packages and modules of each level, top first, from import-linter's contract."""
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    (contract,) = (one for one in settings["tool"]["importlinter"]["contracts"] if one["type"] == "layers")
+    (contract,) = (contract for contract in settings["tool"]["importlinter"]["contracts"] if contract["type"] == "layers")
     return [[name.strip().removeprefix("posenet_store.") for name in layer.split("|")] for layer in contract["layers"]]
 
 

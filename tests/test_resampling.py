@@ -45,9 +45,9 @@ def test_only_six_channels_of_a_tap_are_read(number: int) -> None:
     changed[:, [c for c in range(tap.shape[1]) if c not in read]] += 1000
     assert torch.equal(align_taps([changed]), align_taps([tap]))
     for channel in read:
-        one = tap.clone()
-        one[:, channel] += 1000
-        assert not torch.equal(align_taps([one]), align_taps([tap]))
+        copy = tap.clone()
+        copy[:, channel] += 1000
+        assert not torch.equal(align_taps([copy]), align_taps([tap]))
 
 
 def test_an_image_at_the_grids_own_size_is_left_alone() -> None:

@@ -97,7 +97,7 @@ def sha256_file(path: Path) -> str:
 
 def find_existing(path: Path) -> Path:
     """Return the nearest folder or file at or above `path` that exists."""
-    return next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
+    return next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
 
 
 def check_folder(path: Path, option: str) -> None:
@@ -124,9 +124,9 @@ def _find_folder(path: Path, wanted: str) -> Path:
     """Return the nearest folder that exists; raises UsageError that begins with what was `wanted` if that is in the way."""
     if path.is_symlink() and not path.exists():
         raise UsageError(f"{wanted} is a link to {path.readlink()}, which does not exist; remove the link, or mount the disk")
-    if not (place := find_existing(path)).is_dir():
-        raise UsageError(f"{wanted} is not accepted: {place} is a file, not a folder")
-    return place
+    if not (existing := find_existing(path)).is_dir():
+        raise UsageError(f"{wanted} is not accepted: {existing} is a file, not a folder")
+    return existing
 
 
 def _try_to_write(path: Path, wanted: str) -> None:

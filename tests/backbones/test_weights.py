@@ -92,15 +92,15 @@ def test_the_digest_sees_every_change(state: State, change: str) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-@pytest.mark.parametrize("kept", [0, 10, 0.5, 0.99])
-def test_a_truncated_file_is_one_sentence(tmp_path: Path, state: State, suffix: str, kept: float) -> None:
+@pytest.mark.parametrize("share", [0, 10, 0.5, 0.99])
+def test_a_truncated_file_is_one_sentence(tmp_path: Path, state: State, suffix: str, share: float) -> None:
     path = tmp_path / f"cut{suffix}"
     if suffix == ".pth":
         torch.save(state, path)
     else:
         save_file({name: value.contiguous() for name, value in state.items()}, path)
-    whole = path.read_bytes()
-    path.write_bytes(whole[: int(kept * len(whole)) if kept < 1 else int(kept)])
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content)) if share < 1 else int(share)])
     with pytest.raises(PosenetStoreError) as caught:
         load_weights(str(path), "resnet18")
     assert re.fullmatch(
@@ -220,10 +220,10 @@ def test_hed_is_refused_for_another_network(name: str) -> None:
         load_weights("hed", name)
 
 
-@pytest.mark.parametrize("kept", [0, 100, 1_000_000])
-def test_a_truncated_keras_file_is_one_sentence(tmp_path: Path, kept: int) -> None:
+@pytest.mark.parametrize("size", [0, 100, 1_000_000])
+def test_a_truncated_keras_file_is_one_sentence(tmp_path: Path, size: int) -> None:
     path = tmp_path / "cut.weights.h5"
-    path.write_bytes(find_hed_file().read_bytes()[:kept])
+    path.write_bytes(find_hed_file().read_bytes()[:size])
     with pytest.raises(PosenetStoreError) as caught:
         read_hed_state(path)
     assert re.fullmatch(rf"{re.escape(str(path))} is not a readable HDF5 file: .+", str(caught.value))
@@ -298,12 +298,12 @@ def test_a_damaged_download_is_refused_and_not_kept(tmp_path: Path, cache: Path)
     assert not list(cache.iterdir())
 
 
-@pytest.mark.parametrize("kept", [0, 10, 1_000_000])
+@pytest.mark.parametrize("size", [0, 10, 1_000_000])
 @pytest.mark.usefixtures("server")
-def test_a_damaged_file_in_the_cache_is_named(tmp_path: Path, cache: Path, kept: int) -> None:
+def test_a_damaged_file_in_the_cache_is_named(tmp_path: Path, cache: Path, size: int) -> None:
     cache.mkdir(parents=True)
     file = cache / served_file(tmp_path).name
-    file.write_bytes(served_file(tmp_path).read_bytes()[:kept])
+    file.write_bytes(served_file(tmp_path).read_bytes()[:size])
     with pytest.raises(PosenetStoreError) as caught:
         load_backbone(BackboneSpec("resnet18", "imagenet", device="cpu"))
     assert re.fullmatch(rf".* are damaged: \S.*; delete {re.escape(str(file))} if it exists", str(caught.value))

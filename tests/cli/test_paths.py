@@ -27,7 +27,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
-@pytest.mark.parametrize("place", ["file", "file/below", "/proc/x", "/proc/x/y"])
+@pytest.mark.parametrize("path", ["file", "file/below", "/proc/x", "/proc/x/y"])
 @pytest.mark.parametrize(
     ("option", "words"),
     [
@@ -45,15 +45,15 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ids=lambda value: value if isinstance(value, str) else value[0],
 )
 def test_what_can_not_be_written_is_said_at_once(
-    home: Path, monkeypatch: pytest.MonkeyPatch, option: str, words: Sequence[str], place: str
+    home: Path, monkeypatch: pytest.MonkeyPatch, option: str, words: Sequence[str], path: str
 ) -> None:
     monkeypatch.chdir(home)
     before = sorted(home.rglob("*"))
-    if words[0] == "report" and option == "--out" and place == "file":
-        place = "photos"  # a file is what it should be; a folder is not
-    result = cli(*words, option, place)
+    if words[0] == "report" and option == "--out" and path == "file":
+        path = "photos"  # a file is what it should be; a folder is not
+    result = cli(*words, option, path)
     assert result.exit_code == 2, result.output
-    assert place in result.stderr
+    assert path in result.stderr
     assert option in result.stderr
     assert "Traceback" not in result.output
     assert sorted(home.rglob("*")) == before

@@ -100,9 +100,9 @@ def test_experiments_are_listed_with_their_questions_and_printed(tmp_path: Path)
     assert facts["kernel_size"]["question"] == "does a larger readout kernel see more position?"
     text = cli("experiments").stdout
     assert all(f"{experiment.name} " in text and experiment.question in text for experiment in listed)
-    mine = tmp_path / "table2.toml"
-    mine.write_text(cli("experiments", "show", "table2").stdout)
-    assert load_sweep(mine) == load_sweep("table2")
+    copy = tmp_path / "table2.toml"
+    copy.write_text(cli("experiments", "show", "table2").stdout)
+    assert load_sweep(copy) == load_sweep("table2")
 
 
 @pytest.mark.parametrize("words", [("experiments", "show", "tabel2"), ("sweep", "tabel2"), ("sweep", "runs/tabel2.toml")])

@@ -57,7 +57,7 @@ WITHOUT_TABLE = {"convert", "erase", "fetch", "report", "build-store"}
 def list_commands(root: Path) -> dict[str, list[list[str | Path]]]:
     """Return words of each command that prints tables or facts."""
     photos, run, stages = root / "holidays-in-the-mountains", root / "run", root / "stages"
-    store, mirrored = (next(root.glob(f"{place}/tiny-holidays-*")) for place in ("stores", "mirrored"))
+    store, mirrored = (next(root.glob(f"{parent}/tiny-holidays-*")) for parent in ("stores", "mirrored"))
     stores: tuple[str, Path] = ("--stores", root / "stores")
     weights, labels = root / "weights-of-a-trained-network.pth", root / "labels.csv"
     return {

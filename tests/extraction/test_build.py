@@ -93,10 +93,10 @@ def test_a_changed_input_gets_another_store(images: ImageSet, tmp_path: Path) ->
 def test_the_batch_size_is_not_part_of_the_store(images: ImageSet, tmp_path: Path) -> None:
     backbone = tiny_backbone()
     plan = plan_store(images, backbone, "native", "float32", 4)
-    one = open_store(build_store(images, backbone, plan, tmp_path / "one", batch_size=1).path)
+    single = open_store(build_store(images, backbone, plan, tmp_path / "one", batch_size=1).path)
     big = open_store(build_store(images, backbone, plan, tmp_path / "big", batch_size=64).path)
     for name in plan.spec.arrays:
-        np.testing.assert_allclose(one.read(name, 0, ROWS), big.read(name, 0, ROWS), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(single.read(name, 0, ROWS), big.read(name, 0, ROWS), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("file_format", ["zarr", "hdf5"])
@@ -105,7 +105,7 @@ def test_a_resumed_build_is_the_uninterrupted_one(images: ImageSet, tmp_path: Pa
     backbone = tiny_backbone()
     plan = plan_store(images, backbone, "native", "float32", 4, file_format)
     store = build_store(images, backbone, plan, tmp_path, batch_size=2).path
-    whole, sealed = contents(store), json.loads((store / "manifest.json").read_text())["store_id"]
+    before, sealed = contents(store), json.loads((store / "manifest.json").read_text())["store_id"]
     (store / "manifest.json").unlink()
     block_file = next(path for path in sorted(store.rglob("*")) if path.name in ("c.1.0.0.0", "part-00001.h5"))
     match harm:
@@ -121,7 +121,7 @@ def test_a_resumed_build_is_the_uninterrupted_one(images: ImageSet, tmp_path: Pa
     extracted = build_store(images, backbone, plan, tmp_path, batch_size=2).extracted
     assert extracted == (4 if harm in ("record", "data", "torn data") else 0)
     actual = {name: digest for name, digest in contents(store).items() if not name.endswith(".tmp")}
-    assert actual == whole
+    assert actual == before
     assert json.loads((store / "manifest.json").read_text())["store_id"] == sealed
 
 
@@ -157,8 +157,8 @@ def test_a_killed_build_resumes_to_the_same_bytes(tmp_path: Path, file_format: s
     assert not (store / "manifest.json").exists()
     plan = plan_store(images, backbone, "native", "float32", 4, file_format)
     assert build_store(images, backbone, plan, tmp_path / "killed", batch_size=2).extracted == 38 - 4 * committed
-    whole = built_store(tmp_path / "whole", images, backbone, file_format=file_format)
-    assert contents(store) == contents(Path(str(whole.files)))
+    expected = built_store(tmp_path / "whole", images, backbone, file_format=file_format)
+    assert contents(store) == contents(Path(str(expected.files)))
 
 
 def test_progress_counts_every_row_once_and_what_is_safe_at_once(images: ImageSet, tmp_path: Path) -> None:

@@ -37,11 +37,11 @@ from tests.support.small import built_store, contents, folder, tiny_backbone, wr
 ROWS, NEW = 10, 5  # two blocks of four and a tail of two, to which two of the new images are added
 
 
-def write_new(place: Path, count: int = NEW, seed: int = 7) -> Path:
+def write_new(target: Path, count: int = NEW, seed: int = 7) -> Path:
     """Write images whose names come after those of `write_images`."""
-    for path in sorted(write_images(place, count, seed).iterdir()):
+    for path in sorted(write_images(target, count, seed).iterdir()):
         path.rename(path.with_name(path.name.replace("image", f"new{seed}-")))
-    return place
+    return target
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,8 @@ def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     base = folder(built_store(root / "stores", first, tiny_backbone(), file_format=request.param))
     plan = plan_store(both, tiny_backbone(), "native", "float32", 4, request.param, (ROWS,))
     at_once = build_store(both, tiny_backbone(), plan, root / "at once", batch_size=2).path
-    for place in ("photos", "all"):  # an extension needs neither
-        shutil.rmtree(root / place)
+    for name in ("photos", "all"):  # an extension needs neither
+        shutil.rmtree(root / name)
     return Shelf(root / "stores", base, more, at_once)
 
 

@@ -54,10 +54,10 @@ def small(room: int, error: Exception = SHORTAGES[0]) -> tuple[Backbone, _Small]
     return Backbone("small", "", "00", "", taps, preprocess, module, torch.device("cpu")), module
 
 
-def launched(forward: Forward, pixels: Tensor, held: Tensor | None = None, dtype: str = "float32") -> Tensor:
+def launched(forward: Forward, pixels: Tensor, readable: Tensor | None = None, dtype: str = "float32") -> Tensor:
     targets = allocate_arrays(ARRAYS, len(pixels), dtype, pinned=False)
-    held = torch.ones(len(pixels), dtype=torch.bool) if held is None else held
-    for flight in forward.launch(pixels, held, targets):
+    readable = torch.ones(len(pixels), dtype=torch.bool) if readable is None else readable
+    for flight in forward.launch(pixels, readable, targets):
         flight.wait()
     return targets["f1"]
 
@@ -120,8 +120,8 @@ def test_rows_without_an_image_are_not_judged(memory: torch.memory_format) -> No
     forward = Forward(replace(backbone, module=Loud()), ARRAYS, StageTimer())
     pixels = torch.full((3, 4, 4, 3), 2, dtype=torch.uint8)
     pixels[1, 3, 2, 1] = 255
-    held = torch.tensor([True, False, True])
-    assert launched(forward, pixels, held, "float16")[[0, 2]].unique().tolist() == [2000.0]
+    readable = torch.tensor([True, False, True])
+    assert launched(forward, pixels, readable, "float16")[[0, 2]].unique().tolist() == [2000.0]
     assert len(launched(forward, pixels, torch.zeros(3, dtype=torch.bool), "float16")) == 3
     with pytest.raises(BuildError, match=r"tap f1 reaches 2\.55e\+05"):
         launched(forward, pixels, dtype="float16")

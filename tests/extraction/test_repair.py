@@ -48,10 +48,10 @@ def test_a_store_records_what_computed_it_and_is_repaired_in_its_batches(
 
 
 def test_the_named_store_is_repaired_whatever_it_and_its_images_are_called(tmp_path: Path) -> None:
-    place, backbone = write_images(tmp_path / "photos", 10), tiny_backbone()
-    store = folder(built_store(tmp_path / "stores", load_folder(place), backbone))
+    photos, backbone = write_images(tmp_path / "photos", 10), tiny_backbone()
+    store = folder(built_store(tmp_path / "stores", load_folder(photos), backbone))
     before = contents(store)
-    renamed, images = store.rename(tmp_path / "stores" / "our best one"), load_folder(place.rename(tmp_path / "holiday"))
+    renamed, images = store.rename(tmp_path / "stores" / "our best one"), load_folder(photos.rename(tmp_path / "holiday"))
     victim = next(path for path in sorted((renamed / "data.zarr/f1").glob("c.*")))
     victim.write_bytes(b"x" + victim.read_bytes()[1:])
     assert repair_store(renamed, images, backbone, batch_size=2).path == renamed
@@ -60,9 +60,9 @@ def test_the_named_store_is_repaired_whatever_it_and_its_images_are_called(tmp_p
 
 
 def test_a_renamed_folder_of_images_resumes_the_same_store(tmp_path: Path) -> None:
-    place, backbone = write_images(tmp_path / "photos", 10), tiny_backbone()
-    first = built_store(tmp_path / "stores", load_folder(place), backbone)
-    again = built_store(tmp_path / "stores", load_folder(place.rename(tmp_path / "holiday")), backbone)
+    photos, backbone = write_images(tmp_path / "photos", 10), tiny_backbone()
+    first = built_store(tmp_path / "stores", load_folder(photos), backbone)
+    again = built_store(tmp_path / "stores", load_folder(photos.rename(tmp_path / "holiday")), backbone)
     assert folder(again) == folder(first)
     assert list((tmp_path / "stores").iterdir()) == [folder(first)]
 

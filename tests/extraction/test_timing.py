@@ -46,7 +46,7 @@ def slowed(function: Any, seconds: float = 0.02) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("place", "stage"),
+    ("function", "stage"),
     [
         ("posenet_store.extraction.prefetch.decode", "decode"),
         ("posenet_store.images.image_set.FileReader.fetch", "read"),
@@ -56,9 +56,9 @@ def slowed(function: Any, seconds: float = 0.02) -> Any:
     ],
 )
 def test_the_slow_stage_is_named(
-    images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, stage: str
+    images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str, stage: str
 ) -> None:
-    owner, _, name = place.rpartition(".")
+    owner, _, name = function.rpartition(".")
     target: Any = __import__(owner, fromlist=["_"]) if owner.islower() else None
     if target is None:
         module, _, kind = owner.rpartition(".")
@@ -131,19 +131,19 @@ def test_an_error_of_the_writer_ends_the_build(images: ImageSet, tmp_path: Path,
 
 def test_the_summary_is_kept_in_the_store_and_shown(images: ImageSet, tmp_path: Path) -> None:
     outcome = outcome_of(images, tmp_path / "stores")
-    kept: Mapping[str, Any] = open_store(outcome.path).manifest["summary"]
-    assert {key: kept[key] for key in outcome.speed} == outcome.speed
-    assert set(kept["stages"]) == set(STAGES)
-    assert kept["extracted"] == ROWS
-    assert 0 < kept["stages"]["forward"] < kept["seconds"]
-    assert 0 < kept["processors"] < 1.5  # ticks of the processor's clock
+    recorded: Mapping[str, Any] = open_store(outcome.path).manifest["summary"]
+    assert {key: recorded[key] for key in outcome.speed} == outcome.speed
+    assert set(recorded["stages"]) == set(STAGES)
+    assert recorded["extracted"] == ROWS
+    assert 0 < recorded["stages"]["forward"] < recorded["seconds"]
+    assert 0 < recorded["processors"] < 1.5  # ticks of the processor's clock
     # Linux sums its counters of pages inexactly: VmHWM may fall by some hundred KiB though nothing resets it
-    assert 0 < kept["peak_memory"] <= 1.05 * get_peak_memory()
+    assert 0 < recorded["peak_memory"] <= 1.05 * get_peak_memory()
     shown = CliRunner().invoke(main, ["inspect", str(outcome.path)]).stdout
     assert f"build        {ROWS} images, " in shown
     assert "bound by " in shown
     facts = json.loads(CliRunner().invoke(main, ["inspect", str(outcome.path), "--json"]).stdout)
-    assert facts["summary"]["stages"] == kept["stages"]
+    assert facts["summary"]["stages"] == recorded["stages"]
 
 
 def test_workers_of_a_stage_count_their_mean() -> None:

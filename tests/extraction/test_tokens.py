@@ -133,8 +133,8 @@ def test_a_store_without_them_is_described_as_ever(images: ImageSet, backbone: B
     spec = plan_store(images, backbone, "native", "float32").spec
     assert "tokens" not in spec.to_dict()
     assert StoreSpec.from_dict(spec.to_dict()) == spec
-    kept = replace(spec, tokens=(0, PREFIX))
-    assert StoreSpec.from_dict(kept.to_dict()) == kept
+    with_tokens = replace(spec, tokens=(0, PREFIX))
+    assert StoreSpec.from_dict(with_tokens.to_dict()) == with_tokens
 
 
 @pytest.mark.parametrize("tokens", [[1], [-1, 3], "11", [1.5, 2], {"f2": 1}, [10**18, 0], None])

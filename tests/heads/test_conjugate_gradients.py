@@ -40,7 +40,7 @@ def solved(
 
 def exactly(groups: Sequence[Tensor], protocol: RidgeProtocol, kernel: int = 3, padding: int = 0) -> list[RidgeHead]:
     moments = [compute_moments([images], kernel, padding) for images in groups]
-    return solve_ridge([one for one in moments if one], list(goals(kernel, padding)), protocol)
+    return solve_ridge([group for group in moments if group], list(goals(kernel, padding)), protocol)
 
 
 def maps(inputs: Tensor, head: RidgeHead, padding: int = 0) -> Tensor:
@@ -60,11 +60,11 @@ def test_it_is_the_exact_solver(kernel: int, padding: int, folds: int) -> None:
     inputs, protocol = features(14), RidgeProtocol(LAMBDAS, folds=folds, iterations=500)
     groups = inputs.split([5, 5, 4] if folds else [10, 4])
     ours, exact = solved(groups, protocol, kernel, padding), exactly(groups, protocol, kernel, padding)
-    for one, other in zip(ours, exact, strict=True):
-        assert {name: one.facts[name] for name in other.facts} == pytest.approx(other.facts, rel=1e-6)
-        assert one.facts["residual"] < 1e-11
-        torch.testing.assert_close(one.weight, other.weight, rtol=1e-6, atol=1e-9)
-        torch.testing.assert_close(maps(inputs, one, padding), maps(inputs, other, padding), rtol=1e-6, atol=1e-9)
+    for solution, other in zip(ours, exact, strict=True):
+        assert {name: solution.facts[name] for name in other.facts} == pytest.approx(other.facts, rel=1e-6)
+        assert solution.facts["residual"] < 1e-11
+        torch.testing.assert_close(solution.weight, other.weight, rtol=1e-6, atol=1e-9)
+        torch.testing.assert_close(maps(inputs, solution, padding), maps(inputs, other, padding), rtol=1e-6, atol=1e-9)
 
 
 @pytest.mark.usefixtures("strict")
@@ -136,11 +136,11 @@ def test_only_constant_features_give_the_constant_predictor() -> None:
 
 def test_blocks_may_be_cut_anywhere() -> None:
     groups = features(11).split([8, 3])
-    for whole, cut in zip(
+    for uncut, cut in zip(
         solved(groups, RidgeProtocol(LAMBDAS), block=11), solved(groups, RidgeProtocol(LAMBDAS), block=3), strict=True
     ):
-        torch.testing.assert_close(whole.weight, cut.weight, rtol=1e-9, atol=1e-12)
-        assert whole.facts == pytest.approx(cut.facts, rel=1e-6)
+        torch.testing.assert_close(uncut.weight, cut.weight, rtol=1e-9, atol=1e-12)
+        assert uncut.facts == pytest.approx(cut.facts, rel=1e-6)
 
 
 def test_a_head_that_does_not_converge_says_so() -> None:

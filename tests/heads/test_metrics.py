@@ -250,12 +250,12 @@ def test_sums_are_those_of_every_image_and_give_the_mean_spc_of_any_permuted_tar
     parts = score_with_map_sums(maps[:4], RAMP)[1] + score_with_map_sums(maps[4:], RAMP)[1]
     finite, defined = np.delete(maps, 5, axis=0), np.delete(maps, [2, 5], axis=0)
     for means in (sums.means(scores), parts.means(scores)):
-        assert {name: one.dtype for name, one in means.items()} == dict.fromkeys(("mean", "error", "ranks"), np.float32)
+        assert {name: mean.dtype for name, mean in means.items()} == dict.fromkeys(("mean", "error", "ranks"), np.float32)
         assert means["mean"] == pytest.approx(finite.mean(0), abs=1e-6)  # float32
         assert means["error"] == pytest.approx(np.abs(finite - RAMP).mean(0), abs=1e-6)
         assert means["error"].mean() == pytest.approx(np.nanmean(scores.mae), abs=1e-6)
     permuted = rng.permutation(RAMP.ravel())
-    expected = np.mean([spearmanr(one.ravel(), permuted).statistic for one in defined])
+    expected = np.mean([spearmanr(image_map.ravel(), permuted).statistic for image_map in defined])
     assert sums.means(scores)["ranks"].ravel() @ rank_maps(permuted[None])[0] == pytest.approx(expected, abs=1e-6)
 
 

@@ -103,33 +103,33 @@ def test_fused_heads_equal_a_plain_torch_loop_of_each(recipe: GradientProtocol, 
     names, seeds = ("H", "G", "VS"), (0, 1, 0)
     (heads,) = train_by_convolution(batches, recipe.epochs, CHANNELS, [group(recipe, names, seeds, padding)])
     maps = heads.predict(FEATURES)
-    for place, (name, seed) in enumerate(zip(names, seeds, strict=True)):
+    for index, (name, seed) in enumerate(zip(names, seeds, strict=True)):
         expected = plain_torch(recipe, name, seed, padding)(FEATURES.double())[:, 0].detach()
-        torch.testing.assert_close(maps[:, place], expected, rtol=RTOL, atol=1e-9)
+        torch.testing.assert_close(maps[:, index], expected, rtol=RTOL, atol=1e-9)
 
 
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
 def test_a_head_is_the_same_alone_and_among_others(recipe: GradientProtocol) -> None:
     names, seeds = ("H", "V", "G", "HS", "VS") * 2, tuple(range(10))
     (together,) = train_by_convolution(batches, recipe.epochs, CHANNELS, [group(recipe, names, seeds)])
-    for place in (0, 7):
+    for index in (0, 7):
         (alone,) = train_by_convolution(
-            batches, recipe.epochs, CHANNELS, [group(recipe, names[place : place + 1], seeds[place : place + 1])]
+            batches, recipe.epochs, CHANNELS, [group(recipe, names[index : index + 1], seeds[index : index + 1])]
         )
-        torch.testing.assert_close(together.predict(FEATURES)[:, place], alone.predict(FEATURES)[:, 0], rtol=RTOL, atol=1e-9)
+        torch.testing.assert_close(together.predict(FEATURES)[:, index], alone.predict(FEATURES)[:, 0], rtol=RTOL, atol=1e-9)
 
 
 def test_families_of_different_recipes_share_a_stream() -> None:
     groups = [group(recipe, ("H",), (0,)) for recipe in (RECIPES["official"], RECIPES["linear, 2 layers, Adam"])]
     both = train_by_convolution(batches, 6, CHANNELS, groups)
-    for heads, one in zip(both, groups, strict=True):
-        assert torch.equal(heads.predict(FEATURES), train_by_convolution(batches, 6, CHANNELS, [one])[0].predict(FEATURES))
+    for heads, trained in zip(both, groups, strict=True):
+        assert torch.equal(heads.predict(FEATURES), train_by_convolution(batches, 6, CHANNELS, [trained])[0].predict(FEATURES))
 
 
 def test_a_diverging_decoder_harms_no_neighbour() -> None:
     calm = group(SMALL, ("H", "V"), (0, 1))
     wild = replace(calm, rates=(1e200, SMALL.learning_rate), decays=(1.0, SMALL.weight_decay))
-    (healthy,), (mixed,) = (train_by_convolution(batches, 6, CHANNELS, [one]) for one in (calm, wild))
+    (healthy,), (mixed,) = (train_by_convolution(batches, 6, CHANNELS, [trained]) for trained in (calm, wild))
     assert not torch.isfinite(mixed.weight[0]).all()
     torch.testing.assert_close(mixed.weight[1], healthy.weight[1], rtol=RTOL, atol=1e-12)
 
@@ -137,9 +137,9 @@ def test_a_diverging_decoder_harms_no_neighbour() -> None:
 @pytest.mark.parametrize(("optimizer", "momentum"), [("sgd", 0.9), ("sgd", 0.0), ("adam", 0.0)])
 def test_in_gram_space_every_optimiser_takes_the_steps_of_the_convolution(optimizer: str, momentum: float) -> None:
     recipe = GradientProtocol(epochs=6, optimizer=optimizer, momentum=momentum, learning_rate=1e-4, drop=4, zero_bias=True)
-    one = group(recipe, ("H", "G"), (0, 3))
-    moments = compute_image_moments(FEATURES.split(5), len(FEATURES), 3, 0, one.targets)
-    gram, (conv,) = train_in_gram_space(moments, order, CHANNELS, one), train_by_convolution(batches, 6, CHANNELS, [one])
+    pair = group(recipe, ("H", "G"), (0, 3))
+    moments = compute_image_moments(FEATURES.split(5), len(FEATURES), 3, 0, pair.targets)
+    gram, (conv,) = train_in_gram_space(moments, order, CHANNELS, pair), train_by_convolution(batches, 6, CHANNELS, [pair])
     torch.testing.assert_close(gram.weight, conv.weight, rtol=RTOL, atol=1e-12)
     torch.testing.assert_close(gram.bias, conv.bias, rtol=RTOL, atol=1e-12)
 

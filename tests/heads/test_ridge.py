@@ -105,11 +105,11 @@ def test_only_constant_features_give_the_constant_predictor() -> None:
 
 
 def test_the_error_from_moments_is_the_error_on_the_images() -> None:
-    fitting, held, target = features(seed=0), features(seed=1) * 50 + 3, goal("VS", 3)
+    fitting, validation, target = features(seed=0), features(seed=1) * 50 + 3, goal("VS", 3)
     fit = moments(fitting)
     (head,) = solve(fit, [target], [1e-4])
-    direct = ((predictions(held, head.weight, head.bias) - target) ** 2).mean().item()
-    from_moments = compute_mean_squared_error(moments(held), head.weight.flatten(), head.bias, target.flatten())
+    direct = ((predictions(validation, head.weight, head.bias) - target) ** 2).mean().item()
+    from_moments = compute_mean_squared_error(moments(validation), head.weight.flatten(), head.bias, target.flatten())
     assert from_moments == pytest.approx(direct, rel=1e-9)
 
 
@@ -117,11 +117,14 @@ def test_the_penalty_is_the_best_on_validation_and_the_fit_uses_all_images() -> 
     # 3 images, 1,352 unknowns a batch of noise: little penalty overfits, so the choice must matter
     fitting, validation, target = features(3, 60, seed=2), features(3, 60, seed=3), goal("H", 3)
     fit = moments(fitting)
-    held = moments(validation)
-    (head,) = solve([fit, held], [target], LAMBDAS)
+    validation_moments = moments(validation)
+    (head,) = solve([fit, validation_moments], [target], LAMBDAS)
     errors = {p: solve(fit, [target], [p])[0] for p in LAMBDAS}
     best = min(
-        LAMBDAS, key=lambda p: compute_mean_squared_error(held, errors[p].weight.flatten(), errors[p].bias, target.flatten())
+        LAMBDAS,
+        key=lambda p: compute_mean_squared_error(
+            validation_moments, errors[p].weight.flatten(), errors[p].bias, target.flatten()
+        ),
     )
     assert head.facts["penalty"] == best != min(LAMBDAS)
     (everything,) = solve(moments(torch.cat([fitting, validation])), [target], [best])
@@ -137,11 +140,11 @@ def test_one_stream_serves_every_target_alike() -> None:
 
 def test_blocks_may_be_cut_anywhere() -> None:
     inputs, target = features(11), goal("H", 3)
-    (whole,) = solve(moments(inputs), [target], [1e-6])
+    (solution,) = solve(moments(inputs), [target], [1e-6])
     pieces = compute_moments(inputs.split(1), 3, 0)
     assert pieces is not None
     (cut,) = solve(pieces, [target], [1e-6])
-    torch.testing.assert_close(whole.weight, cut.weight, rtol=1e-8, atol=1e-12)
+    torch.testing.assert_close(solution.weight, cut.weight, rtol=1e-8, atol=1e-12)
 
 
 def test_nan_features_are_an_error_not_a_result() -> None:
@@ -159,11 +162,11 @@ def test_no_image_is_no_moments() -> None:
 def test_moments_of_disjoint_images_add_up_whatever_their_shifts(offset: float) -> None:
     inputs = features(9).double() + offset
     parts = [moments(inputs[:4]), moments(inputs[4:7] * 2), moments(inputs[7:])]
-    whole = moments(torch.cat([inputs[:4], inputs[4:7] * 2, inputs[7:]])).shift_to(parts[0].shift)
+    expected = moments(torch.cat([inputs[:4], inputs[4:7] * 2, inputs[7:]])).shift_to(parts[0].shift)
     total = parts[0] + parts[1] + parts[2]
     assert total.images == 9
-    torch.testing.assert_close(total.second, whole.second, rtol=1e-9, atol=1e-6)
-    torch.testing.assert_close(total.position, whole.position, rtol=1e-9, atol=1e-6)
+    torch.testing.assert_close(total.second, expected.second, rtol=1e-9, atol=1e-6)
+    torch.testing.assert_close(total.position, expected.position, rtol=1e-9, atol=1e-6)
 
 
 @pytest.mark.parametrize("channels", [4, 40])  # one tile, and six

@@ -59,33 +59,33 @@ def plain_torch(name: str, seed: int, kernel: int, padding: int) -> nn.Conv2d:
     return conv
 
 
-def in_gram_space(one: TrainingGroup) -> Heads:
-    moments = compute_image_moments(FEATURES.split(5), len(FEATURES), one.kernel, one.padding, one.targets)
-    return train_in_gram_space(moments, order, 6, one)
+def in_gram_space(trained: TrainingGroup) -> Heads:
+    moments = compute_image_moments(FEATURES.split(5), len(FEATURES), trained.kernel, trained.padding, trained.targets)
+    return train_in_gram_space(moments, order, 6, trained)
 
 
 @pytest.mark.parametrize(("kernel", "padding"), [(3, 0), (1, 0), (3, 1)])
 def test_fused_heads_equal_a_plain_torch_loop_of_each(kernel: int, padding: int) -> None:
     names, seeds = ("H", "G", "VS"), (0, 1, 0)
-    one = group(names, seeds, kernel, padding)
-    (conv,) = train_by_convolution(batches, 15, 6, [one])
-    gram = in_gram_space(one)
-    for place, (name, seed) in enumerate(zip(names, seeds, strict=True)):
+    trained = group(names, seeds, kernel, padding)
+    (conv,) = train_by_convolution(batches, 15, 6, [trained])
+    gram = in_gram_space(trained)
+    for index, (name, seed) in enumerate(zip(names, seeds, strict=True)):
         plain = plain_torch(name, seed, kernel, padding)
         for heads in (conv, gram):
-            torch.testing.assert_close(heads.weight[place], plain.weight[0].detach(), rtol=RTOL, atol=1e-9)
-            torch.testing.assert_close(heads.bias[place], plain.bias[0].detach(), rtol=RTOL, atol=1e-9)  # type: ignore[index]
+            torch.testing.assert_close(heads.weight[index], plain.weight[0].detach(), rtol=RTOL, atol=1e-9)
+            torch.testing.assert_close(heads.bias[index], plain.bias[0].detach(), rtol=RTOL, atol=1e-9)  # type: ignore[index]
 
 
 def test_a_head_is_the_same_alone_and_among_thirty() -> None:
     names = TARGETS * 6
     seeds = tuple(seed for seed in range(6) for _ in TARGETS)
     together = (train_by_convolution(batches, 15, 6, [group(names, seeds)])[0], in_gram_space(group(names, seeds)))
-    for place in (0, 7, 29):
-        one = group((names[place],), (seeds[place],))
-        alone = (train_by_convolution(batches, 15, 6, [one])[0], in_gram_space(one))
+    for index in (0, 7, 29):
+        single = group((names[index],), (seeds[index],))
+        alone = (train_by_convolution(batches, 15, 6, [single])[0], in_gram_space(single))
         for fused, separate in zip(together, alone, strict=True):
-            torch.testing.assert_close(fused.weight[place], separate.weight[0], rtol=RTOL, atol=1e-9)
+            torch.testing.assert_close(fused.weight[index], separate.weight[0], rtol=RTOL, atol=1e-9)
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -97,16 +97,16 @@ def test_in_gram_space_a_head_is_the_same_to_the_last_bit(threads: int) -> None:
     recipe = GradientProtocol(min_steps=3000)
 
     def trained(names: tuple[str, ...]) -> Heads:
-        one = group(names, (1,) * len(names), recipe=recipe)
-        moments = compute_image_moments(inputs.split(5), len(inputs), 3, 0, one.targets)
-        return train_in_gram_space(moments, order, 3, one)
+        trained = group(names, (1,) * len(names), recipe=recipe)
+        moments = compute_image_moments(inputs.split(5), len(inputs), 3, 0, trained.targets)
+        return train_in_gram_space(moments, order, 3, trained)
 
     try:
         alone = {name: trained((name,)).weight[0] for name in TARGETS}
         for names in (TARGETS, TARGETS[::-1] * 3, ("VS", "G")):
             together = trained(names)
-            for place, name in enumerate(names):
-                assert torch.equal(together.weight[place], alone[name]), f"{name} at {place} of {len(names)}"
+            for index, name in enumerate(names):
+                assert torch.equal(together.weight[index], alone[name]), f"{name} at {index} of {len(names)}"
     finally:
         torch.set_num_threads(before)
 
@@ -114,8 +114,8 @@ def test_in_gram_space_a_head_is_the_same_to_the_last_bit(threads: int) -> None:
 def test_kernels_that_share_a_stream_do_not_meet() -> None:
     small, large = group(("H",), (0,), kernel=1), group(("H",), (0,), kernel=5)
     both = train_by_convolution(batches, 3, 6, [small, large])
-    for heads, one in zip(both, (small, large), strict=True):
-        torch.testing.assert_close(heads.weight, train_by_convolution(batches, 3, 6, [one])[0].weight, rtol=RTOL, atol=1e-9)
+    for heads, trained in zip(both, (small, large), strict=True):
+        torch.testing.assert_close(heads.weight, train_by_convolution(batches, 3, 6, [trained])[0].weight, rtol=RTOL, atol=1e-9)
 
 
 def test_a_neighbour_whose_target_is_nan_does_no_harm() -> None:

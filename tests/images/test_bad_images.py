@@ -103,7 +103,7 @@ def pixels() -> Backbone:
 
 def files_below(folder: Path) -> list[str]:
     """Every file that is there, found without the package's own walk."""
-    return sorted(Path(place, file).relative_to(folder).as_posix() for place, _, files in os.walk(folder) for file in files)
+    return sorted(Path(parent, file).relative_to(folder).as_posix() for parent, _, files in os.walk(folder) for file in files)
 
 
 def values_of(folder: Path, name: str, backbone: Backbone) -> dict[str, NDArray[np.float32]]:
@@ -207,12 +207,12 @@ def test_an_image_that_changes_under_the_build_stops_it(tmp_path: Path, name: st
     """And costs the block in hand: its bytes put back, the same command goes on."""
     monkeypatch.setattr("posenet_store.images.reading.WAITS", ())
     photos, backbone = write_images(tmp_path / "photos", 14), tiny_backbone()
-    images, kept = load_image_set(str(photos)), shutil.copytree(photos, tmp_path / "kept")
-    whole = built_store(tmp_path / "whole", images, backbone, file_format=name)
-    (photos / whole.ids[-1]).write_bytes(b"other")
-    with pytest.raises(BuildError, match=rf"{whole.ids[-1]} can't be read \(it changed while the store was being built"):
+    images, copy = load_image_set(str(photos)), shutil.copytree(photos, tmp_path / "kept")
+    expected = built_store(tmp_path / "whole", images, backbone, file_format=name)
+    (photos / expected.ids[-1]).write_bytes(b"other")
+    with pytest.raises(BuildError, match=rf"{expected.ids[-1]} can't be read \(it changed while the store was being built"):
         built_store(tmp_path / "stores", images, backbone, file_format=name)
-    shutil.copy(kept / whole.ids[-1], photos)
+    shutil.copy(copy / expected.ids[-1], photos)
     plan = plan_store(images, backbone, "native", "float32", 4, name)
     assert build_store(images, backbone, plan, tmp_path / "stores", batch_size=2).extracted == 2
-    assert open_store(tmp_path / "stores" / plan.spec.folder).manifest["store_id"] == whole.manifest["store_id"]
+    assert open_store(tmp_path / "stores" / plan.spec.folder).manifest["store_id"] == expected.manifest["store_id"]

@@ -129,7 +129,7 @@ def test_mutated_files_are_pixels_or_a_reason(name: str) -> None:
 def test_a_generated_image_is_drawn_again_where_another_file_took_its_place(tmp_path: Path) -> None:
     images = load_dead_leaves(2, 0, tmp_path)
     first = images.read(1, 64)
-    (kept,) = tmp_path.rglob("00001.png")
-    for content in (EPS, b"", b"\x89PNG\r\n\x1a\n" + bytes(100), kept.read_bytes()[:500]):
-        kept.write_bytes(content)
+    (path,) = tmp_path.rglob("00001.png")
+    for content in (EPS, b"", b"\x89PNG\r\n\x1a\n" + bytes(100), path.read_bytes()[:500]):
+        path.write_bytes(content)
         assert (images.read(1, 64) == first).all()

@@ -272,8 +272,8 @@ EVIL: dict[str, tuple[Callable[[], bytes], str]] = {
 
 def flipped(data: bytes) -> bytes:
     """One bit of the first image's compressed bytes."""
-    place = data.index(b"0.jpg") + 300
-    return data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
+    offset = data.index(b"0.jpg") + 300
+    return data[:offset] + bytes([data[offset] ^ 1]) + data[offset + 1 :]
 
 
 @pytest.mark.parametrize("kind", EVIL)
@@ -356,13 +356,13 @@ def test_an_archive_that_says_less_than_it_holds_is_broken(tmp_path: Path) -> No
 
 
 def test_a_folder_in_the_way_is_left_lock(site: Site, tmp_path: Path) -> None:
-    mine = tmp_path / "DUTS-TE/DUTS-TE-Image"
-    mine.mkdir(parents=True)
-    (mine / "mine.jpg").write_bytes(b"x")
+    images = tmp_path / "DUTS-TE/DUTS-TE-Image"
+    images.mkdir(parents=True)
+    (images / "mine.jpg").write_bytes(b"x")
     done = typed(site, tmp_path)
     assert done.exit_code == 2
     assert "exists and holds 1 images instead of 5" in done.stderr
-    assert (mine / "mine.jpg").read_bytes() == b"x"
+    assert (images / "mine.jpg").read_bytes() == b"x"
     assert site.asked == []
 
 

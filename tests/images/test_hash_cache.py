@@ -158,6 +158,6 @@ def test_a_file_that_changes_while_it_is_hashed_is_not_kept(cache: Path, photos:
         return "0" * 64
 
     monkeypatch.setattr(hash_cache, "hash_image", change)
-    kept = HashCache(cache / "a.json")
-    assert kept.hash("image000.png", path) == "0" * 64
-    assert kept.entries == {}
+    first = HashCache(cache / "a.json")
+    assert first.hash("image000.png", path) == "0" * 64
+    assert first.entries == {}

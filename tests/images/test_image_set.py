@@ -228,9 +228,9 @@ def test_a_wrong_byte_in_a_png_is_noticed() -> None:
 def test_damage_gives_pixels_or_an_image_error_and_nothing_else(format: str) -> None:  # noqa: A002
     # Any other exception would end a build of thousands of images.
     rng = np.random.default_rng(0)
-    whole = encoded(photo(31, 24), format)
+    content = encoded(photo(31, 24), format)
     for _ in range(200):
-        data = np.frombuffer(whole, dtype=np.uint8).copy()
+        data = np.frombuffer(content, dtype=np.uint8).copy()
         places = rng.integers(0, rng.choice([30, len(data)]), rng.integers(1, 10))
         data[places] = rng.integers(0, 256, len(places))
         with warnings.catch_warnings():

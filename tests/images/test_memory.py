@@ -36,16 +36,16 @@ def encoded(image: Image.Image, name: str, **options: object) -> bytes:
 
 
 def test_threads_never_hold_more_than_the_budget_and_all_get_on() -> None:
-    budget, lock, held, peak = MemoryBudget(10), threading.Lock(), [0], [0]
+    budget, lock, used, peak = MemoryBudget(10), threading.Lock(), [0], [0]
 
     def work(count: int) -> None:
         with budget.reserve(count):
             with lock:
-                held[0] += count
-                peak[0] = max(peak[0], held[0])
+                used[0] += count
+                peak[0] = max(peak[0], used[0])
             time.sleep(0.001)
             with lock:
-                held[0] -= count
+                used[0] -= count
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(work, [10, 1, 3, 4, 9, 2, 10, 5] * 10))

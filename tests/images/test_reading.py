@@ -127,8 +127,8 @@ def test_a_disk_that_fails_while_the_store_is_built_costs_no_row(
     photos: Path, tmp_path: Path, waits: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images, backbone = load_folder(photos), tiny_backbone()
-    whole = built_store(tmp_path / "whole", images, backbone)
-    plan, last = plan_store(images, backbone, "native", "float32", 4), whole.ids[-1]
+    expected = built_store(tmp_path / "whole", images, backbone)
+    plan, last = plan_store(images, backbone, "native", "float32", 4), expected.ids[-1]
     with monkeypatch.context() as patch:
         fail(patch, last, errno.ESTALE, 100)
         with pytest.raises(BuildError, match=rf"{last} can't be read"):
@@ -136,7 +136,7 @@ def test_a_disk_that_fails_while_the_store_is_built_costs_no_row(
     fail(monkeypatch, last, errno.ESTALE, 1)
     outcome = build_store(images, backbone, plan, tmp_path / "stores", batch_size=2)
     assert (outcome.extracted, outcome.quarantined) == (2, ())
-    assert contents(outcome.path) == contents(folder(whole))
+    assert contents(outcome.path) == contents(folder(expected))
 
 
 def test_only_what_is_asked_for_is_hashed_and_in_pieces(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,12 +164,12 @@ def test_hashing_is_shown_where_there_is_no_terminal(photos: Path, tmp_path: Pat
     ("name", "label"), [(b"x" * 220, "x" * 220), (b"caf\xe9", "caf\\xe9"), ("鳥".encode() * 80, "鳥" * 80)]
 )
 def test_a_folder_of_any_name_has_a_store(tmp_path: Path, name: bytes, label: str) -> None:
-    place = Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name))
+    photos = Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name))
     try:
-        place.mkdir()
+        photos.mkdir()
     except OSError as error:
         pytest.skip(f"this file system refuses such names: {error}")
-    reader = built_store(tmp_path / "stores", load_folder(write_images(place, 2)), tiny_backbone(), "aligned")
+    reader = built_store(tmp_path / "stores", load_folder(write_images(photos, 2)), tiny_backbone(), "aligned")
     assert (reader.spec.images, len(reader.spec.images.encode()) > 0) == (label, True)
     assert folder(reader).name.endswith(f"-{reader.spec.fingerprint[:8]}")
     listed = CliRunner().invoke(main, ["stores", "--stores", str(tmp_path / "stores")])

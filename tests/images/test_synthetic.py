@@ -114,8 +114,8 @@ def test_images_in_a_folder_are_drawn_once_and_again_where_a_file_is_damaged(
 ) -> None:
     images = load_dead_leaves(3, seed=7, folder=tmp_path)
     first = [images.read(index, 64) for index in range(3)]
-    (kept,) = tmp_path.iterdir()
-    damaged = kept / "00001.png"
+    (path,) = tmp_path.iterdir()
+    damaged = path / "00001.png"
     damaged.write_bytes(damaged.read_bytes()[:5000])
     drawn: list[int] = []
 

@@ -50,7 +50,7 @@ def test_a_crop_is_half_of_each_side_at_a_place_of_its_own(tmp_path: Path) -> No
             np.testing.assert_array_equal(cropped.read(index, 28), cropped.read(index, 28))
     assert len(places) == 24
     assert len(set(places)) > 20
-    assert all(0 <= coordinate <= 28 for place in places for coordinate in place)
+    assert all(0 <= coordinate <= 28 for corner in places for coordinate in corner)
 
 
 def test_the_place_of_a_crop_does_not_depend_on_the_other_images(tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def test_each_way_of_showing_is_another_image_set(photo: Path) -> None:
         "@canvas:40:black",
     ]
     sets = [load_image_set(f"{photo}{name}") for name in names]
-    assert len({one.sha256 for one in sets}) == len({one.name for one in sets}) == len(names)
+    assert len({image_set.sha256 for image_set in sets}) == len({image_set.name for image_set in sets}) == len(names)
     assert sets[5].name == "photo-border-40-black"
 
 

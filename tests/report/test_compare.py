@@ -41,11 +41,11 @@ def scores(seed: int, images: int) -> tuple[NDArray[np.float64], NDArray[np.floa
 @pytest.mark.parametrize("images", [2, 7, 51, 400])
 def test_the_interval_and_p_are_scipys_paired_t_test(images: int) -> None:
     first, second = scores(images, images)
-    found = find_difference(first, second, more_is_better=True)
+    difference = find_difference(first, second, more_is_better=True)
     reference = scipy.stats.ttest_rel(second, first)
-    assert (found.low, found.high) == pytest.approx(tuple(reference.confidence_interval(0.95)), abs=EXACT)
-    assert found.mean == pytest.approx(np.mean(second) - np.mean(first), abs=EXACT)
-    assert found.p == pytest.approx(reference.pvalue, rel=1e-9)  # two ways to the same tail
+    assert (difference.low, difference.high) == pytest.approx(tuple(reference.confidence_interval(0.95)), abs=EXACT)
+    assert difference.mean == pytest.approx(np.mean(second) - np.mean(first), abs=EXACT)
+    assert difference.p == pytest.approx(reference.pvalue, rel=1e-9)  # two ways to the same tail
 
 
 def test_undefined_images_are_left_out_and_counted() -> None:
@@ -53,11 +53,16 @@ def test_undefined_images_are_left_out_and_counted() -> None:
     holed, other = first.copy(), second.copy()
     holed[[3, 4]] = NAN
     other[[4, 9]] = [NAN, INF]
-    kept = np.delete(np.arange(30), [3, 4, 9])
-    found = find_difference(holed, other, more_is_better=True)
-    whole = find_difference(first[kept], second[kept], more_is_better=True)
-    assert (found.images, found.left_out, whole.left_out) == (27, 3, 0)
-    assert (found.mean, found.low, found.high, found.better) == (whole.mean, whole.low, whole.high, whole.better)
+    defined = np.delete(np.arange(30), [3, 4, 9])
+    difference = find_difference(holed, other, more_is_better=True)
+    expected = find_difference(first[defined], second[defined], more_is_better=True)
+    assert (difference.images, difference.left_out, expected.left_out) == (27, 3, 0)
+    assert (difference.mean, difference.low, difference.high, difference.better) == (
+        expected.mean,
+        expected.low,
+        expected.high,
+        expected.better,
+    )
 
 
 def test_nothing_defined_and_one_image() -> None:
@@ -74,7 +79,7 @@ def test_better_is_more_spc_and_less_mae_beyond_rounding() -> None:
 
 
 @pytest.mark.parametrize(
-    ("found", "text"),
+    ("difference", "text"),
     [
         (Difference(0.0123, 0.003, 0.0209, 1, 2, 0), "+.012 [.003, .021]"),
         (Difference(-0.5, -1.25, 0.0001, 1, 2, 0), "-.500 [-1.250, .000]"),
@@ -83,8 +88,8 @@ def test_better_is_more_spc_and_less_mae_beyond_rounding() -> None:
         (Difference(1234.5, -99.5, 6000.0, 1, 2, 0), "+1.2e+03 [-99.500, 6.0e+03]"),
     ],
 )
-def test_how_a_difference_reads(found: Difference, text: str) -> None:
-    assert " ".join(part for part in found.parts() if part) == text
+def test_how_a_difference_reads(difference: Difference, text: str) -> None:
+    assert " ".join(part for part in difference.parts() if part) == text
 
 
 def side(name: str, *cells: Partner) -> Side:
@@ -96,31 +101,31 @@ def heads(**choices: list[Any]) -> list[Partner]:
 
 
 def keys(pairs: tuple[tuple[Partner, Partner], ...], *names: str) -> list[tuple[Any, ...]]:
-    return [tuple(vars(one.result.cell)[name] for name in names for one in pair) for pair in pairs]
+    return [tuple(vars(partner.result.cell)[name] for name in names for partner in pair) for pair in pairs]
 
 
 def test_partners_agree_in_all_but_what_the_sides_differ_in() -> None:
     small, large = heads(kernel=[3], target=["H", "V"], seed=[0, 1]), heads(kernel=[5], target=["V", "H", "G"], seed=[0, 1])
-    found = pair_cells(side("a", *small), side("b", *large))
-    assert keys(found.pairs, "kernel", "target", "seed") == [(3, 5, t, t, s, s) for t, s in product("HV", (0, 1))]
-    assert [one.result.cell.target for one in found.alone[1]] == ["G", "G"]
-    assert found.alone[0] == ()
+    pairing = pair_cells(side("a", *small), side("b", *large))
+    assert keys(pairing.pairs, "kernel", "target", "seed") == [(3, 5, t, t, s, s) for t, s in product("HV", (0, 1))]
+    assert [partner.result.cell.target for partner in pairing.alone[1]] == ["G", "G"]
+    assert pairing.alone[0] == ()
 
 
 def test_a_value_that_both_sides_have_must_agree_though_one_side_does_not_vary() -> None:
-    found = pair_cells(side("a", *heads(kernel=[1, 3, 5])), side("b", *heads(kernel=[3], target=["H", "V"])))
-    assert keys(found.pairs, "kernel", "target") == [(3, 3, "H", "H")]
-    assert [one.result.cell.kernel for one in found.alone[0]] == [1, 5]
+    pairing = pair_cells(side("a", *heads(kernel=[1, 3, 5])), side("b", *heads(kernel=[3], target=["H", "V"])))
+    assert keys(pairing.pairs, "kernel", "target") == [(3, 3, "H", "H")]
+    assert [partner.result.cell.kernel for partner in pairing.alone[0]] == [1, 5]
 
 
 def test_a_cell_can_have_several_partners() -> None:
-    found = pair_cells(side("a", *heads(kernel=[3])), side("b", *heads(kernel=[5, 7])))
-    assert keys(found.pairs, "kernel") == [(3, 5), (3, 7)]
+    pairing = pair_cells(side("a", *heads(kernel=[3])), side("b", *heads(kernel=[5, 7])))
+    assert keys(pairing.pairs, "kernel") == [(3, 5), (3, 7)]
 
 
 def test_every_seed_is_compared_with_the_one_ridge_head() -> None:
-    found = pair_cells(side("a", *heads(seed=[0, 1, 2])), side("b", *heads(protocol=[RidgeProtocol()], seed=[0])))
-    assert keys(found.pairs, "seed") == [(0, 0), (1, 0), (2, 0)]
+    pairing = pair_cells(side("a", *heads(seed=[0, 1, 2])), side("b", *heads(protocol=[RidgeProtocol()], seed=[0])))
+    assert keys(pairing.pairs, "seed") == [(0, 0), (1, 0), (2, 0)]
     again = pair_cells(
         side("a", *heads(protocol=[RidgeProtocol()], seed=[0])), side("b", *heads(protocol=[RidgeProtocol()], seed=[7]))
     )
@@ -129,17 +134,17 @@ def test_every_seed_is_compared_with_the_one_ridge_head() -> None:
 
 def test_settings_of_a_protocol_are_fields_like_any_other() -> None:
     rates = [GradientProtocol(learning_rate=rate) for rate in (0.1, 0.01)]
-    found = pair_cells(
+    pairing = pair_cells(
         side("a", *heads(kernel=[3], protocol=[*rates, RidgeProtocol()])), side("b", *heads(kernel=[5], protocol=rates))
     )
-    assert [[vars(one.result.cell.protocol)["learning_rate"] for one in pair] for pair in found.pairs] == [
+    assert [[vars(partner.result.cell.protocol)["learning_rate"] for partner in pair] for pair in pairing.pairs] == [
         [0.1] * 2,
         [0.01] * 2,
     ]
-    assert [one.result.cell.protocol.name for one in found.alone[0]] == ["ridge"]
-    listing = list_comparisons(compare_pairs(found.pairs, NATURAL)[0])
+    assert [partner.result.cell.protocol.name for partner in pairing.alone[0]] == ["ridge"]
+    listing = list_comparisons(compare_pairs(pairing.pairs, NATURAL)[0])
     assert (listing.head[0], [row[0] for row in listing.rows]) == ("learning_rate", ["0.1", "0.01"])
-    assert [one["learning_rate"] for one in listing.records] == [0.1, 0.01]
+    assert [record["learning_rate"] for record in listing.records] == [0.1, 0.01]
     assert "epochs" not in listing.records[0]
 
 
@@ -173,8 +178,8 @@ def test_no_partner_though_every_field_has_common_values() -> None:
 )
 def test_other_images_are_never_compared(other: Partner, reason: str) -> None:
     good = cell(constant(0.75), seed=1)
-    found, refused = compare_pairs([(cell(constant(0.5)), other), (cell(constant(0.5)), good)], NATURAL)
-    assert [one.spc.mean for one in found] == [0.25]
+    comparisons, refused = compare_pairs([(cell(constant(0.5)), other), (cell(constant(0.5)), good)], NATURAL)
+    assert [comparison.spc.mean for comparison in comparisons] == [0.25]
     ((text, count),) = refused.items()
     assert (reason in text, count) == (True, 1)
     with pytest.raises(UsageError, match="no pair has a test column with the same images"):
@@ -183,22 +188,22 @@ def test_other_images_are_never_compared(other: Partner, reason: str) -> None:
 
 def test_a_set_of_its_own_is_the_same_whatever_was_trained_on() -> None:
     both = [cell(constant(spc, test="photos"), images=images) for spc, images in ((0.5, "duts-te"), (0.75, "duts-tr"))]
-    (found,), refused = compare_pairs([(both[0], both[1])], {"photos": "photos"})
-    assert (found.spc.mean, refused) == (0.25, {})
+    (comparison,), refused = compare_pairs([(both[0], both[1])], {"photos": "photos"})
+    assert (comparison.spc.mean, refused) == (0.25, {})
 
 
 def test_the_contrast_names_every_setting_that_differs() -> None:
-    one, other = cell(constant(0.5)), cell(constant(0.5), kernel=5, value_range=(0.0, 255.0), normalise=True)
-    found, _ = compare_pairs([(one, other)], NATURAL)
-    assert describe_sides(found) == (
+    first, other = cell(constant(0.5)), cell(constant(0.5), kernel=5, value_range=(0.0, 255.0), normalise=True)
+    comparisons, _ = compare_pairs([(first, other)], NATURAL)
+    assert describe_sides(comparisons) == (
         "kernel 3, value_range [0.0, 1.0], normalise False",
         "kernel 5, value_range [0.0, 255.0], normalise True",
     )
     longer = cell(constant(0.5, test="black"), protocol=GradientProtocol(epochs=30), train_rows=80)
-    found, _ = compare_pairs([(cell(constant(0.5, test="black")), longer)], {"black": "black"})
-    assert describe_sides(found) == ("train_rows 40, epochs 15", "train_rows 80, epochs 30")
-    found, _ = compare_pairs([(one, cell(constant(0.5), protocol=RidgeProtocol()))], NATURAL)
-    assert describe_sides(found) == ("protocol report-2020", "protocol ridge")
+    comparisons, _ = compare_pairs([(cell(constant(0.5, test="black")), longer)], {"black": "black"})
+    assert describe_sides(comparisons) == ("train_rows 40, epochs 15", "train_rows 80, epochs 30")
+    comparisons, _ = compare_pairs([(first, cell(constant(0.5), protocol=RidgeProtocol()))], NATURAL)
+    assert describe_sides(comparisons) == ("protocol report-2020", "protocol ridge")
 
 
 def test_a_field_in_which_partners_differ_is_shown_of_both() -> None:
@@ -206,7 +211,7 @@ def test_a_field_in_which_partners_differ_is_shown_of_both() -> None:
     listing = list_comparisons(compare_pairs(pairs, NATURAL)[0])
     assert listing.head[0] == "kernel"
     assert [row[0] for row in listing.rows] == ["3 → 5", "3 → 7"]
-    assert [(one["first_kernel"], one["second_kernel"]) for one in listing.records] == [(3, 5), (3, 7)]
+    assert [(record["first_kernel"], record["second_kernel"]) for record in listing.records] == [(3, 5), (3, 7)]
     assert "kernel" not in listing.records[0]
 
 
@@ -231,15 +236,15 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def compare_json(*words: str | Path) -> list[dict[str, Any]]:
     result = cli("compare", *words, "--json")
     assert result.exit_code == 0, result.output
-    found: list[dict[str, Any]] = json.loads(result.stdout)
-    return found
+    records: list[dict[str, Any]] = json.loads(result.stdout)
+    return records
 
 
 def test_a_real_run_against_its_own_files(run: Path) -> None:
-    found = compare_json(run, "--between", "protocol=report-2020,ridge")
-    assert len(found) == 2 * 2 * 4  # targets, kernels; natural and three probes; the seeds of report are pooled
+    records = compare_json(run, "--between", "protocol=report-2020,ridge")
+    assert len(records) == 2 * 2 * 4  # targets, kernels; natural and three probes; the seeds of report are pooled
     files, by_id = RunFiles(run), {record.id: record for record in load_run(run)[1]}
-    for row in found:
+    for row in records:
         test = "held-out" if row["test"] == "natural" else row["test"]
         first, second = (row[side].split() for side in ("first", "second"))
         assert (len(first), len(second)) == (2, 1)
@@ -290,27 +295,27 @@ def test_two_folders_of_one_name_are_refused(tmp_path: Path) -> None:
 
 def test_the_other_way_round_is_the_negative(run: Path) -> None:
     there, back = (compare_json(run, "--between", f"kernel={values}", "--test", "natural") for values in ("1,3", "3,1"))
-    for one, other in zip(there, back, strict=True):
-        assert (one["spc"], one["spc_low"]) == pytest.approx((-other["spc"], -other["spc_high"]), abs=EXACT)
-        assert one["spc_low"] <= one["spc"] <= one["spc_high"]
+    for forwards, other in zip(there, back, strict=True):
+        assert (forwards["spc"], forwards["spc_low"]) == pytest.approx((-other["spc"], -other["spc_high"]), abs=EXACT)
+        assert forwards["spc_low"] <= forwards["spc"] <= forwards["spc_high"]
 
 
 def test_a_run_does_not_differ_from_itself(run: Path) -> None:
-    found = compare_json(run, run, "--where", "protocol=ridge")
-    assert {one["first"] == one["second"] for one in found} == {True}
-    assert {one["mae"] for one in found} == {0.0}
-    assert {one["spc"] for one in found} <= {0.0, None}
-    assert sum(one["spc_better"] + one["mae_better"] for one in found) == 0
+    records = compare_json(run, run, "--where", "protocol=ridge")
+    assert {record["first"] == record["second"] for record in records} == {True}
+    assert {record["mae"] for record in records} == {0.0}
+    assert {record["spc"] for record in records} <= {0.0, None}
+    assert sum(record["spc_better"] + record["mae_better"] for record in records) == 0
 
 
 def test_options_choose_cells_and_columns(run: Path) -> None:
     words = (run, "--between", "kernel=1,3", "--where", "target=H", "--where", "protocol=ridge", "--test", "white")
-    (one,) = compare_json(*words)
-    assert (one["target"], one["protocol"], one["test"]) == ("H", "ridge", "white")
+    (record,) = compare_json(*words)
+    assert (record["target"], record["protocol"], record["test"]) == ("H", "ridge", "white")
     markdown = cli("compare", *words, "--format", "markdown").stdout
     assert markdown.startswith("| test | SPC difference | better |")
     (row,) = csv.DictReader(io.StringIO(cli("compare", *words, "--format", "csv").stdout))
-    assert (float(row["mae"]), row["mae_low"], row["first_kernel"]) == (one["mae"], "", "1")
+    assert (float(row["mae"]), row["mae_low"], row["first_kernel"]) == (record["mae"], "", "1")
 
 
 def test_the_terminal_says_which_minus_which_and_aligns(tmp_path: Path) -> None:

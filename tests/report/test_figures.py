@@ -44,10 +44,10 @@ def test_a_curve_has_our_means_and_the_published_ones(tmp_path: Path) -> None:
     picture = draw_axis(run.results, run.archive, AXIS["kernels"])
     assert picture
     ours = {(row[0], row[1]): row[2] for row in picture.rows if row[-1] == "ours"}
-    for one in cells:
-        made = one.result.cell
-        network = one.result.labels.network
-        expected = f"{one.result.scores['held-out'].spc:.3f}".replace("0.", ".")
+    for partner in cells:
+        made = partner.result.cell
+        network = partner.result.labels.network
+        expected = f"{partner.result.scores['held-out'].spc:.3f}".replace("0.", ".")
         assert ours[made.target, f"{network}, kernel size {made.kernel}"] == expected
     theirs = {(row[0], row[1]): row[2] for row in picture.rows if row[-1] == "paper, Table 2b"}
     assert theirs["H", "VGG, kernel size 7"] == ".828"
@@ -60,17 +60,17 @@ def test_a_curve_has_our_means_and_the_published_ones(tmp_path: Path) -> None:
 def test_an_axis_holds_all_else_and_takes_the_richest_set() -> None:
     rich = [cell(constant(0.5), kernel=kernel, padding=0).result for kernel in (1, 3, 5)]
     poor = [cell(constant(0.5), kernel=kernel, padding=1).result for kernel in (1, 3)]
-    found = find_curves([*poor, *rich], AXIS["kernels"])
-    assert {setting for _, _, setting in found} == {1, 3, 5}
-    assert {record.cell.padding for some in found.values() for record in some} == {0}
+    curves = find_curves([*poor, *rich], AXIS["kernels"])
+    assert {setting for _, _, setting in curves} == {1, 3, 5}
+    assert {record.cell.padding for records in curves.values() for record in records} == {0}
     assert find_curves(poor[:1], AXIS["kernels"]) == {}
 
 
 def test_stages_are_single_taps_and_all_of_one_kind_of_input() -> None:
     inputs = ("full:f1", "full:f2", "full:f1+f2", "full", "aligned:f1", "aligned")
-    found = find_curves([cell(constant(0.5), input=one).result for one in inputs], AXIS["stages"])
-    assert [setting for _, _, setting in found] == ["f1", "f2", "all"]
-    assert {record.cell.input for some in found.values() for record in some} == {"full:f1", "full:f2", "full"}
+    curves = find_curves([cell(constant(0.5), input=text).result for text in inputs], AXIS["stages"])
+    assert [setting for _, _, setting in curves] == ["f1", "f2", "all"]
+    assert {record.cell.input for records in curves.values() for record in records} == {"full:f1", "full:f2", "full"}
 
 
 def test_seeds_are_one_point_with_an_interval(tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_fewer_training_images_are_an_axis_without_published_values(tmp_path: Pa
 
 def test_a_networks_paddings_are_one_curve_beside_the_papers_two_points(tmp_path: Path) -> None:
     kinds = ("vgg16-hed", "vgg16-hed-padding-reflect", "vgg16-hed-padding-none", "pixels")
-    run = opened(tmp_path, *(predicted(network=kind, strength=1 / place) for place, kind in enumerate(kinds, 1)))
+    run = opened(tmp_path, *(predicted(network=kind, strength=1 / rank) for rank, kind in enumerate(kinds, 1)))
     picture = draw_axis(run.results, run.archive, AXIS["network_paddings"])
     assert picture
     ours = [row[1] for row in picture.rows if row[-1] == "ours"]
@@ -110,9 +110,9 @@ def test_error_maps_are_the_papers_equation_4_over_three_patterns(tmp_path: Path
     errors = averaged.errors
     assert averaged.patterns == ["H", "V", "G"]
     assert list(errors) == ["best constant", "pixels (no network)", "vgg16-hed"]
-    mean = np.mean([one.scores["error/held-out"] for one in cells[4:7]], axis=0)
+    mean = np.mean([partner.scores["error/held-out"] for partner in cells[4:7]], axis=0)
     np.testing.assert_allclose(errors["vgg16-hed"], mean, rtol=1e-6)
-    constants = [constant_error(make_cell_target(one.result.cell)) for one in cells[:3]]
+    constants = [constant_error(make_cell_target(partner.result.cell)) for partner in cells[:3]]
     np.testing.assert_allclose(errors["best constant"], np.mean(constants, axis=0))
     picture = draw_error_maps(run.results, run.archive)
     assert picture and picture.rows[2][1] == f"{mean.mean():.3f}".replace("0.", ".")
@@ -206,7 +206,7 @@ def test_an_inline_figure_has_ids_of_its_own_a_title_and_hover_texts(tmp_path: P
     run = opened(tmp_path, *kernels("vgg16-hed"))
     (first, second) = (draw_axis(run.results, run.archive, AXIS["kernels"]), draw_table2(run.results, run.archive))
     assert first and second
-    ids = [{node.get("id") for node in ElementTree.fromstring(one.inline()).iter()} - {None} for one in (first, second)]
+    ids = [{node.get("id") for node in ElementTree.fromstring(picture.inline()).iter()} - {None} for picture in (first, second)]
     assert not ids[0] & ids[1]
     titles = [node.text for node in ElementTree.fromstring(first.inline()).iter("{http://www.w3.org/2000/svg}title")]
     assert titles[0] == "Effect of the kernel size"

@@ -120,7 +120,7 @@ def test_two_files_of_weights_are_two_networks_whatever_their_names(tmp_path: Pa
 
 def test_stores_of_one_set_in_other_precision_are_no_seeds(tmp_path: Path) -> None:
     half, full = cell(constant(0.5), store="0123456789"), cell(constant(0.7), store="abcdef0123")
-    runs = [write(tmp_path / name, [one]) for name, one in (("half", half), ("full", full))]
+    runs = [write(tmp_path / name, [partner]) for name, partner in (("half", half), ("full", full))]
     lines = our_lines(load_runs(runs).results)
     assert [line.labels.images for line in lines] == ["duts-te-01234567", "duts-te-abcdef01"]
     other_input = cell(constant(0.7), store="abcdef0123", input="full:f5")

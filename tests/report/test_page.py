@@ -52,10 +52,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Path]]:
     built_store(root / "stores", load_image_set("probes"), backbone)
     built_store(root / "stores", replace(images, name="evil <b>"), backbone)
     spec = SweepSpec(title=HOSTILE, train=("evil*", "evil <b>"), protocols=("report-2020", "ridge"), seeds=(0, 1))
-    found = list_stores(root / "stores")[0]
+    infos = list_stores(root / "stores")[0]
     made = []
-    for name, one in (("table2", spec), ("kernels", replace(spec, kernels=(1, 3), paddings=(0, 1), protocols=("ridge",)))):
-        run_sweep(one, plan_sweep(one, found, root), root / name, scheduler="inline")
+    for name, sweep in (("table2", spec), ("kernels", replace(spec, kernels=(1, 3), paddings=(0, 1), protocols=("ridge",)))):
+        run_sweep(sweep, plan_sweep(sweep, infos, root), root / name, scheduler="inline")
         made.append(root / name)
     yield made
 
@@ -90,8 +90,8 @@ def test_table_2_has_intervals_p_and_what_never_learnt(html: str, runs: list[Pat
     rows = re.findall(r'<tr class="ours.*?</tr>', everything, re.DOTALL)
     assert len(rows) == 5 * 2  # targets, protocols; seeds pooled
     assert all("vgg16-random0 (untrained)" in row and "p " in row for row in rows)
-    (first,) = [one for one in json.loads(cli("table", runs[0], "--json").stdout) if one["numbers"] == "ours: ridge"
-                and (one["target"], one["test"]) == ("H", "natural")]  # fmt: skip
+    (first,) = [row for row in json.loads(cli("table", runs[0], "--json").stdout) if row["numbers"] == "ours: ridge"
+                and (row["target"], row["test"]) == ("H", "natural")]  # fmt: skip
     assert format_interval((first["spc_low"], first["spc_high"])) in table
 
 

@@ -41,8 +41,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def rows(run: Path, *words: str | Path) -> list[dict[str, Any]]:
     result = cli("table", run, *words, "--json")
     assert result.exit_code == 0, result.output
-    found: list[dict[str, Any]] = json.loads(result.stdout)
-    return found
+    records: list[dict[str, Any]] = json.loads(result.stdout)
+    return records
 
 
 def test_a_group_has_the_means_of_its_heads(run: Path) -> None:
@@ -87,7 +87,7 @@ def test_one_seed_has_no_spread() -> None:
     (group,) = group_heads(heads, ["network"], NATURAL)
     assert (group.values["natural"].spc_spread, group.values["natural"].mae_spread) == (None, None)
     assert group.values["natural"].text() == ".400 / .250"
-    assert all(one.values["natural"].spc_spread is None for one in group_heads(heads, ["seed", "target"], NATURAL))
+    assert all(group.values["natural"].spc_spread is None for group in group_heads(heads, ["seed", "target"], NATURAL))
 
 
 def group(name: str, spc: float | None, mae: float | None = 0.2) -> Group:
@@ -95,7 +95,7 @@ def group(name: str, spc: float | None, mae: float | None = 0.2) -> Group:
 
 
 def order(groups: list[Group], sort: str) -> str:
-    return "".join(one.fields["network"] for one in sort_groups(groups, sort, "natural"))
+    return "".join(group.fields["network"] for group in sort_groups(groups, sort, "natural"))
 
 
 def test_order_and_what_has_no_number_comes_last() -> None:
@@ -110,8 +110,8 @@ def test_order_and_what_has_no_number_comes_last() -> None:
 
 
 def test_the_best_is_first_by_default(run: Path) -> None:
-    found = [(row["network"], row["target"]) for row in rows(run, "--by", "network,target")]
-    assert found == [("vgg16-hed", "H"), ("vgg16-hed", "V"), ("pixels", "H"), ("pixels", "V")]
+    ranked = [(row["network"], row["target"]) for row in rows(run, "--by", "network,target")]
+    assert ranked == [("vgg16-hed", "H"), ("vgg16-hed", "V"), ("pixels", "H"), ("pixels", "V")]
 
 
 def test_fields_can_be_repeated_or_joined(run: Path) -> None:
@@ -131,7 +131,7 @@ def test_numbers_are_ordered_as_numbers(run: Path) -> None:
 def test_conditions_choose_cells(run: Path) -> None:
     records = load_run(run)[1]
     chosen = select_results(records, ["target=H", "kernel=3", "kernel=11", "network=pixels"])
-    assert [(one.cell.kernel, one.cell.seed) for one in chosen] == list(product((3, 11), range(3)))
+    assert [(result.cell.kernel, result.cell.seed) for result in chosen] == list(product((3, 11), range(3)))
     assert rows(run, "--by", "network", "--where", "network=pixels", "--where", "kernel=11")[0]["heads"] == 6
 
 
@@ -145,8 +145,8 @@ def test_options_without_by_rank_what_varies(run: Path) -> None:
 
 
 def test_the_first_test_column_orders_the_rows(run: Path) -> None:
-    found = rows(run, "--by", "network", "--test", "black", "--test", "natural")
-    assert [(row["network"], row["test"]) for row in found] == [
+    ranked = rows(run, "--by", "network", "--test", "black", "--test", "natural")
+    assert [(row["network"], row["test"]) for row in ranked] == [
         ("vgg16-hed", "black"), ("vgg16-hed", "natural"), ("pixels", "black"), ("pixels", "natural"),
     ]  # fmt: skip
     assert rows(run, "--by", "network", "--test", "black", "--sort", "spc")[-1]["spc"] is None

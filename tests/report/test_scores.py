@@ -30,15 +30,15 @@ def opened(folder: Path, *cells: Partner) -> tuple[list[Result], ScoreArchive]:
 
 def test_an_interval_is_over_the_images_and_seeds_that_were_kept(tmp_path: Path) -> None:
     cells = [predicted(seed=seed) for seed in range(3)]
-    records, kept = opened(tmp_path, *cells)
-    value = pool_seeds(records, "held-out", kept)
-    stacked = {kind: np.stack([one.scores[f"{kind}/held-out"] for one in cells], axis=1) for kind in ("spc", "mae")}
+    records, archive = opened(tmp_path, *cells)
+    value = pool_seeds(records, "held-out", archive)
+    stacked = {kind: np.stack([partner.scores[f"{kind}/held-out"] for partner in cells], axis=1) for kind in ("spc", "mae")}
     estimates = {kind: estimate_mean(table) for kind, table in stacked.items()}
     assert value.spc_bounds == (estimates["spc"] and estimates["spc"].find_bounds())
     assert value.mae_bounds == (estimates["mae"] and estimates["mae"].find_bounds())
     assert value.spc == pytest.approx(stacked["spc"].mean())
     alone = estimate_mean(cells[0].scores["spc/held-out"])
-    assert pool_seeds(records[:1], "held-out", kept).spc_bounds == (alone and alone.find_bounds())
+    assert pool_seeds(records[:1], "held-out", archive).spc_bounds == (alone and alone.find_bounds())
 
 
 def test_p_is_of_the_images_corrected_for_all_entries(tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ def test_p_does_not_contradict_the_interval_beside_it(tmp_path: Path) -> None:
     spc = [0.9, -0.8, 0.7, -0.6, 0.5, -0.3, 0.4, -0.1]
     target = make_cell_target(cell({}).result.cell)
     ranks = 0.09 * rank_maps(target.reshape(1, -1)).reshape(1, *target.shape)[0]
-    records, archive = opened(tmp_path, cell({"held-out": (spc, [0.3] * 8)}, kept={"ranks/held-out": ranks}))
+    records, archive = opened(tmp_path, cell({"held-out": (spc, [0.3] * 8)}, arrays={"ranks/held-out": ranks}))
     (row,) = [row for row in make_table2(records, archive, permuted=True).records if row["numbers"].startswith("ours")]
     assert row["p_permuted"] == 1e-4
     assert row["spc_low"] < 0 < row["spc_high"] and row["p"] > 0.05
@@ -95,22 +95,22 @@ def test_an_interval_stays_within_what_a_score_can_be(tmp_path: Path) -> None:
 
 
 def test_a_run_without_its_scores_falls_back_to_the_spread(tmp_path: Path) -> None:
-    records, kept = opened(tmp_path, cell(constant(0.5), seed=0), cell(constant(0.7), seed=1))
+    records, archive = opened(tmp_path, cell(constant(0.5), seed=0), cell(constant(0.7), seed=1))
     for record in records:
         RunFiles(tmp_path / "run").scores(str(record.id)).unlink()
     assert (
         pool_seeds(records, "held-out", ScoreArchive({tmp_path / "run": {record.id for record in records}})).text()
         == ".600 ±.141 / .250"
     )
-    assert pool_seeds(records, "held-out", kept).spc_bounds is None
+    assert pool_seeds(records, "held-out", archive).spc_bounds is None
 
 
 def test_damaged_scores_are_named(tmp_path: Path) -> None:
-    records, kept = opened(tmp_path, cell(constant(0.5)))
+    records, archive = opened(tmp_path, cell(constant(0.5)))
     path = RunFiles(tmp_path / "run").scores(str(records[0].id))
     path.write_bytes(path.read_bytes()[:40])
     with pytest.raises(StoreError, match=f"{path.name} is damaged"):  # since the run was opened
-        pool_seeds(records, "held-out", kept)
+        pool_seeds(records, "held-out", archive)
     result = cli("table", tmp_path / "run")
     assert (result.exit_code, str(path) in result.stderr) == (2, True)
 
@@ -120,7 +120,7 @@ def test_table_and_compare_speak_of_the_same_intervals(tmp_path: Path) -> None:
     nothing = cell({"held-out": ([0.0] * 6, [0.25] * 6)}, kernel=5)
     run = write(tmp_path / "run", [first])
     write(tmp_path / "other", [nothing])
-    (row,) = [one for one in json.loads(cli("table", run, "--json").stdout) if one["numbers"].startswith("ours")]
+    (row,) = [record for record in json.loads(cli("table", run, "--json").stdout) if record["numbers"].startswith("ours")]
     (change,) = json.loads(cli("compare", tmp_path / "other", run, "--json").stdout)
     assert (row["spc_low"], row["spc_high"]) == pytest.approx((change["spc_low"], change["spc_high"]), abs=1e-12)
     text = cli("table", run).stdout
@@ -133,12 +133,12 @@ def test_warnings_say_where_spc_misleads(tmp_path: Path) -> None:
     target = make_cell_target(cell({}).result.cell)
 
     def said(spc: float, mae: float, mean: object = None, undefined: int = 0, images: int = 20, **fit: float) -> str:
-        one = cell(
-            {"held-out": ([spc] * images, [mae] * images)}, kept={} if mean is None else {"mean/held-out": np.array(mean)}
+        partner = cell(
+            {"held-out": ([spc] * images, [mae] * images)}, arrays={} if mean is None else {"mean/held-out": np.array(mean)}
         )
-        one.result.fit.update(fit)
-        records, kept = opened(tmp_path, one)
-        return "; ".join(list_warnings(records, "held-out", MeanScore(spc, mae, images=images, undefined=undefined), kept))
+        partner.result.fit.update(fit)
+        records, archive = opened(tmp_path, partner)
+        return "; ".join(list_warnings(records, "held-out", MeanScore(spc, mae, images=images, undefined=undefined), archive))
 
     assert said(0.9, 0.1, mean=target) == ""
     assert said(0.1, 0.3) == ""

@@ -143,23 +143,23 @@ def test_p_is_scipys_permutation_test() -> None:
     target = make_target_map("H", 5)
     ranks = np.stack([maps_like(target, strength, seed) for seed, strength in enumerate((0.0, 0.3, 0.6, 5.0))])
     goal = rank_maps(target.reshape(1, -1))[0]
-    found = permuted_p(ranks, target)
-    for one, p in zip(ranks, found, strict=True):
-        flat = one.ravel().astype(float)
+    p_values = permuted_p(ranks, target)
+    for image_ranks, p in zip(ranks, p_values, strict=True):
+        flat = image_ranks.ravel().astype(float)
         reference = scipy.stats.permutation_test(
             (goal,), lambda drawn, flat=flat: flat @ drawn, permutation_type="pairings", alternative="greater",
             n_resamples=PERMUTATIONS, rng=np.random.default_rng(1),
         )  # fmt: skip
         assert p == pytest.approx(reference.pvalue, abs=noise(2))
-    assert found[-1] == 1 / (1 + PERMUTATIONS)  # its resolution
-    assert permuted_p(ranks, target).tolist() == found.tolist()
+    assert p_values[-1] == 1 / (1 + PERMUTATIONS)  # its resolution
+    assert permuted_p(ranks, target).tolist() == p_values.tolist()
 
 
 def test_p_of_a_tiny_map_is_the_share_of_all_permutations() -> None:
     target = np.array([[0.0, 1.0, 2.0], [2.0, 3.0, 5.0]])
     goal, ranks = rank_maps(target.reshape(1, -1))[0], maps_like(target, 0.4, 8)
     flat = ranks.ravel().astype(float)
-    every = np.array([flat @ np.array(one) for one in permutations(goal)])
+    every = np.array([flat @ np.array(permuted) for permuted in permutations(goal)])
     exact = (every >= flat @ goal - 1e-6).mean()
     assert permuted_p(ranks[None], target)[0] == pytest.approx(exact, abs=noise(1))
 

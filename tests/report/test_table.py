@@ -37,8 +37,8 @@ def test_undefined_is_a_word_never_a_number() -> None:
     (line,) = our_lines([record(0, None), record(1, None)])
     assert line.values["white"].text() == "undef. / .250"
     assert line.values["white"].undefined == 10
-    (some,) = our_lines([record(0, None), record(1, 0.2)])
-    assert some.values["natural"].spc == 0.2
+    (line,) = our_lines([record(0, None), record(1, 0.2)])
+    assert line.values["natural"].spc == 0.2
 
 
 def test_published_rows_stand_below_their_backbone() -> None:
@@ -57,8 +57,8 @@ def test_published_rows_stand_below_their_backbone() -> None:
 
 
 def test_published_rows_are_only_for_the_published_head() -> None:
-    for one in (record(0, 0.4, kernel=5), record(0, 0.4, network="resnet18-imagenet")):
-        assert [line.source for line in table_lines([one])] == ["baseline", "ours: report-2020"]
+    for other in (record(0, 0.4, kernel=5), record(0, 0.4, network="resnet18-imagenet")):
+        assert [line.source for line in table_lines([other])] == ["baseline", "ours: report-2020"]
 
 
 def test_columns_are_natural_then_other_sets_then_the_probes() -> None:

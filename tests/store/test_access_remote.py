@@ -38,8 +38,8 @@ def local(request: pytest.FixtureRequest, readers: dict[str, Reader], tmp_path: 
 
 @pytest.fixture
 def url(local: Path) -> Iterator[str]:
-    with serve(local) as place:
-        yield place
+    with serve(local) as location:
+        yield location
 
 
 def test_a_static_web_server_gives_the_same_rows(local: Path, url: str) -> None:
@@ -47,8 +47,8 @@ def test_a_static_web_server_gives_the_same_rows(local: Path, url: str) -> None:
     assert (far.ids, far.name) == (near.ids, near.name)
     for name in near.spec.arrays:
         np.testing.assert_array_equal(far.read(name, 3, 13), near.read(name, 3, 13))
-    for one, other in zip(far.torch(["f2"], 4), near.torch(["f2"], 4), strict=True):
-        np.testing.assert_array_equal(one["f2"].numpy(), other["f2"].numpy())
+    for batch, other in zip(far.torch(["f2"], 4), near.torch(["f2"], 4), strict=True):
+        np.testing.assert_array_equal(batch["f2"].numpy(), other["f2"].numpy())
     with far.xarray() as data:
         np.testing.assert_array_equal(data["f3"].values, near.read("f3", 0, ROWS))
 
@@ -64,10 +64,10 @@ def test_a_file_url_is_a_path(local: Path) -> None:
 def test_damage_on_the_server_is_an_error_that_names_the_file(local: Path, url: str, kind: str, harm: str) -> None:
     data = next(iter([*local.glob("data.zarr/f2/c.1.*"), *local.glob("parts/part-00001.h5")]))
     path = {"data": data, "record": local / "commits/b00001.json"}.get(kind, local / f"{kind}.json")
-    whole = path.read_bytes()
-    middle = len(whole) // 2
-    flipped = whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]
-    path.unlink() if harm == "delete" else path.write_bytes(whole[:-9] if harm == "truncate" else flipped)
+    content = path.read_bytes()
+    middle = len(content) // 2
+    flipped = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+    path.unlink() if harm == "delete" else path.write_bytes(content[:-9] if harm == "truncate" else flipped)
     with pytest.raises(StoreError, match="not sealed" if (kind, harm) == ("manifest", "delete") else path.name):
         open_store(url).read("f2", 0, ROWS)
 
@@ -92,8 +92,8 @@ def test_memory_for_files_is_bounded(url: str, monkeypatch: pytest.MonkeyPatch) 
     for name in far.spec.arrays:
         far.read(name, 0, ROWS)
     assert isinstance(far.files, remote.RemoteFiles)
-    kept = [len(file.data) for file in far.files._cache.values()]
-    assert sum(kept) <= 100_000 or len(kept) == 1
+    sizes = [len(file.data) for file in far.files._cache.values()]
+    assert sum(sizes) <= 100_000 or len(sizes) == 1
 
 
 @pytest.fixture
@@ -170,16 +170,16 @@ def test_a_fork_is_an_error_that_says_what_to_do_not_a_hang(url: str) -> None:
     assert "multiprocessing_context='spawn'" in answers.get()
 
 
-@pytest.mark.parametrize("place", ["ftp://host/store", "memory://x"])
-def test_an_unknown_scheme_names_the_known(place: str) -> None:
+@pytest.mark.parametrize("url", ["ftp://host/store", "memory://x"])
+def test_an_unknown_scheme_names_the_known(url: str) -> None:
     with pytest.raises(UsageError, match=r"accepted: a path, file://, http://"):
-        open_store(place)
+        open_store(url)
 
 
-@pytest.mark.parametrize("place", ["http://", "s3://"])
-def test_a_url_without_a_host_is_a_usage_error(place: str) -> None:
+@pytest.mark.parametrize("url", ["http://", "s3://"])
+def test_a_url_without_a_host_is_a_usage_error(url: str) -> None:
     with pytest.raises(UsageError, match="can't be opened"):
-        open_store(place)
+        open_store(url)
 
 
 def test_without_obstore_the_way_out_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

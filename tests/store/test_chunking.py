@@ -136,11 +136,11 @@ def test_an_epochs_order_is_a_function_of_its_arguments(case: Case, seed: int, e
 
 
 @unhurried
-@given(one=st.tuples(seeds, st.integers(0, 50)), other=st.tuples(seeds, st.integers(0, 50)))
-def test_epochs_and_seeds_have_orders_of_their_own(one: tuple[int, int], other: tuple[int, int]) -> None:
-    assume(one != other)
+@given(first=st.tuples(seeds, st.integers(0, 50)), other=st.tuples(seeds, st.integers(0, 50)))
+def test_epochs_and_seeds_have_orders_of_their_own(first: tuple[int, int], other: tuple[int, int]) -> None:
+    assume(first != other)
     bounds, readable = compute_block_bounds(64, 8), np.ones(64, dtype=bool)
-    orders = [np.concatenate(draw_epoch_pools(bounds, readable, (0, 64), 24, *key)).tolist() for key in (one, other)]
+    orders = [np.concatenate(draw_epoch_pools(bounds, readable, (0, 64), 24, *key)).tolist() for key in (first, other)]
     assert orders[0] != orders[1]  # by chance once in 8! * (24!)^2 * 16!
 
 

@@ -22,9 +22,9 @@ ROWS = 14
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
-    place = write_images(tmp_path_factory.mktemp("convert") / "photos", ROWS)
-    (place / "image003.png").write_bytes(b"")
-    return load_image_set(str(place))
+    photos = write_images(tmp_path_factory.mktemp("convert") / "photos", ROWS)
+    (photos / "image003.png").write_bytes(b"")
+    return load_image_set(str(photos))
 
 
 @pytest.fixture(scope="module")

@@ -50,7 +50,7 @@ def sign(text: str) -> str:
 def mutate(content: dict[str, Any]) -> Iterator[str]:
     """Yield the JSON text of a content with each field replaced by each value, or removed."""
     for container, key in list_fields(content):
-        kept = container[key]
+        original = container[key]
         container[key] = HOLE
         text = json.dumps(content)
         yield from (text.replace(f'"{HOLE}"', value) for value in UNWRITTEN)
@@ -58,9 +58,9 @@ def mutate(content: dict[str, Any]) -> Iterator[str]:
         del container[key]
         yield sign(json.dumps(content))
         if isinstance(container, dict):
-            container[key] = kept
+            container[key] = original
         else:
-            container.insert(key, kept)
+            container.insert(key, original)
 
 
 def use_everything(root: Path, store: Path) -> None:

@@ -22,9 +22,9 @@ ROWS = 14
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
-    place = write_images(tmp_path_factory.mktemp("views") / "photos", ROWS)
-    (place / "image003.png").write_bytes(b"")
-    return load_image_set(str(place))
+    photos = write_images(tmp_path_factory.mktemp("views") / "photos", ROWS)
+    (photos / "image003.png").write_bytes(b"")
+    return load_image_set(str(photos))
 
 
 @pytest.fixture(scope="module", params=FORMATS)
@@ -92,8 +92,8 @@ def test_a_growing_store_opens_only_when_asked(growing: Path) -> None:
         open_store(growing)
     reader = pickle.loads(pickle.dumps(open_store(growing, unsealed=True)))
     committed = np.array([0, 1, 2, 3, 8, 9, 10, 11])
-    whole = ~np.isnan(np.concatenate([reader.read("f1", 0, 4), reader.read("f1", 8, 12)])).any(axis=(1, 2, 3))
-    assert np.flatnonzero(reader.readable).tolist() == committed[whole].tolist()
+    readable = ~np.isnan(np.concatenate([reader.read("f1", 0, 4), reader.read("f1", 8, 12)])).any(axis=(1, 2, 3))
+    assert np.flatnonzero(reader.readable).tolist() == committed[readable].tolist()
 
 
 def test_a_growing_store_shows_committed_rows_and_nothing_else(growing: Path) -> None:

@@ -88,7 +88,7 @@ def test_a_writer_that_is_held_at_any_step_harms_no_store_that_another_seals(
         flip(first.files.root / list_block_files(plan.spec, 1)[0])
     for number in itertools.count(1):
         store = Path(shutil.copytree(first.files.root, tmp_path / str(number) / first.files.root.name))
-        held = StoreWriter.open(store.parent, plan)
+        writer = StoreWriter.open(store.parent, plan)
 
         def overtake() -> None:
             other = StoreWriter.open(store.parent, plan)  # noqa: B023 - called in this round only
@@ -102,7 +102,7 @@ def test_a_writer_that_is_held_at_any_step_harms_no_store_that_another_seals(
         with pytest.MonkeyPatch.context() as patch:
             count_steps = act_before(patch, number, overtake)
             with suppress(Killed):
-                commit(held, 1, 1.0 - 2**-20)
+                commit(writer, 1, 1.0 - 2**-20)
         if count_steps() < number:  # there is no n-th step
             break
         assert contents(store) == sealed

@@ -39,9 +39,9 @@ def reader(request: pytest.FixtureRequest, readers: dict[str, Reader]) -> Reader
 
 def copied(reader: Reader, root: Path) -> Path:
     """A copy of a store that a test may damage."""
-    place = root / folder(reader).name
-    subprocess.run(["cp", "-r", str(folder(reader)), str(place)], check=True)
-    return place
+    target = root / folder(reader).name
+    subprocess.run(["cp", "-r", str(folder(reader)), str(target)], check=True)
+    return target
 
 
 def files_of(store: Path, reader: Reader, block: int) -> list[Path]:
@@ -66,9 +66,9 @@ def test_a_format_is_part_of_the_fingerprint(readers: dict[str, Reader]) -> None
 
 @pytest.mark.parametrize(("start", "stop"), [(0, 14), (3, 5), (4, 8), (11, 14), (13, 14), (6, 6)])
 def test_any_span_of_rows_is_a_slice_of_the_whole(reader: Reader, start: int, stop: int) -> None:
-    whole = reader.read("f2", 0, ROWS)
-    np.testing.assert_array_equal(reader.read("f2", start, stop), whole[start:stop])
-    assert np.isfinite(whole).all()
+    expected = reader.read("f2", 0, ROWS)
+    np.testing.assert_array_equal(reader.read("f2", start, stop), expected[start:stop])
+    assert np.isfinite(expected).all()
 
 
 def test_writing_a_block_twice_gives_the_same_bytes(reader: Reader, tmp_path: Path) -> None:
@@ -84,11 +84,11 @@ def test_writing_a_block_twice_gives_the_same_bytes(reader: Reader, tmp_path: Pa
 def test_a_torn_file_does_not_stand_in_the_way_of_its_repair(reader: Reader, tmp_path: Path) -> None:
     store = copied(reader, tmp_path)
     torn = files_of(store, reader, 3)[-1]
-    whole = torn.read_bytes()
-    torn.write_bytes(whole[: len(whole) // 2])
+    content = torn.read_bytes()
+    torn.write_bytes(content[: len(content) // 2])
     arrays = {name: reader.read(name, 12, 14) for name in reader.spec.arrays}
     write_block(store, reader, 3, arrays)
-    assert torn.read_bytes() == whole
+    assert torn.read_bytes() == content
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(
@@ -114,15 +114,15 @@ def test_every_flipped_byte_is_an_error_or_harmless_never_other_numbers(reader: 
     expected = reader.read("f3", 12, 14)
     caught = 0
     for path in files_of(store, reader, 3):
-        whole = path.read_bytes()
-        for place in range(0, len(whole), 97):
-            path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x10]) + whole[place + 1 :])
+        content = path.read_bytes()
+        for offset in range(0, len(content), 97):
+            path.write_bytes(content[:offset] + bytes([content[offset] ^ 0x10]) + content[offset + 1 :])
             try:
                 np.testing.assert_array_equal(open_store(store).read("f3", 12, 14), expected)
             except StoreError as error:
                 assert str(store) in str(error)
                 caught += 1
-        path.write_bytes(whole)
+        path.write_bytes(content)
     assert caught > 0
 
 

@@ -37,10 +37,10 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Reader:
 
 
 def test_scan_gives_the_readable_rows_in_order(reader: Reader) -> None:
-    found = np.concatenate([values["f3"] for values in reader.scan(["f3"], 3, 21)])
+    rows = np.concatenate([values["f3"] for values in reader.scan(["f3"], 3, 21)])
     expected = reader.read("f3", 3, 21)[reader.readable[3:21]]
-    np.testing.assert_array_equal(found, expected)
-    assert np.isfinite(found).all()
+    np.testing.assert_array_equal(rows, expected)
+    assert np.isfinite(rows).all()
     assert reader.readable.sum() == ROWS - len(BAD)
 
 
@@ -228,9 +228,9 @@ def test_another_program_sees_nan_where_a_piece_is_missing(reader: Reader, tmp_p
     (store / "data.zarr/f2/c.3.0.0.0").unlink()
     with xarray.open_zarr(store / "data.zarr", consolidated=False) as data:
         assert tuple(data["image_id"].values) == reader.ids
-        found = data["f2"].values
-    assert np.isnan(found[12:16]).all()
-    np.testing.assert_array_equal(found[16:], reader.read("f2", 16, ROWS))
+        values = data["f2"].values
+    assert np.isnan(values[12:16]).all()
+    np.testing.assert_array_equal(values[16:], reader.read("f2", 16, ROWS))
 
 
 def _edited(path: Path, change: Callable[[dict[str, object]], object]) -> None:

@@ -115,11 +115,11 @@ def test_the_process_groups_rank_is_found_and_travels(reader: Reader, tmp_path: 
 @pytest.mark.parametrize("workers", [0, *(pytest.param(count, marks=pytest.mark.system) for count in (1, 2, 3))])
 def test_an_epoch_goes_on_from_any_position(reader: Reader, workers: int) -> None:
     context = "fork" if workers else None
-    whole = rows_of(loaded(reader.torch(["f3"], 5, seed=2, epoch=1), workers, context))
-    for position in (0, 1, 2, 3, 7, len(whole)):
+    expected = rows_of(loaded(reader.torch(["f3"], 5, seed=2, epoch=1), workers, context))
+    for position in (0, 1, 2, 3, 7, len(expected)):
         dataset = reader.torch(["f3"], 5, seed=2, epoch=1, position=position)
-        assert rows_of(loaded(dataset, workers, context)) == whole[position:]
-        assert len(dataset) == len(whole) - position
+        assert rows_of(loaded(dataset, workers, context)) == expected[position:]
+        assert len(dataset) == len(expected) - position
 
 
 def test_epochs_differ_and_repeat(reader: Reader) -> None:
@@ -137,8 +137,8 @@ def test_epochs_differ_and_repeat(reader: Reader) -> None:
 
 def test_a_batch_is_the_callers_to_keep(reader: Reader) -> None:
     """Buffers are reused behind the scenes only."""
-    kept = list(reader.torch(["f3"], 3))
-    for batch in kept:
+    batches = list(reader.torch(["f3"], 3))
+    for batch in batches:
         np.testing.assert_array_equal(batch["f3"].numpy(), reader.read("f3", 0, ROWS)[batch["row"].numpy()])
 
 

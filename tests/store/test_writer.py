@@ -123,10 +123,10 @@ def test_a_block_is_on_disk_before_its_record(
     renamed = [path for what, path in events if what == "rename"]
     assert (set(renamed), renamed[-1]) == (set(expected), expected[-1])  # data in any order, then the record
     for path in expected:
-        place = events.index(("rename", path))
-        before = [where.name for what, where in events[:place] if what == "fsync" and where.parent == path.parent]
+        index = events.index(("rename", path))
+        before = [where.name for what, where in events[:index] if what == "fsync" and where.parent == path.parent]
         assert any(path.name in name for name in before)  # the temporary that becomes it
-        assert ("fsync", path.parent) in events[place + 1 : events.index(("rename", expected[-1])) + 2]
+        assert ("fsync", path.parent) in events[index + 1 : events.index(("rename", expected[-1])) + 2]
 
 
 @pytest.mark.parametrize("file_format", FORMATS)
@@ -157,12 +157,12 @@ def test_a_block_that_is_committed_is_not_written_again(images: ImageSet, copy: 
     assert (events, contents(copy)) == ([], before)
 
 
-@pytest.mark.parametrize("place", ["store.skeleton", "files", "store.formats.zarr"])
+@pytest.mark.parametrize("function", ["store.skeleton", "files", "store.formats.zarr"])
 def test_a_disk_that_is_full_at_the_very_start(
-    images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+    images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(f"posenet_store.{place}.fsync", raise_full)
+        patch.setattr(f"posenet_store.{function}.fsync", raise_full)
         with pytest.raises(OSError, match="No space left"):
             StoreWriter.open(tmp_path, plan_of(images))
     assert not list(tmp_path.glob(".*"))
@@ -282,9 +282,9 @@ def test_what_is_restored_is_on_disk_before_the_build_goes_on(
     with monkeypatch.context() as patch:
         events = synced_and_renamed(patch)
         StoreWriter.open(copy.parent, plan_of(images))
-    restored = [place for place, (what, path) in enumerate(events) if what == "rename" and path.is_relative_to(copy)]
-    assert {events[place][1].name for place in restored} >= {"plan.json", "zarr.json"}
-    assert all(events[place + 1] == ("fsync", events[place][1].parent) for place in restored)
+    restored = [index for index, (what, path) in enumerate(events) if what == "rename" and path.is_relative_to(copy)]
+    assert {events[index][1].name for index in restored} >= {"plan.json", "zarr.json"}
+    assert all(events[index + 1] == ("fsync", events[index][1].parent) for index in restored)
 
 
 @pytest.mark.parametrize("name", ["commits/b00001.json", "plan.json"])
@@ -313,21 +313,21 @@ def test_a_provenance_that_was_damaged_since_sealing_is_restored(images: ImageSe
 
 def test_a_folder_that_is_no_store_is_refused_and_left_alone(images: ImageSet, tmp_path: Path) -> None:
     plan = plan_of(images)
-    place = tmp_path / plan.spec.folder
-    place.mkdir()
-    (place / "thesis.txt").write_text("mine")
+    path = tmp_path / plan.spec.folder
+    path.mkdir()
+    (path / "thesis.txt").write_text("mine")
     with pytest.raises(StoreError, match="is not a store; move it away"):
         StoreWriter.open(tmp_path, plan)
-    assert contents(place) == {"thesis.txt": b"mine"}
+    assert contents(path) == {"thesis.txt": b"mine"}
 
 
 def test_a_store_of_another_fingerprint_is_refused_and_left_alone(images: ImageSet, copy: Path) -> None:
     other = plan_store(images, tiny_backbone(seed=1), "native", "float32", 4)
-    place = copy.rename(copy.with_name(other.spec.folder))
-    before = contents(place)
+    path = copy.rename(copy.with_name(other.spec.folder))
+    before = contents(path)
     with pytest.raises(StoreError, match="belongs to fingerprint"):
-        build_store(images, tiny_backbone(seed=1), other, place.parent)
-    assert contents(place) == before
+        build_store(images, tiny_backbone(seed=1), other, path.parent)
+    assert contents(path) == before
 
 
 def test_leftovers_of_killed_writes_do_no_harm(images: ImageSet, sealed: Path, tmp_path: Path) -> None:

@@ -73,9 +73,9 @@ def test_an_absent_chunk_is_an_error_not_a_fill_value() -> None:
 def test_every_flipped_byte_of_a_shard_is_an_error() -> None:
     """Each byte in turn, index and data: no byte of a shard goes unchecked."""
     values = features(4, "float16")
-    whole, harmless = ours(values), 0
-    for place in range(len(whole)):
-        file = io.BytesIO(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+    content, harmless = ours(values), 0
+    for offset in range(len(content)):
+        file = io.BytesIO(content[:offset] + bytes([content[offset] ^ 1]) + content[offset + 1 :])
         out = np.empty_like(values)
         try:
             shards.decode(file, shards.read_index(file, CHUNKS), CHUNK, 0, out)
@@ -87,10 +87,10 @@ def test_every_flipped_byte_of_a_shard_is_an_error() -> None:
 
 
 def test_a_shard_that_was_cut_short_is_an_error() -> None:
-    whole = ours(features(8, "float16"))
-    index = shards.read_index(io.BytesIO(whole), CHUNKS)
+    content = ours(features(8, "float16"))
+    index = shards.read_index(io.BytesIO(content), CHUNKS)
     with pytest.raises(ValueError, match="bytes early"):
-        shards.decode(io.BytesIO(whole[: len(whole) // 2]), index, CHUNK, 0, np.empty((8, *SHAPE), "float16"))
+        shards.decode(io.BytesIO(content[: len(content) // 2]), index, CHUNK, 0, np.empty((8, *SHAPE), "float16"))
 
 
 def test_tensorstore_and_zarr_read_our_arrays(tmp_path: Path) -> None:

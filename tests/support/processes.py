@@ -46,9 +46,9 @@ def program(name: str, packages: Sequence[str]) -> str:
 def free_ports(count: int) -> list[int]:
     """Return ports of loopback that nobody listens on."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
+    ports = [listener.getsockname()[1] for listener in sockets]
+    for listener in sockets:
+        listener.close()
     return ports
 
 
@@ -56,8 +56,8 @@ def end(process: subprocess.Popen[str]) -> None:
     """Kill a process and its children, and wait for them."""
     if process.poll() is None:
         family = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
-        for one in family:
-            one.kill()
+        for member in family:
+            member.kill()
         psutil.wait_procs(family, timeout=10)
     process.communicate()
 
@@ -107,8 +107,8 @@ class DaskProcesses:
 
 
 def _listens(port: int) -> bool:
-    with socket.socket() as one:
-        return one.connect_ex(("127.0.0.1", port)) == 0
+    with socket.socket() as free:
+        return free.connect_ex(("127.0.0.1", port)) == 0
 
 
 @contextmanager

@@ -41,12 +41,12 @@ def cell(
     network: str = "vgg16-hed",
     images: str = "duts-te",
     protocol: Protocol | None = None,
-    kept: Mapping[str, NDArray[Any]] | None = None,
+    arrays: Mapping[str, NDArray[Any]] | None = None,
     weights_kind: str | None = None,
     contents: Mapping[str, str] | None = None,
     **changes: Any,
 ) -> Partner:
-    """Return a finished cell; `columns` are (SPC, MAE) an image by test, `kept` maps by name, `changes` fields of a Cell.
+    """Return a finished cell; `columns` are (SPC, MAE) an image by test, `arrays` maps by name, `changes` fields of a Cell.
 
     `contents` replaces the content that names stand for here, by "network", "images" or a test.
     """
@@ -80,8 +80,8 @@ def cell(
         seconds=0.1,
         provenance=PROVENANCE,
     )
-    arrays = {f"{kind}/{test}": getattr(per_image, kind) for test, per_image in scores.items() for kind in ("spc", "mae")}
-    return Partner(result, arrays | dict(kept or {}))
+    of_images = {f"{kind}/{test}": getattr(per_image, kind) for test, per_image in scores.items() for kind in ("spc", "mae")}
+    return Partner(result, of_images | dict(arrays or {}))
 
 
 def predicted(count: int = 6, strength: float = 1.0, noise: float = 0.3, seed: int = 0, **changes: Any) -> Partner:
@@ -89,9 +89,9 @@ def predicted(count: int = 6, strength: float = 1.0, noise: float = 0.3, seed: i
     target = make_cell_target(cell({}, **changes).result.cell)
     maps = strength * target + np.random.default_rng(seed).normal(0, noise, (count, *target.shape))
     scores, sums = score_with_map_sums(maps, target)
-    kept = {"map": maps[0].astype(np.float32)} | sums.means(scores)
+    arrays = {"map": maps[0].astype(np.float32)} | sums.means(scores)
     columns = {"held-out": (scores.spc.tolist(), scores.mae.tolist())}
-    return cell(columns, kept={f"{name}/held-out": values for name, values in kept.items()}, seed=seed, **changes)
+    return cell(columns, arrays={f"{name}/held-out": values for name, values in arrays.items()}, seed=seed, **changes)
 
 
 def constant(spc: float, mae: float = 0.25, images: int = 4, test: str = "held-out") -> Columns:

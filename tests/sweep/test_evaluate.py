@@ -123,9 +123,9 @@ def test_many_heads_are_scored_as_each_alone(reader: Reader, tmp_path: Path) -> 
     together = evaluate_heads([head.open(reader) for head in heads])
     alone = [evaluate_external(head, reader) for head in heads]
     assert [evaluation.rows() for evaluation in together] == [evaluation.rows() for evaluation in alone]
-    for one, other in zip(together, alone, strict=True):
-        assert one.contributions is not None and other.contributions is not None
-        np.testing.assert_array_equal(one.contributions.maps, other.contributions.maps)
+    for evaluation, other in zip(together, alone, strict=True):
+        assert evaluation.contributions is not None and other.contributions is not None
+        np.testing.assert_array_equal(evaluation.contributions.maps, other.contributions.maps)
 
 
 def test_mirrored_images_are_scored_against_the_mirrored_map(tmp_path: Path) -> None:

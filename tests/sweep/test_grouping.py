@@ -163,9 +163,9 @@ def test_targets_that_differ_in_range_only_are_told_apart(reader: Reader, root: 
     targets = heads.alone().targets()
     assert len(targets) == 4
     group = make_training_group(heads, targets)
-    for cell, place in zip(heads.cells, group.target_indices, strict=True):
+    for cell, index in zip(heads.cells, group.target_indices, strict=True):
         low, high = cell.value_range
-        np.testing.assert_array_equal(group.targets[place], make_target_map(cell.target, 26, (low, high)))
+        np.testing.assert_array_equal(group.targets[index], make_target_map(cell.target, 26, (low, high)))
 
 
 @pytest.mark.parametrize(
@@ -173,13 +173,13 @@ def test_targets_that_differ_in_range_only_are_told_apart(reader: Reader, root: 
     [(["aligned:f1"], "aligned"), (["full:f3", "full:f1"], "full:f1+f3"), (["corners:f1+f2", "corners:f3"], "corners")],
 )
 def test_a_stream_serves_all_its_inputs(reader: Reader, texts: list[str], expected: str) -> None:
-    whole = parse_input(join_inputs(texts, reader.spec), reader.spec)
+    joined = parse_input(join_inputs(texts, reader.spec), reader.spec)
     assert join_inputs(texts, reader.spec) == expected
-    values = {name: reader.read(name, 0, 3) for name in whole.arrays}
+    values = {name: reader.read(name, 0, 3) for name in joined.arrays}
     for text in texts:
         part = parse_input(text, reader.spec)
         own = assemble_input(part, {name: reader.read(name, 0, 3) for name in part.arrays})
-        assert torch.equal(assemble_input(whole, values)[:, list(whole.places(part))], own)
+        assert torch.equal(assemble_input(joined, values)[:, list(joined.places(part))], own)
 
 
 @pytest.mark.parametrize(
@@ -199,8 +199,8 @@ def test_lists_in_the_protocols_table_make_heads_each(tmp_path: Path, text: str,
 def test_moments_of_some_features_are_those_of_a_stream_of_them() -> None:
     block = torch.randn(5, 4, 28, 28, generator=torch.Generator().manual_seed(0))
     goals = torch.randn(2, 26, 26, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    whole = compute_image_moments([block], 5, 3, 0, goals)
+    expected = compute_image_moments([block], 5, 3, 0, goals)
     places = torch.tensor([9, 10, 11, 12, 13, 14, 15, 16, 17, 27, 28, 29, 30, 31, 32, 33, 34, 35])
-    part, own = whole.select(places), compute_image_moments([block[:, [1, 3]]], 5, 3, 0, goals)
+    part, own = expected.select(places), compute_image_moments([block[:, [1, 3]]], 5, 3, 0, goals)
     torch.testing.assert_close(part.second, own.second, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(part.cross, own.cross, rtol=1e-12, atol=1e-12)

@@ -116,10 +116,10 @@ def test_a_finished_cell_that_lacks_a_test_is_only_scored_on_it(stores: list[Sto
 
 
 def test_image_sets_of_one_name_have_columns_of_their_own(stores: list[StoreInfo]) -> None:
-    large, one = entry(stores, "duts", "/s/duts"), entry(stores, "bear", "/s/one", rows=1)
+    large, small = entry(stores, "duts", "/s/duts"), entry(stores, "bear", "/s/one", rows=1)
     two = entry(stores, "bear", "/s/two", rows=1, images_sha256="f" * 64)
-    (task,) = plan_sweep(replace(SPEC, tests=("bear",)), [large, one, two], Path()).passes
-    assert {test.name for test in task.tests} == {f"bear-{e.spec.images_sha256[:8]}" for e in (one, two)}
+    (task,) = plan_sweep(replace(SPEC, tests=("bear",)), [large, small, two], Path()).passes
+    assert {test.name for test in task.tests} == {f"bear-{e.spec.images_sha256[:8]}" for e in (small, two)}
 
 
 @pytest.mark.parametrize("change", [{"kernel": 5}, {"seed": 9}, {"train_rows": 4}, {"store": "x"}, {"normalise": True}])

@@ -84,8 +84,8 @@ def test_scores_are_those_of_the_saved_head(root: Path, run: Path) -> None:
     cell = planned(root).cells[-1]
     heads, _ = load_head(RunFiles(run).head(cell.id))
     reader = open_store(planned(root).passes[0].train)
-    held = torch.from_numpy(reader.read("aligned", cell.train_rows, reader.spec.rows)).float()
-    maps = heads.predict(held).numpy()[:, 0]
+    features = torch.from_numpy(reader.read("aligned", cell.train_rows, reader.spec.rows)).float()
+    maps = heads.predict(features).numpy()[:, 0]
     expected = score_maps(maps, make_target_map(cell.target, 26))
     stored = read_scores(RunFiles(run).scores(cell.id))
     np.testing.assert_allclose(stored["spc/held-out"], expected.spc, rtol=1e-12)

@@ -79,8 +79,8 @@ def test_a_sweep_of_all_channels_keeps_what_it_needs_and_the_run_has_it(store: R
     expected = compute_variance(reader)
     assert reader.counter.bytes == 2 * 2 * sum(math.prod(reader.spec.arrays[name]) for name in ("f1", "f2", "f3"))
     assert run_sweep(RIDGE, plan, tmp_path / "run", scheduler="inline").failures == ()
-    kept = read_variances(tmp_path / "run")
-    assert kept[store.spec.fingerprint].to_dict() == expected.to_dict()
+    variances = read_variances(tmp_path / "run")
+    assert variances[store.spec.fingerprint].to_dict() == expected.to_dict()
     file = name_variance_file(tmp_path / "run", store.spec.fingerprint)
     file.write_text(file.read_text().replace('"spans": 20', '"spans": 19'))
     with pytest.raises(StoreError, match=r"edited or damaged"):

@@ -138,10 +138,10 @@ def test_the_image_runs_as_nobody_special() -> None:
 
 
 def test_what_is_copied_exists_and_is_not_ignored() -> None:
-    kept = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    included = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     copied = [word for line in re.findall(r"^COPY (?!--from)(.+)$", DOCKERFILE, re.MULTILINE) for word in line.split()[:-1]]
-    assert set(copied) == kept
-    assert all((ROOT / name).exists() for name in kept)
+    assert set(copied) == included
+    assert all((ROOT / name).exists() for name in included)
 
 
 @pytest.mark.parametrize("name", SERVICES)

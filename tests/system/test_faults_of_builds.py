@@ -114,11 +114,11 @@ def test_a_full_disk_is_an_error_that_says_so(lab: Lab) -> None:
 
 def test_a_read_only_disk_is_read_and_never_half_written(lab: Lab) -> None:
     with mount_disk(lab.root / "disk", "8m") as remount:
-        whole, half, damaged = lab.copy("disk/whole"), lab.unfinished("disk/half"), lab.copy("disk/damaged")
+        sealed, half, damaged = lab.copy("disk/whole"), lab.unfinished("disk/half"), lab.copy("disk/damaged")
         remove(damaged / RECORD)
         remount("ro")
-        assert lab.is_sound(whole)
-        assert lab.build(whole.parent) == 0
+        assert lab.is_sound(sealed)
+        assert lab.build(sealed.parent) == 0
         with pytest.raises(OSError, match="Read-only file system"):
             lab.build(half.parent)
         refused = lab.verify_repair(damaged)

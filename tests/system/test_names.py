@@ -12,18 +12,18 @@ from tests.support.small import write_images
 
 def test_folders_whose_names_are_not_utf_8(tmp_path: Path) -> None:
     """The command line is on record, and paths are printed as their bytes are."""
-    place = os.fsencode(tmp_path) + b"/caf\xe9"
+    folder = os.fsencode(tmp_path) + b"/caf\xe9"
     try:
-        write_images(Path(os.fsdecode(place)), 40)
+        write_images(Path(os.fsdecode(folder)), 40)
     except OSError as error:
         pytest.skip(f"this file system refuses such names: {error}")
     sweep = tmp_path / "mine.toml"
     sweep.write_text('protocols = ["ridge"]\ntargets = ["H"]\nkernels = [1]')
 
     command = b" ".join(
-        [b"run", place, b"--backbone pixels --sweep mine.toml --stores", place + b"/stores", b"--out", place + b"/run"]
+        [b"run", folder, b"--backbone pixels --sweep mine.toml --stores", folder + b"/stores", b"--out", folder + b"/run"]
     )
     code = f"import sys; from posenet_store.cli import main; sys.argv[1:] = {os.fsdecode(command).split()!r}; main()"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, check=False)
     assert (done.returncode, b"Traceback" in done.stderr) == (0, False), done.stderr
-    assert place + b"/run/report.html" in done.stdout
+    assert folder + b"/run/report.html" in done.stdout

@@ -103,16 +103,16 @@ def spc(text: str) -> float:
 
 
 def test_a_column_is_sorted_by_a_click_and_turned_by_another(tab: Tab) -> None:
-    place = tab.place("SPC")
-    heading = tab.page.locator("#cells-head th").nth(place - 1)
+    column = tab.place("SPC")
+    heading = tab.page.locator("#cells-head th").nth(column - 1)
     assert heading.get_attribute("aria-sort") == "none"
     heading.locator("button").click()
-    best = [spc(text) for text in tab.column(place)]
+    best = [spc(text) for text in tab.column(column)]
     assert heading.get_attribute("aria-sort") == "descending"
     assert best == sorted(best, reverse=True)
     assert len(best) == 10
     heading.locator("button").click()
-    worst = [spc(text) for text in tab.column(place)]
+    worst = [spc(text) for text in tab.column(column)]
     assert heading.get_attribute("aria-sort") == "ascending"
     assert worst == sorted(worst)
     assert max(worst) < max(best)
@@ -225,11 +225,11 @@ def test_text_is_readable_in_both_themes(browser: Any, page_file: Path, scheme: 
     opened = Tab(browser, page_file, color_scheme=scheme)
     paper = luminance(opened.page.evaluate("getComputedStyle(document.body).backgroundColor"))
     assert (paper < 0.05) == (scheme == "dark")
-    for place in ("body", "a", "tr.ours .spc", ".warning", "figure svg text"):
-        node = opened.page.locator(place).first
+    for selector in ("body", "a", "tr.ours .spc", ".warning", "figure svg text"):
+        node = opened.page.locator(selector).first
         ink = luminance(node.evaluate("(n) => getComputedStyle(n)[n.localName === 'text' ? 'fill' : 'color']"))
         contrast = (max(ink, paper) + 0.05) / (min(ink, paper) + 0.05)
-        assert contrast >= 4.5, (place, contrast)  # WCAG 2, level AA
+        assert contrast >= 4.5, (selector, contrast)  # WCAG 2, level AA
     opened.context.close()
 
 

@@ -54,9 +54,9 @@ def finished(process: "subprocess.Popen[str]") -> str:
 
 def rows(run: Path) -> dict[str, float]:
     """MAE by cell; every cell once, in the table and on disk."""
-    found = json.loads((run / "results.json").read_text())
-    by_id = {row["id"]: row["held-out:mae"] for row in found}
-    assert len(by_id) == len(found) == len(list((run / "cells").glob("*.json")))
+    records = json.loads((run / "results.json").read_text())
+    by_id = {row["id"]: row["held-out:mae"] for row in records}
+    assert len(by_id) == len(records) == len(list((run / "cells").glob("*.json")))
     return by_id
 
 
@@ -115,9 +115,9 @@ def test_a_killed_driver_leaves_no_job_and_the_same_command_does_the_rest(lab: P
      ("interface", '"ib77"', "not a valid network interface"), ("memory", '"much"', "byte unit")],
 )  # fmt: skip
 def test_what_slurm_refuses_is_one_sentence(lab: Path, tmp_path: Path, key: str, value: str, message: str) -> None:
-    kept = [line for line in (lab / "slurm.toml").read_text().splitlines() if not line.startswith(key)]
+    lines = [line for line in (lab / "slurm.toml").read_text().splitlines() if not line.startswith(key)]
     bad = tmp_path / "bad.toml"
-    bad.write_text("\n".join([*kept, f"{key} = {value}"]))
+    bad.write_text("\n".join([*lines, f"{key} = {value}"]))
     with pytest.raises(UsageError, match=message):
         list(run_tasks(max, [1], f"slurm:{bad}"))
 

@@ -31,15 +31,15 @@ def stub(folder: Path, *words: str, **environment: str) -> list[str]:
     python.write_text('#!/bin/sh\n[ "$1" = -c ] || for word in "$@"; do echo "$word"; done\n')
     python.chmod(0o755)
     ids = {"SLURM_ARRAY_TASK_ID": "2", "SLURM_ARRAY_TASK_COUNT": "8", "SLURM_ARRAY_TASK_MIN": "1", "PYTHON": str(python)}
-    found = subprocess.run(
+    done = subprocess.run(
         ["bash", str(SCRIPT), *words], env=os.environ | ids | environment, capture_output=True, text=True, check=True
     )
-    return found.stdout.splitlines()
+    return done.stdout.splitlines()
 
 
 @pytest.mark.parametrize("words", [(), ("--backbone", "pixels", "--images", "/data/my photos", "--layout", "readout")])
 def test_the_command_of_a_task_is_one_that_the_command_line_takes(tmp_path: Path, words: tuple[str, ...]) -> None:
-    *program, name, options = [*(found := stub(tmp_path, *words))[:3], found[3:]]
+    *program, name, options = [*(command := stub(tmp_path, *words))[:3], command[3:]]
     assert (program, name) == (["-m", "posenet_store"], "build-store")
     context = main.commands[name].make_context(name, options)
     assert context.params["part"] == (2, 8)
@@ -143,9 +143,9 @@ def commits(lab: Path, stores: str) -> int:
 
 
 def same_as_plain(lab: Path, stores: str) -> None:
-    (one,), (other,) = (lab / "plain").iterdir(), (lab / stores).iterdir()
-    assert contents(other) == contents(one)
-    assert read_json(other / "manifest.json")["store_id"] == read_json(one / "manifest.json")["store_id"]
+    (first,), (other,) = (lab / "plain").iterdir(), (lab / stores).iterdir()
+    assert contents(other) == contents(first)
+    assert read_json(other / "manifest.json")["store_id"] == read_json(first / "manifest.json")["store_id"]
     checked = CliRunner().invoke(main, ["verify", str(other), "--deep"])
     assert checked.exit_code == 0, checked.output
 

@@ -103,7 +103,7 @@ def test_a_killed_worker_costs_nothing_but_its_pass_again(lab: Path) -> None:
     run = lab / "worker"
     with process(lab, "some", run, "--workers", "2") as sweep:
         assert waited(lambda: some(run), 240)
-        workers = [one for one in psutil.Process(sweep.pid).children() if "spawn_main" in " ".join(one.cmdline())]
+        workers = [process for process in psutil.Process(sweep.pid).children() if "spawn_main" in " ".join(process.cmdline())]
         assert len(workers) == 2
         for worker in workers:
             worker.kill()

@@ -23,24 +23,24 @@ from posenet_store.store.verify import find_damage
 from tests.support.small import contents, tiny_backbone, write_images
 
 
-def one_build(photos: Path, place: Path, name: str) -> None:
+def one_build(photos: Path, root: Path, name: str) -> None:
     """Build the store of one format below `place`: the work of a child process."""
     images, backbone = load_image_set(str(photos)), tiny_backbone()
-    build_store(images, backbone, plan_store(images, backbone, "native", "float16", 4, name), place)
+    build_store(images, backbone, plan_store(images, backbone, "native", "float16", 4, name), root)
 
 
-def survived(photos: Path, place: Path, name: str, rng: random.Random, longest: float) -> tuple[Path, int]:
+def survived(photos: Path, root: Path, name: str, rng: random.Random, longest: float) -> tuple[Path, int]:
     """Start builds, kill each after at most `longest` seconds until one comes through; return its store and the kills."""
     processes = multiprocessing.get_context("forkserver")  # a fork of this process would inherit its threads' locks
     processes.set_forkserver_preload(["tests.support.small"])
     for kills in itertools.count():
-        child = processes.Process(target=one_build, args=(photos, place, name))
+        child = processes.Process(target=one_build, args=(photos, root, name))
         child.start()
         child.join(rng.uniform(0.1, 1.0) * longest)
         child.kill()
         child.join()
         if child.exitcode == 0:
-            return next(path for path in place.iterdir() if not path.name.startswith(".")), kills
+            return next(path for path in root.iterdir() if not path.name.startswith(".")), kills
     raise AssertionError("unreachable")
 
 
@@ -54,15 +54,15 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         photos = write_images(root / "photos", 61)
-        whole, seconds = {}, {}
+        expected, seconds = {}, {}
         for name in FORMATS:
             began = time.perf_counter()
-            whole[name] = contents(survived(photos, root / f"whole-{name}", name, rng, 6000)[0])
+            expected[name] = contents(survived(photos, root / f"whole-{name}", name, rng, 6000)[0])
             seconds[name] = time.perf_counter() - began
         while kills < options.kills:
             name = FORMATS[stores % len(FORMATS)]
             store, more = survived(photos, root / f"store{stores}", name, rng, 1.1 * seconds[name])
-            wrong = contents(store) != whole[name] or any(find_damage(store, deep=True)) or len(open_store(store).ids) != 61
+            wrong = contents(store) != expected[name] or any(find_damage(store, deep=True)) or len(open_store(store).ids) != 61
             kills, stores, differences = kills + more, stores + 1, differences + wrong
     print(f"{kills} kills over {stores} stores ({', '.join(FORMATS)}): {differences} differ from an undisturbed build")
     return differences

@@ -72,8 +72,8 @@ class _Group(click.Group):
                 INTERRUPTED,
             )
         except SystemExit as error:
-            if kept := _describe_kept(error):
-                print_line(kept, err=True)
+            if note := _describe_kept(error):
+                print_line(note, err=True)
             raise
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):

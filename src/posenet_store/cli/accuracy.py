@@ -34,8 +34,9 @@ def accuracy(
 ) -> None:  # fmt: skip
     """Show a network's top-1, as it is and with each ERASER.
 
-    That is the share of images whose class it finds. ERASER is a file of the command `erase`. All classify the same images. Several files of `erase --random` at the same stages
-    also give the mean of the draws, from which files that erase as much there are told.
+    That is the share of images whose class it finds. ERASER is a file of the command `erase`. All classify the same images.
+    Several files of `erase --random` at the same stages also give the mean of the draws, from which files that erase as much
+    there are told.
     """
     from posenet_store.backbones.checks import check_eraser, check_names
     from posenet_store.images.sources import find_images

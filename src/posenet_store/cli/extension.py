@@ -55,8 +55,8 @@ def load_new_images(base: "Reader | None", source: str, load: "Load", limit: int
 
     new = select_new(base, images)
     skipped = len(images) - len(new)
-    held = f"; {skipped} of {images.name} are in it already and left out" if skipped else ""
-    print_line(f"{base.name} holds {base.spec.rows} images, {len(new)} are new{held}", err=True)
+    skipped_note = f"; {skipped} of {images.name} are in it already and left out" if skipped else ""
+    print_line(f"{base.name} holds {base.spec.rows} images, {len(new)} are new{skipped_note}", err=True)
     return new
 
 

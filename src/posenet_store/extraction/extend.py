@@ -28,12 +28,12 @@ def select_new(base: Reader, images: ImageSet) -> ImageSet:
 
     Images that can't be read have no bytes to compare: they are held if the same name can't be read for the same reason.
     """
-    held, digests = dict(zip(base.ids, base.plan.digests, strict=True)), set(base.plan.digests)
+    digest_of, digests = dict(zip(base.ids, base.plan.digests, strict=True)), set(base.plan.digests)
     new = [
         index for index, (name, digest) in enumerate(zip(images.ids, images.digests, strict=True))
-        if held.get(name) != digest and (digest.startswith(UNREADABLE) or digest not in digests)
+        if digest_of.get(name) != digest and (digest.startswith(UNREADABLE) or digest not in digests)
     ]  # fmt: skip
-    if changed := [images.ids[index] for index in new if images.ids[index] in held]:
+    if changed := [images.ids[index] for index in new if images.ids[index] in digest_of]:
         names = ", ".join(changed[:SHOWN]) + (", ..." if len(changed) > SHOWN else "")
         raise UsageError(
             f"{len(changed)} images of {images.name} are called like images of {base.name} and differ from them: {names}; "

@@ -141,4 +141,4 @@ def score_with_map_sums(predictions: NDArray[np.float64], target: NDArray[np.flo
     spc, ranks = np.full(len(flat), np.nan), rank_maps(flat[defined])
     spc[defined] = ranks @ rank_maps(goal)[0]
     explained = np.where(counted & np.isfinite(explained), explained, np.nan)
-    return Scores(spc, mae, explained), MapSums(*(one.reshape(target.shape) for one in (*sums, ranks.sum(axis=0))))
+    return Scores(spc, mae, explained), MapSums(*(map_sum.reshape(target.shape) for map_sum in (*sums, ranks.sum(axis=0))))

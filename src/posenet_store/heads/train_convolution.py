@@ -63,7 +63,7 @@ class _Training:
         parts = [part.clone().requires_grad_() for part in self._architecture.split_parameters(self._rows)]
         loss = self._loss(self._architecture.predict(parts, self._running, inputs))
         gradients = torch.autograd.grad(loss, parts)
-        self._optimizer.step(torch.cat([one.flatten(1) for one in gradients], dim=1).numpy(), factor)
+        self._optimizer.step(torch.cat([gradient.flatten(1) for gradient in gradients], dim=1).numpy(), factor)
 
     def _loss(self, maps: Tensor) -> Tensor:
         """The sum over heads of each one's mean squared error, up to a constant if maps are upsampled.
@@ -95,14 +95,14 @@ def train_by_convolution(
     named in `read[i]`, or all. The loss is a sum over heads of each head's mean squared error and the optimiser works on
     every number alone, so no head feels its neighbours: the result is that of training it by itself.
     """
-    places = [list(range(channels)) if one is None else list(one) for one in read or [None] * len(groups)]
-    trainings = [_Training(len(mine), group) for mine, group in zip(places, groups, strict=True)]
+    channels_read = [list(range(channels)) if numbers is None else list(numbers) for numbers in read or [None] * len(groups)]
+    trainings = [_Training(len(numbers), group) for numbers, group in zip(channels_read, groups, strict=True)]
     with np.errstate(over="ignore", invalid="ignore"):  # a head that diverges ends as NaN, alone
         for epoch in range(epochs):
             for batch in batches(epoch):
                 inputs = batch.to(torch.float64)
-                for training, group, mine in zip(trainings, groups, places, strict=True):
+                for training, group, numbers in zip(trainings, groups, channels_read, strict=True):
                     factor = group.protocol.compute_rate_factor(epoch, epochs)
-                    training.step(inputs if len(mine) == channels else inputs[:, mine], factor)
-    of_each = [standard and standard.select(None if len(mine) == channels else mine) for mine in places]
-    return [training.heads(one) for training, one in zip(trainings, of_each, strict=True)]
+                    training.step(inputs if len(numbers) == channels else inputs[:, numbers], factor)
+    standards = [standard and standard.select(None if len(numbers) == channels else numbers) for numbers in channels_read]
+    return [training.heads(selected) for training, selected in zip(trainings, standards, strict=True)]

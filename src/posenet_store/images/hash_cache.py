@@ -79,5 +79,5 @@ def _identify(file: ImageFile) -> list[int] | None:
         status = (file.archive if isinstance(file, TarMember) else file).stat()
     except OSError:
         return None
-    place = [file.offset, file.size] if isinstance(file, TarMember) else []
-    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, *place]
+    member = [file.offset, file.size] if isinstance(file, TarMember) else []
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, *member]

@@ -199,8 +199,8 @@ def _read_fields(file: BinaryIO, kind: bytes, length: int, archive: Path) -> dic
     while kind == b"x" and data:
         digits = data.split(b" ", 1)[0]
         count = int(digits) if re.fullmatch(b"[0-9]{1,9}", digits) else 0
-        name, found, value = data[len(digits) + 1 : count - 1].partition(b"=")
-        if not found or not len(digits) < count <= len(data):
+        name, mark, value = data[len(digits) + 1 : count - 1].partition(b"=")
+        if not mark or not len(digits) < count <= len(data):
             raise UsageError(f"{archive} is no tar file, or damaged: the fields of an entry can't be read")
         fields[_decode(name)] = value.decode("utf-8", "backslashreplace")
         data = data[count:]

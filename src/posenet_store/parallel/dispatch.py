@@ -197,8 +197,8 @@ class _Losses:
 
     def record(self, number: int) -> bool:
         """Count a lost worker; return whether the task should be tried again."""
-        if (kept := self._count_kept()) > self._kept:
-            self._kept = kept
+        if (count := self._count_kept()) > self._kept:
+            self._kept = count
             self._counts.clear()
         self._counts[number] += 1
         return self._counts[number] < MAX_LOSSES

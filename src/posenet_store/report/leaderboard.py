@@ -72,7 +72,7 @@ class RankedNetwork:
         return name_architecture(self.labels.backbone)
 
     @property
-    def place(self) -> float:
+    def sort_key(self) -> float:
         """What sorts networks, the best first."""
         return -self.best[0] if self.best else inf
 
@@ -139,8 +139,8 @@ def _sort_groups(networks: Sequence[RankedNetwork]) -> list[tuple[RankedNetwork,
     Those without a trained network come last, by their best one.
     """
     groups = group_by(networks, lambda network: network.architecture).values()
-    ordered = [sorted(group, key=lambda network: (not network.labels.trained, network.place)) for group in groups]
-    return [tuple(group) for group in sorted(ordered, key=lambda group: (not group[0].labels.trained, group[0].place))]
+    ordered = [sorted(group, key=lambda network: (not network.labels.trained, network.sort_key)) for group in groups]
+    return [tuple(group) for group in sorted(ordered, key=lambda group: (not group[0].labels.trained, group[0].sort_key))]
 
 
 def rank_networks(

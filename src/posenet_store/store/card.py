@@ -118,9 +118,9 @@ def _list_arrays(spec: StoreSpec) -> Iterator[list[str]]:
     for name, shape in spec.arrays.items():
         size = count_row_bytes(spec, [name])
         chunk = [choose_chunk_rows(spec.block_rows, size), *shape]
-        whole = [spec.rows, *shape]
+        array = [spec.rows, *shape]
         module = quote(modules[name]) if name in modules else "resized taps"
-        yield [quote(name), module, *("x".join(map(str, shape)) for shape in (whole, chunk)), _format_bytes(size * spec.rows)]
+        yield [quote(name), module, *("x".join(map(str, shape)) for shape in (array, chunk)), _format_bytes(size * spec.rows)]
 
 
 def _find_channels(name: str) -> int:

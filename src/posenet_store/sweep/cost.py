@@ -53,10 +53,10 @@ def estimate_cost(task: Pass, specs: Mapping[str, StoreSpec], stopwatch: Stopwat
     tests.append((spec, spec.rows - task.held_out if task.trains else 0))
     strategies = choose(groups, task.protocol, source.channels, rows, task.limits) if task.trains else []
     standardises = task.trains and isinstance(task.protocol, GradientProtocol) and task.protocol.standardise
-    training, kept = TrainingRows(source, rows, spec.rows, standardises), _open_cache(task)
-    fits = [strategy.cost(training, kept, stopwatch) for strategy in strategies]
+    training, cache = TrainingRows(source, rows, spec.rows, standardises), _open_cache(task)
+    fits = [strategy.cost(training, cache, stopwatch) for strategy in strategies]
     rows_read = sum(fit.rows for fit in fits)
-    rows_read += rows if standardises and not kept.holds(make_standard_key(training)) else 0
+    rows_read += rows if standardises and not cache.holds(make_standard_key(training)) else 0
     # of what is stored, a block decoded and as it lies in its file; of what heads read, one held while another is made
     image = 2 * count_row_bytes(spec, source.arrays) + source.channels * GRID**2 * 8
     scoring = max(store.block_rows for store, count in tests if count) * (image + max(map(_scoring_numbers, groups)) * 8)

@@ -57,15 +57,15 @@ class GramSpace:
     limits: Limits
     name: str = "gram"
 
-    def cost(self, training: TrainingRows, kept: MomentCache, stopwatch: Stopwatch) -> FitCost:
+    def cost(self, training: TrainingRows, cache: MomentCache, stopwatch: Stopwatch) -> FitCost:
         """Price the moments of every image that is not in kept ones, and all steps of every group."""
         rows, seconds, rows_read = training.count, 0.0, 0
         runs = split_by_memory(self.groups, rows, self.limits.memory)
         for run in runs:
-            lacking = [span for span in training.split() if not all(_is_kept(training, span, group, kept) for group in run)]
+            lacking = [span for span in training.split() if not all(_is_kept(training, span, group, cache) for group in run)]
             rows_read += count_rows(lacking)
         for group in self.groups:
-            lacking = [span for span in training.split() if not _is_kept(training, span, group, kept)]
+            lacking = [span for span in training.split() if not _is_kept(training, span, group, cache)]
             seconds += _time_moments(group, count_rows(lacking), stopwatch, self.limits.device)
             for heads in group.members:
                 steps = self.protocol.count_epochs(rows) * self.protocol.count_steps(rows)
@@ -133,7 +133,7 @@ class Convolution:
         """What a plan calls it."""
         return f"convolution, {'in memory' if self.in_memory else 'streamed'}"
 
-    def cost(self, training: TrainingRows, kept: MomentCache, stopwatch: Stopwatch) -> FitCost:
+    def cost(self, training: TrainingRows, cache: MomentCache, stopwatch: Stopwatch) -> FitCost:
         """Price the steps of all groups."""
         rows = training.count
         epochs = self.protocol.count_epochs(rows)
@@ -155,11 +155,11 @@ class Convolution:
 
     def fit(self, inputs: TrainingInputs, cache: MomentCache) -> list[FittedHeads]:
         """Train all groups in one stream."""
-        held = torch.cat(list(inputs.blocks())) if self.in_memory else None
+        loaded = torch.cat(list(inputs.blocks())) if self.in_memory else None
 
         def batches(epoch: int) -> Iterator[Tensor]:
-            if held is not None:
-                return (held[torch.from_numpy(batch)] for batch in inputs.batch_positions(self.protocol, epoch))
+            if loaded is not None:
+                return (loaded[torch.from_numpy(batch)] for batch in inputs.batch_positions(self.protocol, epoch))
             return inputs.read_batches(self.protocol, epoch)
 
         trained = self._train(batches, self.protocol.count_epochs(inputs.images), inputs.standard)
@@ -230,7 +230,7 @@ def _sum_moments(
     spans: Sequence[Span],
     groups: Sequence[MomentGroup],
     targets: Sequence[Targets],
-    kept: MomentCache,
+    cache: MomentCache,
     save: Save,
     device: str | None,
 ) -> list[ImageMoments]:
@@ -239,11 +239,11 @@ def _sum_moments(
     maps = [torch.stack(list(group_targets.values())) for group_targets in targets]
     spans, images = [span for span in spans if inputs.count_images(span)], sum(map(inputs.count_images, spans))
     sums = [start_image_sums(images, g, m, device) for g, m in zip(groups, maps, strict=True)]
-    lacking = [span for span in spans if not all(_is_kept(training, span, group, kept) for group in groups)]
+    lacking = [span for span in spans if not all(_is_kept(training, span, group, cache) for group in groups)]
     for span, blocks in iterate_spans(inputs, spans, lacking, inputs.blocks):
         missing: list[tuple[MomentGroup, ImageMomentAccumulator, dict[str, Tensor]]] = []
         for group, accumulator in zip(groups, sums, strict=True):
-            tensors = kept.load(_make_key(training, span, group)) or {}
+            tensors = cache.load(_make_key(training, span, group)) or {}
             names = _name_crosses(group)
             if {"second", *names} <= tensors.keys():
                 accumulator.append(tensors["second"], torch.stack([tensors[name] for name in names], dim=1))
@@ -273,8 +273,8 @@ def _name_crosses(group: MomentGroup) -> list[str]:
     return [f"cross-{_digest(target)[:16]}" for target in group.targets().values()]
 
 
-def _is_kept(training: TrainingRows, span: Span, group: MomentGroup, kept: MomentCache) -> bool:
-    return kept.holds(_make_key(training, span, group), ["second", *_name_crosses(group)])
+def _is_kept(training: TrainingRows, span: Span, group: MomentGroup, cache: MomentCache) -> bool:
+    return cache.holds(_make_key(training, span, group), ["second", *_name_crosses(group)])
 
 
 def _digest(target: Tensor) -> str:

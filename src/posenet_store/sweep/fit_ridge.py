@@ -56,10 +56,10 @@ class NormalEquations:
         """What a plan calls it."""
         return f"exact, on {self.device}" if self.device else "exact"
 
-    def cost(self, training: TrainingRows, kept: MomentCache, stopwatch: Stopwatch) -> FitCost:
+    def cost(self, training: TrainingRows, cache: MomentCache, stopwatch: Stopwatch) -> FitCost:
         """Price the moments of every image that is not in kept sums, and the solution of every head."""
         groups = self.protocol.split_rows(training.count)
-        rows = count_rows([span for span in training.split(groups) if not self._is_kept(training, span, kept)])
+        rows = count_rows([span for span in training.split(groups) if not self._is_kept(training, span, cache)])
         spans = len(groups)
         seconds, memory, solving = 0.0, 0, 0
         for group in self.groups:
@@ -207,7 +207,7 @@ class ConjugateGradients:
         """What a plan calls it."""
         return f"conjugate gradients, {'in memory' if self.in_memory else 'streamed'}"
 
-    def cost(self, training: TrainingRows, kept: MomentCache, stopwatch: Stopwatch) -> FitCost:
+    def cost(self, training: TrainingRows, cache: MomentCache, stopwatch: Stopwatch) -> FitCost:
         """Price the iterations of every group, as if all that are allowed were taken."""
         rows = training.count
         spans, steps, lambdas = len(self.protocol.split_rows(rows)), self.protocol.iterations, len(self.protocol.lambdas)
@@ -235,12 +235,12 @@ class ConjugateGradients:
     def fit(self, inputs: TrainingInputs, cache: MomentCache) -> list[FittedHeads]:
         """Solve one group after another."""
         spans = find_spans(inputs.reader, self.protocol, inputs.rows)
-        held = [list(inputs.blocks(*span)) for span in spans] if self.in_memory else None
+        loaded = [list(inputs.blocks(*span)) for span in spans] if self.in_memory else None
         fitted = []
         for heads in self.groups:
 
             def scan(span: int, channels: Channels = heads.channels) -> Iterable[Tensor]:
-                blocks = held[span] if held is not None else inputs.blocks(*spans[span])
+                blocks = loaded[span] if loaded is not None else inputs.blocks(*spans[span])
                 return (select_channels(block, channels) for block in blocks)
 
             targets = heads.alone().targets()

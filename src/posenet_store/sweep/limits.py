@@ -65,7 +65,7 @@ class Strategy(Protocol):
         """What a plan calls it."""
         ...
 
-    def cost(self, training: "TrainingRows", kept: "MomentCache", stopwatch: "Stopwatch") -> FitCost:
+    def cost(self, training: "TrainingRows", cache: "MomentCache", stopwatch: "Stopwatch") -> FitCost:
         """Return what it costs to fit the heads, with the moments that are kept; a few units of the work are timed."""
         ...
 

@@ -214,8 +214,8 @@ def _add_scores(files: RunFiles, cell: str, scored: ColumnScores) -> None:
     """Add test columns to a finished cell, in place of those of the same name or store: its scores, then its record."""
     result, arrays = read_result(files, cell), read_scores(files.scores(cell))
     summaries, stores = _summarise(scored)
-    kept = {test: store for test, store in result.tests.items() if test not in stores and store not in stores.values()}
-    arrays = {name: array for name, array in arrays.items() if name.partition("/")[2] in kept}
+    remaining = {test: store for test, store in result.tests.items() if test not in stores and store not in stores.values()}
+    arrays = {name: array for name, array in arrays.items() if name.partition("/")[2] in remaining}
     write_scores(files.scores(cell), arrays | _list_arrays(scored))
-    scores = {test: result.scores[test] for test in kept} | summaries
-    write_result(files, replace(result, scores=scores, tests=kept | stores))
+    scores = {test: result.scores[test] for test in remaining} | summaries
+    write_result(files, replace(result, scores=scores, tests=remaining | stores))

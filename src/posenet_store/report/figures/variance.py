@@ -80,8 +80,8 @@ def _draw_shares(panel: Axes, variance: StoreVariance) -> None:
     for part, (name, colour) in enumerate(zip(SHARES[1:], (*COLOURS[:4], GREY), strict=True), 1):
         panel.bar(range(len(stages)), shares[:, part], 0.7, bottom=bottom, label=name, color=colour)
         bottom += shares[:, part]
-    for place, stage in enumerate(stages):
-        panel.plot([place, place], [max(stage.shares.low[0], 0), stage.shares.high[0]], color=INK, lw=1.2)
+    for position, stage in enumerate(stages):
+        panel.plot([position, position], [max(stage.shares.low[0], 0), stage.shares.high[0]], color=INK, lw=1.2)
     panel.set_axisbelow(True)
     panel.set_title(wrap_name(name_network(variance.labels), 32))
     panel.set_xticks(range(len(stages)), [stage.name for stage in stages])
@@ -93,9 +93,9 @@ def _draw_directions(panel: Axes, points: Points, palette: Palette, variance: St
     style = palette.style(network)
     counts = [stage.count_directions() for stage in variance.stages]
     panel.plot(range(len(counts)), [count for count, _, _ in counts], label=network, lw=1.3, ms=5, **style)
-    for place, (stage, (count, low, high)) in enumerate(zip(variance.stages, counts, strict=True)):
-        panel.plot([place, place], [low, high], color=style["color"], lw=1.2)
-        points.draw(panel, place, count, f"{network}, {stage.name}: {count} directions [{low}, {high}]", ms=5, **style)
+    for position, (stage, (count, low, high)) in enumerate(zip(variance.stages, counts, strict=True)):
+        panel.plot([position, position], [low, high], color=style["color"], lw=1.2)
+        points.draw(panel, position, count, f"{network}, {stage.name}: {count} directions [{low}, {high}]", ms=5, **style)
     panel.set_xticks(range(len(counts)), [stage.name for stage in variance.stages])
 
 

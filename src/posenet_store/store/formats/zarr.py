@@ -76,9 +76,11 @@ def encode_block(
     """Encode a block of all arrays as one shard each, on all CPU cores; `create` has written the row names."""
     rows = {name: choose_chunk_rows(spec.block_rows, count_row_bytes(spec, [name])) for name in arrays}
     chunks: dict[str, list[bytes]] = {name: [] for name in arrays}
-    places = list_chunks(arrays, rows)
-    encoded = stream_on_threads(lambda place: shards.compress(arrays[place[0]], place[1], rows[place[0]]), places, pool=pool)
-    for (name, _), chunk in zip(places, encoded, strict=True):
+    chunk_list = list_chunks(arrays, rows)
+    encoded = stream_on_threads(
+        lambda chunk: shards.compress(arrays[chunk[0]], chunk[1], rows[chunk[0]]), chunk_list, pool=pool
+    )
+    for (name, _), chunk in zip(chunk_list, encoded, strict=True):
         chunks[name].append(chunk)
     return {name_file(name, block): [*shards.join(chunks[name], spec.block_rows // rows[name])] for name in arrays}
 
