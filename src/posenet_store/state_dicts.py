@@ -91,17 +91,14 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         raise UsageError(f"{path} does not exist; give a .pth or .safetensors file") from None
     except PosenetStoreError:
         raise
-    except pickle.UnpicklingError:
-        raise UsageError(
-            f"{path} can't be read as tensors: it is damaged, or it holds code, which is never run; "
-            "save it again with torch.save(model.state_dict(), ...)"
-        ) from None
-    except Exception as error:
+    except Exception as error:  # a flipped bit can end anywhere in torch's reader: IndexError, struct.error, ...
         if path.suffix not in TENSOR_SUFFIXES:
+            raise UsageError(f"{path} is no state dict; give a file of {', '.join(TENSOR_SUFFIXES)}") from None
+        if isinstance(error, pickle.UnpicklingError):
             raise UsageError(
-                f"{path} is no state dict; give a {' or '.join(TENSOR_SUFFIXES)} file, as torch.save writes it"
+                f"{path} can't be read as tensors: it is damaged, or it holds code, which is never run; "
+                "save it again with torch.save(model.state_dict(), ...)"
             ) from None
-        # a flipped bit can end anywhere in torch's reader: IndexError, struct.error, ...
         raise PosenetStoreError(f"{path} is damaged or cut short: {first_line(error)}") from None
     return unwrap_state_dict(loaded, path)
 

@@ -138,7 +138,7 @@ def test_convert_prints_the_copys_path(store: Path, url: str, tmp_path: Path) ->
         assert result.exit_code == 0, result.output
         assert open_store(result.stdout.splitlines()[-1]).spec.format == "hdf5"
     assert cli("convert", url, "--format", "zarr").exit_code == 2
-    assert cli("convert", tmp_path / "none", "--format", "zarr").exit_code == 1
+    assert cli("convert", tmp_path / "none", "--format", "zarr").exit_code == 2
 
 
 def test_a_store_behind_a_url_is_inspected_and_verified(store: Path, url: str) -> None:

@@ -46,9 +46,12 @@ def accuracy(
         check_eraser(eraser)
     check_names(network)
 
+    from posenet_store.backbones.erasing import read_erasers
     from posenet_store.extraction.accuracy import find_classes
     from posenet_store.report.accuracy import REMARK, REMARK_ON_DRAWS, list_accuracies
 
+    for eraser in erasers:
+        read_erasers(eraser)  # before the first network classifies
     images = load_images(source, load, limit)
     classes = find_classes(images.ids, labels)
     if lacking := sum(number < 0 for number in classes):

@@ -264,11 +264,12 @@ class _Images:
 
         loaded, readers = load_images(self.source, self.load), list[Reader]()
         frozen = load_backbone(network)
+        sets = (loaded, transform_images(loaded, parse_transform(MIRRORED)))[: 1 + self.mirrored]
+        plans = [plan_store(images, frozen, layout, "float32") for images in sets]
+        for head in heads:
+            head.check_network(plans[0].spec)  # before a store is built
         place = report_device(frozen, network.device)
-        for images in (loaded, transform_images(loaded, parse_transform(MIRRORED)))[: 1 + self.mirrored]:
-            plan = plan_store(images, frozen, layout, "float32")
-            for head in heads:
-                head.check_network(plan.spec)  # before the store is built
+        for images, plan in zip(sets, plans, strict=True):
             location = find_equivalent(plan.spec, self.root)
             if location is None:
                 build = partial(build_store, images, frozen, plan, self.root, batch_size=self.batch_size)

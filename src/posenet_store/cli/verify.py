@@ -15,6 +15,7 @@ from posenet_store.cli.output import print_json, print_line, progress
 from posenet_store.errors import UsageError
 
 if TYPE_CHECKING:
+    from posenet_store.images.sources import Load
     from posenet_store.store.verify import Damage
 
 
@@ -38,6 +39,7 @@ def verify(
 
     The store may be a folder or a URL. Exit code 1 if anything is wrong and not repaired.
     """
+    from posenet_store.images.sources import find_images
     from posenet_store.store.access_remote import open_files
     from posenet_store.store.plan import read_plan
     from posenet_store.store.verify import find_damage
@@ -47,6 +49,7 @@ def verify(
     if repair and not Path(store).is_dir():
         raise UsageError(f"{store} is not a folder here; only a store on a disk of this machine can be repaired")
     plan = read_plan(open_files(store))
+    load = find_images(source, data_root) if repair and source is not None else None
     with progress() as bars:
         bar = bars.add_task(f"checking {plan.spec.folder}", total=plan.spec.rows, unit="images")
         damage = list(find_damage(store, deep or repair, lambda rows: bars.advance(bar, rows)))
@@ -60,8 +63,8 @@ def verify(
             print_line(f"probe {name}: differs by {value:.2e} of its root mean square")
         how = "every byte" if deep or repair else "records and sizes; --deep checks every byte"
         print_line(f"{store.rstrip('/').rsplit('/')[-1]}: {len(damage)} faults ({how})", err=True)
-    if damage and repair and source is not None:
-        _repair(Path(store).resolve(), source, data_root, damage, weights, device, batch_size)
+    if damage and load and source is not None:
+        _repair(Path(store).resolve(), source, load, damage, weights, device, batch_size)
     elif damage or _drifted(differences, plan.spec.compute):
         raise click.exceptions.Exit(1)
 
@@ -91,19 +94,18 @@ def _drifted(differences: dict[str, float], compute: str) -> bool:
 
 
 def _repair(
-    store: Path, source: str, data_root: Path | None, damage: "list[Damage]", weights: str | None, device: str,
+    store: Path, source: str, load: "Load", damage: "list[Damage]", weights: str | None, device: str,
     batch_size: int | None,
 ) -> None:  # fmt: skip
     """Repair the store under a progress bar."""
     from posenet_store.backbones.device import collect_device
     from posenet_store.backbones.load import load_backbone
     from posenet_store.extraction.repair import repair_store
-    from posenet_store.images.sources import find_images
     from posenet_store.store.access import StoreFiles
     from posenet_store.store.plan import read_plan
 
     plan = read_plan(StoreFiles(store))
-    images = load_images(source, find_images(source, data_root), None if plan.spec.extended_at else plan.spec.rows)
+    images = load_images(source, load, None if plan.spec.extended_at else plan.spec.rows)
     computed_on = plan.provenance.get("computed_on", {}).get("device")
     if device == "auto" and computed_on == "cpu":
         device = "cpu"  # also where there is a GPU, so that the repaired features are the same to the last bit

@@ -53,7 +53,8 @@ class ExternalHead:
     normalise: bool = False
 
     def check_network(self, spec: StoreSpec) -> None:
-        """Accept a store of any network: which one it was trained on is not recorded."""
+        """Raise UsageError if the file is no convolution; of which network it reads features is not recorded."""
+        load_external_head(self.path, self.padding)
 
     def open(self, reader: Reader, mirrored: Reader | None = None) -> OpenedHead:
         """Open it on a store.

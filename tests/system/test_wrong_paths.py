@@ -1,20 +1,24 @@
 """Each path that a command takes, given something that it is not: a mistake in what was typed exits 2, damage exits 1."""
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import click
 import pytest
+import torch
+import torchvision
 
+from posenet_store.backbones.load import load_backbone
 from posenet_store.cli import main
 from posenet_store.images.sources import load_image_set
+from posenet_store.specs import BackboneSpec
 from posenet_store.store.catalogue import list_stores
+from posenet_store.sweep.eraser_file import write_eraser
 from posenet_store.sweep.plan import plan_sweep
 from posenet_store.sweep.run import run_sweep
 from posenet_store.sweep.spec import SweepSpec
 from tests.support.runs import cli
-from tests.support.small import built_store, folder, tiny_backbone, write_images
+from tests.support.small import built_store, folder, write_images
 
 PIXELS = "--backbone pixels --images {images}"
 TEMPLATES = (
@@ -29,7 +33,7 @@ TEMPLATES = (
     "inspect {store} --card --out {file}",
     "verify {store} --data-root {data}",
     "verify {store} --probe --weights {weights}",
-    "verify {store} --repair --images {images}",
+    "verify {store} --repair --images {repair}",
     "convert {store} --format hdf5 --stores {root}",
     "sweep {spec} --stores {root} --run {output}",
     "evaluate --head {head} --store {store} --maps {output}",
@@ -38,7 +42,7 @@ TEMPLATES = (
     "variance {store} --figures {output}",
     "erase {store} --out {file}",
     "accuracy {eraser} --backbone resnet18 --weights {weights} --images {images} --labels {labels} --data-root {data}",
-    "accuracy --backbone resnet18 --images {images} --erase {eraser}",
+    "accuracy --backbone resnet18 --weights {weights} --images {images} --labels {labels} --erase {eraser}",
     "table {run}",
     "compare {run} --between target=H,V",
     "leaderboard {run}",
@@ -52,13 +56,14 @@ TEMPLATES = (
 )
 TEXTS = {"source", "erase", "weights", "extend", "store", "stores", "mirrored", "patterns", "erasers", "spec", "experiment"}
 """Parameters that are paths, or texts that may be one."""
-STORE = {"missing": 2, "note.txt": 2, "empty": 2, "photos": 2, "run": 2, "damaged-store": 1, "store-without-plan": 1}
+STORE = {"missing": 2, "note.txt": 2, "empty": 2, "pictures": 2, "run": 2, "damaged-store": 1, "store-without-plan": 1}
 FILE = {"missing.safetensors": 2, "note.toml": 2, "empty": 2, "stores": 2}
 WRONG = {
     "store": STORE,
     "mirrored": STORE,
-    "run": {"missing": 2, "note.txt": 2, "empty": 2, "photos": 2, "store": 2, "damaged-run": 1, "run-without-record": 1},
+    "run": {"missing": 2, "note.txt": 2, "empty": 2, "pictures": 2, "store": 2, "damaged-run": 1, "run-without-record": 1},
     "images": {"missing": 2, "missing.txt": 2, "missing/*.jpg": 2, "missing.tar": 2, "empty": 2, "note.txt": 2},
+    "repair": {"missing": 2, "missing.txt": 2, "missing/*.jpg": 2, "missing.tar": 2, "note.txt": 2},
     "head": FILE,
     "eraser": FILE,
     "weights": FILE,
@@ -76,16 +81,21 @@ WRONG = {
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Stores of 20 images and of their mirror images, a run, and what is none of these or damaged."""
     home = tmp_path_factory.mktemp("home")
-    write_images(home / "photos", 20)
+    write_images(home / "pictures", 20)
     (home / "empty").mkdir()
     (home / "note.txt").write_text("no such image\n")
     (home / "note.toml").write_text("note = 1\n")
     (home / "labels.csv").write_text("image000.png,1\n")
-    (home / "sweep.toml").write_text('targets = ["H", "V"]\nprotocols = ["ridge"]\n')
+    (home / "sweep.toml").write_text('train = ["pictures"]\ntargets = ["H", "V"]\nprotocols = ["ridge"]\n')
+    (home / "stores").mkdir()
+    network = load_backbone(BackboneSpec("resnet18", "random:0", device="cpu", size=64))
+    torch.save(torchvision.models.resnet18(weights=None).state_dict(), home / "weights.pth")
     for name, change in (("store", ""), ("mirrored", "@mirrored")):
-        reader = built_store(home / "stores" / name, load_image_set(f"{home}/photos{change}"), tiny_backbone(), "readout")
+        reader = built_store(home / "built" / name, load_image_set(f"{home}/pictures{change}"), network, "readout")
         shutil.move(folder(reader), home / name)
-    spec = SweepSpec("paths", targets=("H", "V"), protocols=("ridge",))
+    write_eraser(home / "store", home / "eraser.safetensors", ["H"], ["f2"])
+    shutil.rmtree(home / "moments")
+    spec = SweepSpec("paths", train=("pictures",), targets=("H", "V"), protocols=("ridge",))
     plan = plan_sweep(spec, [info for info in list_stores(home)[0] if info.path.name == "store"], home)
     assert not run_sweep(spec, plan, home / "run", scheduler="inline").failures
     for source, copy, lost, cut in (
@@ -102,21 +112,25 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def fill(home: Path, template: str, **given: str) -> list[str]:
     """Return the words of a command, with paths that are what they should be but for those that are given."""
-    names = {"root": "stores", "images": "photos", "spec": "sweep.toml", "labels": "labels.csv", "data": "empty"}
+    names = {
+        "root": "stores", "images": "pictures", "repair": "pictures", "spec": "sweep.toml", "labels": "labels.csv",
+        "data": "empty", "file": "new.safetensors", "weights": "weights.pth", "eraser": "eraser.safetensors",
+    }  # fmt: skip
     paths = {kind: str(home / names.get(kind, kind)) for kind in WRONG}
     paths["head"] = str(next((home / "run/heads").iterdir()))
     paths |= {kind: str(home / path) for kind, path in given.items()}
     return [word.format(**paths) for word in template.split()]
 
 
-def list_cases() -> Iterator[tuple[str, str, str, int]]:
-    for template in TEMPLATES:
-        for kind, paths in WRONG.items():
-            if f"{{{kind}}}" in template:
-                yield from ((template, kind, path, code) for path, code in paths.items())
+CASES = [
+    (template, kind, path, code)
+    for template in TEMPLATES
+    for kind, paths in WRONG.items() if f"{{{kind}}}" in template
+    for path, code in paths.items()
+]  # fmt: skip
 
 
-@pytest.mark.parametrize(("template", "kind", "path", "code"), list_cases())
+@pytest.mark.parametrize(("template", "kind", "path", "code"), CASES)
 def test_a_wrong_path_is_one_sentence_and_an_exit_code(
     home: Path, monkeypatch: pytest.MonkeyPatch, template: str, kind: str, path: str, code: int
 ) -> None:
