@@ -62,11 +62,11 @@ format_option = click.option(
     help="How the table is written; csv has one line an entry, at full precision.",
 )  # fmt: skip
 
-weights_option = click.option(
-    "--weights", default="imagenet", show_default=True, metavar="W",
-    help="imagenet (torchvision's; for timm: those of the tag), a .pth or .safetensors file, hed (VGG-16), "
-    "lite0 (tf_efficientnet_lite0), or random:SEED.",
-)  # fmt: skip
+WEIGHTS = (
+    "imagenet (torchvision's; for timm: those of the tag), a .pth or .safetensors file, hed (VGG-16), "
+    "lite0 (tf_efficientnet_lite0), or random:SEED."
+)
+weights_option = click.option("--weights", default="imagenet", show_default=True, metavar="W", help=WEIGHTS)
 
 _BACKBONE_OPTIONS = (
     weights_option,

@@ -10,7 +10,7 @@ from posenet_store.cli.build_progress import build_with_progress
 from posenet_store.cli.build_store import report_device
 from posenet_store.cli.help import command
 from posenet_store.cli.images import load_images
-from posenet_store.cli.options import device_option, image_options, int_range, json_option
+from posenet_store.cli.options import WEIGHTS, device_option, image_options, int_range, json_option
 from posenet_store.cli.output import print_json, print_line, progress
 from posenet_store.errors import UsageError
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 @click.option("--repair", is_flag=True, help="Extract damaged blocks again (a deep check first); needs --images.")
 @image_options(required=False)
 @click.option("--weights", metavar="W",
-              help="With --repair or --probe: the weights of the build.  [default: those on record]")  # fmt: skip
+              help=f"With --repair or --probe, the weights of the build: {WEIGHTS}  [default: those on record]")  # fmt: skip
 @device_option
 @click.option("--batch-size", type=int_range("batch_size"),
               help="With --repair: images a forward pass.  [default: that of the build]")  # fmt: skip
