@@ -10,6 +10,7 @@ A table stands between
 
 import json
 import re
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -17,7 +18,7 @@ from math import isclose
 from pathlib import Path
 from typing import Any
 
-from findings_tables import SETS, Records, Table
+from findings_tables import FIGURES, SETS, Records, Table
 
 ROOT = Path(__file__).parents[1]
 PAGE, NUMBERS = ROOT / "docs/findings.md", ROOT / "docs/findings.json"
@@ -71,21 +72,29 @@ def collect(table: Table, folder: Path) -> dict[str, Any]:
 
 
 def collect_records(table: Records, folder: Path) -> dict[str, Any]:
-    """Return a table's numbers as `collect` does; raises ValueError if not exactly one record fits an entry."""
+    """Return a table's numbers as `collect` does; an entry that no record fits is empty.
+
+    Raises ValueError if several fit, or if none fits a row or a column.
+    """
     records = json.loads((folder / table.file).read_text(encoding="utf-8"))
     rows = table.rows or {record["network"]: {"network": record["network"]} for record in records}
 
-    def read(row: Mapping[str, object], column: Mapping[str, object]) -> list[float | None]:
+    def read(row: Mapping[str, object], column: Mapping[str, object]) -> list[float | None] | str:
         chosen = dict(row) | dict(column)
         field = str(chosen.pop("field"))
         fitting = [record for record in records if all(_fits(record.get(name), value) for name, value in chosen.items())]
-        if len(fitting) != 1:
+        if len(fitting) > 1:
             raise ValueError(f"{len(fitting)} records of {table.file} have {chosen}")
+        if not fitting:
+            return ""
         numbers = (fitting[0].get(name) for name in (field, f"{field}_low", f"{field}_high"))
         return [None if number is None else round(number, DIGITS) for number in numbers]
 
-    entries = [[label, [read(row, column) for column in table.columns.values()]] for label, row in rows.items()]
-    return {"corner": table.corner, "columns": list(table.columns), "rows": entries, "digits": table.digits}
+    entries = [[read(row, column) for column in table.columns.values()] for row in rows.values()]
+    if not (all(map(any, entries)) and all(map(any, zip(*entries, strict=True)))):
+        raise ValueError(f"{table.file} has no record for a row of {list(rows)} or a column of {list(table.columns)}")
+    pairs = [list(pair) for pair in zip(rows, entries, strict=True)]
+    return {"corner": table.corner, "columns": list(table.columns), "rows": pairs, "digits": table.digits}
 
 
 def _fits(value: Any, wanted: object) -> bool:
@@ -156,7 +165,7 @@ def render_findings(text: str, tables: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def main(name: str, folder: str) -> None:
-    """Collect the tables of a set whose runs are there, say which are not, and render the page."""
+    """Collect the tables and figures of a set that are there, say which are not, and render the page."""
     tables = read_tables()
     for table_name, table in SETS[name].items():
         source = Path(folder) / (table.run if isinstance(table, Table) else table.file)
@@ -166,6 +175,11 @@ def main(name: str, folder: str) -> None:
             )
         else:
             sys.stderr.write(f"{table_name}: there is no {source}\n")
+    for figure in FIGURES[name]:
+        if (Path(folder) / figure).is_file():
+            shutil.copy(Path(folder) / figure, ROOT / "docs/images" / figure)
+        else:
+            sys.stderr.write(f"{figure}: it is not in {folder}\n")
     NUMBERS.write_text(json.dumps(tables, indent=1) + "\n", encoding="utf-8")
     PAGE.write_text(render_findings(PAGE.read_text(encoding="utf-8"), tables), encoding="utf-8")
 

@@ -35,16 +35,57 @@ class Records:
 
 STAGES = {f"f{number}": f"input=full:f{number}" for number in range(1, 6)} | {"all": "input=full"}
 VGG, UNTRAINED, UNPADDED = "network=vgg16-hed", "network=vgg16-random0", "network=vgg16-hed-padding-none"
-LITE0 = "network=timm:tf_efficientnet_lite0.in1k"
+LITE0_NAME = "timm:tf_efficientnet_lite0.in1k"
+LITE0 = f"network={LITE0_NAME}"
 TARGETS = ("H", "V", "G")
 NETWORKS = {
-    "EfficientNet-Lite0, trained": "timm:tf_efficientnet_lite0.in1k-lite0",
-    "EfficientNet-Lite0, untrained": "timm:tf_efficientnet_lite0.in1k-random0",
+    "EfficientNet-Lite0, trained": f"{LITE0_NAME}-lite0",
+    "EfficientNet-Lite0, untrained": f"{LITE0_NAME}-random0",
     "VGG-16, trained": "vgg16-hed",
     "VGG-16, untrained": "vgg16-random0",
 }
 ERASED_AT = {"third stage": "f3", "fourth stage": "f4", "all five stages": "f1+f2+f3+f4+f5"}
 MAPS = {f"f{number}": {"stage": f"f{number}", "field": "position"} for number in range(1, 6)}
+PATTERNS = {
+    "ramps": [f"ramp:{angle}" for angle in (0, 30, 45, 60, 90)],
+    "gaussians": [f"gaussian:{width}" for width in (0.1, 0.25, 0.5, 1)],
+    "stripes": [f"stripes:{periods}:0" for periods in (1, 1.5, 2, 2.5, 3, 4, 6)],
+}
+BORDERS = {
+    "32 pixels black": "dead-leaves-border-32-black",
+    "32 pixels white": "dead-leaves-border-32-white",
+    "black canvas": "dead-leaves-canvas-32-black",
+    "white canvas": "dead-leaves-canvas-32-white",
+}
+LITE0_STAGES = Table(
+    "stages",
+    (),
+    STAGES,
+    {
+        f"{label}: {target}": (f"{LITE0}-{weights}", f"target={target}")
+        for label, weights in (("trained", "lite0"), ("untrained", "random0"))
+        for target in TARGETS
+    },
+)
+SIDES = Table(
+    "symmetry",
+    ("input=full:f5",),
+    {"H": "target=H", "abs-ramp:0": "target=abs-ramp:0", "V": "target=V", "abs-ramp:90": "target=abs-ramp:90"},
+    {label: (f"network={network}",) for label, network in NETWORKS.items()},
+)
+VARIANCE = Records("variance.json", MAPS, {label: {"network": network} for label, network in NETWORKS.items()}, digits=3)
+DIRECTIONS = Records(
+    "variance.json",
+    {name: chosen | {"field": "directions"} for name, chosen in MAPS.items()},
+    {label: {"network": network} for label, network in NETWORKS.items()},
+    digits=0,
+)
+ERASED_INSIDE = Table(
+    "erased_inside",
+    (),
+    {name: condition for name, condition in STAGES.items() if name in ("f3", "f4", "f5")},
+    {target: (f"target={target}",) for target in TARGETS},
+)
 SETS: Mapping[str, Mapping[str, Table | Records]] = {
     "science": {
         "stages": Table(
@@ -54,6 +95,8 @@ SETS: Mapping[str, Mapping[str, Table | Records]] = {
             {
                 "VGG-16, trained": (VGG,),
                 "VGG-16, untrained": (UNTRAINED,),
+                "EfficientNet-Lite0, trained": (f"{LITE0}-lite0",),
+                "EfficientNet-Lite0, untrained": (f"{LITE0}-random0",),
                 "DenseNet-121, untrained": ("network=densenet121-random0",),
                 "VGG-16, trained, without padding": (UNPADDED,),
             },
@@ -82,6 +125,13 @@ SETS: Mapping[str, Mapping[str, Table | Records]] = {
             ("the paper's Table 2b (VGG-16, PASCAL-S)", "KERNELS", "H", "VGG"),
             corner="kernel",
         ),
+        "protocols": Table(
+            "protocols",
+            (VGG,),
+            {target: f"target={target}" for target in ("H", "G", "HS")},
+            {name: (f"protocol={name}",) for name in ("ridge", "standard", "report-2020", "official-2021", "paper")},
+            corner="protocol",
+        ),
         "training-images": Table(
             "training_images",
             ("target=H",),
@@ -89,6 +139,45 @@ SETS: Mapping[str, Mapping[str, Table | Records]] = {
             {"VGG-16, trained": (VGG,)},
             corner="images",
         ),
+        **{
+            kind: Table("patterns", (), {label: f"target={label}" for label in labels}, {"VGG-16, trained": (VGG,)})
+            for kind, labels in PATTERNS.items()
+        },
+        "image-border": Table(
+            "image_border",
+            (VGG,),
+            {"plain": "test=held-out"} | {label: f"test={test}" for label, test in BORDERS.items()},
+            {target: (f"target={target}",) for target in ("H", "G")},
+            corner="test images",
+        ),
+        "generated-lite0": LITE0_STAGES,
+        "generated-sides": SIDES,
+        "generated-variance": VARIANCE,
+        "generated-directions": DIRECTIONS,
+        "generated-rings": Records(
+            "rings.json",
+            {f"{outer}-{outer + 32}": {"outer_pixels": float(outer), "field": "spc"} for outer in range(0, 192, 32)},
+            {
+                f"{label}, {size} pixels": {"network": f"{LITE0_NAME}-{weights}{suffix}", "target": "H"}
+                for label, weights in (("trained", "lite0"), ("untrained", "random0"))
+                for size, suffix in ((224, ""), (448, "-448px"), (896, "-896px"))
+            },
+            corner="pixels from the border",
+        ),
+        "stage-shares": Records(
+            "stage_shares.json",
+            {
+                f"{stage} {share}": {"stage": stage, "field": share}
+                for share in ("alone", "unique")
+                for stage in ("f2", "f3", "f4", "f5")
+            },
+            {
+                f"{label}: {target}": {"network": f"{LITE0_NAME}-{weights}", "target": target}
+                for label, weights in (("trained", "lite0"), ("untrained", "random0 (untrained)"))
+                for target in TARGETS
+            },
+        ),
+        "generated-erased-inside": ERASED_INSIDE,
     },
     "photographs": {
         "photographs-stages": Table(
@@ -111,37 +200,16 @@ SETS: Mapping[str, Mapping[str, Table | Records]] = {
             {target: f"target={target}" for target in TARGETS},
             {"plain pixels": ()},
         ),
-        "lite0-stages": Table(
-            "stages",
-            (),
-            STAGES,
-            {
-                f"{label}: {target}": (f"{LITE0}-{weights}", f"target={target}")
-                for label, weights in (("trained", "lite0"), ("untrained", "random0"))
-                for target in TARGETS
-            },
-        ),
-        "sides": Table(
-            "symmetry",
-            ("input=full:f5",),
-            {"H": "target=H", "abs-ramp:0": "target=abs-ramp:0", "V": "target=V", "abs-ramp:90": "target=abs-ramp:90"},
-            {label: (f"network={network}",) for label, network in NETWORKS.items()},
-        ),
+        "lite0-stages": LITE0_STAGES,
+        "sides": SIDES,
         "kernels-symmetry": Records(
             "symmetry.json",
             {f"blocks.{layer}": {"layer": f"blocks.{layer}.conv_dw"} for layer in ("5.0", "5.1", "5.2", "5.3", "6.0")},
             {"left and right": {"field": "left_right"}, "up and down": {"field": "up_down"}},
             corner="layer",
         ),
-        "variance": Records(
-            "variance.json", MAPS, {label: {"network": network} for label, network in NETWORKS.items()}, digits=3
-        ),
-        "directions": Records(
-            "variance.json",
-            {name: chosen | {"field": "directions"} for name, chosen in MAPS.items()},
-            {label: {"network": network} for label, network in NETWORKS.items()},
-            digits=0,
-        ),
+        "variance": VARIANCE,
+        "directions": DIRECTIONS,
         "rings": Records(
             "rings.json",
             {f"{ring}": {"outer": (ring - 1) / 7, "field": "spc"} for ring in range(1, 8)},
@@ -154,12 +222,7 @@ SETS: Mapping[str, Mapping[str, Table | Records]] = {
             {target: f"target={target}" for target in (*TARGETS, "HS", "VS")},
             {"as they are": ("erase=none",), "H and V erased": ("erase=H+V",)},
         ),
-        "erased-inside": Table(
-            "erased_inside",
-            (),
-            {name: condition for name, condition in STAGES.items() if name in ("f3", "f4", "f5")},
-            {target: (f"target={target}",) for target in TARGETS},
-        ),
+        "erased-inside": ERASED_INSIDE,
         "erased-everywhere": Table(
             "erased_everywhere",
             (),
@@ -194,3 +257,6 @@ SETS: Mapping[str, Mapping[str, Table | Records]] = {
     },
 }
 """The tables by their names, by the set of runs that they are from."""
+
+FIGURES: Mapping[str, tuple[str, ...]] = {"science": ("rings.png", "variance.png"), "photographs": ()}
+"""Figures of docs/images that a set's commands write beside its runs."""

@@ -8,7 +8,7 @@ set -eu
 cd "$(dirname "$0")/.."
 python=${1:-python}
 images=${POSENET_SCIENCE_IMAGES:-synthetic:dead-leaves?n=160}
-other=${POSENET_SCIENCE_TESTS:-synthetic:dead-leaves?n=64&seed=1}
+other=${POSENET_SCIENCE_TESTS:-synthetic:dead-leaves?n=48&seed=1}
 stores=${POSENET_SCIENCE_STORES:-stores/science}
 runs=${POSENET_SCIENCE_RUNS:-runs/science}
 # Separate folders: in one, these image sets and sizes would be columns and networks in every table.
@@ -46,17 +46,29 @@ vgg16 "$stores" readout "$images"
 set -- "$@" "$built"
 untrained vgg16 0 "$stores" readout "$images"
 set -- "$@" "$built"
-untrained vgg16 1 "$stores" readout "$images"
 untrained resnet18 0 "$stores" readout "$images"
 untrained densenet121 0 "$stores" readout "$images"
-for padding in none reflect replicate circular; do
-  vgg16 "$stores" readout "$images" --padding "$padding"
+vgg16 "$stores" readout "$images" --padding none
+# Those that no question about all channels is asked of.
+untrained vgg16 1 "$stores" aligned "$images"
+for padding in reflect replicate circular; do
+  vgg16 "$stores" aligned "$images" --padding "$padding"
 done
-experiments='table2 kernel_size padding stages networks stage_subsets stage_shares readout_depth protocols backbone_padding
-  untrained patterns training_images layers symmetry erasure'
+experiments='table2 kernel_size padding stages networks stage_subsets readout_depth protocols backbone_padding
+  untrained patterns training_images layers symmetry'
 for name in $experiments; do
   run sweep "$name" --stores "$stores" --run "$runs/$name"
 done
+sweep_on() { # NETWORKS NAME: an experiment on some of the networks
+  {
+    echo "networks = $1"
+    run experiments show "$2"
+  } > "$runs/$2.toml"
+  run sweep "$runs/$2.toml" --stores "$stores" --run "$runs/$2"
+}
+sweep_on '["*lite0*", "vgg16-hed", "vgg16-random0"]' erasure
+sweep_on '["*lite0*"]' stage_shares # with a penalty a stage, the 1,472 channels of VGG-16 take minutes for each network
+run stage-shares "$runs/stage_shares" --json > "$runs/stage_shares.json"
 run leaderboard "$runs/networks"
 run variance "$@" --figures "$runs" --json > "$runs/variance.json"
 run symmetry tf_efficientnet_lite0 --weights lite0 --json > "$runs/symmetry.json"
@@ -84,7 +96,7 @@ lite0 "$erased" readout "$images" --erase "$runs/f3.safetensors"
 run sweep stages --stores "$erased" --run "$runs/erased_inside"
 
 set --
-for name in $experiments image_border border_distance; do
+for name in $experiments erasure stage_shares image_border border_distance; do
   set -- "$@" "$runs/$name"
 done
 run report "$@" --out "$runs.html"
