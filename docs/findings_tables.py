@@ -109,6 +109,14 @@ SETS: Mapping[str, Mapping[str, Table | Records]] = {
             {"H": ("target=H",), "G": ("target=G",)},
             corner="padding",
         ),
+        "lite0-paddings": Table(
+            "lite0/backbone_padding",
+            ("protocol=ridge",),
+            {"zeros": f"{LITE0}-lite0"}
+            | {name: f"{LITE0}-lite0-padding-{name}" for name in ("circular", "replicate", "reflect")},
+            {"H": ("target=H",), "V": ("target=V",), "G": ("target=G",)},
+            corner="padding",
+        ),
         "head-paddings": Table(
             "padding",
             ("target=H",),

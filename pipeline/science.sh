@@ -11,8 +11,8 @@ images=${POSENET_SCIENCE_IMAGES:-synthetic:dead-leaves?n=160}
 other=${POSENET_SCIENCE_TESTS:-synthetic:dead-leaves?n=48&seed=1}
 stores=${POSENET_SCIENCE_STORES:-stores/science}
 runs=${POSENET_SCIENCE_RUNS:-runs/science}
-# Separate folders: in one, these image sets and sizes would be columns and networks in every table.
-border=$stores-border sizes=$stores-sizes erased=$stores-erased
+# Separate folders: in one, these image sets, paddings and sizes would be columns and networks in every table.
+border=$stores-border paddings=$stores-paddings sizes=$stores-sizes erased=$stores-erased
 mkdir -p "$runs"
 
 run() { "$python" cli.py "$@"; }
@@ -73,13 +73,21 @@ run leaderboard "$runs/networks"
 run variance "$@" --figures "$runs" --json > "$runs/variance.json"
 run symmetry tf_efficientnet_lite0 --weights lite0 --json > "$runs/symmetry.json"
 
-# Does the content of the image's border matter?
-for on in "$images" "$other@border:32:black" "$other@border:32:white" "$other@canvas:32:black" "$other@canvas:32:white" \
+# Does the content of the image's border matter? Fewer images train: the page can tell them from the set that all else trains on.
+pixels "$border" aligned "$images" --limit 128
+vgg16 "$border" aligned "$images" --limit 128
+for on in "$other@border:32:black" "$other@border:32:white" "$other@canvas:32:black" "$other@canvas:32:white" \
   "$other@transposed"; do
   pixels "$border" aligned "$on"
   vgg16 "$border" aligned "$on"
 done
 run sweep image_border --stores "$border" --run "$runs/image_border"
+
+# Does the classification network need zeros for it?
+for padding in zeros circular replicate reflect; do
+  lite0 "$paddings" aligned "$images" --padding "$padding"
+done
+run sweep backbone_padding --stores "$paddings" --run "$runs/lite0/backbone_padding"
 
 # How far does position reach from the border, in pixels of the image?
 for size in 224 448 896; do
@@ -96,7 +104,7 @@ lite0 "$erased" readout "$images" --erase "$runs/f3.safetensors"
 run sweep stages --stores "$erased" --run "$runs/erased_inside"
 
 set --
-for name in $experiments erasure stage_shares image_border border_distance; do
+for name in $experiments erasure stage_shares image_border lite0/backbone_padding border_distance; do
   set -- "$@" "$runs/$name"
 done
 run report "$@" --out "$runs.html"

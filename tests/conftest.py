@@ -12,6 +12,7 @@ __all__ = ["cluster", "lab", "labs"]
 
 SYSTEM = Path(__file__).parent / "system"
 os.environ["POSENET_HASH_CACHE"] = "off"  # for the processes that tests start, too
+os.environ.pop("COLUMNS", None)  # pytest's workers have 80; a table in a pipe has no limit
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

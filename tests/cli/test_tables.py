@@ -25,6 +25,8 @@ from tests.support.terminal import show_in_terminal
 
 SPEC = SweepSpec("tables", train=("holidays-in-the-mountains",), targets=("H", "V"), kernels=(1, 3), protocols=("ridge",))
 
+SHARES = ("full:f1", "full:f2", "full:f3", "full", "full:f2+f3", "full:f1+f3", "full:f1+f2")
+
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -36,6 +38,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, spec in (
         ("run", SPEC),
         ("stages", replace(SPEC, inputs=("full:f1", "full:f2", "full:f3", "full"), kernels=(1,))),
+        ("shares", replace(SPEC, inputs=SHARES, kernels=(1,))),
     ):
         assert not run_sweep(spec, plan_sweep(spec, infos, root), root / name, scheduler="inline").failures
     (root / "tables.toml").write_text(
@@ -74,6 +77,7 @@ def list_commands(root: Path) -> dict[str, list[list[str | Path]]]:
         "table": [["table", run], ["table", run, "--by", "network,target,kernel", "--test", "natural", "--test", "black"]],
         "compare": [["compare", run, "--between", "kernel=1,3"]],
         "leaderboard": [["leaderboard", stages]],
+        "stage-shares": [["stage-shares", root / "shares"]],
         "rings": [["rings", run, *stores, "--rings", "3"]],
         "symmetry": [["symmetry", "resnet18", "--weights", "random:0"]],
         "pooling": [["pooling", "--images", photos, "--backbone", "pixels", *stores, "--grid", "2"]],

@@ -9,7 +9,10 @@ from posenet_store.errors import UsageError
 from posenet_store.heads.file import load_head, save_head
 from posenet_store.heads.model import Heads, draw_head
 
-MADE = {"cell": {"target": "H"}, "network_key": "k", "network": "tiny-random0", "backbone": "tiny"}
+MADE = {
+    "cell": {"target": "H"}, "network_key": "k", "network": "tiny-random0", "backbone": "tiny",
+    "images": "photos", "images_sha256": "i", "network_sha256": "n", "network_padding": "zeros", "weights_kind": "random",
+}  # fmt: skip
 
 
 def test_initial_weights_are_xavier_uniform() -> None:

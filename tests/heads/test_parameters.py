@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from posenet_store.heads.file import load_head, save_head
+from posenet_store.heads.file import METADATA, load_head, save_head
 from posenet_store.heads.model import Heads, Standardisation
 from posenet_store.heads.moments import compute_image_moments
 from posenet_store.heads.parameters import HeadArchitecture
@@ -161,7 +161,7 @@ def test_a_head_with_all_its_parts_survives_its_file(tmp_path: Path) -> None:
     path = tmp_path / "head.safetensors"
     (heads,) = train_by_convolution(batches, 1, CHANNELS, [group(replace(SMALL, layers=3, hidden=3), ("H", "V"), (0, 1))])
     heads = replace(heads, standard=Standardisation(torch.rand(CHANNELS).double(), torch.rand(CHANNELS).double()))
-    save_head(path, heads, 1, {"cell": {}, "network_key": "", "network": "", "backbone": ""})
+    save_head(path, heads, 1, {name: kind() for name, kind in METADATA.items() if name not in ("padding", "sigmoid", "size")})
     loaded, _ = load_head(path)
     assert isinstance(loaded, Heads)
     torch.testing.assert_close(loaded.predict(FEATURES)[:, 0], heads.predict(FEATURES)[:, 1], rtol=1e-12, atol=0)

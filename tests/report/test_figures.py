@@ -57,6 +57,16 @@ def test_a_curve_has_our_means_and_the_published_ones(tmp_path: Path) -> None:
     assert "SPC of H from kernel size 1 to 7" in picture.answer
 
 
+def test_table2_shows_six_targets_and_says_of_how_many(tmp_path: Path) -> None:
+    targets = ("H", "V", "G", "HS", "VS", *(f"ramp:{angle}" for angle in range(10, 50, 10)))
+    run = opened(tmp_path, *(predicted(target=target) for target in reversed(targets)))
+    picture = draw_table2(run.results, run.archive)
+    assert picture
+    assert [panel.get_title().partition("\n")[0] for panel in picture.figure.axes] == [*targets[:5], "ramp:40"]
+    assert {row[0] for row in picture.rows} == {*targets[:5], "ramp:40"}
+    assert "6 of 9 targets" in picture.caption
+
+
 def test_an_axis_holds_all_else_and_takes_the_richest_set() -> None:
     rich = [cell(constant(0.5), kernel=kernel, padding=0).result for kernel in (1, 3, 5)]
     poor = [cell(constant(0.5), kernel=kernel, padding=1).result for kernel in (1, 3)]

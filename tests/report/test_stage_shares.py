@@ -32,7 +32,7 @@ def draw_explained(seed: int = 0) -> dict[str, NDArray[np.float64]]:
 def make_cells(explained: Mapping[str, NDArray[np.float64]], **changes: Any) -> list[Partner]:
     protocol = RidgeProtocol(folds=4, bands=8)
     return [
-        cell(constant(0.5, images=IMAGES), input=text, protocol=protocol, kept={"explained/held-out": values}, **changes)
+        cell(constant(0.5, images=IMAGES), input=text, protocol=protocol, arrays={"explained/held-out": values}, **changes)
         for text, values in explained.items()
     ]
 
@@ -63,6 +63,18 @@ def test_images_without_a_finite_map_are_left_out_of_all_heads() -> None:
     assert shares["f1"].unique.value == pytest.approx((0.4 + 0.4) / 2)
     assert split_shares({taps: values[2:3] for taps, values in explained.items()}) == {}
     assert split_shares({taps: values[:1] for taps, values in explained.items()})["f1"].alone.bounds is None
+
+
+def test_heads_with_a_penalty_a_stage_come_before_others(tmp_path: Path) -> None:
+    of_one_penalty = [
+        cell(constant(0.5, images=IMAGES), network, input=text, protocol=RidgeProtocol(), arrays={"explained/held-out": values})
+        for network in ("vgg16-hed", "resnet18-imagenet")
+        for text, values in draw_explained(1).items()
+    ]
+    run = open_run(write(tmp_path / "run", [*of_one_penalty, *make_cells(draw_explained())]))
+    shares = list_stage_shares(run.results, run.archive).records
+    alone = open_run(write(tmp_path / "alone", make_cells(draw_explained())))
+    assert shares == list_stage_shares(alone.results, alone.archive).records
 
 
 def test_the_figure_has_a_point_with_its_interval_a_stage_and_share(tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ def test_the_command_prints_tables_records_and_figures(store: Path, tmp_path: Pa
         "network,images,count,stage,height,width,channels,live,position"
     )
     assert len(json.loads(cli("variance", store, "--channels", "--json").stdout)) == 8 + 12 + 16
-    assert cli("variance", tmp_path / "none").exit_code == 1
+    assert cli("variance", tmp_path / "none").exit_code == 2
 
 
 def test_a_table_fits_into_80_columns(store: Path) -> None:

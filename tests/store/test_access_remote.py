@@ -202,7 +202,7 @@ def test_an_s3_bucket_gives_the_same_rows(local: Path, monkeypatch: pytest.Monke
         _upload(local, settings["ENDPOINT"])
         far = open_store(f"s3://lab/stores/{local.name}")
         np.testing.assert_array_equal(far.read("f2", 0, ROWS), open_store(local).read("f2", 0, ROWS))
-        with pytest.raises(StoreError, match="not a store"):
+        with pytest.raises(UsageError, match="not a store"):
             open_store("s3://lab/stores/absent")
     finally:
         server.stop()

@@ -158,7 +158,7 @@ FAULTS = (
     Fault(f"{SHARDS} {PART}",     [remove],             "is missing; block 1 is damaged",           4, RERUN),
     Fault(f"{SHARDS} {PART}",     [turn],               "is missing; block 1 is damaged",           4, AWAY),
     Fault(f"{SHARDS} {PART}",     [swap],               SIZE,                                       8, RERUN),
-    Fault(".",                    COPIES,               r"has no plan\.json|is not sealed",      None, RERUN),
+    Fault(".",                    COPIES,               r"plan\.json is missing|is not sealed",  None, RERUN),
     Fault(TEMPORARY,              [plant],              HARMLESS,                                   0, NOTHING),
     Fault(STRANGERS,              [plant],              HARMLESS,                                   0, NOTHING),
     Fault(VIEW,                   [flip, cut, remove],  HARMLESS,                                   0, NOTHING),

@@ -162,5 +162,5 @@ def test_only_the_mirror_images_of_the_same_rows_are_paired(reader: Reader, tmp_
 
 
 def test_a_store_is_not_that_of_its_own_mirror_images(reader: Reader) -> None:
-    with pytest.raises(UsageError, match="given twice"):
+    with pytest.raises(UsageError, match="does not hold the mirror images"):
         check_mirrored(reader, reader)

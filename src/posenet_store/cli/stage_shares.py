@@ -21,7 +21,7 @@ REMARK = (
 @format_option
 @json_option
 def stage_shares(runs: tuple[Path, ...], conditions: tuple[str, ...], form: str, as_json: bool) -> None:
-    """Show what each stage explains alone, and what it adds to all others.
+    """Show what each stage explains alone, and what it adds.
 
     Reads runs of `sweep stage_shares`, or of any exact heads on each stage, on all stages, and on all but each.
     """

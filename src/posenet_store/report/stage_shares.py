@@ -80,9 +80,10 @@ def _estimate(values: Floats) -> Share:
 
 
 def find_stage_shares(results: Sequence[Result], archive: ScoreArchive) -> dict[tuple[str, str], dict[str, StageShares]]:
-    """Return (target, network) -> stage -> shares, of the first kind of exact heads that has some."""
+    """Return (target, network) -> stage -> shares, of exact heads: those with a penalty a stage come first."""
     exact = [r for r in results if r.cell.protocol.name == "ridge" and HELD_OUT in r.scores and not r.fit.get("erased")]
-    for group in group_alike_inputs(exact, "input"):
+    groups = group_alike_inputs(exact, "input")
+    for group in sorted(groups, key=lambda group: not vars(group[0].cell.protocol)["bands"]):
         shares = {}
         for key, heads in group_by(group, _find_key).items():
             by_taps = {frozenset(filter(None, head.cell.input.partition(":")[2].split("+"))): head for head in heads}

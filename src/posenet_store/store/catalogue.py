@@ -6,7 +6,7 @@ from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from posenet_store.errors import StoreError
+from posenet_store.errors import PosenetStoreError
 from posenet_store.files import check_folder, expand_user
 from posenet_store.notebook import format_html_table
 from posenet_store.specs import ALIGNED, StoreSpec
@@ -120,7 +120,7 @@ def list_stores(root: str | Path = "stores") -> StoreListing:
         try:
             if (path / PLAN).is_file():
                 infos.append(describe_store(path))
-        except StoreError as error:
+        except PosenetStoreError as error:
             damaged.append(str(error))
         except OSError as error:
             damaged.append(f"{path} can't be read ({error.strerror or error})")

@@ -101,14 +101,16 @@ def _render(figure: Figure, form: str, facecolor: str = "white") -> bytes:
     return data.getvalue()
 
 
-def first_networks(networks: Iterable[str], most: int = MAX_NETWORKS) -> tuple[list[str], str]:
+def first_networks(networks: Iterable[str], most: int = MAX_NETWORKS, kind: str = "networks") -> tuple[list[str], str]:
     """Return the first networks, each once, as many as a figure can show, and what its caption says if there are more.
+
+    `kind` says what else they are.
 
     >>> first_networks(["a", "b", "a"]), first_networks("abc", most=2)
     ((['a', 'b'], ''), (['a', 'b'], ' The first 2 of 3 networks.'))
     """
     unique = list(dict.fromkeys(networks))
-    return unique[:most], f" The first {most} of {len(unique)} networks." if len(unique) > most else ""
+    return unique[:most], f" The first {most} of {len(unique)} {kind}." if len(unique) > most else ""
 
 
 def wrap_name(network: str, width: int = 20) -> str:

@@ -27,6 +27,8 @@ CAPTION = (
     "SPC on natural images by target and network; bars: 95 % intervals over images and seeds. Hollow: published, of networks "
     "that were trained on ImageNet; natural is one photograph in the report, PASCAL-S in the paper."
 )
+MAX_TARGETS = 6
+"""Panels that have room for their titles side by side; the published targets come first."""
 TRAINED, UNPADDED, UNTRAINED = COLOURS[:3]
 """Colours of networks as they are, with another padding, and without training."""
 
@@ -40,9 +42,10 @@ def draw_table2(results: Sequence[Result], archive: ScoreArchive) -> Picture | N
     lines = [line for line in table_lines(chosen) if line.source != "baseline" and NATURAL in line.values] if chosen else []
     if not lines:
         return None
+    targets, more_targets = first_networks(order_targets(line.target for line in lines), MAX_TARGETS, "targets")
+    lines = [line for line in lines if line.target in targets]
     measured = {(line.target, line.network, line.source): line for line in our_lines(chosen, archive)}
     labels, sources = _list_labels(lines), sorted({line.source for line in lines}, key=lambda source: "published" in source)
-    targets = order_targets(line.target for line in lines)
     names = [wrap_name(label, 28) for label in reversed(labels.values())]
     row_height = max(0.27, 0.15 * max(name.count("\n") + 1 for name in names))  # inches
     figure, points = new_figure(row_height * len(labels) + 1.1), ScorePoints()
@@ -63,7 +66,7 @@ def draw_table2(results: Sequence[Result], archive: ScoreArchive) -> Picture | N
         name="table2",
         title="Table 2 at a glance",
         figure=figure,
-        caption=CAPTION + more,
+        caption=CAPTION + more + more_targets,
         description=" ".join(
             f"{name}, {target}: SPC {spc}." for target, name, spc, *_, source in points.rows if "ours" in source
         ),
