@@ -1,7 +1,7 @@
 """Render what the documents take from other files: measured numbers, and the drawing of the packages.
 
-    python docs/render.py           write README.md and docs/findings.md (between their markers), docs/performance.md,
-                                    docs/images/packages.svg
+    python docs/render.py           write README.md, docs/findings.md and docs/explanation/numbers.md (between their markers),
+                                    docs/performance.md, docs/images/packages.svg
     python docs/render.py --check   fail if one of them is out of date
 
 Numbers come from `benchmarks/results/*.json` and `docs/findings.json`, what each means from the docstring of the benchmark,
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from findings import read_tables, render_findings
+from rates import render_rates
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks/results"
@@ -129,8 +130,8 @@ def fill_ratios(text: str, results: Mapping[str, Result]) -> str:
 
 
 def render_performance(results: Mapping[str, Result]) -> str:
-    """Return docs/performance.md."""
-    sections = [render_result(name, result) for name, result in results.items()] or [f"{NOT_MEASURED}\n"]
+    """Return docs/performance.md; how often tests err stands in docs/explanation/numbers.md."""
+    sections = [render_result(name, result) for name, result in results.items() if name != "inference"] or [f"{NOT_MEASURED}\n"]
     template = fill_ratios((ROOT / "docs/performance.template.md").read_text(encoding="utf-8"), results)
     return template.replace("{{ results }}\n", "\n".join(sections))
 
@@ -211,9 +212,11 @@ def draw_packages(layers: Sequence[Sequence[str]]) -> str:
 def render_all() -> dict[Path, str]:
     """Return the text of every rendered file."""
     results, readme, findings = read_results(), ROOT / "README.md", ROOT / "docs/findings.md"
+    numbers = ROOT / "docs/explanation/numbers.md"
     return {
         readme: render_readme(readme.read_text(encoding="utf-8"), results),
         findings: render_findings(findings.read_text(encoding="utf-8"), read_tables()),
+        numbers: render_rates(numbers.read_text(encoding="utf-8"), results),
         ROOT / "docs/performance.md": render_performance(results),
         ROOT / "docs/images/packages.svg": draw_packages(read_layers()),
     }

@@ -34,7 +34,7 @@ def estimate_directions(spans: Sequence[Moments]) -> Estimates:
     """
     halves = spans[::2], spans[1::2]
     with limit_to_one_thread():
-        tested = [estimate_position_shares(_project(test, _fit(fit))) for fit, test in (halves, halves[::-1])]
+        tested = [estimate_position_shares(project_spans(test, fit_directions(fit))) for fit, test in (halves, halves[::-1])]
     count = min(len(shares.live) for shares in tested)
     shares = [estimates.of_channels() for estimates in tested]
     values = np.mean([entry.value[:count, 0] for entry in shares], axis=0)
@@ -42,7 +42,7 @@ def estimate_directions(spans: Sequence[Moments]) -> Estimates:
     return Estimates(values, values - margin, values + margin)
 
 
-def _fit(spans: Sequence[Moments]) -> NDArray[float64]:
+def fit_directions(spans: Sequence[Moments]) -> NDArray[float64]:
     """Return the generalised eigenvectors [C, r] of B and T, the largest eigenvalue first; dead channels are left out."""
     images = sum(moments.images for moments in spans)
     position = torch.stack([moments.position for moments in spans])
@@ -65,7 +65,7 @@ def _fit(spans: Sequence[Moments]) -> NDArray[float64]:
     return np.asarray(directions.numpy())
 
 
-def _project(spans: Sequence[Moments], directions: NDArray[float64]) -> SpanMaps:
+def project_spans(spans: Sequence[Moments], directions: NDArray[float64]) -> SpanMaps:
     """Return the sums of the directions' maps."""
     maps = [(directions.T @ moments.position.numpy()).reshape(directions.shape[1], 1, -1) for moments in spans]
     squares = [((moments.second.numpy() @ directions) * directions).sum(axis=0) for moments in spans]

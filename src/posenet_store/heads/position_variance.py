@@ -83,7 +83,7 @@ class PositionShares:
         as probable as those observed (Fisher's randomisation test). One-sided, 9,999 seeded draws and the observed signs.
         """
         signs = np.random.default_rng(0).choice([-1.0, 1.0], (FLIPS, len(self.products)))
-        flipped = np.einsum("rk,kl,rl->r", signs, self.products, signs)
+        flipped = (signs @ self.products * signs).sum(axis=1)
         return float((1 + (flipped >= self.products.sum() - 1e-12 * abs(self.products).sum()).sum()) / (1 + FLIPS))
 
 
