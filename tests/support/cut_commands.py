@@ -73,7 +73,7 @@ class Build:
         store = self.find_store(disk)
         try:
             damaged = any(find_damage(store, deep=True))
-        except StoreError:
+        except PosenetStoreError:
             damaged = True
         errors = self._read(store, unsealed=False)
         assert damaged == bool(errors), f"`verify --deep` finds damage: {damaged}; errors of the reader: {errors}"
@@ -82,7 +82,7 @@ class Build:
     def _read(self, store: Path, unsealed: bool) -> list[str]:
         try:
             reader = open_store(store, unsealed)
-        except StoreError as error:
+        except PosenetStoreError as error:
             return [str(error)]
         errors = []
         for name, right in self.features.items():

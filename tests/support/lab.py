@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 
 from posenet_store.backbones.backbone import Backbone
 from posenet_store.cli import main
-from posenet_store.errors import StoreError
+from posenet_store.errors import PosenetStoreError, StoreError
 from posenet_store.extraction.build import build_store, plan_store
 from posenet_store.images.image_set import ImageSet
 from posenet_store.images.sources import load_image_set
@@ -91,7 +91,7 @@ def read_errors(store: Path, sound: Path) -> dict[tuple[str, int], str]:
     """Read every array block by block and return the errors; what is read without an error must equal `sound`."""
     try:
         reader, expected = open_store(store), open_store(sound)
-    except StoreError as error:
+    except PosenetStoreError as error:
         return {("", 0): str(error)}
     errors = {}
     for name, (start, stop) in itertools.product(ARRAYS, reader.plan.bounds):
@@ -109,5 +109,5 @@ def list_damage(store: Path) -> list[str]:
     """Return the lines of `verify --deep`."""
     try:
         return [damage.what for damage in find_damage(store, deep=True)]
-    except StoreError as error:  # without a plan there is nothing to compare with
+    except PosenetStoreError as error:  # without a plan there is nothing to compare with
         return [str(error)]
