@@ -35,7 +35,7 @@ class MeanEstimate:
         """Return half the width of the interval that misses with this risk: the root of the sum of squared t intervals.
 
         With one part this is Student's t interval. With two it is Graybill and Wang's (JASA 75, 1980), which covers at least
-        as often as it says, also where two or three seeds differ by more than the images do.
+        as often as it says where scores are normal, also where two or three seeds differ by more than the images do.
         """
         from scipy.special import stdtrit
 
