@@ -1,5 +1,6 @@
 """The wheel, installed outside the checkout: commands, templates and experiments are in it."""
 
+import re
 import subprocess
 import sys
 import zipfile
@@ -46,7 +47,7 @@ def test_an_unknown_experiment_is_answered_with_the_nearest_name(program: list[s
 
 def test_the_files_that_start_jobs_are_listed_and_written_out(program: list[str], tmp_path: Path) -> None:
     listed = run(program, tmp_path, "launch").stdout
-    assert [line.split()[0] for line in listed.splitlines()[2:]] == ["extract.sbatch", "slurm.toml"]
+    assert re.findall(r"^(\S+\.\w+) ", listed, re.MULTILINE) == ["extract.sbatch", "slurm.toml"]
     for name in ("extract.sbatch", "slurm.toml"):
         assert run(program, tmp_path, "launch", "show", name).stdout == (ROOT / "pipeline/launch" / name).read_text()
     refused = run(program, tmp_path, "launch", "show", "extract.sbach")
