@@ -43,6 +43,13 @@ for change in mirrored cropped; do
   run sweep symmetry --stores "$stores/$change" --run "$runs/symmetry-$change"
 done
 
+# Other values beyond the border of the same trained network; the paper's readout, with zeros and without padding.
+for padding in circular replicate reflect; do
+  vgg16_on paddings "$photographs" --padding "$padding"
+done
+run sweep stages --stores "$stores/paddings" --run "$runs/stages-paddings"
+run sweep backbone_padding --stores "$stores" --run "$runs/backbone_padding"
+
 # Erased inside the running network: do later stages compute position anew? Does the classifier need it?
 erase() { # NAME [OPTION...]: write an eraser and five random ones beside it
   name=$1

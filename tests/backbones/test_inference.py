@@ -63,6 +63,21 @@ def test_a_folded_network_is_the_plain_one(name: str) -> None:
     assert norms(module) == UNFOLDED.get(name, 0)
 
 
+class _Standardised(nn.Conv2d):
+    """Changes its weights in every pass, as `timm.layers.StdConv2d` does."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return nn.functional.conv2d(images, self.weight / self.weight.norm(), self.bias)
+
+
+@torch.inference_mode()
+def test_a_convolution_that_changes_its_weights_is_not_folded() -> None:
+    module, inputs = lively(nn.Sequential(_Standardised(3, 4, 1), nn.BatchNorm2d(4))), torch.randn(2, 3, 8, 8)
+    expected = module(inputs)
+    fold_batch_norm(module, ["1"])
+    assert torch.equal(module(inputs), expected) and norms(module) == 1
+
+
 class _Branches(nn.Module):
     """Convolutions whose outputs are read by others, or twice, or whose weights are shared."""
 

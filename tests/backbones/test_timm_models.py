@@ -12,13 +12,23 @@ from torch import Tensor
 
 from posenet_store.backbones import timm_models
 from posenet_store.backbones.backbone import preprocess
+from posenet_store.backbones.inference import fold_batch_norm
 from posenet_store.backbones.load import check_backbone, load_backbone
 from posenet_store.errors import PosenetStoreError, UsageError
 from posenet_store.extraction.build import plan_store
 from posenet_store.images.resize import resize_image
 from posenet_store.images.sources import load_image_set
 from posenet_store.specs import BackboneSpec
-from tests.support.timm_networks import NAMES, assert_stages_equal, make_pixels, make_plain_network, make_spec, timm
+from tests.backbones.test_inference import assert_close, lively, norms
+from tests.support.timm_networks import (
+    NAMES,
+    assert_stages_equal,
+    list_stages,
+    make_pixels,
+    make_plain_network,
+    make_spec,
+    timm,
+)
 
 VIT = "timm:test_vit"
 """Six blocks of 64 channels and a class token, on 160x160 images with patches of 16 pixels."""
@@ -35,6 +45,23 @@ def test_stages_are_what_timm_returns(name: str) -> None:
     backbone = load_backbone(make_spec(name))
     images = make_pixels(64)
     assert_stages_equal(backbone.features(images), make_plain_network(name, 64), backbone.inputs(images))
+
+
+# How many norms are left: of concatenations in DenseNet, before convolutions in ResNetV2.
+TIMM = {
+    "tf_efficientnet_lite0": 0, "resnet18": 0, "mobilenetv3_small_050": 0, "regnety_002": 0, "densenet121": 62, "dla34": 0,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TIMM)
+@torch.inference_mode()
+def test_a_folded_network_of_timm_is_the_plain_one(name: str) -> None:
+    """Its normalisations have their activation inside, and some convolutions pad as TensorFlow does."""
+    module, inputs = lively(timm.create_model(name, pretrained=False)), torch.randn(2, 3, 96, 96)
+    expected = list_stages(module, inputs)
+    fold_batch_norm(module, [])
+    assert_close(list_stages(module, inputs), expected, 1e-4)
+    assert norms(module) == TIMM[name]
 
 
 @pytest.mark.parametrize("name", [*NAMES, "vit_base_patch16_siglip_224", "inception_v4"])

@@ -44,9 +44,15 @@ def make_pixels(size: int, count: int = 2) -> Tensor:
 
 
 @torch.inference_mode()
+def list_stages(network: nn.Module, inputs: Tensor) -> dict[str, Tensor]:
+    """Return the stages that timm returns, by their place."""
+    stages = network.forward_intermediates(inputs, intermediates_only=True)  # type: ignore[operator]
+    return {str(index): stage.clone() for index, stage in enumerate(stages)}
+
+
 def assert_stages_equal(features: dict[str, Tensor], network: nn.Module, inputs: Tensor) -> None:
     """Compare features with the stages that timm returns for the same inputs."""
-    stages = network.forward_intermediates(inputs, intermediates_only=True)  # type: ignore[operator]
+    stages = list_stages(network, inputs)
     assert len(features) == len(stages)
-    for value, stage in zip(features.values(), stages, strict=True):
+    for value, stage in zip(features.values(), stages.values(), strict=True):
         torch.testing.assert_close(value, stage, rtol=1e-5, atol=1e-5 * stage.abs().max().item())

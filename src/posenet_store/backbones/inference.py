@@ -1,6 +1,6 @@
 """Speed up a frozen network: fold batch normalisation into convolutions, use channels last and cast the weights once."""
 
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, nullcontext
 
@@ -14,6 +14,12 @@ from posenet_store.specs import COMPILED, get_precision
 CAST = (nn.Conv2d, nn.Linear)
 """Layers that autocast computes in lower precision; their weights are cast once instead of in every pass."""
 
+
+CONVOLUTIONS = ("torch.nn.modules.conv.Conv2d", "timm.layers.conv2d_same.Conv2dSame")
+"""Classes that use their weights as they are; others, which change them in every pass, can't take up a normalisation."""
+
+NORMALISATIONS = ("torch.nn.modules.batchnorm.BatchNorm2d", "timm.layers.norm_act.BatchNormAct2d")
+"""Classes that can be folded; timm's has its activation inside, which stays."""
 
 ON_CUDA_ONLY = ("float16", "tf32")
 
@@ -61,32 +67,44 @@ def _is_inside(path: str, module: str) -> bool:
     return path == module or path.startswith(f"{module}.")
 
 
+class _Tracer(torch.fx.Tracer):
+    """Follows a network down to its convolutions and normalisations, whatever their class does inside."""
+
+    def is_leaf_module(self, module: nn.Module, path: str) -> bool:
+        return isinstance(module, nn.Conv2d | nn.BatchNorm2d) or bool(super().is_leaf_module(module, path))
+
+
+def _get_class(module: nn.Module) -> str:
+    return f"{type(module).__module__}.{type(module).__qualname__}"
+
+
 def fold_batch_norm(module: nn.Module, taps: Collection[str]) -> None:
-    """Fold every BatchNorm2d that is the only reader of a Conv2d into it, in place, and replace it by an identity.
+    """Fold every BatchNorm2d that is the only reader of a Conv2d into it, in place, and leave nothing or its activation.
 
     `taps` are module names whose outputs must not change: a convolution that is tapped before its normalisation is not
     folded. Both must be in evaluation mode and called once.
 
     >>> pair = nn.Sequential(nn.Conv2d(3, 2, 1), nn.BatchNorm2d(2), nn.ReLU()).eval()
     >>> fold_batch_norm(pair, ["2"]); pair[1]
-    Identity()
+    Sequential()
     """
     try:
-        graph = torch.fx.Tracer().trace(module)
+        graph = _Tracer().trace(module)
     except Exception:  # the code of a user's network may depend on its input; it is not folded
         return
     nodes = [node for node in graph.nodes if node.op == "call_module"]
     calls = Counter(node.target for node in nodes)
     for node in nodes:
-        norm, source = module.get_submodule(str(node.target)), node.args[0]
-        if type(norm) is not nn.BatchNorm2d or not isinstance(source, torch.fx.Node) or source not in nodes:
+        source = node.args[0] if node.args else None
+        if not isinstance(source, torch.fx.Node) or source not in nodes:
             continue
-        conv, name, after = module.get_submodule(str(source.target)), str(source.target), str(node.target)
+        name, after = str(source.target), str(node.target)
+        conv, norm = module.get_submodule(name), module.get_submodule(after)
         once = len(source.users) == calls[name] == calls[after] == 1
         tapped = any(_is_inside(name, tap) and not _is_inside(after, tap) for tap in taps)
-        if type(conv) is nn.Conv2d and once and not tapped:
-            module.set_submodule(name, fuse_conv_bn_eval(conv, norm))
-            module.set_submodule(after, nn.Identity().eval())
+        if once and not tapped and _get_class(conv) in CONVOLUTIONS and _get_class(norm) in NORMALISATIONS:
+            module.set_submodule(name, fuse_conv_bn_eval(conv, norm))  # type: ignore[type-var,arg-type]
+            module.set_submodule(after, nn.Sequential(OrderedDict(norm.named_children())).eval())  # names stay: taps
 
 
 def prepare_network(module: nn.Module, taps: Collection[str], compute: str) -> nn.Module:
