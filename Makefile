@@ -64,9 +64,9 @@ docs: $(STAMP)  ## the documentation as a site in site/; every link and name is 
 	$(BIN)/python docs/render.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-BENCHMARKS := reason latency store extract extend sweep exact plan kernels streaming shuffle scaling dut_s inference
+BENCHMARKS := reason latency store extract networks extend sweep exact plan kernels streaming shuffle scaling dut_s inference
 
-bench: $(STAMP)  ## speed as ratios against named baselines, into benchmarks/results; NAME=sweep runs one of them, NAME=gpu that of a GPU
+bench: $(TIMM)  ## speed as ratios against named baselines, into benchmarks/results; NAME=sweep runs one of them, NAME=gpu that of a GPU
 	@set -e; for name in $(or $(NAME),$(BENCHMARKS)); do echo "== $$name"; $(BIN)/python benchmarks/$$name.py; done
 	$(BIN)/python docs/render.py
 

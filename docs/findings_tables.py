@@ -57,6 +57,11 @@ BORDERS = {
     "black canvas": "dead-leaves-canvas-32-black",
     "white canvas": "dead-leaves-canvas-32-white",
 }
+ALL_PADDINGS = {
+    "zeros": (VGG,),
+    **{name: (f"{VGG}-padding-{name}", "run=stages-paddings") for name in ("circular", "replicate", "reflect")},
+    "none": (UNPADDED,),
+}
 LITE0_STAGES = Table(
     "stages",
     (),
@@ -207,6 +212,30 @@ SETS: Mapping[str, Mapping[str, Table | Records]] = {
             ("network=pixels", "input=full"),
             {target: f"target={target}" for target in TARGETS},
             {"plain pixels": ()},
+        ),
+        "photographs-paddings": Table(
+            "stages",
+            ("input=full",),
+            {target: f"target={target}" for target in TARGETS},
+            ALL_PADDINGS,
+            corner="padding",
+        ),
+        "probes-paddings": Table(
+            "stages",
+            ("input=full", "target=H"),
+            {test: f"test={test}" for test in ("noise", "white", "black")},
+            ALL_PADDINGS,
+            corner="padding",
+        ),
+        "photographs-readout": Table(
+            "backbone_padding",
+            (),
+            {target: f"target={target}" for target in ("H", "G", "HS")},
+            {
+                f"{heads}, {images}": (network, f"protocol={protocol}")
+                for heads, protocol in (("exact heads", "ridge"), ("the report's training", "report-2020"))
+                for images, network in (("zeros", VGG), ("no padding", UNPADDED), ("plain pixels", "network=pixels"))
+            },
         ),
         "lite0-stages": LITE0_STAGES,
         "sides": SIDES,

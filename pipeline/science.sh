@@ -55,7 +55,7 @@ for padding in reflect replicate circular; do
   vgg16 "$stores" aligned "$images" --padding "$padding"
 done
 experiments='table2 kernel_size padding stages networks stage_subsets readout_depth protocols backbone_padding
-  untrained patterns training_images layers symmetry'
+  untrained patterns training_images layers'
 for name in $experiments; do
   run sweep "$name" --stores "$stores" --run "$runs/$name"
 done
@@ -66,7 +66,9 @@ sweep_on() { # NETWORKS NAME: an experiment on some of the networks
   } > "$runs/$2.toml"
   run sweep "$runs/$2.toml" --stores "$stores" --run "$runs/$2"
 }
-sweep_on '["*lite0*", "vgg16-hed", "vgg16-random0"]' erasure
+for name in symmetry erasure; do
+  sweep_on '["*lite0*", "vgg16-hed", "vgg16-random0"]' "$name"
+done
 sweep_on '["*lite0*"]' stage_shares # with a penalty a stage, the 1,472 channels of VGG-16 take minutes for each network
 run stage-shares "$runs/stage_shares" --json > "$runs/stage_shares.json"
 run leaderboard "$runs/networks"
@@ -104,7 +106,7 @@ lite0 "$erased" readout "$images" --erase "$runs/f3.safetensors"
 run sweep stages --stores "$erased" --run "$runs/erased_inside"
 
 set --
-for name in $experiments erasure stage_shares image_border lite0/backbone_padding border_distance; do
+for name in $experiments symmetry erasure stage_shares image_border lite0/backbone_padding border_distance; do
   set -- "$@" "$runs/$name"
 done
 run report "$@" --out "$runs.html"
