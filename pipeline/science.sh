@@ -50,22 +50,23 @@ untrained resnet18 0 "$stores" readout "$images"
 untrained densenet121 0 "$stores" readout "$images"
 vgg16 "$stores" readout "$images" --padding none
 # Those that no question about all channels is asked of.
-untrained vgg16 1 "$stores" aligned "$images"
+untrained resnet18 1 "$stores" aligned "$images"
 for padding in reflect replicate circular; do
   vgg16 "$stores" aligned "$images" --padding "$padding"
 done
-experiments='table2 kernel_size padding stages networks stage_subsets readout_depth protocols backbone_padding
-  untrained patterns training_images layers'
+experiments='table2 kernel_size padding stages networks stage_subsets readout_depth backbone_padding untrained
+  patterns training_images layers'
 for name in $experiments; do
   run sweep "$name" --stores "$stores" --run "$runs/$name"
 done
 sweep_on() { # NETWORKS NAME: an experiment on some of the networks
   {
     echo "networks = $1"
-    run experiments show "$2"
+    run experiments show "$2" | grep -v '^networks = '
   } > "$runs/$2.toml"
   run sweep "$runs/$2.toml" --stores "$stores" --run "$runs/$2"
 }
+sweep_on '["vgg16-hed"]' protocols
 for name in symmetry erasure; do
   sweep_on '["*lite0*", "vgg16-hed", "vgg16-random0"]' "$name"
 done
@@ -106,7 +107,7 @@ lite0 "$erased" readout "$images" --erase "$runs/f3.safetensors"
 run sweep stages --stores "$erased" --run "$runs/erased_inside"
 
 set --
-for name in $experiments symmetry erasure stage_shares image_border lite0/backbone_padding border_distance; do
+for name in $experiments protocols symmetry erasure stage_shares image_border lite0/backbone_padding border_distance; do
   set -- "$@" "$runs/$name"
 done
 run report "$@" --out "$runs.html"

@@ -15,6 +15,7 @@ from posenet_store.errors import UsageError
 from posenet_store.report.figures.curves import AXES, draw_axis, find_curves
 from posenet_store.report.figures.inline import inline_svg
 from posenet_store.report.figures.maps import average_errors, draw_border, draw_error_maps, error_by_distance
+from posenet_store.report.figures.predicted_maps import draw_predicted_maps
 from posenet_store.report.figures.table2 import draw_table2
 from posenet_store.report.pairs import Partner
 from posenet_store.report.published import ALL, KERNELS, PADDINGS, STAGES, TABLES
@@ -192,6 +193,19 @@ def test_a_hostile_name_is_text_in_a_figure(tmp_path: Path) -> None:
         svg = picture.inline()
         assert "<img" not in svg
         assert ElementTree.fromstring(svg.replace("xlink:", "")) is not None
+
+
+@pytest.mark.parametrize(("targets", "turned"), [(["H", "V"], 0), ([f"ramp:{angle}" for angle in range(0, 90, 10)], 60)])
+def test_predicted_maps_stand_beside_their_labels_in_one_panel(tmp_path: Path, targets: list[str], turned: int) -> None:
+    run = opened(tmp_path, *(predicted(network="vgg16-hed", target=target) for target in targets))
+    picture = draw_predicted_maps(run.results, run.archive)
+    assert picture
+    (panel,) = picture.figure.axes
+    assert [label.get_text().partition("\n")[0] for label in panel.get_xticklabels()] == targets
+    assert {label.get_rotation() for label in panel.get_xticklabels()} == {turned}
+    places = [image.get_extent() for image in panel.images]
+    centres = {(round((left + right) / 2, 6), round((top + bottom) / 2, 6)) for left, right, bottom, top in places}
+    assert centres == {(round(x, 6), round(y, 6)) for x in panel.get_xticks() for y in panel.get_yticks()}
 
 
 def test_long_names_of_networks_leave_room_for_the_axes(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ from posenet_store.files import expand_user
 from posenet_store.notebook import format_html_table
 from posenet_store.report.figures.curves import AXES, draw_axis
 from posenet_store.report.figures.drawing import Drawing, Picture
-from posenet_store.report.figures.maps import draw_border, draw_error_maps, draw_predicted_maps
+from posenet_store.report.figures.maps import draw_border, draw_error_maps
+from posenet_store.report.figures.predicted_maps import draw_predicted_maps
 from posenet_store.report.figures.rings import draw_rings
 from posenet_store.report.figures.stage_shares import draw_stage_shares
 from posenet_store.report.figures.table2 import draw_table2

@@ -45,6 +45,7 @@ STYLE: Any = dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "
     "text.parse_math": False,
     "legend.frameon": False,
     "image.cmap": "gray",
+    "image.composite_image": False,  # images of one panel stay as sharp as they are
 }
 styled = rc_context(STYLE)  # as a decorator: a notebook's own settings stay as they are
 

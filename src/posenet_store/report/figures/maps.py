@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from posenet_store.heads.targets import describe_target
 from posenet_store.report.figures.drawing import (
     WIDTH,
     Palette,
@@ -24,7 +23,7 @@ from posenet_store.report.published import RAMPS
 from posenet_store.report.records import arrange_cells, group_alike, name_network, name_networks
 from posenet_store.report.scores import ScoreArchive
 from posenet_store.report.significance import constant_error
-from posenet_store.report.table import CONSTANT, describe_head, is_base, order_targets, order_tests
+from posenet_store.report.table import CONSTANT, describe_head, is_base
 from posenet_store.report.text_table import format_number
 from posenet_store.sweep.cell import HELD_OUT, make_cell_target
 from posenet_store.sweep.results import Result
@@ -38,63 +37,6 @@ def select_one_kind(results: Sequence[Result]) -> list[Result]:
 def find_first_seed(results: Sequence[Result]) -> Result:
     """Return the result of the first seed, whose map is shown."""
     return min(results, key=lambda result: result.cell.seed)
-
-
-@dataclass(frozen=True)
-class _Row:
-    """A row of maps: a network's map of the first image (`map`) or its mean map (`mean`) on a test."""
-
-    network: str
-    title: str
-    test: str
-    kind: str
-
-    @property
-    def label(self) -> str:
-        return f"{wrap_name(self.title)}\n{self.test}{', mean' if self.kind == 'mean' else ''}"
-
-
-def _list_rows(results: Sequence[Result], networks: Sequence[str]) -> list[_Row]:
-    rows, titles = [], name_networks(results)
-    for network in networks:
-        scores = [result.scores for result in results if result.labels.network == network]
-        for test in order_tests(test for by_test in scores for test in by_test):
-            several = any(by_test[test].images > 1 for by_test in scores if test in by_test)
-            rows += [_Row(network, titles[network], test, kind) for kind in ("map", "mean")[: 1 + several]]
-    return rows
-
-
-@styled
-def draw_predicted_maps(results: Sequence[Result], archive: ScoreArchive) -> Picture | None:
-    """Draw Figure 3 of the report: a column a target, the target on top, below it what each network's heads predict."""
-    chosen = select_one_kind(results)
-    cells = arrange_cells(chosen)
-    targets = order_targets(target for target, _ in cells)
-    networks, more = first_networks((network for _, network in cells), most=5)
-    rows = _list_rows(chosen, networks)
-    figure = new_figure(0.82 * (len(rows) + 1) + 0.4, min(WIDTH, 1.0 * len(targets) + 1.8))
-    panels = figure.subplots(len(rows) + 1, len(targets), squeeze=False)
-    for column, target in enumerate(targets):
-        cell = next(result.cell for result in chosen if result.cell.target == target)
-        show_map(panels[0][column], make_cell_target(cell), cell.value_range, f"{target}\n{describe_target(target)}")
-        for panel, row in zip(panels[1:, column], rows, strict=True):
-            heads = cells.get((target, row.network))
-            values = archive.array(find_first_seed(heads).id, f"{row.kind}/{row.test}") if heads else None
-            show_map(panel, values, cell.value_range)
-    for panel, label in zip(panels[:, 0], ("target\n", *(row.label for row in rows)), strict=True):
-        panel.set_ylabel(label, rotation=0, ha="right", va="center")
-    titles = name_networks(chosen)
-    shown = ", ".join(titles[network] for network in networks)
-    protocol = chosen[0].cell.protocol.name
-    return Picture(
-        name="maps",
-        title="Predicted maps",
-        figure=figure,
-        caption=f"On top the target map, below it what each network's head (protocol {protocol}, first seed) predicts for the "
-        "first image of each test set, and the mean over its images. Black and white are the ends of the target's range; a "
-        f"uniform grey map carries no position.{more}",
-        description=f"Small grey maps for targets {', '.join(targets)} and networks {shown}.",
-    )
 
 
 def show_row_of_maps(panels: Sequence[Any], settings: Sequence[Sequence[Result] | None], archive: ScoreArchive) -> None:
