@@ -1,8 +1,8 @@
 """How fast a CNN of timm runs once it is prepared for a build, beside timm's own, of which it is a copy.
 
 Batches of 8 images of 224x224 pixels in memory, random weights, float32; both networks stop behind the last stage, use channels
-last, and take turns. `load_backbone` folds batch normalisation into the convolutions; the difference of what both give is
-printed, too.
+last, and take turns. Preparation folds batch normalisation into the convolutions; how far the results differ by that is
+printed, too, as a share of the greatest value.
 
 prepared_vs_timm_NAME   passes/s of the prepared network : of timm's own (the best of all rounds)
 
