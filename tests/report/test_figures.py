@@ -142,9 +142,9 @@ def test_a_run_that_kept_no_maps_says_so_and_draws_what_it_can(tmp_path: Path) -
     run = opened(tmp_path, *(cell(constant(0.5), kernel=kernel) for kernel in (1, 3)))
     assert draw_error_maps(run.results, run.archive) is None
     assert draw_border(run.results, run.archive) is None
-    names = {picture.name: picture.inline() for picture in run.pictures()}
-    assert list(names) == ["table2", "kernels", "maps"]
-    assert "kept" in names["maps"]
+    captions = {picture.name: picture.caption for picture in run.pictures()}
+    assert list(captions) == ["table2", "kernels", "maps"]
+    assert "its map was not kept" in captions["maps"]
     with pytest.raises(UsageError, match="no cells for the figure 'errors'"):
         run.plot.errors()
 
@@ -200,6 +200,7 @@ def test_predicted_maps_stand_beside_their_labels_in_one_panel(tmp_path: Path, t
     run = opened(tmp_path, *(predicted(network="vgg16-hed", target=target) for target in targets))
     picture = draw_predicted_maps(run.results, run.archive)
     assert picture
+    assert "not kept" not in picture.caption
     (panel,) = picture.figure.axes
     assert [label.get_text().partition("\n")[0] for label in panel.get_xticklabels()] == targets
     assert {label.get_rotation() for label in panel.get_xticklabels()} == {turned}

@@ -62,7 +62,7 @@ def _show_maps(panel: Axes, maps: Sequence[Sequence[_Map]], across: float, down:
         for column, (values, limits) in enumerate(row):
             left, top = column * across, number * down
             if values is None:
-                panel.text(left + 0.5, top + 0.5, "not\nkept", ha="center", va="center")
+                panel.text(left + 0.5, top + 0.5, "-", ha="center", va="center")
                 continue
             place = (left, left + 1, top + 1, top)
             panel.imshow(values, extent=place, vmin=limits[0], vmax=limits[1], interpolation="nearest", clip_on=False)
@@ -100,12 +100,14 @@ def draw_predicted_maps(results: Sequence[Result], archive: ScoreArchive) -> Pic
     titles = name_networks(chosen)
     shown = ", ".join(titles[network] for network in networks)
     protocol = chosen[0].cell.protocol.name
+    complete = all(values is not None for row in maps for values, _ in row)
+    missing = "" if complete else " A dash: there is no such head, or its map was not kept."
     return Picture(
         name="maps",
         title="Predicted maps",
         figure=figure,
         caption=f"On top the target map, below it what each network's head (protocol {protocol}, first seed) predicts for the "
         "first image of each test set, and the mean over its images. Black and white are the ends of the target's range; a "
-        f"uniform grey map carries no position.{more}",
+        f"uniform grey map carries no position.{missing}{more}",
         description=f"Small grey maps for targets {', '.join(targets)} and networks {shown}.",
     )
