@@ -142,9 +142,9 @@ def test_a_run_that_kept_no_maps_says_so_and_draws_what_it_can(tmp_path: Path) -
     run = opened(tmp_path, *(cell(constant(0.5), kernel=kernel) for kernel in (1, 3)))
     assert draw_error_maps(run.results, run.archive) is None
     assert draw_border(run.results, run.archive) is None
-    captions = {picture.name: picture.caption for picture in run.pictures()}
-    assert list(captions) == ["table2", "kernels", "maps"]
-    assert "its map was not kept" in captions["maps"]
+    names = {picture.name: picture.caption + picture.inline() for picture in run.pictures()}
+    assert list(names) == ["table2", "kernels", "maps"]
+    assert "its map was not kept" in names["maps"]
     with pytest.raises(UsageError, match="no cells for the figure 'errors'"):
         run.plot.errors()
 
